@@ -1,0 +1,1 @@
+"""Attention-gated convolutional networks in JAX and Flax."""

@@ -1,0 +1,215 @@
+"""Every setting of a run, defined once: name, default, range and help text.
+
+The command line, the presets and ``config.json`` are all derived from these fields.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any
+
+from flax_attn.errors import UsageError
+
+
+def setting(default: Any, text: str, *, low: float | None = None, high: float | None = None) -> Any:
+    """A field with its help text and, for numbers, its inclusive range."""
+    return field(default=default, metadata={"help": text, "low": low, "high": high})
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    model: str = setting("attn_vgg", "network")
+    norm: str = setting("sigmoid", "alignment of the attention scores")
+    score: str = setting("gate", "attention score")
+    attn_features: int = setting(256, "size of the attention projections", low=1)
+    dropout: float | None = setting(
+        None,
+        "dropout rate before the classifier (default: 0.5 in vgg16_bn, 0 elsewhere)",
+        low=0,
+        high=0.99,
+    )
+    widths: tuple[int, ...] = setting((64, 128, 256, 512, 512), "channels of the five stages")
+    depths: tuple[int, ...] = setting((2, 2, 3, 3, 3), "convolutions in the five stages")
+    hidden: int = setting(4096, "width of vgg16_bn's dense layers", low=1)
+    conv: str = setting("auto", "convolutions: the fastest known for the device, or XLA's own")
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    dataset: str = setting("drawn_pets", "data set")
+    data_dir: str | None = setting(None, "folder of the data set (folder, cats_vs_dogs)")
+    image_size: int = setting(224, "side of the images in pixels, a multiple of 32", low=32)
+    resize: str = setting("crop", "crop: shorter side, then centre crop; stretch: both sides")
+    train_count: int = setting(1200, "training pictures drawn (drawn_pets)", low=2)
+    val_count: int = setting(300, "validation pictures drawn (drawn_pets)", low=2)
+    val_fraction: float = setting(
+        0.2, "validation share of a data set without a split", low=0.01, high=0.99
+    )
+    data_seed: int = setting(0, "seed of the drawn pictures", low=0)
+    workers: int = setting(2, "threads that decode images", low=1)
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    epochs: int = setting(20, "passes over the training images", low=1)
+    batch_size: int = setting(32, "images in a step", low=1)
+    optimizer: str = setting("adam", "optimizer")
+    learning_rate: float = setting(1e-3, "peak learning rate of gates and classifier", low=0)
+    backbone_learning_rate: float = setting(1e-5, "peak learning rate of the backbone", low=0)
+    schedule: str = setting("constant", "course of the learning rates")
+    step_epochs: int = setting(10, "epochs between the drops of the step schedule", low=1)
+    step_factor: float = setting(0.1, "factor of each drop of the step schedule", low=0, high=1)
+    warmup_epochs: float = setting(0.0, "epochs of linear warm-up", low=0)
+    weight_decay: float = setting(0.0, "weight decay (L2 for sgd, decoupled for adamw)", low=0)
+    label_smoothing: float = setting(0.0, "share of the target spread evenly", low=0, high=0.99)
+    flip: bool = setting(False, "random horizontal flips")
+    crop_min_area: float | None = setting(
+        None, "random resized crops of at least this share of the image", low=0.01, high=1
+    )
+    freeze_backbone: bool = setting(
+        True, "train gates and classifier only, on features computed once"
+    )
+    seed: int = setting(0, "seed of initialisation, order, augmentation and dropout", low=0)
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    workdir: str | None = setting(None, "run directory (default: runs/<data set>-<model>-<norm>)")
+    weights: str = setting(
+        "imagenet", "imagenet, none, or a .safetensors file of ported weights"
+    )
+    init_from: str | None = setting(None, "start from the best checkpoint of this run directory")
+
+
+@dataclass(frozen=True)
+class Config:
+    model: ModelConfig = ModelConfig()
+    data: DataConfig = DataConfig()
+    train: TrainConfig = TrainConfig()
+    run: RunConfig = RunConfig()
+
+    def updated(self, **values: Any) -> Config:
+        """A copy with fields replaced, each named without its section.
+
+        Raises UsageError for a name no section has.
+        """
+        sections = {}
+        for section in fields(self):
+            part = getattr(self, section.name)
+            names = {f.name for f in fields(part)} & values.keys()
+            sections[section.name] = replace(part, **{n: values.pop(n) for n in sorted(names)})
+        if values:
+            raise UsageError(f"unknown setting {', '.join(sorted(values))}")
+        return Config(**sections)
+
+    def to_json(self) -> dict[str, Any]:
+        """Nested plain values, one object a section."""
+        return asdict(self)
+
+    @staticmethod
+    def from_json(values: Mapping[str, Any]) -> Config:
+        """The inverse of ``to_json``; sections and fields left out keep their defaults."""
+        flat: dict[str, Any] = {}
+        for section, part in values.items():
+            if section not in {f.name for f in fields(Config)}:
+                raise UsageError(f"unknown section {section!r} in the configuration")
+            for name, value in part.items():
+                flat[name] = tuple(value) if isinstance(value, list) else value
+        return Config().updated(**flat)
+
+
+# What a data set changes, beneath presets and flags: drawn pictures are small and few, so
+# that the first command ends within minutes on a laptop.
+DATASET_DEFAULTS: dict[str, dict[str, Any]] = {
+    "drawn_pets": {"image_size": 128, "epochs": 20},
+    "folder": {},
+    "cats_vs_dogs": {},
+}
+
+PRESETS: dict[str, dict[str, Any]] = {
+    # The article: end to end, Adam, no dropout, 20 epochs. It names no learning rate or
+    # batch size; the rate is small because every layer starts from trained weights.
+    "article": {
+        "dataset": "cats_vs_dogs",
+        "image_size": 224,
+        "freeze_backbone": False,
+        "optimizer": "adam",
+        "learning_rate": 1e-4,
+        "backbone_learning_rate": 1e-4,
+        "epochs": 20,
+        "batch_size": 32,
+    },
+    # Yan, Kawahara and Hamarneh (2019), without its focal loss and region terms.
+    "parent_paper": {
+        "image_size": 224,
+        "freeze_backbone": False,
+        "optimizer": "sgd",
+        "learning_rate": 1e-2,
+        "backbone_learning_rate": 1e-2,
+        "weight_decay": 1e-4,
+        "schedule": "step",
+        "step_epochs": 10,
+        "step_factor": 0.1,
+        "epochs": 50,
+        "batch_size": 32,
+    },
+}
+
+
+def make_config(explicit: Mapping[str, Any], *, preset: str | None = None) -> Config:
+    """Defaults, then the data set's, then the preset's, then what was said explicitly.
+
+    Raises UsageError for an unknown preset or setting, or a value outside its range.
+    """
+    if preset is not None and preset not in PRESETS:
+        raise UsageError(f"unknown preset {preset!r}; there are {', '.join(PRESETS)}")
+    chosen = {**(PRESETS[preset] if preset else {}), **explicit}
+    dataset = chosen.get("dataset", DataConfig.dataset)
+    config = Config().updated(**{**DATASET_DEFAULTS.get(dataset, {}), **chosen})
+    validate(config)
+    return config
+
+
+def validate(config: Config) -> None:
+    """Raises UsageError for a value outside its range, or settings that exclude each other."""
+    for section in fields(config):
+        part = getattr(config, section.name)
+        for f in fields(part):
+            _check_range(f.name, getattr(part, f.name), f.metadata["low"], f.metadata["high"])
+    model, data, train, run = config.model, config.data, config.train, config.run
+    if data.image_size % 32:
+        raise UsageError(f"--image-size must be a multiple of 32, got {data.image_size}")
+    for name, sizes in (("widths", model.widths), ("depths", model.depths)):
+        if len(sizes) != 5 or min(sizes) < 1:
+            raise UsageError(f"--{name} takes five positive numbers, got {list(sizes)}")
+    if data.dataset == "folder" and data.data_dir is None:
+        raise UsageError("--dataset folder needs --data-dir, a folder with a sub-folder a class")
+    if train.freeze_backbone and (train.flip or train.crop_min_area is not None):
+        raise UsageError(
+            "a frozen backbone sees every image once, so flips and crops have no effect: "
+            "drop them, or add --no-freeze-backbone"
+        )
+    if train.freeze_backbone and run.weights == "none" and run.init_from is None:
+        raise UsageError(
+            "--weights none leaves the frozen backbone random: add --no-freeze-backbone"
+        )
+
+
+def _check_range(name: str, value: Any, low: float | None, high: float | None) -> None:
+    if value is None or (low is None and high is None):
+        return
+    flag = "--" + name.replace("_", "-")
+    if not isinstance(value, int | float) or value != value:
+        raise UsageError(f"{flag} takes a number, got {value!r}")
+    if (low is not None and value < low) or (high is not None and value > high):
+        bounds = f"at least {low}" if high is None else f"between {low} and {high}"
+        raise UsageError(f"{flag} must be {bounds}, got {value}")
+
+
+def save_json(path: str, values: Mapping[str, Any]) -> None:
+    """Writes one indented JSON object, ending in a newline."""
+    with open(path, "w", encoding="utf-8") as file:
+        json.dump(values, file, indent=2)
+        file.write("\n")

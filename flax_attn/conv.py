@@ -1,0 +1,213 @@
+"""3x3 convolution and 2x2 max pooling, in the form that each backend runs fastest.
+
+On a GPU or TPU that is XLA's own form. On a CPU XLA lowers the kernel gradient of a
+convolution to a convolution with an image-sized window, and the gradient of max pooling to
+select-and-scatter; both are many times slower than the forms written here.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Literal, NamedTuple, cast, get_args
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float, UInt8
+
+from flax_attn.errors import UsageError
+
+Impl = Literal["exact", "fast"]
+
+# An im2col block of this many pixels stays in the second-level cache of common CPUs.
+BLOCK_PIXELS = 1500
+# With this few channels the nine shifted copies are smaller than the cotangent.
+FEW_CHANNELS = 4
+
+
+def select_impl(conv: str = "auto", *, backend: str | None = None) -> Impl:
+    """Resolve the `--conv` setting once, when the model is built.
+
+    "exact" is XLA's own form everywhere; "auto" is the fast form on a CPU and XLA's own on
+    every other `backend` (default: the one JAX would run on now). Within "fast" the form is
+    chosen for each layer's shape while tracing, never at run time.
+
+    Raises UsageError for any other setting.
+    """
+    if conv == "exact":
+        return "exact"
+    if conv == "auto":
+        return "fast" if (backend or jax.default_backend()) == "cpu" else "exact"
+    raise UsageError(f"conv: got {conv!r}, expected 'auto' or 'exact'; choose one of the two")
+
+
+def conv3x3(
+    x: Float[Array, "b h w c"], kernel: Float[Array, "3 3 c d"], *, impl: str = "auto"
+) -> Float[Array, "b h w d"]:
+    """3x3 convolution (cross-correlation), stride 1, zero padding 1, no bias.
+
+    out[b,i,j,d] = sum_{u,v,c} x[b, i+u-1, j+v-1, c] kernel[u,v,c,d]
+
+    `impl` is "auto", "exact" or "fast" (see `select_impl`) and must be static under jit.
+    The fast form has a reverse-mode derivative only (jax.grad, jax.vjp).
+
+    Raises UsageError for an unknown `impl` or shapes that do not fit.
+    """
+    if x.ndim != 4 or kernel.shape != (3, 3, x.shape[-1], kernel.shape[-1]):
+        raise UsageError(
+            f"conv3x3: got x {x.shape} and kernel {kernel.shape}, "
+            "expected [b, h, w, c] and [3, 3, c, d]; check the channel counts"
+        )
+    return _conv_direct(x, kernel) if _resolve(impl) == "fast" else _conv_xla(x, kernel)
+
+
+def max_pool2x2(x: Float[Array, "b h w c"], *, impl: str = "auto") -> Float[Array, "b h//2 w//2 c"]:
+    """2x2 max pooling, stride 2; an odd last row or column is dropped, as in PyTorch.
+
+    The gradient goes to the first maximum of each window in row-major order. NaN propagates.
+    `impl` is as in `conv3x3`.
+
+    Raises UsageError for an unknown `impl` or an image smaller than one window.
+    """
+    if x.ndim != 4 or x.shape[1] < 2 or x.shape[2] < 2:
+        raise UsageError(
+            f"max_pool2x2: got x {x.shape}, expected [b, h, w, c] with h and w at least 2; "
+            "use larger images"
+        )
+    return _pool_compare(x) if _resolve(impl) == "fast" else _pool_xla(x)
+
+
+def _resolve(impl: str) -> Impl:
+    if impl == "auto":
+        return select_impl("auto")
+    if impl not in get_args(Impl):
+        raise UsageError(f"impl: got {impl!r}, expected 'auto', 'exact' or 'fast'; choose one")
+    return cast(Impl, impl)
+
+
+def _conv_xla(
+    x: Float[Array, "b h w c"], kernel: Float[Array, "3 3 c d"]
+) -> Float[Array, "b h w d"]:
+    return lax.conv_general_dilated(
+        x, kernel, (1, 1), ((1, 1), (1, 1)), dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+
+
+@jax.custom_vjp
+def _conv_direct(
+    x: Float[Array, "b h w c"], kernel: Float[Array, "3 3 c d"]
+) -> Float[Array, "b h w d"]:
+    return _conv_xla(x, kernel)
+
+
+def _conv_direct_fwd(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
+    return _conv_xla(x, kernel), (x, kernel)
+
+
+def _conv_direct_bwd(residuals: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
+    x, kernel = residuals
+    # Under jit XLA removes the input gradient of a layer whose input needs none.
+    return input_gradient(g, kernel), kernel_gradient(x, g).astype(kernel.dtype)
+
+
+_conv_direct.defvjp(_conv_direct_fwd, _conv_direct_bwd)
+
+
+def input_gradient(
+    g: Float[Array, "b h w d"], kernel: Float[Array, "3 3 c d"]
+) -> Float[Array, "b h w c"]:
+    """Gradient of `conv3x3` in x: the convolution of g with the kernel turned by 180 degrees."""
+    return _conv_xla(g, kernel[::-1, ::-1].swapaxes(2, 3))
+
+
+class _Blocks(NamedTuple):
+    """A cut of [b, h] into `batches` x `strips` blocks of `images` x `rows`."""
+
+    images: int
+    batches: int
+    rows: int
+    strips: int
+
+
+def _cut(b: int, h: int, w: int) -> _Blocks:
+    """Blocks of about BLOCK_PIXELS pixels, as even as they come; the last may overhang."""
+    strips = min(h, max(1, round(h * w / BLOCK_PIXELS)))
+    rows = -(-h // strips)
+    batches = -(-b // min(b, max(1, round(BLOCK_PIXELS / (h * w)))))
+    images = -(-b // batches)
+    return _Blocks(images, -(-b // images), rows, -(-h // rows))
+
+
+def _im2col(x: Float[Array, "b h+2 w+2 c"]) -> Float[Array, "b h w 9*c"]:
+    h, w = x.shape[1] - 2, x.shape[2] - 2
+    return jnp.concatenate(
+        [x[:, u : u + h, v : v + w] for u in range(3) for v in range(3)], axis=-1
+    )
+
+
+def kernel_gradient(
+    x: Float[Array, "b h w c"], g: Float[Array, "b h w d"]
+) -> Float[Array, "3 3 c d"]:
+    """Gradient of `conv3x3` in the kernel, summed in at least float32.
+
+    sum over blocks of im2col(x)^T g, one block at a time so that the nine shifted copies of x
+    stay in the cache. Rows and images that overhang the last block are zero and add nothing.
+    """
+    (b, h, w, c), d = x.shape, g.shape[-1]
+    total = jnp.promote_types(jnp.promote_types(x.dtype, g.dtype), jnp.float32)
+    product = partial(
+        lax.dot_general,
+        dimension_numbers=(((0, 1, 2), (0, 1, 2)), ((), ())),
+        preferred_element_type=total,
+    )
+    if c <= FEW_CHANNELS:
+        columns = _im2col(jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0))))
+        return product(columns, g).reshape(3, 3, c, d)
+    cut = _cut(b, h, w)
+    over_b, over_h = cut.images * cut.batches - b, cut.rows * cut.strips - h
+    x = jnp.pad(x, ((0, over_b), (1, 1 + over_h), (1, 1), (0, 0)))
+    g = jnp.pad(g, ((0, over_b), (0, over_h), (0, 0), (0, 0)))
+
+    def add_block(acc: Array, index: Array) -> tuple[Array, None]:
+        start = (index // cut.strips * cut.images, index % cut.strips * cut.rows, 0, 0)
+        block = lax.dynamic_slice(x, start, (cut.images, cut.rows + 2, w + 2, c))
+        cotangent = lax.dynamic_slice(g, start, (cut.images, cut.rows, w, d))
+        return acc + product(_im2col(block), cotangent), None
+
+    acc, _ = lax.scan(add_block, jnp.zeros((9 * c, d), total), jnp.arange(cut.batches * cut.strips))
+    return acc.reshape(3, 3, c, d)
+
+
+def _pool_xla(x: Float[Array, "b h w c"]) -> Float[Array, "b h//2 w//2 c"]:
+    window = (1, 2, 2, 1)
+    return lax.reduce_window(x, -jnp.inf, lax.max, window, window, "VALID")
+
+
+@jax.custom_vjp
+def _pool_compare(x: Float[Array, "b h w c"]) -> Float[Array, "b h//2 w//2 c"]:
+    return _pool_compare_fwd(x)[0]
+
+
+def _pool_compare_fwd(x: Array) -> tuple[Array, tuple[UInt8[Array, "b h//2 w//2 c"], Array]]:
+    h, w = x.shape[1] // 2 * 2, x.shape[2] // 2 * 2
+    corners = [x[:, u:h:2, v:w:2] for u in range(2) for v in range(2)]
+    top = jnp.maximum(jnp.maximum(corners[0], corners[1]), jnp.maximum(corners[2], corners[3]))
+    first = jnp.full(top.shape, 3, jnp.uint8)
+    for position in (2, 1, 0):
+        first = jnp.where(corners[position] == top, jnp.uint8(position), first)
+    # An empty array carries the input's shape (static) into the backward pass.
+    return top, (first, jnp.zeros((0, *x.shape[1:3]), x.dtype))
+
+
+def _pool_compare_bwd(residuals: tuple[Array, Array], g: Array) -> tuple[Array]:
+    first, shape = residuals
+    b, h, w, c = g.shape
+    position = jnp.arange(4, dtype=jnp.uint8).reshape(1, 1, 2, 1, 2, 1)
+    hit = first[:, :, None, :, None] == position
+    dx = jnp.where(hit, g[:, :, None, :, None], jnp.zeros((), g.dtype))
+    dx = dx.reshape(b, 2 * h, 2 * w, c)
+    odd = [(0, size - 2 * half) for size, half in zip(shape.shape[1:], (h, w), strict=True)]
+    return (jnp.pad(dx, ((0, 0), *odd, (0, 0))),)
+
+
+_pool_compare.defvjp(_pool_compare_fwd, _pool_compare_bwd)

@@ -1,0 +1,43 @@
+"""Several splits seen as one."""
+
+from __future__ import annotations
+
+import hashlib
+from bisect import bisect_right
+from collections.abc import Iterable, Sequence
+from itertools import accumulate
+
+import numpy as np
+from jaxtyping import Int, UInt8
+
+from flax_attn.data.dataset import Split
+from flax_attn.errors import DataError
+
+
+def concatenate(splits: Iterable[Split]) -> Split:
+    """The images of all splits, in the order given.
+
+    Raises:
+      DataError: no split at all.
+    """
+    parts = tuple(splits)
+    if not parts:
+        raise DataError("no split to judge: the data set has none")
+    return _Concatenation(parts)
+
+
+class _Concatenation:
+    def __init__(self, parts: tuple[Split, ...]) -> None:
+        self.parts = parts
+        self.ends = list(accumulate(len(part.labels) for part in parts))
+        self.names: Sequence[str] = [name for part in parts for name in part.names]
+        self.labels: Int[np.ndarray, " n"] = np.concatenate([part.labels for part in parts])
+        digests = "\n".join(part.fingerprint for part in parts)
+        self.fingerprint = hashlib.sha256(digests.encode()).hexdigest()
+
+    def image(self, index: int) -> UInt8[np.ndarray, "s s 3"]:
+        if not 0 <= index < self.ends[-1]:
+            raise IndexError(f"image {index} of {self.ends[-1]}")
+        part = bisect_right(self.ends, index)
+        start = self.ends[part - 1] if part else 0
+        return self.parts[part].image(index - start)

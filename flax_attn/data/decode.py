@@ -1,0 +1,187 @@
+"""From an encoded image to a square uint8 RGB array: the only decoder of every data set.
+
+The conversion to RGB, the same in training and in evaluation:
+
+- 1 bit, 8-bit grey, palette, YCbCr and CMYK: Pillow's own conversion. Colour profiles are ignored.
+- 16-bit grey: divided by 257 and rounded, so that 65535 becomes 255. (Pillow's own conversion
+  would cut off everything above 255.) 16-bit RGB keeps its high byte.
+- Transparency of any kind (alpha channel, transparent palette entry or colour): laid over white.
+- 32-bit integers, floats and CIELAB: refused, because their range is not known.
+- Animations, multi-page files: the first frame or page.
+- The EXIF orientation is applied.
+"""
+
+from __future__ import annotations
+
+import io
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO, Literal, get_args
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image, UnidentifiedImageError
+
+from flax_attn.data.jpeg import has_end_of_image
+from flax_attn.errors import DataError, UsageError
+
+Resize = Literal["crop", "stretch"]
+
+MAX_PIXELS = 50_000_000
+
+# Named, because some of Pillow's other readers start external programs.
+_FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF")
+_GREY16 = frozenset({"I;16", "I;16L", "I;16B", "I;16N"})
+_MODES = _GREY16 | {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr"}
+
+_EXIF_ORIENTATION = 0x0112
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def decode(
+    source: bytes | Path, *, size: int, resize: Resize, name: str | None = None
+) -> UInt8[np.ndarray, "s s 3"]:
+    """One image as a square of ``size`` pixels, bilinear with antialiasing.
+
+    "crop" scales the shorter side to ``size`` and keeps the centre; "stretch" scales both sides.
+    A large JPEG is decoded at 1/2, 1/4 or 1/8 where that still leaves twice ``size``.
+    ``name`` stands for the image in messages; by default it is the path.
+
+    Raises:
+      DataError: not a regular file, not an image, damaged, cut short, of a refused kind, or
+        larger than ``MAX_PIXELS``.
+      UsageError: ``size`` is below 1 or ``resize`` unknown.
+    """
+    if size < 1 or resize not in get_args(Resize):
+        raise UsageError(f"size={size!r}, resize={resize!r}: expected size >= 1, crop or stretch")
+    with _open_image(source, name) as (image, _):
+        image.draft(None, (2 * size, 2 * size))
+        image.load()
+        upright = _apply_orientation(image)
+        square = _to_square(_to_rgb(upright), size, resize)
+        return np.array(square, dtype=np.uint8)
+
+
+def check(source: bytes | Path, *, name: str | None = None) -> None:
+    """Finds damage at a fraction of the cost of `decode`.
+
+    JPEG: the header, and that the file reaches its end-of-image marker. PNG: the header and
+    every checksum. Others are decoded.
+
+    Raises:
+      DataError: as `decode` does; also for a JPEG that lacks only its last byte.
+    """
+    with _open_image(source, name) as (image, stream):
+        if image.format == "PNG":
+            image.verify()
+        elif image.format in ("JPEG", "MPO"):
+            if not has_end_of_image(stream):
+                raise DataError("cut short: no end-of-image marker")
+        else:
+            image.load()
+
+
+@contextmanager
+def _open_image(
+    source: bytes | Path, name: str | None
+) -> Iterator[tuple[Image.Image, BinaryIO]]:
+    """Yields the image and its stream; whatever fails inside becomes a DataError with its name."""
+    shown = repr(name or ("image" if isinstance(source, bytes) else str(source)))
+    try:
+        with _open_stream(source) as stream, Image.open(stream, formats=_FORMATS) as image:
+            _check_header(image)
+            yield image, stream
+    except DataError as error:
+        raise DataError(f"{shown}: {error}") from error.__cause__
+    except MemoryError:
+        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise DataError(f"{shown}: {_too_large()}") from error
+    except UnidentifiedImageError as error:
+        kinds = ", ".join(_FORMATS)
+        raise DataError(f"{shown}: not an image, or its header is damaged ({kinds})") from error
+    # Pillow's readers raise nearly any exception (SyntaxError, struct.error, KeyError, ...) on
+    # damaged bytes, so nothing narrower would do.
+    except Exception as error:
+        reason = " ".join(str(getattr(error, "strerror", None) or error).split())
+        raise DataError(f"{shown}: {reason or type(error).__name__}") from error
+
+
+def _open_stream(source: bytes | Path) -> BinaryIO:
+    if isinstance(source, bytes):
+        if not source:
+            raise DataError("empty, 0 bytes")
+        return io.BytesIO(source)
+    return open_regular(source)
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Opens a regular, non-empty file; asks first, because opening a FIFO waits for ever.
+
+    Raises:
+      DataError: of another kind, or empty.
+      OSError: missing, not readable, a loop of links.
+    """
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise DataError(f"not a regular file but a {_kind_of_file(status.st_mode)}")
+    if status.st_size == 0:
+        raise DataError("empty, 0 bytes")
+    return path.open("rb")
+
+
+def _kind_of_file(mode: int) -> str:
+    kinds = {stat.S_IFDIR: "directory", stat.S_IFIFO: "FIFO", stat.S_IFSOCK: "socket"}
+    return kinds.get(stat.S_IFMT(mode), "device")
+
+
+def _check_header(image: Image.Image) -> None:
+    if image.width * image.height > MAX_PIXELS:
+        raise DataError(f"{image.width}x{image.height}: {_too_large()}")
+    if image.mode not in _MODES:
+        raise DataError(f"pixels of kind {image.mode} have no known range: convert to 8 bits")
+
+
+def _too_large() -> str:
+    return f"more than {MAX_PIXELS // 1_000_000} megapixels: scale it down"
+
+
+def _apply_orientation(image: Image.Image) -> Image.Image:
+    try:
+        orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
+    except Exception:
+        # An unreadable EXIF block is no reason to lose intact pixels.
+        return image
+    return image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode in _GREY16:
+        grey = (np.asarray(image).astype(np.uint32) + 128) // 257
+        return Image.fromarray(grey.astype(np.uint8)).convert("RGB")
+    if image.has_transparency_data:
+        layer = image.convert("RGBA")
+        white = Image.new("RGBA", layer.size, "white")
+        return Image.alpha_composite(white, layer).convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _to_square(image: Image.Image, size: int, resize: Resize) -> Image.Image:
+    if resize == "stretch":
+        return image.resize((size, size), Image.Resampling.BILINEAR)
+    # The centre square of the original is scaled, which is the centre crop of the scaled image
+    # without the work on the margins.
+    side = min(image.size)
+    left, top = (image.width - side) / 2, (image.height - side) / 2
+    box = (left, top, left + side, top + side)
+    return image.resize((size, size), Image.Resampling.BILINEAR, box=box)

@@ -1,0 +1,199 @@
+"""Photographs in folders, one sub-folder a class."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Int, UInt8
+
+from flax_attn.data.dataset import Dataset
+from flax_attn.data.decode import Resize, decode
+from flax_attn.data.manifest import (
+    ManifestRow,
+    digest_files,
+    fingerprint,
+    sort_by_name,
+    split_by_digest,
+)
+from flax_attn.errors import DataError
+
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff")
+
+_VAL_NAMES = ("val", "valid", "validation", "test")
+_JUNK = frozenset({"__macosx", "thumbs.db"})
+
+
+@dataclass(frozen=True)
+class FolderSplit:
+    """Image files beneath ``root``, decoded when asked for."""
+
+    root: Path
+    rows: tuple[ManifestRow, ...]
+    classes: tuple[str, ...]
+    size: int
+    resize: Resize
+
+    @cached_property
+    def names(self) -> Sequence[str]:
+        return [row.path for row in self.rows]
+
+    @cached_property
+    def labels(self) -> Int[np.ndarray, " n"]:
+        return np.array([row.label for row in self.rows], dtype=np.int32)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        return fingerprint(self.rows, classes=self.classes, size=self.size, resize=self.resize)
+
+    def source(self, index: int) -> Path:
+        return self.root / self.rows[index].path
+
+    def image(self, index: int) -> UInt8[np.ndarray, "s s 3"]:
+        return decode(self.source(index), size=self.size, resize=self.resize)
+
+
+def open_folder(
+    root: Path,
+    *,
+    size: int,
+    resize: Resize,
+    val_fraction: float,
+    class_names: tuple[str, ...] | None = None,
+) -> Dataset:
+    """The splits "train" and "val" of a folder of photographs.
+
+    Beneath ``root`` either ``train/`` and one of ``val/``, ``valid/``, ``validation/``, ``test/``
+    (the first of these that exists), each with one sub-folder a class; or the class folders
+    themselves, which are then split by file digest (`split_by_digest`), ``val_fraction`` to
+    "val". Class folders may be nested. Labels follow ``class_names``, or else the order of the
+    names' bytes. Hidden files, ``__MACOSX`` and files of other kinds are ignored.
+
+    Every file is read once for its digest, none is decoded: see `preflight`.
+
+    Raises:
+      DataError: no root, no or one class folder, an empty class, train and val of different
+        classes, classes that are not ``class_names``.
+      UsageError: ``val_fraction`` not between 0 and 1.
+    """
+    layout = _split_layout(root)
+    if layout is None:
+        classes, rows = _read_tree(root, ".", class_names)
+        splits = split_by_digest(rows, classes=classes, val_fraction=val_fraction)
+    else:
+        train, val = layout
+        classes, train_rows = _read_tree(root, train, class_names)
+        _, val_rows = _read_tree(root, val, classes, like=repr(train))
+        splits = {"train": train_rows, "val": val_rows}
+    return Dataset(
+        classes,
+        {name: FolderSplit(root, rows, classes, size, resize) for name, rows in splits.items()},
+    )
+
+
+def open_tree(
+    root: Path,
+    *,
+    size: int,
+    resize: Resize,
+    class_names: tuple[str, ...] | None = None,
+) -> Dataset:
+    """The same photographs undivided, as the one split "all" (train and val together).
+
+    Raises:
+      DataError: as `open_folder`.
+    """
+    layout = _split_layout(root)
+    classes, rows = _read_tree(root, layout[0] if layout else ".", class_names)
+    if layout:
+        rows += _read_tree(root, layout[1], classes, like=repr(layout[0]))[1]
+    return Dataset(classes, {"all": FolderSplit(root, sort_by_name(rows), classes, size, resize)})
+
+
+def _split_layout(root: Path) -> tuple[str, str] | None:
+    """The names of the train and val folders, if there are both."""
+    if not root.is_dir():
+        raise DataError(f"no folder {str(root)!r}: expected one with a sub-folder for each class")
+    names = {name.lower(): name for name in _folders(root)}
+    val = next((names[name] for name in _VAL_NAMES if name in names), None)
+    return (names["train"], val) if val is not None and "train" in names else None
+
+
+def _read_tree(
+    root: Path, tree: str, expected: tuple[str, ...] | None, *, like: str = "the classes asked for"
+) -> tuple[tuple[str, ...], tuple[ManifestRow, ...]]:
+    """Class names in label order and the sorted rows of one tree of class folders."""
+    found = tuple(_folders(root / tree))
+    shown = repr(str(root / tree))
+    if len(found) < 2:
+        only = f"only one class folder, {found[0]!r}" if found else "no class folders"
+        raise DataError(f"{only} in {shown}: expected a sub-folder for each of two or more classes")
+    if expected is not None and set(found) != set(expected):
+        missing = sorted(set(expected) - set(found))
+        extra = sorted(set(found) - set(expected))
+        raise DataError(
+            f"classes of {shown} differ from {like}: missing {missing}, unexpected {extra}"
+        )
+    classes = found if expected is None else expected
+    files = [
+        (file, label)
+        for label, name in enumerate(classes)
+        for file in _images_of_class(root / tree / name)
+    ]
+    digests = digest_files([file for file, _ in files])
+    rows = (
+        ManifestRow(file.relative_to(root).as_posix(), label, digest)
+        for (file, label), digest in zip(files, digests, strict=True)
+    )
+    return classes, sort_by_name(rows)
+
+
+def _images_of_class(folder: Path) -> list[Path]:
+    files = list(_images(folder, visited=set()))
+    if not files:
+        kinds = " ".join(EXTENSIONS)
+        raise DataError(f"no images in class folder {str(folder)!r}: expected files of {kinds}")
+    return files
+
+
+def _images(folder: Path, *, visited: set[tuple[int, int]]) -> Iterator[Path]:
+    """Image files at any depth; links are followed, but no folder is entered twice."""
+    status = folder.stat()
+    if (status.st_dev, status.st_ino) in visited:
+        return
+    visited.add((status.st_dev, status.st_ino))
+    for entry in _entries(folder):
+        if _is_folder(entry):
+            yield from _images(folder / entry.name, visited=visited)
+        elif entry.name.lower().endswith(EXTENSIONS):
+            yield folder / entry.name
+
+
+def _folders(root: Path) -> list[str]:
+    return [entry.name for entry in _entries(root) if _is_folder(entry)]
+
+
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    """What is in a folder, without junk, in the order of the names' bytes."""
+    try:
+        with os.scandir(folder) as listing:
+            entries = [entry for entry in listing if not _is_junk(entry.name)]
+    except OSError as error:
+        raise DataError(f"cannot list folder {str(folder)!r}: {error.strerror}") from error
+    return sorted(entries, key=lambda entry: os.fsencode(entry.name))
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:
+        # A loop of links: no folder; under an image's name `preflight` reports it.
+        return False
+
+
+def _is_junk(name: str) -> bool:
+    return name.startswith(".") or name.lower() in _JUNK

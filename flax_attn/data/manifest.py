@@ -1,0 +1,147 @@
+"""Which image has which label and belongs to which split, as rows that can be written down."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+from flax_attn.data.decode import open_regular
+from flax_attn.errors import DataError, UsageError
+
+_CHUNK = 1 << 20
+
+
+class ManifestRow(NamedTuple):
+    """``path`` is relative to the root, with "/"; bytes that are not UTF-8 are surrogate-escaped.
+
+    ``digest`` is the SHA-256 of the encoded image in hexadecimal, "" where it cannot be read.
+    """
+
+    path: str
+    label: int
+    digest: str
+
+
+def sort_by_name(rows: Iterable[ManifestRow]) -> tuple[ManifestRow, ...]:
+    """Rows in the order of their names' bytes, which no locale changes."""
+    return tuple(sorted(rows, key=lambda row: (os.fsencode(row.path), row.label)))
+
+
+def digest_file(path: Path) -> str:
+    """SHA-256 of a regular file; "" if it cannot be read (`preflight` says why)."""
+    try:
+        sha256 = hashlib.sha256()
+        with open_regular(path) as stream:
+            while chunk := stream.read(_CHUNK):
+                sha256.update(chunk)
+        return sha256.hexdigest()
+    except (OSError, DataError):
+        return ""
+
+
+def digest_files(paths: Sequence[Path], *, workers: int = 8) -> list[str]:
+    """`digest_file` of each path, in order, from a pool of threads."""
+    with ThreadPoolExecutor(workers) as pool:
+        return list(pool.map(digest_file, paths))
+
+
+def split_by_digest(
+    rows: Sequence[ManifestRow], *, classes: Sequence[str], val_fraction: float
+) -> dict[str, tuple[ManifestRow, ...]]:
+    """Splits each class into "train" and "val" by the order of the digests.
+
+    Of the n distinct images of a class, those with the round(val_fraction * n) smallest digests
+    are "val", at least one and at most n - 1. Names and the order of the rows play no part, and
+    identical images, even under two labels, fall in the same split.
+
+    Raises:
+      UsageError: ``val_fraction`` not between 0 and 1.
+      DataError: a class of fewer than two distinct images.
+    """
+    if not 0 < val_fraction < 1:
+        raise UsageError(f"val_fraction is {val_fraction}: expected a number between 0 and 1")
+    # An image under two labels counts for the first one only, else it could fall in both splits.
+    label_of: dict[str, int] = {}
+    for row in rows:
+        label_of[row.digest] = min(row.label, label_of.get(row.digest, row.label))
+    val: set[str] = set()
+    for label, name in enumerate(classes):
+        digests = sorted(digest for digest, first in label_of.items() if first == label)
+        if len(digests) < 2:
+            raise DataError(
+                f"class {name!r} has {len(digests)} distinct image(s): a split needs at least 2"
+            )
+        count = min(max(round(val_fraction * len(digests)), 1), len(digests) - 1)
+        val.update(digests[:count])
+    return {
+        "train": sort_by_name(row for row in rows if row.digest not in val),
+        "val": sort_by_name(row for row in rows if row.digest in val),
+    }
+
+
+def fingerprint(
+    rows: Sequence[ManifestRow], *, classes: Sequence[str], size: int, resize: str
+) -> str:
+    """SHA-256 over names, labels, digests and their order, the classes and the decoding."""
+    head = json.dumps([list(classes), size, resize])
+    lines = [head, *(json.dumps(row) for row in rows)]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def write_manifest(path: Path, splits: Mapping[str, Sequence[ManifestRow]]) -> None:
+    """Writes one JSON object a line, ASCII only: split, path, label, digest.
+
+    Raises:
+      OSError: the file cannot be written; an older one is then still whole.
+    """
+    lines = [
+        json.dumps({"split": split, **row._asdict()}) + "\n"
+        for split, rows in splits.items()
+        for row in rows
+    ]
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    try:
+        partial.write_text("".join(lines), encoding="ascii")
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def read_manifest(path: Path, *, classes: Sequence[str]) -> dict[str, tuple[ManifestRow, ...]]:
+    """Reads what `write_manifest` wrote, in the same order.
+
+    Raises:
+      DataError: unreadable, not such a file, or a label outside [0, classes); names the line.
+    """
+    splits: dict[str, list[ManifestRow]] = {}
+    try:
+        text = path.read_text(encoding="ascii")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"manifest {str(path)!r}: {error}") from error
+    for number, line in enumerate(text.splitlines(), start=1):
+        try:
+            split, row = _parse_line(line)
+        except (ValueError, KeyError, TypeError) as error:
+            raise DataError(
+                f"manifest {str(path)!r}, line {number}: not a row of split, path, label, digest"
+            ) from error
+        if not 0 <= row.label < len(classes):
+            raise DataError(
+                f"manifest {str(path)!r}, line {number}: label {row.label}, "
+                f"expected 0 to {len(classes) - 1}"
+            )
+        splits.setdefault(split, []).append(row)
+    return {split: tuple(rows) for split, rows in splits.items()}
+
+
+def _parse_line(line: str) -> tuple[str, ManifestRow]:
+    fields = json.loads(line)
+    kinds = {"split": str, "path": str, "label": int, "digest": str}
+    if set(fields) != set(kinds) or any(type(fields[key]) is not kinds[key] for key in kinds):
+        raise ValueError(line)
+    return fields["split"], ManifestRow(fields["path"], fields["label"], fields["digest"])

@@ -1,0 +1,53 @@
+"""The functional view of a network: its structure, and its arrays as flat dictionaries.
+
+Keys are paths such as ``backbone/stages/0/layers/1/norm/scale``: one name for an array in the
+step, in checkpoints, in ported files and in messages.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+from flax import nnx
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+Arrays = dict[str, jax.Array]
+Structure = nnx.GraphDef
+
+
+def split(model: nnx.Module) -> tuple[Structure, Arrays, Arrays]:
+    """Structure, parameters and running statistics of a module.
+
+    Raises ValueError (from Flax) if the module holds state of any other kind.
+    """
+    structure, params, stats = nnx.split(model, nnx.Param, nnx.BatchStat)
+    return structure, _flat(params), _flat(stats)
+
+
+def merge(structure: Structure, params: Mapping[str, Any], stats: Mapping[str, Any]) -> Any:
+    """The module of a structure with these arrays; the inverse of ``split``."""
+    return nnx.merge(structure, _nested(params), _nested(stats))
+
+
+def statistics(model: nnx.Module) -> Arrays:
+    """The running statistics of a module, after a call in training mode say."""
+    return _flat(nnx.state(model, nnx.BatchStat))
+
+
+def abstract(build: Callable[[], nnx.Module]) -> tuple[Structure, Arrays, Arrays]:
+    """``split`` of the module ``build`` makes, as shapes and dtypes: nothing is allocated."""
+    return split(nnx.eval_shape(build))
+
+
+def _flat(state: Any) -> Arrays:
+    leaves = flatten_dict(nnx.to_pure_dict(state))
+    return {"/".join(map(str, path)): leaf for path, leaf in leaves.items()}
+
+
+def _nested(arrays: Mapping[str, Any]) -> dict[Any, Any]:
+    def parts(path: str) -> tuple[str | int, ...]:
+        return tuple(int(part) if part.isdigit() else part for part in path.split("/"))
+
+    return unflatten_dict({parts(path): leaf for path, leaf in arrays.items()})

@@ -1,0 +1,70 @@
+"""Image operations on the device: pure functions over batches."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Key, UInt8
+
+# Mean and standard deviation of ImageNet's training images, RGB, of values in [0, 1].
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+def normalize(
+    image: UInt8[Array, "b h w 3"], *, dtype: DTypeLike = jnp.float32
+) -> Float[Array, "b h w 3"]:
+    """Bytes to ImageNet-normalised floats: ``(image / 255 - mean) / std``."""
+    mean, std = jnp.asarray(IMAGENET_MEAN, dtype), jnp.asarray(IMAGENET_STD, dtype)
+    return (image.astype(dtype) / 255 - mean) / std
+
+
+def resize_bilinear(x: Float[Array, "b h w c"], size: tuple[int, int]) -> Float[Array, "b H W c"]:
+    """Bilinear resampling with half-pixel centres (PyTorch's ``align_corners=False``).
+
+    Without anti-aliasing, so that it equals PyTorch's when shrinking, too.
+    """
+    b, _, _, c = x.shape
+    return jax.image.resize(x, (b, *size, c), method="bilinear", antialias=False)
+
+
+def augment(
+    key: Key[Array, ""],
+    image: UInt8[Array, "b h w 3"],
+    *,
+    flip: bool,
+    crop_scale: tuple[float, float] | None,
+) -> UInt8[Array, "b h w 3"]:
+    """Random horizontal flips and random resized crops, drawn for each image.
+
+    ``crop_scale`` bounds the crop's share of the image area; its aspect ratio is
+    log-uniform in [3/4, 4/3] (Szegedy et al. 2015). The output has the input's size.
+    """
+    keys = jax.random.split(key, 2)
+    if crop_scale is not None:
+        crop_keys = jax.random.split(keys[0], image.shape[0])
+        image = jax.vmap(lambda k, x: _random_resized_crop(k, x, crop_scale))(crop_keys, image)
+    if flip:
+        flipped = jax.random.bernoulli(keys[1], shape=(image.shape[0], 1, 1, 1))
+        image = jnp.where(flipped, image[:, :, ::-1], image)
+    return image
+
+
+def _random_resized_crop(
+    key: Key[Array, ""], image: UInt8[Array, "h w 3"], scale: tuple[float, float]
+) -> UInt8[Array, "h w 3"]:
+    area_key, ratio_key, y_key, x_key = jax.random.split(key, 4)
+    area = jax.random.uniform(area_key, minval=scale[0], maxval=scale[1])
+    log_ratio = jax.random.uniform(ratio_key, minval=jnp.log(3 / 4), maxval=jnp.log(4 / 3))
+    stretch = jnp.exp(log_ratio / 2)
+    # Sides as shares of the image; a side longer than the image is cut to it.
+    sides = jnp.minimum(jnp.sqrt(area) * jnp.stack([1 / stretch, stretch]), 1.0)
+    place = jnp.stack([jax.random.uniform(y_key), jax.random.uniform(x_key)])
+    size = jnp.asarray(image.shape[:2], jnp.float32)
+    zoom = 1 / sides
+    origin = place * (1 - sides) * size
+    resampled = jax.image.scale_and_translate(
+        image.astype(jnp.float32), image.shape, (0, 1), zoom, -origin * zoom, "bilinear"
+    )
+    return jnp.clip(jnp.round(resampled), 0, 255).astype(jnp.uint8)

@@ -1,0 +1,144 @@
+"""The training and evaluation steps: pure functions over arrays, compiled once.
+
+This file holds the only ``jax.jit`` of training and evaluation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Bool, Float, Int, UInt8
+
+from flax_attn import functional
+from flax_attn.config import TrainConfig
+from flax_attn.functional import Arrays, Structure
+from flax_attn.image_ops import augment, normalize
+from flax_attn.losses import cross_entropy
+from flax_attn.metrics import Sums
+from flax_attn.model import Network
+from flax_attn.optim import BACKBONE
+from flax_attn.vgg import Features
+
+Inputs = UInt8[Array, "b h w 3"] | Features
+
+
+class TrainState(NamedTuple):
+    """Everything a step reads and writes, as plain arrays.
+
+    ``opt_state`` covers the trainable parameters only.
+    """
+
+    step: Int[Array, ""]
+    params: Arrays
+    stats: Arrays
+    opt_state: optax.OptState
+
+
+class Examples(NamedTuple):
+    """A padded batch on the device: images, or features of a frozen backbone."""
+
+    inputs: Any
+    label: Int[Array, "b"]
+    mask: Bool[Array, "b"]
+
+
+class Prediction(NamedTuple):
+    """What evaluation keeps of a batch."""
+
+    probabilities: Float[Array, "b k"]
+    loss: Float[Array, "b"]
+    attention: dict[str, Float[Array, "b h w"]]
+
+
+TrainStep = Callable[[TrainState, Examples], tuple[TrainState, Sums]]
+EvalStep = Callable[[Arrays, Arrays, Examples], tuple[Sums, Prediction]]
+
+
+def trainable(params: Arrays, *, freeze_backbone: bool) -> Arrays:
+    """The parameters that a run changes."""
+    return {p: a for p, a in params.items() if not (freeze_backbone and p.startswith(BACKBONE))}
+
+
+def init_state(
+    params: Arrays, stats: Arrays, tx: optax.GradientTransformation, config: TrainConfig
+) -> TrainState:
+    """The state before the first step."""
+    opt_state = tx.init(trainable(params, freeze_backbone=config.freeze_backbone))
+    return TrainState(jnp.zeros((), jnp.int32), params, stats, opt_state)
+
+
+def make_train_step(
+    structure: Structure, tx: optax.GradientTransformation, config: TrainConfig
+) -> TrainStep:
+    """``step(state, examples) -> (state', sums)``, jitted, the state donated.
+
+    The loss is the mean over the examples that the mask keeps. Randomness is folded from
+    (seed, step), so a resumed run draws what the uninterrupted one would have drawn.
+    """
+
+    def step(state: TrainState, examples: Examples) -> tuple[TrainState, Sums]:
+        key = jax.random.fold_in(jax.random.key(config.seed), state.step)
+        variable = trainable(state.params, freeze_backbone=config.freeze_backbone)
+
+        def objective(variable: Arrays) -> tuple[Array, tuple[Sums, Arrays]]:
+            model = functional.merge(structure, {**state.params, **variable}, state.stats)
+            logits = _train_logits(model, examples.inputs, key, config)
+            loss = cross_entropy(logits, examples.label, label_smoothing=config.label_smoothing)
+            sums = Sums.of(loss, logits, examples.label, examples.mask)
+            count = jnp.maximum(examples.mask.sum(), 1)
+            return sums.loss / count, (sums, functional.statistics(model))
+
+        (_, (sums, stats)), grads = jax.value_and_grad(objective, has_aux=True)(variable)
+        updates, opt_state = tx.update(grads, state.opt_state, variable)
+        params = {**state.params, **optax.apply_updates(variable, updates)}
+        return TrainState(state.step + 1, params, stats, opt_state), sums
+
+    return jax.jit(step, donate_argnums=0)
+
+
+def _train_logits(
+    model: Network, inputs: Inputs, key: Array, config: TrainConfig
+) -> Float[Array, "b k"]:
+    augment_key, dropout_key = jax.random.split(key)
+    if isinstance(inputs, Features):
+        return model.classify(inputs, train=True, key=dropout_key).logits
+    crop = None if config.crop_min_area is None else (config.crop_min_area, 1.0)
+    image = normalize(augment(augment_key, inputs, flip=config.flip, crop_scale=crop))
+    features = model.features(image, train=not config.freeze_backbone)
+    return model.classify(features, train=True, key=dropout_key).logits
+
+
+def make_eval_step(structure: Structure) -> EvalStep:
+    """``step(params, stats, examples) -> (sums, prediction)``, jitted."""
+
+    def step(params: Arrays, stats: Arrays, examples: Examples) -> tuple[Sums, Prediction]:
+        model = functional.merge(structure, params, stats)
+        if isinstance(examples.inputs, Features):
+            output = model.classify(examples.inputs, train=False)
+        else:
+            output = model(normalize(examples.inputs), train=False)
+        loss = cross_entropy(output.logits, examples.label)
+        sums = Sums.of(loss, output.logits, examples.label, examples.mask)
+        probabilities = jax.nn.softmax(output.logits, axis=-1)
+        return sums, Prediction(probabilities, loss, output.attention)
+
+    return jax.jit(step)
+
+
+def make_feature_step(
+    structure: Structure, taps: tuple[str, ...]
+) -> Callable[[Arrays, Arrays, UInt8[Array, "b h w 3"]], Features]:
+    """``step(params, stats, image) -> features`` in evaluation mode, jitted.
+
+    Only the maps named in ``taps`` are returned, the others are None.
+    """
+
+    def step(params: Arrays, stats: Arrays, image: UInt8[Array, "b h w 3"]) -> Features:
+        model = functional.merge(structure, params, stats)
+        return model.features(normalize(image), train=False).keep(*taps)
+
+    return jax.jit(step)

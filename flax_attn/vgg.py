@@ -1,0 +1,143 @@
+"""VGG with batch normalisation, returning every pooled feature map.
+
+Source: Simonyan and Zisserman (2015), configuration D; the batch-normalised form and its
+initialisation are torchvision's ``vgg16_bn``.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from flax_attn.conv import conv3x3, max_pool2x2
+
+VGG16_WIDTHS = (64, 128, 256, 512, 512)
+VGG16_DEPTHS = (2, 2, 3, 3, 3)
+
+kernel_init = nnx.initializers.variance_scaling(2.0, "fan_out", "normal")
+
+
+class Features(NamedTuple):
+    """The pooled map of each stage, at 1/2 … 1/32 of the image; None where not asked for."""
+
+    pool1: Float[Array, "b h w c"] | None = None
+    pool2: Float[Array, "b h w c"] | None = None
+    pool3: Float[Array, "b h w c"] | None = None
+    pool4: Float[Array, "b h w c"] | None = None
+    pool5: Float[Array, "b h w c"] | None = None
+
+    def keep(self, *names: str) -> Features:
+        """Only the named maps, the others None."""
+        return Features(**{name: getattr(self, name) for name in names})
+
+
+class BatchNorm(nnx.Module):
+    """Batch normalisation over all axes but the last, with PyTorch's running statistics.
+
+    Normalises with the batch's biased variance and keeps the unbiased one, as PyTorch does
+    (Flax keeps the biased one). Variances are taken in two passes: the one-pass formula
+    cancels badly for means far from zero. Statistics are float32 or wider.
+    """
+
+    def __init__(self, features: int, *, momentum: float = 0.9, epsilon: float = 1e-5):
+        self.momentum = momentum
+        self.epsilon = epsilon
+        self.scale = nnx.Param(jnp.ones(features))
+        self.bias = nnx.Param(jnp.zeros(features))
+        self.mean = nnx.BatchStat(jnp.zeros(features))
+        self.var = nnx.BatchStat(jnp.ones(features))
+
+    def __call__(
+        self, x: Float[Array, "*b c"], shift: Float[Array, "c"], *, train: bool
+    ) -> Float[Array, "*b c"]:
+        """Normalised ``x + shift``, where ``shift`` is the convolution's bias.
+
+        In training the batch mean cancels the shift, so it is never added to the map: only
+        the running mean sees it, and its gradient is exactly zero.
+        """
+        if train:
+            wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+            axes = tuple(range(x.ndim - 1))
+            mean = wide.mean(axes)
+            var = jnp.square(wide - mean).mean(axes)
+            self._update(mean + shift, var, count=x.size // x.shape[-1])
+        else:
+            mean, var = self.mean[...] - shift, self.var[...]
+        factor = self.scale[...] * jax.lax.rsqrt(var + self.epsilon)
+        return (x * factor + (self.bias[...] - mean * factor)).astype(x.dtype)
+
+    def _update(self, mean: Float[Array, "c"], var: Float[Array, "c"], *, count: int) -> None:
+        unbiased = var * (count / max(count - 1, 1))
+        for running, batch in ((self.mean, mean), (self.var, unbiased)):
+            batch = jax.lax.stop_gradient(batch)
+            running[...] = self.momentum * running[...] + (1 - self.momentum) * batch
+
+
+class ConvNorm(nnx.Module):
+    """3×3 convolution, batch normalisation, ReLU."""
+
+    def __init__(self, in_features: int, features: int, *, conv: str, rngs: nnx.Rngs):
+        self.conv = conv
+        self.kernel = nnx.Param(kernel_init(rngs.params(), (3, 3, in_features, features)))
+        self.bias = nnx.Param(jnp.zeros(features))
+        self.norm = BatchNorm(features)
+
+    def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b h w d"]:
+        x = conv3x3(x, self.kernel[...].astype(x.dtype), impl=self.conv)
+        return jax.nn.relu(self.norm(x, self.bias[...], train=train))
+
+
+class ConvStage(nnx.Module):
+    """``depth`` convolutions of equal width, then 2×2 max pooling."""
+
+    def __init__(
+        self, in_features: int, features: int, *, depth: int, conv: str, rngs: nnx.Rngs
+    ):
+        self.conv = conv
+        self.layers = nnx.List(
+            ConvNorm(in_features if i == 0 else features, features, conv=conv, rngs=rngs)
+            for i in range(depth)
+        )
+
+    def __call__(
+        self, x: Float[Array, "b h w c"], *, train: bool
+    ) -> Float[Array, "b h//2 w//2 d"]:
+        for layer in self.layers:
+            x = layer(x, train=train)
+        return max_pool2x2(x, impl=self.conv)
+
+
+class VGG16BN(nnx.Module):
+    """The convolutional part of VGG16_bn; width and depth of its five stages are free."""
+
+    def __init__(
+        self,
+        *,
+        widths: tuple[int, ...] = VGG16_WIDTHS,
+        depths: tuple[int, ...] = VGG16_DEPTHS,
+        conv: str = "auto",
+        rngs: nnx.Rngs,
+    ):
+        if len(widths) != 5 or len(depths) != 5:
+            raise ValueError(f"VGG has five stages, got widths {widths} and depths {depths}")
+        self.widths = tuple(widths)
+        self.stages = nnx.List(
+            ConvStage(before, width, depth=depth, conv=conv, rngs=rngs)
+            for before, width, depth in zip((3, *widths[:-1]), widths, depths, strict=True)
+        )
+
+    def __call__(self, image: Float[Array, "b h w 3"], *, train: bool) -> Features:
+        """All five pooled maps of normalised images whose sides are multiples of 32."""
+        height, width = image.shape[-3:-1]
+        if height % 32 or width % 32:
+            raise ValueError(f"image sides must be multiples of 32, got {height}×{width}")
+        pooled = []
+        x = image
+        for stage in self.stages:
+            x = stage(x, train=train)
+            pooled.append(x)
+        return Features(*pooled)
