@@ -41,7 +41,9 @@ class Checkpoints:
     def __init__(self, workdir: Path, *, read_only: bool = False):
         self._folder = workdir.absolute() / FOLDER
         if read_only and not self._folder.is_dir():
-            raise CheckpointError(f"no checkpoints in {workdir}: train there first, or check --workdir")
+            raise CheckpointError(
+                f"no checkpoints in {workdir}: train there first, or check --workdir"
+            )
         keep = [
             policies.LatestN(n=1),
             policies.BestN(get_metric_fn=_rank, n=1, keep_checkpoints_without_metrics=False),
@@ -58,9 +60,7 @@ class Checkpoints:
             "training": ocp.StandardCheckpointHandler(),
             "meta": ocp.JsonCheckpointHandler(),
         }
-        self._manager = ocp.CheckpointManager(
-            self._folder, options=options, item_handlers=handlers
-        )
+        self._manager = ocp.CheckpointManager(self._folder, options=options, item_handlers=handlers)
 
     def __enter__(self) -> Checkpoints:
         return self
@@ -84,7 +84,12 @@ class Checkpoints:
         return self._manager.best_step()
 
     def save(
-        self, epoch: int, state: TrainState, *, metrics: Mapping[str, float], classes: tuple[str, ...]
+        self,
+        epoch: int,
+        state: TrainState,
+        *,
+        metrics: Mapping[str, float],
+        classes: tuple[str, ...],
     ) -> None:
         """Writes the state after ``epoch`` (counted from 1).
 
@@ -169,6 +174,8 @@ def _compare(found: Any, expected: Any, where: str) -> None:
 def _by_name(tree: Any) -> dict[str, str]:
     leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
     return {
-        jax.tree_util.keystr(path, simple=True, separator="."): f"{np.dtype(x.dtype)}{list(x.shape)}"
+        jax.tree_util.keystr(
+            path, simple=True, separator="."
+        ): f"{np.dtype(x.dtype)}{list(x.shape)}"
         for path, x in leaves
     }

@@ -77,10 +77,9 @@ class TrainConfig:
 @dataclass(frozen=True)
 class RunConfig:
     workdir: str | None = setting(None, "run directory (default: runs/<data set>-<model>-<norm>)")
-    weights: str = setting(
-        "imagenet", "imagenet, none, or a .safetensors file of ported weights"
-    )
+    weights: str = setting("imagenet", "imagenet, none, or a .safetensors file of ported weights")
     init_from: str | None = setting(None, "start from the best checkpoint of this run directory")
+    feature_cache: str = setting("runs/features", "folder of frozen-backbone features")
 
 
 @dataclass(frozen=True)

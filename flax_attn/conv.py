@@ -19,10 +19,13 @@ from flax_attn.errors import UsageError
 
 Impl = Literal["exact", "fast"]
 
-# An im2col block of this many pixels stays in the second-level cache of common CPUs.
-BLOCK_PIXELS = 1500
-# With this few channels the nine shifted copies are smaller than the cotangent.
+# Pixels a block of the kernel gradient: its shifted copies stay in the caches of common CPUs.
+BLOCK_PIXELS = 800
+# An image of this few channels is narrow enough for all nine shifts at once, in larger blocks.
 FEW_CHANNELS = 4
+FEW_CHANNELS_BLOCK_PIXELS = 12_000
+# From this many channels on each shift alone fills a matrix product.
+MANY_CHANNELS = 256
 
 
 def select_impl(conv: str = "auto", *, backend: str | None = None) -> Impl:
@@ -129,20 +132,36 @@ class _Blocks(NamedTuple):
     strips: int
 
 
-def _cut(b: int, h: int, w: int) -> _Blocks:
-    """Blocks of about BLOCK_PIXELS pixels, as even as they come; the last may overhang."""
-    strips = min(h, max(1, round(h * w / BLOCK_PIXELS)))
+def _cut(b: int, h: int, w: int, pixels: int) -> _Blocks:
+    """Blocks of about `pixels` pixels, as even as they come; the last may overhang."""
+    strips = min(h, max(1, round(h * w / pixels)))
     rows = -(-h // strips)
-    batches = -(-b // min(b, max(1, round(BLOCK_PIXELS / (h * w)))))
+    batches = -(-b // min(b, max(1, round(pixels / (h * w)))))
     images = -(-b // batches)
     return _Blocks(images, -(-b // images), rows, -(-h // rows))
 
 
-def _im2col(x: Float[Array, "b h+2 w+2 c"]) -> Float[Array, "b h w 9*c"]:
-    h, w = x.shape[1] - 2, x.shape[2] - 2
-    return jnp.concatenate(
-        [x[:, u : u + h, v : v + w] for u in range(3) for v in range(3)], axis=-1
-    )
+def _shifts_a_product(c: int) -> int:
+    """How many of the nine shifted copies of x share one matrix product.
+
+    Side by side they make the product wide enough to run fast, but cost a second copy.
+    """
+    if c <= FEW_CHANNELS:
+        return 9
+    return 3 if c < MANY_CHANNELS else 1
+
+
+def _product(
+    columns: Float[Array, "b h w m"], g: Float[Array, "b h w d"]
+) -> Float[Array, "m d"] | Float[Array, "d m"]:
+    """columns^T g or its transpose, whichever has the narrower matrix on the left.
+
+    XLA transposes the left one in memory.
+    """
+    left, right = (columns, g) if columns.shape[-1] < g.shape[-1] else (g, columns)
+    total = jnp.promote_types(jnp.promote_types(left.dtype, right.dtype), jnp.float32)
+    pixels = ((0, 1, 2), (0, 1, 2))
+    return lax.dot_general(left, right, (pixels, ((), ())), preferred_element_type=total)
 
 
 def kernel_gradient(
@@ -150,32 +169,40 @@ def kernel_gradient(
 ) -> Float[Array, "3 3 c d"]:
     """Gradient of `conv3x3` in the kernel, summed in at least float32.
 
-    sum over blocks of im2col(x)^T g, one block at a time so that the nine shifted copies of x
-    stay in the cache. Rows and images that overhang the last block are zero and add nothing.
+    dkernel[u,v] = sum over blocks of pixels of x_uv^T g, with x_uv the image shifted by (u, v)
+
+    One block at a time, so that the shifted copies stay in the cache. Rows and images that
+    overhang the last block are zero and add nothing.
     """
     (b, h, w, c), d = x.shape, g.shape[-1]
-    total = jnp.promote_types(jnp.promote_types(x.dtype, g.dtype), jnp.float32)
-    product = partial(
-        lax.dot_general,
-        dimension_numbers=(((0, 1, 2), (0, 1, 2)), ((), ())),
-        preferred_element_type=total,
-    )
-    if c <= FEW_CHANNELS:
-        columns = _im2col(jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0))))
-        return product(columns, g).reshape(3, 3, c, d)
-    cut = _cut(b, h, w)
+    cut = _cut(b, h, w, BLOCK_PIXELS if c > FEW_CHANNELS else FEW_CHANNELS_BLOCK_PIXELS)
     over_b, over_h = cut.images * cut.batches - b, cut.rows * cut.strips - h
     x = jnp.pad(x, ((0, over_b), (1, 1 + over_h), (1, 1), (0, 0)))
     g = jnp.pad(g, ((0, over_b), (0, over_h), (0, 0), (0, 0)))
+    shifts = [(u, v) for u in range(3) for v in range(3)]
+    together = _shifts_a_product(c)
 
-    def add_block(acc: Array, index: Array) -> tuple[Array, None]:
-        start = (index // cut.strips * cut.images, index % cut.strips * cut.rows, 0, 0)
-        block = lax.dynamic_slice(x, start, (cut.images, cut.rows + 2, w + 2, c))
-        cotangent = lax.dynamic_slice(g, start, (cut.images, cut.rows, w, d))
-        return acc + product(_im2col(block), cotangent), None
+    def products(index: Array | int) -> list[Array]:
+        image, row = index // cut.strips * cut.images, index % cut.strips * cut.rows
 
-    acc, _ = lax.scan(add_block, jnp.zeros((9 * c, d), total), jnp.arange(cut.batches * cut.strips))
-    return acc.reshape(3, 3, c, d)
+        def block(a: Array, u: int, v: int) -> Array:
+            size = (cut.images, cut.rows, w, a.shape[-1])
+            return lax.dynamic_slice(a, (image, row + u, v, 0), size)
+
+        shifted = [block(x, u, v) for u, v in shifts]
+        cotangent = block(g, 0, 0)
+        return [
+            _product(jnp.concatenate(shifted[i : i + together], axis=-1), cotangent)
+            for i in range(0, 9, together)
+        ]
+
+    def add_block(sums: list[Array], index: Array) -> tuple[list[Array], None]:
+        return [s + p for s, p in zip(sums, products(index), strict=True)], None
+
+    zeros = [jnp.zeros(p.shape, p.dtype) for p in jax.eval_shape(products, 0)]
+    sums, _ = lax.scan(add_block, zeros, jnp.arange(cut.batches * cut.strips))
+    narrow = together * c < d
+    return jnp.concatenate([s if narrow else s.T for s in sums]).reshape(3, 3, c, d)
 
 
 def _pool_xla(x: Float[Array, "b h w c"]) -> Float[Array, "b h//2 w//2 c"]:

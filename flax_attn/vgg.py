@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from flax_attn.conv import conv3x3, max_pool2x2
+from flax_attn.conv import conv3x3, max_pool2x2, select_impl
 
 VGG16_WIDTHS = (64, 128, 256, 512, 512)
 VGG16_DEPTHS = (2, 2, 3, 3, 3)
@@ -80,35 +80,31 @@ class BatchNorm(nnx.Module):
 class ConvNorm(nnx.Module):
     """3×3 convolution, batch normalisation, ReLU."""
 
-    def __init__(self, in_features: int, features: int, *, conv: str, rngs: nnx.Rngs):
-        self.conv = conv
+    def __init__(self, in_features: int, features: int, *, impl: str, rngs: nnx.Rngs):
+        self.impl = impl
         self.kernel = nnx.Param(kernel_init(rngs.params(), (3, 3, in_features, features)))
         self.bias = nnx.Param(jnp.zeros(features))
         self.norm = BatchNorm(features)
 
     def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b h w d"]:
-        x = conv3x3(x, self.kernel[...].astype(x.dtype), impl=self.conv)
+        x = conv3x3(x, self.kernel[...].astype(x.dtype), impl=self.impl)
         return jax.nn.relu(self.norm(x, self.bias[...], train=train))
 
 
 class ConvStage(nnx.Module):
     """``depth`` convolutions of equal width, then 2×2 max pooling."""
 
-    def __init__(
-        self, in_features: int, features: int, *, depth: int, conv: str, rngs: nnx.Rngs
-    ):
-        self.conv = conv
+    def __init__(self, in_features: int, features: int, *, depth: int, impl: str, rngs: nnx.Rngs):
+        self.impl = impl
         self.layers = nnx.List(
-            ConvNorm(in_features if i == 0 else features, features, conv=conv, rngs=rngs)
+            ConvNorm(in_features if i == 0 else features, features, impl=impl, rngs=rngs)
             for i in range(depth)
         )
 
-    def __call__(
-        self, x: Float[Array, "b h w c"], *, train: bool
-    ) -> Float[Array, "b h//2 w//2 d"]:
+    def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b h//2 w//2 d"]:
         for layer in self.layers:
             x = layer(x, train=train)
-        return max_pool2x2(x, impl=self.conv)
+        return max_pool2x2(x, impl=self.impl)
 
 
 class VGG16BN(nnx.Module):
@@ -124,9 +120,9 @@ class VGG16BN(nnx.Module):
     ):
         if len(widths) != 5 or len(depths) != 5:
             raise ValueError(f"VGG has five stages, got widths {widths} and depths {depths}")
-        self.widths = tuple(widths)
+        impl = select_impl(conv)
         self.stages = nnx.List(
-            ConvStage(before, width, depth=depth, conv=conv, rngs=rngs)
+            ConvStage(before, width, depth=depth, impl=impl, rngs=rngs)
             for before, width, depth in zip((3, *widths[:-1]), widths, depths, strict=True)
         )
 

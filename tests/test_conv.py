@@ -27,6 +27,8 @@ SHAPES = [
     (1, 47, 101, 5, 8),
     (2, 3, 1700, 5, 2),
     (1, 50, 60, 3, 16),
+    (1, 3, 5000, 3, 40),
+    (2, 5, 6, 256, 3),
 ]
 IMPLS = ["exact", "fast"]
 # One rounding to bfloat16 is at most 2^-8 of the value.
@@ -143,14 +145,14 @@ def test_no_convolution_inside_a_loop():
 )
 def test_blocks_cover_the_images(shape):
     b, h, _ = shape
-    cut = conv._cut(*shape)
+    cut = conv._cut(*shape, pixels=800)
     assert b <= cut.images * cut.batches < b + cut.images
     assert h <= cut.rows * cut.strips < h + cut.rows
 
 
 def test_vgg_blocks_divide_evenly():
     for size in (224, 112, 56, 28, 14):
-        cut = conv._cut(32, size, size)
+        cut = conv._cut(32, size, size, conv.BLOCK_PIXELS)
         assert cut.images * cut.batches == 32
         assert cut.rows * cut.strips == size
 

@@ -17,9 +17,10 @@ _BATCHES_AHEAD = 3
 
 
 class Batch(NamedTuple):
-    """Places where ``mask`` is false are padding: image 0, label 0, index -1.
+    """Places where ``mask`` is false are padding and must not count.
 
-    ``index`` is the place of each image in its split.
+    Padding repeats images from the start of the epoch, so that batch statistics are of real
+    images; ``index`` is the place of each image in its split.
     """
 
     image: UInt8[np.ndarray, "b h w 3"]
@@ -40,6 +41,38 @@ def epoch_order(n: int, *, epoch: int, seed: int, shuffle: bool) -> Int[np.ndarr
     return np.random.default_rng([seed, epoch]).permutation(n)
 
 
+def index_batches(
+    n: int,
+    *,
+    batch_size: int,
+    epoch: int,
+    seed: int,
+    shuffle: bool,
+    start: int = 0,
+    drop_remainder: bool = False,
+) -> list[tuple[Int[np.ndarray, " b"], Bool[np.ndarray, " b"]]]:
+    """Indices and mask of each batch of an epoch, from batch ``start`` on.
+
+    Raises:
+      UsageError: ``batch_size`` below 1, a negative ``epoch`` or ``seed``, ``start`` outside
+        the epoch.
+    """
+    for name, value, lowest in [
+        ("batch_size", batch_size, 1),
+        ("epoch", epoch, 0),
+        ("seed", seed, 0),
+    ]:
+        if value < lowest:
+            raise UsageError(f"{name} is {value}: expected {lowest} or more")
+    total = num_batches(n, batch_size, drop_remainder=drop_remainder)
+    if not 0 <= start <= total:
+        raise UsageError(f"start is {start}: expected 0 to {total}, the batches of an epoch")
+    order = epoch_order(n, epoch=epoch, seed=seed, shuffle=shuffle)
+    padded = np.resize(order, total * batch_size).reshape(total, batch_size)
+    mask = (np.arange(total * batch_size) < n).reshape(total, batch_size)
+    return [(padded[i], mask[i]) for i in range(start, total)]
+
+
 def batches(
     split: Split,
     *,
@@ -58,56 +91,38 @@ def batches(
     a thread is raised as it is, in the place of its batch.
 
     Raises:
-      UsageError: ``batch_size`` or ``workers`` below 1, a negative ``epoch`` or ``seed``,
-        ``start`` outside the epoch.
+      UsageError: ``workers`` below 1, and as ``index_batches`` does.
     """
-    total = num_batches(len(split.labels), max(batch_size, 1), drop_remainder=drop_remainder)
-    for name, value, lowest in [
-        ("batch_size", batch_size, 1),
-        ("workers", workers, 1),
-        ("epoch", epoch, 0),
-        ("seed", seed, 0),
-    ]:
-        if value < lowest:
-            raise UsageError(f"{name} is {value}: expected {lowest} or more")
-    if not 0 <= start <= total:
-        raise UsageError(f"start is {start}: expected 0 to {total}, the batches of an epoch")
-    order = epoch_order(len(split.labels), epoch=epoch, seed=seed, shuffle=shuffle)
-    chunks = [order[i * batch_size : (i + 1) * batch_size] for i in range(start, total)]
-    return _decode_ahead(split, chunks, batch_size=batch_size, workers=workers)
+    if workers < 1:
+        raise UsageError(f"workers is {workers}: expected 1 or more")
+    chunks = index_batches(
+        len(split.labels),
+        batch_size=batch_size,
+        epoch=epoch,
+        seed=seed,
+        shuffle=shuffle,
+        start=start,
+        drop_remainder=drop_remainder,
+    )
+    return _decode_ahead(split, chunks, workers=workers)
 
 
 def _decode_ahead(
-    split: Split, chunks: list[Int[np.ndarray, " n"]], *, batch_size: int, workers: int
+    split: Split,
+    chunks: list[tuple[Int[np.ndarray, " b"], Bool[np.ndarray, " b"]]],
+    *,
+    workers: int,
 ) -> Generator[Batch, None, None]:
     pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
     ahead: deque[list[Future[np.ndarray]]] = deque()
     submitted = 0
+    labels = np.asarray(split.labels, np.int32)
     try:
-        for chunk in chunks:
+        for index, mask in chunks:
             while submitted < len(chunks) and len(ahead) < _BATCHES_AHEAD:
-                ahead.append([pool.submit(split.image, int(i)) for i in chunks[submitted]])
+                ahead.append([pool.submit(split.image, int(i)) for i in chunks[submitted][0]])
                 submitted += 1
-            images = [future.result() for future in ahead.popleft()]
-            yield _pad(images, split.labels[chunk], chunk, batch_size)
+            images = np.stack([future.result() for future in ahead.popleft()])
+            yield Batch(images, labels[index], mask, index.astype(np.int32))
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _pad(
-    images: list[np.ndarray],
-    labels: Int[np.ndarray, " n"],
-    index: Int[np.ndarray, " n"],
-    batch_size: int,
-) -> Batch:
-    n = len(images)
-    batch = Batch(
-        image=np.zeros((batch_size, *images[0].shape), np.uint8),
-        label=np.zeros(batch_size, np.int32),
-        mask=np.arange(batch_size) < n,
-        index=np.full(batch_size, -1, np.int32),
-    )
-    np.stack(images, out=batch.image[:n])
-    batch.label[:n] = labels
-    batch.index[:n] = index
-    return batch

@@ -92,9 +92,7 @@ def check(source: bytes | Path, *, name: str | None = None) -> None:
 
 
 @contextmanager
-def _open_image(
-    source: bytes | Path, name: str | None
-) -> Iterator[tuple[Image.Image, BinaryIO]]:
+def _open_image(source: bytes | Path, name: str | None) -> Iterator[tuple[Image.Image, BinaryIO]]:
     """Yields the image and its stream; whatever fails inside becomes a DataError with its name."""
     shown = repr(name or ("image" if isinstance(source, bytes) else str(source)))
     try:

@@ -1,0 +1,19 @@
+"""The names each setting may take, read from the tables that define them."""
+
+from __future__ import annotations
+
+from flax_attn.attention import ALIGNMENTS, SCORES
+from flax_attn.data import DATASETS
+from flax_attn.model import MODELS
+from flax_attn.optim import OPTIMIZERS, SCHEDULES
+
+CHOICES: dict[str, tuple[str, ...]] = {
+    "model": tuple(MODELS),
+    "norm": tuple(ALIGNMENTS),
+    "score": tuple(SCORES),
+    "conv": ("auto", "exact"),
+    "dataset": tuple(DATASETS),
+    "resize": ("crop", "stretch"),
+    "optimizer": tuple(OPTIMIZERS),
+    "schedule": tuple(SCHEDULES),
+}

@@ -1,0 +1,92 @@
+"""Command lines derived from the configuration, and one way to fail: a line and a code."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import fields
+from types import NoneType, UnionType
+from typing import Any, NoReturn, get_args, get_type_hints
+
+from flax_attn.config import PRESETS, Config
+from flax_attn.errors import FlaxAttnError, UsageError
+
+INTERRUPTED = 130
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser that raises UsageError instead of printing its usage."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message} (--help lists the flags)")
+
+
+def add_settings(
+    parser: argparse.ArgumentParser,
+    choices: dict[str, Sequence[str]],
+    *,
+    only: Sequence[str] | None = None,
+) -> None:
+    """A flag for each configuration field; fields not given stay out of the namespace.
+
+    ``choices`` lists the names a field may take; ``only`` restricts the flags to some fields.
+    """
+    for section in fields(Config):
+        kind = type(section.default)
+        group = parser.add_argument_group(section.name)
+        hints = get_type_hints(kind)
+        for f in fields(kind):
+            if only is None or f.name in only:
+                text = f.metadata["help"]
+                if f.default is not None:
+                    text += f" (default: {_shown(f.default)})"
+                group.add_argument(
+                    "--" + f.name.replace("_", "-"),
+                    help=text,
+                    default=argparse.SUPPRESS,
+                    **_argument(hints[f.name], choices.get(f.name)),
+                )
+
+
+def add_common(parser: argparse.ArgumentParser) -> None:
+    """Flags that every command has."""
+    parser.add_argument("--debug", action="store_true", help="show the traceback of a failure")
+
+
+def add_preset(parser: argparse.ArgumentParser) -> None:
+    """``--preset``, for commands that build a configuration."""
+    parser.add_argument("--preset", choices=list(PRESETS), help="settings to start from")
+
+
+def run(main: Callable[[Sequence[str]], None], argv: Sequence[str] | None = None) -> int:
+    """Runs a command; a failure prints one line on standard error and gives its exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    logging.getLogger("absl").setLevel(logging.ERROR)
+    try:
+        main(arguments)
+    except FlaxAttnError as error:
+        if "--debug" in arguments:
+            traceback.print_exc()
+        print("error: " + " ".join(str(error).split()), file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("error: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    return 0
+
+
+def _argument(hint: Any, choices: Sequence[str] | None) -> dict[str, Any]:
+    if isinstance(hint, UnionType):
+        (hint,) = (option for option in get_args(hint) if option is not NoneType)
+    if hint is bool:
+        return {"action": argparse.BooleanOptionalAction}
+    if get_args(hint):  # tuple[int, ...]
+        return {"type": get_args(hint)[0], "nargs": "+"}
+    return {"type": hint, **({"choices": list(choices)} if choices else {})}
+
+
+def _shown(value: Any) -> str:
+    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)

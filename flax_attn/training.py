@@ -1,0 +1,159 @@
+"""From a configuration to a trained run directory."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+
+import jax
+
+from flax_attn import functional
+from flax_attn.checkpoint import Checkpoints
+from flax_attn.config import Config
+from flax_attn.data import Dataset
+from flax_attn.errors import CheckpointError
+from flax_attn.evaluation import attention_panels
+from flax_attn.examples import ExampleSource, FeatureExamples, ImageExamples, steps_per_epoch
+from flax_attn.figures import draw_attention, draw_curves
+from flax_attn.frozen import cache_key, frozen_features
+from flax_attn.functional import Arrays, Structure
+from flax_attn.initial import Initial
+from flax_attn.log import read_rows
+from flax_attn.loop import Say, bar, fit
+from flax_attn.model import MODELS, build_model
+from flax_attn.optim import make_optimizer
+from flax_attn.run import CONFIG_FILE, Run, check_resumable, locked
+from flax_attn.step import init_state, make_eval_step, make_feature_step, make_train_step
+
+CURVES_FILE = "curves.png"
+ATTENTION_FILE = "attention.png"
+
+
+def default_workdir(config: Config) -> Path:
+    """``runs/<data set>-<model>-<norm>``, the norm only where there are gates."""
+    names = [config.data.dataset, config.model.model]
+    if config.model.model == "attn_vgg":
+        names.append(config.model.norm)
+    return Path("runs") / "-".join(names)
+
+
+def train(config: Config, dataset: Dataset, initial: Initial, *, workdir: Path, say: Say) -> None:
+    """Trains, or resumes, the run in ``workdir`` and draws its pictures.
+
+    Raises CheckpointError when ``workdir`` holds a run under other conditions.
+    """
+    new = Run(
+        config=config,
+        classes=dataset.classes,
+        data_fingerprint=dataset.splits["train"].fingerprint,
+        weights=initial.provenance,
+    )
+    with locked(workdir):
+        if (workdir / CONFIG_FILE).exists():
+            check_resumable(Run.load(workdir), new, workdir)
+        new.save(workdir)
+        with Checkpoints(workdir) as checkpoints:
+            structure = _train(new, dataset, initial, workdir, checkpoints, say)
+            _draw(new, structure, dataset, workdir, checkpoints, say)
+
+
+def _train(
+    run: Run, dataset: Dataset, initial: Initial, workdir: Path, checkpoints: Checkpoints, say: Say
+) -> Structure:
+    config = run.config
+    structure, params, stats = functional.split(
+        build_model(config.model, num_classes=len(run.classes), seed=config.train.seed)
+    )
+    params, stats = initial.fill(params, stats)
+    train_source, val_source = _sources(config, structure, params, stats, dataset, say)
+    steps = steps_per_epoch(train_source)
+    tx = make_optimizer(config.train, steps_per_epoch=steps)
+    state = init_state(params, stats, tx, config.train)
+    if checkpoints.latest is not None:
+        if tuple(checkpoints.meta(checkpoints.latest)["classes"]) != run.classes:
+            raise CheckpointError(f"the checkpoints in {workdir} are of other classes")
+        state = checkpoints.restore(checkpoints.latest, state)
+        say(f"resuming after epoch {checkpoints.latest} of {config.train.epochs}")
+    started = time.perf_counter()
+    fit(
+        state,
+        make_train_step(structure, tx, config.train),
+        make_eval_step(structure),
+        train=train_source,
+        val=val_source,
+        config=config.train,
+        classes=run.classes,
+        workdir=workdir,
+        checkpoints=checkpoints,
+        say=say,
+    )
+    say(f"trained in {time.perf_counter() - started:.0f} s")
+    return structure
+
+
+def _sources(
+    config: Config,
+    structure: Structure,
+    params: Arrays,
+    stats: Arrays,
+    dataset: Dataset,
+    say: Say,
+) -> tuple[ExampleSource, ExampleSource]:
+    """Training and validation examples: images, or features of the frozen backbone."""
+    batch_size, workers = config.train.batch_size, config.data.workers
+    splits = (dataset.splits["train"], dataset.splits["val"])
+    if not config.train.freeze_backbone:
+        train, val = (ImageExamples(split, batch_size, workers) for split in splits)
+        return train, val
+    taps = MODELS[config.model.model].taps
+    step = jax.tree_util.Partial(make_feature_step(structure, taps), params, stats)
+    started = time.perf_counter()
+    sources = []
+    for name, split in zip(("training", "validation"), splits, strict=True):
+        maps = frozen_features(
+            split,
+            step,
+            key=cache_key(split, params, stats, taps),
+            folder=Path(config.run.feature_cache),
+            batch_size=batch_size,
+            workers=workers,
+            progress=partial(bar, text=f"features of the {name} images"),
+        )
+        sources.append(FeatureExamples(maps, split.labels, batch_size))
+    say(
+        f"features of {sum(len(s.labels) for s in splits)} images ready in "
+        f"{time.perf_counter() - started:.0f} s ({config.run.feature_cache})"
+    )
+    return sources[0], sources[1]
+
+
+def _draw(
+    run: Run,
+    structure: Structure,
+    dataset: Dataset,
+    workdir: Path,
+    checkpoints: Checkpoints,
+    say: Say,
+) -> None:
+    rows = read_rows(workdir)
+    title = f"{run.config.model.model}, {run.config.model.norm}, {run.config.data.dataset}"
+    draw_curves(rows, workdir / CURVES_FILE, title=title)
+    say(f"curves: {workdir / CURVES_FILE}")
+    assert checkpoints.best is not None
+    _, params, stats = functional.abstract(
+        lambda: build_model(run.config.model, num_classes=len(run.classes))
+    )
+    params, stats = checkpoints.restore_model(checkpoints.best, params, stats)
+    panels = attention_panels(
+        make_eval_step(structure), params, stats, dataset.splits["val"], run.classes
+    )
+    if panels:
+        draw_attention(panels, workdir / ATTENTION_FILE, title=title)
+        say(f"attention: {workdir / ATTENTION_FILE}")
+    best: Mapping[str, float] = checkpoints.meta(checkpoints.best)["metrics"]
+    say(
+        f"best epoch {checkpoints.best}: validation accuracy {best['accuracy']:.4f}, "
+        f"ROC AUC {best['roc_auc']:.4f}"
+    )

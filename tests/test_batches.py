@@ -1,0 +1,170 @@
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+
+from flax_attn.data.batches import Batch, batches, epoch_order, num_batches
+from flax_attn.data.concatenate import concatenate
+from flax_attn.errors import DataError, UsageError
+
+
+class NumberedSplit:
+    """Image ``i`` is filled with ``offset + i``; its label is ``i % 3``."""
+
+    def __init__(self, n: int, *, offset: int = 0, broken: int | None = None) -> None:
+        self.names: Sequence[str] = [f"{offset + i}" for i in range(n)]
+        self.labels = np.arange(n, dtype=np.int32) % 3
+        self.fingerprint = f"{n} {offset}"
+        self.offset = offset
+        self.broken = broken
+        self.decoded: list[int] = []
+
+    def image(self, index: int) -> np.ndarray:
+        assert type(index) is int
+        self.decoded.append(index)
+        if index == self.broken:
+            raise DataError(f"image {index} is broken")
+        # The earlier, the slower: threads finish in another order than they start in.
+        time.sleep(0.002 / (1 + index))
+        return np.full((4, 4, 3), self.offset + index, np.uint8)
+
+
+def epoch_of(split: NumberedSplit, **options: object) -> list[Batch]:
+    defaults = {"batch_size": 4, "epoch": 0, "seed": 0, "shuffle": False}
+    return list(batches(split, **{**defaults, **options}))
+
+
+def indices(epoch: list[Batch]) -> list[int]:
+    return [int(i) for batch in epoch for i in batch.index[batch.mask]]
+
+
+def assert_no_threads() -> None:
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("decode")]
+
+
+@pytest.mark.parametrize("n", [1, 3, 4, 5, 8, 21])
+@pytest.mark.parametrize("shuffle", [False, True])
+@pytest.mark.parametrize("workers", [1, 3])
+def test_every_image_exactly_once_in_fixed_shapes(n: int, shuffle: bool, workers: int) -> None:
+    split = NumberedSplit(n)
+    epoch = epoch_of(split, shuffle=shuffle, workers=workers)
+    assert len(epoch) == num_batches(n, 4)
+    assert sorted(indices(epoch)) == list(range(n))
+    assert len(split.decoded) == 4 * len(epoch)
+    for batch in epoch:
+        assert [part.shape for part in batch] == [(4, 4, 4, 3), (4,), (4,), (4,)]
+        assert [part.dtype for part in batch] == [np.uint8, np.int32, np.bool_, np.int32]
+        # Padding is made of real images, so that batch statistics are, too.
+        for image, label, index in zip(batch.image, batch.label, batch.index, strict=True):
+            assert (image.min(), image.max(), label) == (index, index, split.labels[index])
+    assert_no_threads()
+
+
+def test_only_the_last_batch_is_padded() -> None:
+    epoch = epoch_of(NumberedSplit(10), shuffle=True)
+    assert [int(batch.mask.sum()) for batch in epoch] == [4, 4, 2]
+    assert epoch[-1].mask.tolist() == [True, True, False, False]
+    assert epoch[-1].index[2:].tolist() == epoch[0].index[:2].tolist()
+
+
+def test_drop_remainder() -> None:
+    assert [len(epoch_of(NumberedSplit(n), drop_remainder=True)) for n in (3, 4, 11)] == [0, 1, 2]
+    assert num_batches(11, 4, drop_remainder=True) == 2
+
+
+def test_order_follows_seed_and_epoch() -> None:
+    split = NumberedSplit(30)
+    first = indices(epoch_of(split, shuffle=True))
+    assert first == indices(epoch_of(split, shuffle=True, workers=3))
+    assert first == np.random.default_rng([0, 0]).permutation(30).tolist()
+    others = [indices(epoch_of(split, shuffle=True, **{key: 1})) for key in ("seed", "epoch")]
+    assert first != others[0] != others[1] != first
+    assert indices(epoch_of(split)) == list(range(30))
+    np.testing.assert_array_equal(epoch_order(30, epoch=0, seed=0, shuffle=True), first)
+
+
+@pytest.mark.parametrize("start", [0, 1, 2, 3])
+def test_start_continues_as_if_uninterrupted(start: int) -> None:
+    whole = epoch_of(NumberedSplit(10), shuffle=True, epoch=2)
+    split = NumberedSplit(10)
+    rest = epoch_of(split, shuffle=True, epoch=2, start=start)
+    assert len(rest) == len(whole) - start
+    for batch, expected in zip(rest, whole[start:], strict=True):
+        for part, expected_part in zip(batch, expected, strict=True):
+            np.testing.assert_array_equal(part, expected_part)
+    # What came before is not decoded again.
+    assert len(split.decoded) == 4 * len(rest)
+
+
+def test_closing_early_stops_the_threads() -> None:
+    split = NumberedSplit(400)
+    iterator = batches(split, batch_size=4, epoch=0, seed=0, shuffle=False)
+    next(iterator)
+    iterator.close()
+    assert_no_threads()
+    for _ in batches(split, batch_size=4, epoch=0, seed=0, shuffle=False):
+        break
+    assert_no_threads()
+
+
+def test_prefetch_is_bounded() -> None:
+    split = NumberedSplit(400)
+    iterator = batches(split, batch_size=4, epoch=0, seed=0, shuffle=False)
+    next(iterator)
+    time.sleep(0.1)
+    assert 4 <= len(split.decoded) <= 16
+    iterator.close()
+
+
+def test_decodes_ahead_of_the_consumer() -> None:
+    split = NumberedSplit(400)
+    iterator = batches(split, batch_size=4, epoch=0, seed=0, shuffle=False)
+    next(iterator)
+    deadline = time.monotonic() + 5
+    while len(split.decoded) < 8 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert len(split.decoded) >= 8
+    iterator.close()
+
+
+def test_error_of_a_worker_is_raised_as_it_is_in_its_place() -> None:
+    iterator = batches(NumberedSplit(40, broken=9), batch_size=4, epoch=0, seed=0, shuffle=False)
+    assert [next(iterator).index[0] for _ in range(2)] == [0, 4]
+    with pytest.raises(DataError, match="image 9 is broken"):
+        next(iterator)
+    assert_no_threads()
+
+
+def test_nothing_starts_before_the_first_batch_is_asked_for() -> None:
+    split = NumberedSplit(4)
+    batches(split, batch_size=4, epoch=0, seed=0, shuffle=False)
+    assert not split.decoded
+    assert_no_threads()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"batch_size": 0}, {"workers": 0}, {"epoch": -1}, {"seed": -1}, {"start": -1}, {"start": 4}],
+)
+def test_wrong_options(options: dict[str, int]) -> None:
+    given = {"batch_size": 4, "epoch": 0, "seed": 0, "shuffle": True, **options}
+    with pytest.raises(UsageError, match=f"{next(iter(options))} is"):
+        batches(NumberedSplit(10), **given)
+
+
+def test_concatenation_keeps_names_labels_and_images() -> None:
+    parts = [NumberedSplit(3), NumberedSplit(0, offset=90), NumberedSplit(5, offset=100)]
+    whole = concatenate(parts)
+    assert list(whole.names) == ["0", "1", "2", "100", "101", "102", "103", "104"]
+    assert whole.labels.tolist() == [0, 1, 2, 0, 1, 2, 0, 1] and whole.labels.dtype == np.int32
+    assert [int(whole.image(i)[0, 0, 0]) for i in range(8)] == [int(name) for name in whole.names]
+    for index in (-1, 8):
+        with pytest.raises(IndexError):
+            whole.image(index)
+    assert whole.fingerprint != concatenate(parts[::-1]).fingerprint
+    with pytest.raises(DataError):
+        concatenate([])

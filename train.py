@@ -1,0 +1,40 @@
+"""Train a network: ``python train.py --norm sigmoid``."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from flax_attn import cli
+from flax_attn.choices import CHOICES
+from flax_attn.config import make_config
+from flax_attn.data import open_dataset
+from flax_attn.data.preflight import preflight
+from flax_attn.initial import resolve_initial
+from flax_attn.training import default_workdir, train
+
+
+def main(argv: Sequence[str]) -> None:
+    started = time.perf_counter()
+    parser = cli.Parser(prog="train.py", description=__doc__)
+    cli.add_common(parser)
+    cli.add_preset(parser)
+    cli.add_settings(parser, CHOICES)
+    values = vars(parser.parse_args(argv))
+    values.pop("debug")
+    config = make_config(values, preset=values.pop("preset"))
+    workdir = Path(config.run.workdir) if config.run.workdir else default_workdir(config)
+    dataset = open_dataset(config.data)
+    preflight(dataset.splits.values(), workers=config.data.workers)
+    initial = resolve_initial(config, dataset, say=print)
+    train(config, dataset, initial, workdir=workdir, say=print)
+    print(
+        f"done in {time.perf_counter() - started:.0f} s; judge it: "
+        f"python eval.py --workdir {workdir}"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main))

@@ -1,0 +1,1 @@
+"""Weights: the porting command, and where ported files land."""
