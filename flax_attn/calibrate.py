@@ -48,15 +48,17 @@ def calibrate(
     def moments(params: Arrays, stats: Arrays, image: Array) -> list[tuple[Array, Array]]:
         return _moments(_backbone(merge(structure, params, stats)), normalize(image))
 
+    # Copies: a module over numpy arrays writes its new statistics into the caller's.
+    params, stats = jax.tree.map(jnp.array, (dict(params), dict(stats)))
+    model = merge(structure, params, stats)
     totals: list[_Moments] = []
     for image in batches:
-        found = jax.device_get(moments(dict(params), dict(stats), image))
-        counts = _locations(_backbone(merge(structure, params, stats)), image.shape)
+        found = jax.device_get(moments(params, stats, image))
+        counts = _locations(_backbone(model), image.shape)
         batch = [_Moments(count, m, v) for count, (m, v) in zip(counts, found, strict=True)]
         totals = [a.merged(b) for a, b in zip(totals, batch, strict=True)] if totals else batch
     if not totals:
         raise DataError("calibration got no images: give at least one batch")
-    model = merge(structure, params, stats)
     for (name, layer), total in zip(_layers(_backbone(model)), totals, strict=True):
         if not (np.isfinite(total.mean).all() and np.isfinite(total.variance).all()):
             raise NonFiniteError(f"activations of {name} are not finite: check the weights")
@@ -94,11 +96,11 @@ def _moments(backbone: VGG16BN, x: Float[Array, "b h w c"]) -> list[tuple[Array,
     for stage in backbone.stages:
         for layer in stage.layers:
             bias = layer.bias[...]
-            z = conv3x3(x, layer.kernel[...], impl=layer.conv)
+            z = conv3x3(x, layer.kernel[...], impl=layer.impl)
             mean = z.mean((0, 1, 2))
             found.append((mean + bias, jnp.square(z - mean).mean((0, 1, 2))))
             x = jax.nn.relu(layer.norm(z, bias, train=False))
-        x = max_pool2x2(x, impl=stage.conv)
+        x = max_pool2x2(x, impl=stage.impl)
     return found
 
 

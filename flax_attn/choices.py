@@ -11,9 +11,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "model": tuple(MODELS),
     "norm": tuple(ALIGNMENTS),
     "score": tuple(SCORES),
-    "conv": ("auto", "exact"),
     "dataset": tuple(DATASETS),
-    "resize": ("crop", "stretch"),
     "optimizer": tuple(OPTIMIZERS),
     "schedule": tuple(SCHEDULES),
 }

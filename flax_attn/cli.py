@@ -6,10 +6,10 @@ import argparse
 import logging
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from types import NoneType, UnionType
-from typing import Any, NoReturn, get_args, get_type_hints
+from typing import Any, Literal, NoReturn, get_args, get_origin, get_type_hints
 
 from flax_attn.config import PRESETS, Config
 from flax_attn.errors import FlaxAttnError, UsageError
@@ -24,9 +24,16 @@ class Parser(argparse.ArgumentParser):
         raise UsageError(f"{message} (--help lists the flags)")
 
 
+class _Tuple(argparse.Action):
+    """Stores several values as a tuple, as the configuration does."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option: Any = None) -> None:
+        setattr(namespace, self.dest, tuple(values))
+
+
 def add_settings(
     parser: argparse.ArgumentParser,
-    choices: dict[str, Sequence[str]],
+    choices: Mapping[str, Sequence[str]],
     *,
     only: Sequence[str] | None = None,
 ) -> None:
@@ -35,7 +42,7 @@ def add_settings(
     ``choices`` lists the names a field may take; ``only`` restricts the flags to some fields.
     """
     for section in fields(Config):
-        kind = type(section.default)
+        kind: Any = type(section.default)
         group = parser.add_argument_group(section.name)
         hints = get_type_hints(kind)
         for f in fields(kind):
@@ -83,8 +90,10 @@ def _argument(hint: Any, choices: Sequence[str] | None) -> dict[str, Any]:
         (hint,) = (option for option in get_args(hint) if option is not NoneType)
     if hint is bool:
         return {"action": argparse.BooleanOptionalAction}
+    if get_origin(hint) is Literal:
+        return {"choices": get_args(hint)}
     if get_args(hint):  # tuple[int, ...]
-        return {"type": get_args(hint)[0], "nargs": "+"}
+        return {"type": get_args(hint)[0], "nargs": "+", "action": _Tuple}
     return {"type": hint, **({"choices": list(choices)} if choices else {})}
 
 

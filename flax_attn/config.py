@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Any
+from typing import Any, Literal
 
 from flax_attn.errors import UsageError
 
@@ -33,7 +33,9 @@ class ModelConfig:
     widths: tuple[int, ...] = setting((64, 128, 256, 512, 512), "channels of the five stages")
     depths: tuple[int, ...] = setting((2, 2, 3, 3, 3), "convolutions in the five stages")
     hidden: int = setting(4096, "width of vgg16_bn's dense layers", low=1)
-    conv: str = setting("auto", "convolutions: the fastest known for the device, or XLA's own")
+    conv: Literal["auto", "exact"] = setting(
+        "auto", "convolutions: the fastest known for the device, or XLA's own"
+    )
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,9 @@ class DataConfig:
     dataset: str = setting("drawn_pets", "data set")
     data_dir: str | None = setting(None, "folder of the data set (folder, cats_vs_dogs)")
     image_size: int = setting(224, "side of the images in pixels, a multiple of 32", low=32)
-    resize: str = setting("crop", "crop: shorter side, then centre crop; stretch: both sides")
+    resize: Literal["crop", "stretch"] = setting(
+        "crop", "crop: shorter side, then centre crop; stretch: both sides"
+    )
     train_count: int = setting(1200, "training pictures drawn (drawn_pets)", low=2)
     val_count: int = setting(300, "validation pictures drawn (drawn_pets)", low=2)
     val_fraction: float = setting(

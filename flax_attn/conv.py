@@ -7,7 +7,6 @@ select-and-scatter; both are many times slower than the forms written here.
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Literal, NamedTuple, cast, get_args
 
 import jax
@@ -151,14 +150,8 @@ def _shifts_a_product(c: int) -> int:
     return 3 if c < MANY_CHANNELS else 1
 
 
-def _product(
-    columns: Float[Array, "b h w m"], g: Float[Array, "b h w d"]
-) -> Float[Array, "m d"] | Float[Array, "d m"]:
-    """columns^T g or its transpose, whichever has the narrower matrix on the left.
-
-    XLA transposes the left one in memory.
-    """
-    left, right = (columns, g) if columns.shape[-1] < g.shape[-1] else (g, columns)
+def _product(left: Float[Array, "b h w m"], right: Float[Array, "b h w n"]) -> Float[Array, "m n"]:
+    """left^T right over all pixels."""
     total = jnp.promote_types(jnp.promote_types(left.dtype, right.dtype), jnp.float32)
     pixels = ((0, 1, 2), (0, 1, 2))
     return lax.dot_general(left, right, (pixels, ((), ())), preferred_element_type=total)
@@ -181,6 +174,8 @@ def kernel_gradient(
     g = jnp.pad(g, ((0, over_b), (0, over_h), (0, 0), (0, 0)))
     shifts = [(u, v) for u in range(3) for v in range(3)]
     together = _shifts_a_product(c)
+    # XLA transposes the left matrix in memory, so that should be the narrower one.
+    columns_left = together * c < d
 
     def products(index: Array | int) -> list[Array]:
         image, row = index // cut.strips * cut.images, index % cut.strips * cut.rows
@@ -189,20 +184,17 @@ def kernel_gradient(
             size = (cut.images, cut.rows, w, a.shape[-1])
             return lax.dynamic_slice(a, (image, row + u, v, 0), size)
 
-        shifted = [block(x, u, v) for u, v in shifts]
-        cotangent = block(g, 0, 0)
-        return [
-            _product(jnp.concatenate(shifted[i : i + together], axis=-1), cotangent)
-            for i in range(0, 9, together)
-        ]
+        shifted, cotangent = [block(x, u, v) for u, v in shifts], block(g, 0, 0)
+        starts = range(0, 9, together)
+        columns = [jnp.concatenate(shifted[i : i + together], axis=-1) for i in starts]
+        return [_product(m, cotangent) if columns_left else _product(cotangent, m) for m in columns]
 
     def add_block(sums: list[Array], index: Array) -> tuple[list[Array], None]:
         return [s + p for s, p in zip(sums, products(index), strict=True)], None
 
     zeros = [jnp.zeros(p.shape, p.dtype) for p in jax.eval_shape(products, 0)]
     sums, _ = lax.scan(add_block, zeros, jnp.arange(cut.batches * cut.strips))
-    narrow = together * c < d
-    return jnp.concatenate([s if narrow else s.T for s in sums]).reshape(3, 3, c, d)
+    return jnp.concatenate([s if columns_left else s.T for s in sums]).reshape(3, 3, c, d)
 
 
 def _pool_xla(x: Float[Array, "b h w c"]) -> Float[Array, "b h//2 w//2 c"]:

@@ -18,8 +18,11 @@ from flax_attn.vgg import Features
 class ExampleSource(Protocol):
     """Epochs of padded batches over one split."""
 
-    labels: Int[np.ndarray, "n"]
-    batch_size: int
+    @property
+    def labels(self) -> Int[np.ndarray, "n"]: ...
+
+    @property
+    def batch_size(self) -> int: ...
 
     def epoch(self, epoch: int, *, seed: int, shuffle: bool) -> Iterator[Examples]:
         """Every example once; shuffled by (seed, epoch) alone."""

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import matplotlib
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -79,7 +80,9 @@ def overlay(
 ) -> Float[np.ndarray, "s s 3"]:
     """The map, enlarged bilinearly and coloured, over the image turned grey; in [0, 1]."""
     size = image.shape[:2]
-    enlarged = np.asarray(resize_bilinear(attention[None, :, :, None], size))[0, :, :, 0]
+    enlarged = np.asarray(resize_bilinear(jnp.asarray(attention)[None, :, :, None], size))[
+        0, :, :, 0
+    ]
     colours = matplotlib.colormaps[MAP_COLOURS](scale(enlarged))[..., :3]
     grey = image.mean(-1, keepdims=True) / 255
     return (1 - opacity) * grey + opacity * colours

@@ -73,7 +73,7 @@ def _compute(
     split: Split, step: FeatureStep, folder: Path, batch_size: int, workers: int, progress: Progress
 ) -> None:
     n = len(split.labels)
-    maps: dict[str, np.ndarray] = {}
+    maps: dict[str, np.memmap] = {}
     epoch = batches(split, batch_size=batch_size, epoch=0, seed=0, shuffle=False, workers=workers)
     for batch in progress(epoch, num_batches(n, batch_size)):
         features = step(batch.image)._asdict()

@@ -22,7 +22,7 @@ def split(model: nnx.Module) -> tuple[Structure, Arrays, Arrays]:
 
     Raises ValueError (from Flax) if the module holds state of any other kind.
     """
-    structure, params, stats = nnx.split(model, nnx.Param, nnx.BatchStat)
+    structure, params, stats = nnx.split(model, nnx.Param, nnx.BatchStat)  # type: ignore[misc]
     return structure, _flat(params), _flat(stats)
 
 

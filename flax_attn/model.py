@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import ClassVar, NamedTuple
 
 import jax
@@ -105,11 +104,11 @@ class AttnVGG(Network):
     def classify(
         self, features: Features, *, train: bool, key: Key[Array, ""] | None = None
     ) -> AttnOutput:
-        pooled = {"pool5": _global_average(features.pool5)}
+        pooled = {"pool5": _global_average(features.take("pool5"))}
         attention = {}
         for name in self.gated:
             attention[name], pooled[name] = self.gates[name](
-                getattr(features, name), features.pool5
+                features.take(name), features.take("pool5")
             )
         joined = self.drop(jnp.concatenate(list(pooled.values()), axis=-1), key, train=train)
         return AttnOutput(self.classifier(joined), attention, pooled, features)
@@ -133,7 +132,7 @@ class PooledVGG(Network):
         self, features: Features, *, train: bool, key: Key[Array, ""] | None = None
     ) -> AttnOutput:
         pooled = {
-            name: _global_average(getattr(features, name)) for name in ("pool5", "pool3", "pool4")
+            name: _global_average(features.take(name)) for name in ("pool5", "pool3", "pool4")
         }
         joined = self.drop(jnp.concatenate(list(pooled.values()), axis=-1), key, train=train)
         return AttnOutput(self.classifier(joined), {}, pooled, features)
@@ -152,7 +151,7 @@ class GapVGG(Network):
     def classify(
         self, features: Features, *, train: bool, key: Key[Array, ""] | None = None
     ) -> AttnOutput:
-        pooled = {"pool5": _global_average(features.pool5)}
+        pooled = {"pool5": _global_average(features.take("pool5"))}
         logits = self.classifier(self.drop(pooled["pool5"], key, train=train))
         return AttnOutput(logits, {}, pooled, features)
 
@@ -174,7 +173,7 @@ class DenseVGG(Network):
     def classify(
         self, features: Features, *, train: bool, key: Key[Array, ""] | None = None
     ) -> AttnOutput:
-        grid = adaptive_average_pool(features.pool5, DENSE_GRID)
+        grid = adaptive_average_pool(features.take("pool5"), DENSE_GRID)
         x = grid.reshape(grid.shape[0], -1)  # [b, 7 * 7 * c]
         keys = (None, None) if key is None else jax.random.split(key)
         for layer, layer_key in zip(self.dense[:-1], keys, strict=True):
@@ -211,7 +210,7 @@ def _channels(config: ModelConfig) -> dict[str, int]:
     return {f"pool{i + 1}": width for i, width in enumerate(config.widths)}
 
 
-MODELS: dict[str, Callable[..., Network]] = {
+MODELS: dict[str, type[AttnVGG | PooledVGG | GapVGG | DenseVGG]] = {
     "attn_vgg": AttnVGG,
     "vgg16_bn": DenseVGG,
     "vgg16_bn_gap": GapVGG,

@@ -39,11 +39,11 @@ class TrainState(NamedTuple):
 
 
 class Examples(NamedTuple):
-    """A padded batch on the device: images, or features of a frozen backbone."""
+    """A padded batch, on the host or the device: images, or features of a frozen backbone."""
 
     inputs: Any
-    label: Int[Array, "b"]
-    mask: Bool[Array, "b"]
+    label: Int[Any, "b"]
+    mask: Bool[Any, "b"]
 
 
 class Prediction(NamedTuple):

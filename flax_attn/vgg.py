@@ -30,6 +30,13 @@ class Features(NamedTuple):
     pool4: Float[Array, "b h w c"] | None = None
     pool5: Float[Array, "b h w c"] | None = None
 
+    def take(self, name: str) -> Float[Array, "b h w c"]:
+        """The named map; raises ValueError when it was not asked for."""
+        value = getattr(self, name)
+        if value is None:
+            raise ValueError(f"{name} is not among these features")
+        return value
+
     def keep(self, *names: str) -> Features:
         """Only the named maps, the others None."""
         return Features(**{name: getattr(self, name) for name in names})

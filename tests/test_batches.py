@@ -111,6 +111,20 @@ def test_closing_early_stops_the_threads() -> None:
     assert_no_threads()
 
 
+def test_closing_early_drops_what_is_queued() -> None:
+    class SlowSplit(NumberedSplit):
+        def image(self, index: int) -> np.ndarray:
+            time.sleep(0.01)
+            return super().image(index)
+
+    split = SlowSplit(400)
+    iterator = batches(split, batch_size=8, epoch=0, seed=0, shuffle=False, workers=1)
+    next(iterator)
+    iterator.close()
+    # Of the 16 images queued behind the first batch, those in the making may finish.
+    assert len(split.decoded) <= 12
+
+
 def test_prefetch_is_bounded() -> None:
     split = NumberedSplit(400)
     iterator = batches(split, batch_size=4, epoch=0, seed=0, shuffle=False)

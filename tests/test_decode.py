@@ -101,6 +101,13 @@ def test_large_jpeg_is_reduced_without_a_shift() -> None:
     assert np.abs(error).mean() < 3
 
 
+def test_jpeg_below_four_times_the_size_is_decoded_in_full() -> None:
+    data = encoded(photograph(255, 255), "JPEG", quality=95)
+    with Image.open(io.BytesIO(data)) as image:
+        expected = image.resize((64, 64), Image.Resampling.BILINEAR)
+    np.testing.assert_array_equal(decode(data, size=64, resize="crop"), np.asarray(expected))
+
+
 def test_repeats_exactly(tmp_path: Path) -> None:
     file = tmp_path / "a.jpg"
     photograph(500, 300).save(file, quality=80)

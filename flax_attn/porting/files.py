@@ -70,7 +70,7 @@ def write_ported(
         texts[name] = json.dumps(list(value)) if name in _LISTS else str(value)
     contiguous = {name: np.asarray(array, order="C") for name, array in arrays.items()}
     texts[_DIGEST] = _content_sha256(contiguous, texts)
-    write_bytes(path, save(contiguous, metadata=texts))
+    write_bytes(path, _sort_header(save(contiguous, metadata=texts)))
 
 
 def sha256_of(path: str | os.PathLike[str]) -> str:
@@ -119,6 +119,14 @@ def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
         raise WeightsError(f"cannot write {path}: {error.strerror}") from error
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _sort_header(content: bytes) -> bytes:
+    """The same safetensors file with its header in order; the library leaves that to chance."""
+    end = 8 + int.from_bytes(content[:8], "little")
+    header = json.dumps(json.loads(content[8:end]), sort_keys=True, separators=(",", ":"))
+    padded = header.encode() + b" " * (-len(header) % 8)
+    return len(padded).to_bytes(8, "little") + padded + content[end:]
 
 
 def _content_sha256(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> str:

@@ -1,0 +1,71 @@
+"""What the parity tests share: random PyTorch networks, their arrays as ours, a distance."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from flax_attn import functional
+from flax_attn.config import ModelConfig
+from flax_attn.functional import Arrays, Structure
+from flax_attn.model import build_model
+from flax_attn.porting import TABLES, to_flax
+
+
+def relative_error(got: object, expected: object) -> float:
+    """``‖got - expected‖ / ‖expected‖`` over all elements, in double precision."""
+    a, b = (np.asarray(x, dtype=np.float64) for x in (got, expected))
+    assert a.shape == b.shape, f"{a.shape} and {b.shape}"
+    return float(np.linalg.norm(a - b) / np.linalg.norm(b))
+
+
+@torch.no_grad()
+def randomize(network: nn.Module, *, seed: int) -> nn.Module:
+    """Every parameter and running statistic drawn anew, at the scale of trained weights.
+
+    A fresh network has zero biases, unit scales and trivial statistics, which hide mistakes.
+    """
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(tensor: Tensor, std: float) -> None:
+        tensor.normal_(0, std, generator=generator)
+
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            normal(module.running_mean, 0.5)
+            module.running_var.uniform_(0.5, 2, generator=generator)
+            module.weight.uniform_(0.5, 1.5, generator=generator)
+            normal(module.bias, 0.3)
+        elif isinstance(module, nn.Conv2d | nn.Linear):
+            fan_in = module.weight[0].numel()
+            normal(module.weight, (2 / fan_in) ** 0.5)
+            if module.bias is not None:
+                normal(module.bias, 0.3)
+    return network.eval()
+
+
+def random_images(count: int, side: int, *, seed: int) -> np.ndarray:
+    """Smooth colour gradients under noise, uint8 [b, h, w, 3]."""
+    rng = np.random.default_rng(seed)
+    coarse = rng.uniform(0, 255, (count, 4, 4, 3)).repeat(side // 4, 1).repeat(side // 4, 2)
+    return np.clip(coarse + rng.normal(0, 40, coarse.shape), 0, 255).astype(np.uint8)
+
+
+def torch_images(images: np.ndarray, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Bytes [b, h, w, 3] as ImageNet-normalised [b, 3, h, w]."""
+    mean = torch.tensor([0.485, 0.456, 0.406], dtype=dtype).reshape(3, 1, 1)
+    std = torch.tensor([0.229, 0.224, 0.225], dtype=dtype).reshape(3, 1, 1)
+    return (torch.from_numpy(images).permute(0, 3, 1, 2).to(dtype) / 255 - mean) / std
+
+
+def from_torch(
+    network: nn.Module, config: ModelConfig, *, layout: str, num_classes: int
+) -> tuple[Structure, Arrays, Arrays]:
+    """Our network of the same arrays: structure, parameters, running statistics (numpy)."""
+    structure, params, stats = functional.abstract(
+        lambda: build_model(config, num_classes=num_classes)
+    )
+    tensors = {key: tensor.numpy() for key, tensor in network.state_dict().items()}
+    arrays = to_flax(TABLES[layout](config.depths), tensors, {**params, **stats})
+    return structure, {p: arrays[p] for p in params}, {p: arrays[p] for p in stats}

@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+import json
+from dataclasses import fields
+from typing import Any
+
+import pytest
+
+from flax_attn.choices import CHOICES
+from flax_attn.config import DATASET_DEFAULTS, PRESETS, Config, make_config
+from flax_attn.data import DATASETS
+from flax_attn.errors import UsageError
+
+
+def test_json_round_trip_keeps_every_field() -> None:
+    config = make_config({"norm": "softmax", "widths": (1, 2, 3, 4, 5), "dropout": 0.25})
+    assert Config.from_json(json.loads(json.dumps(config.to_json()))) == config
+
+
+def test_field_names_are_unique_across_sections() -> None:
+    names = [f.name for section in fields(Config) for f in fields(section.default)]
+    assert len(names) == len(set(names))
+
+
+def test_every_field_has_help() -> None:
+    for section in fields(Config):
+        for f in fields(section.default):
+            assert f.metadata["help"], f.name
+
+
+def test_precedence_defaults_data_set_preset_flags() -> None:
+    assert make_config({}).data.image_size == DATASET_DEFAULTS["drawn_pets"]["image_size"]
+    assert make_config({"dataset": "cats_vs_dogs"}).data.image_size == 224
+    assert make_config({}, preset="article").train.epochs == 20
+    assert make_config({"epochs": 3}, preset="article").train.epochs == 3
+
+
+def test_article_preset_is_the_article_in_full() -> None:
+    config = make_config({}, preset="article")
+    assert (config.data.dataset, config.data.image_size) == ("cats_vs_dogs", 224)
+    assert (config.train.optimizer, config.train.epochs) == ("adam", 20)
+    assert not config.train.freeze_backbone
+    assert config.model.dropout is None and config.train.weight_decay == 0
+
+
+@pytest.mark.parametrize("preset", sorted(PRESETS))
+def test_presets_are_valid(preset: str) -> None:
+    make_config({"data_dir": "x"}, preset=preset)
+
+
+def test_tables_agree_with_the_names_in_use() -> None:
+    assert DATASET_DEFAULTS.keys() == DATASETS.keys()
+    known = {f.name for section in fields(Config) for f in fields(section.default)}
+    assert CHOICES.keys() <= known
+
+
+@pytest.mark.parametrize(
+    ("values", "named"),
+    [
+        ({"image_size": 50}, "--image-size"),
+        ({"image_size": 0}, "--image-size"),
+        ({"epochs": 0}, "--epochs"),
+        ({"learning_rate": float("nan")}, "--learning-rate"),
+        ({"dropout": 1.0}, "--dropout"),
+        ({"label_smoothing": -0.1}, "--label-smoothing"),
+        ({"widths": (1, 2)}, "--widths"),
+        ({"depths": (1, 1, 1, 1, 0)}, "--depths"),
+        ({"dataset": "folder"}, "--data-dir"),
+        ({"flip": True}, "--no-freeze-backbone"),
+        ({"crop_min_area": 0.5}, "--no-freeze-backbone"),
+        ({"weights": "none"}, "--no-freeze-backbone"),
+        ({"colour": "red"}, "colour"),
+    ],
+)
+def test_bad_values_are_named(values: dict[str, Any], named: str) -> None:
+    with pytest.raises(UsageError, match=named):
+        make_config(values)
+
+
+def test_unknown_preset() -> None:
+    with pytest.raises(UsageError, match="article"):
+        make_config({}, preset="thesis")
+
+
+def test_unknown_section_in_json() -> None:
+    with pytest.raises(UsageError, match="extras"):
+        Config.from_json({"extras": {}})
