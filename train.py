@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from flax_attn import cli
@@ -14,6 +15,9 @@ from flax_attn.data import open_dataset
 from flax_attn.data.preflight import preflight
 from flax_attn.initial import resolve_initial
 from flax_attn.training import default_workdir, train
+from weights.sources import resolve_imagenet
+
+WEIGHTS = Path(__file__).parent / "weights"
 
 
 def main(argv: Sequence[str]) -> None:
@@ -28,7 +32,9 @@ def main(argv: Sequence[str]) -> None:
     workdir = Path(config.run.workdir) if config.run.workdir else default_workdir(config)
     dataset = open_dataset(config.data)
     preflight(dataset.splits.values(), workers=config.data.workers)
-    initial = resolve_initial(config, dataset, say=print)
+    initial = resolve_initial(
+        config.run, dataset.classes, imagenet=partial(resolve_imagenet, WEIGHTS, say=print)
+    )
     train(config, dataset, initial, workdir=workdir, say=print)
     print(
         f"done in {time.perf_counter() - started:.0f} s; judge it: "

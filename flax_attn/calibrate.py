@@ -140,5 +140,5 @@ def _layers(backbone: VGG16BN) -> list[tuple[str, ConvNorm]]:
     ]
 
 
-def _backbone(model: nnx.Module) -> VGG16BN:
+def _backbone(model: Any) -> VGG16BN:
     return model if isinstance(model, VGG16BN) else model.backbone

@@ -6,10 +6,13 @@ import argparse
 import logging
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from types import NoneType, UnionType
 from typing import Any, Literal, NoReturn, get_args, get_origin, get_type_hints
+
+from PIL import Image
 
 from flax_attn.config import PRESETS, Config
 from flax_attn.errors import FlaxAttnError, UsageError
@@ -72,6 +75,8 @@ def run(main: Callable[[Sequence[str]], None], argv: Sequence[str] | None = None
     """Runs a command; a failure prints one line on standard error and gives its exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     logging.getLogger("absl").setLevel(logging.ERROR)
+    # Large images have a limit and an error of our own (flax_attn/data/decode.py).
+    warnings.simplefilter("ignore", Image.DecompressionBombWarning)
     try:
         main(arguments)
     except FlaxAttnError as error:

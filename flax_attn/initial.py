@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from flax_attn.checkpoint import Checkpoints
-from flax_attn.config import Config
-from flax_attn.data import Dataset
-from flax_attn.errors import CheckpointError, DataError
+from flax_attn.config import RunConfig
+from flax_attn.errors import CheckpointError, DataError, WeightsError
 from flax_attn.functional import Arrays
+from flax_attn.porting import load_into, read_ported, sha256_of
 from flax_attn.run import Run
 
 
 @dataclass(frozen=True)
 class Initial:
-    """``fill(params, stats)`` replaces what the source has; ``provenance`` names the source."""
+    """``fill(params, stats)`` replaces what the source has; ``provenance`` names the source.
+
+    ``calibrate`` asks for batch normalisations inserted into foreign convolutions to be
+    calibrated on the training images before training end to end.
+    """
 
     fill: Callable[[Arrays, Arrays], tuple[Arrays, Arrays]]
-    provenance: dict[str, str] = field(default_factory=dict)
+    provenance: dict[str, str]
+    calibrate: bool = False
 
 
 def from_chance() -> Initial:
@@ -27,8 +32,31 @@ def from_chance() -> Initial:
     return Initial(lambda params, stats: (params, stats), {"source": "none"})
 
 
+def from_file(path: Path) -> Initial:
+    """A file of ported weights: a whole network or its backbone.
+
+    Raises WeightsError when it cannot be read; ``fill`` does when it does not fit.
+    """
+    arrays, metadata = read_ported(path)
+
+    def fill(params: Arrays, stats: Arrays) -> tuple[Arrays, Arrays]:
+        loaded = load_into(arrays, params, stats, source=str(path))
+        return loaded.params, loaded.stats
+
+    provenance = {
+        "source": metadata["source"],
+        "source_sha256": metadata["source_sha256"],
+        "file": path.name,
+        "file_sha256": sha256_of(path),
+    }
+    return Initial(fill, provenance, calibrate=metadata["batch_norm"] == "inserted")
+
+
 def from_run(folder: Path, classes: tuple[str, ...]) -> Initial:
-    """The best checkpoint of another run; raises DataError when its classes differ."""
+    """The best checkpoint of another run.
+
+    Raises CheckpointError when there is none, DataError when its classes differ.
+    """
     other = Run.load(folder)
     if other.classes != classes:
         raise DataError(
@@ -44,18 +72,29 @@ def from_run(folder: Path, classes: tuple[str, ...]) -> Initial:
         with Checkpoints(folder, read_only=True) as checkpoints:
             return checkpoints.restore_model(epoch, params, stats)
 
-    return Initial(fill, {"source": f"{folder}, epoch {epoch}", **_inherited(other)})
-
-
-def _inherited(other: Run) -> dict[str, str]:
-    return {f"its_{name}": value for name, value in other.weights.items()}
+    inherited = {f"its_{name}": value for name, value in other.weights.items()}
+    return Initial(fill, {"source": f"run {folder.name}, epoch {epoch}", **inherited})
 
 
 def resolve_initial(
-    config: Config, dataset: Dataset, *, say: Callable[[str], None] = print
+    config: RunConfig, classes: tuple[str, ...], *, imagenet: Callable[[], Path]
 ) -> Initial:
-    return (
-        from_run(Path(config.run.init_from), dataset.classes)
-        if config.run.init_from
-        else from_chance()
-    )
+    """What ``--init-from`` and ``--weights`` ask for; ``imagenet`` finds or fetches a file.
+
+    Raises WeightsError when the weights cannot be had or read.
+    """
+    if config.init_from is not None:
+        return from_run(Path(config.init_from), classes)
+    if config.weights == "none":
+        return from_chance()
+    if config.weights == "imagenet":
+        return from_file(imagenet())
+    path = Path(config.weights)
+    if not path.is_file():
+        raise WeightsError(f"no weight file {path}; --weights takes imagenet, none or a file")
+    if path.suffix != ".safetensors":
+        raise WeightsError(
+            f"{path} is no .safetensors file: port it first with "
+            f"python -m weights.port --source {path} --out {path.stem}.safetensors"
+        )
+    return from_file(path)

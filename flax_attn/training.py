@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
 import jax
+import numpy as np
+from jaxtyping import UInt8
 
 from flax_attn import functional
+from flax_attn.calibrate import calibrate
 from flax_attn.checkpoint import Checkpoints
 from flax_attn.config import Config
-from flax_attn.data import Dataset
+from flax_attn.data import Dataset, Split
 from flax_attn.errors import CheckpointError
 from flax_attn.evaluation import attention_panels
 from flax_attn.examples import ExampleSource, FeatureExamples, ImageExamples, steps_per_epoch
@@ -29,6 +32,7 @@ from flax_attn.step import init_state, make_eval_step, make_feature_step, make_t
 
 CURVES_FILE = "curves.png"
 ATTENTION_FILE = "attention.png"
+CALIBRATION_IMAGES = 64
 
 
 def default_workdir(config: Config) -> Path:
@@ -67,6 +71,10 @@ def _train(
         build_model(config.model, num_classes=len(run.classes), seed=config.train.seed)
     )
     params, stats = initial.fill(params, stats)
+    if initial.calibrate and not config.train.freeze_backbone and checkpoints.latest is None:
+        images = _calibration_images(dataset.splits["train"], config.train.batch_size)
+        params, stats = calibrate(structure, params, stats, images)
+        say(f"batch normalisation calibrated on {CALIBRATION_IMAGES} training images")
     train_source, val_source = _sources(config, structure, params, stats, dataset, say)
     steps = steps_per_epoch(train_source)
     tx = make_optimizer(config.train, steps_per_epoch=steps)
@@ -91,6 +99,13 @@ def _train(
     )
     say(f"trained in {time.perf_counter() - started:.0f} s")
     return structure
+
+
+def _calibration_images(split: Split, batch_size: int) -> Iterator[UInt8[np.ndarray, "b s s 3"]]:
+    count = min(CALIBRATION_IMAGES, len(split.labels))
+    chosen = np.random.default_rng(0).permutation(len(split.labels))[:count]
+    for start in range(0, count, batch_size):
+        yield np.stack([split.image(int(i)) for i in chosen[start : start + batch_size]])
 
 
 def _sources(

@@ -66,7 +66,7 @@ def read_checkpoint(content: bytes, *, sha256: str = CHECKPOINT_SHA256) -> dict[
             f"the VGG16 of {NAME} has SHA-256 {found}, expected {sha256}: reinstall {NAME}"
         )
     checkpoint = _NumpyUnpickler(io.BytesIO(content)).load()
-    arrays = {}
+    arrays: dict[str, np.ndarray] = {}
     inputs, number = 3, 0
     for stage, (width, depth) in enumerate(zip(WIDTHS, DEPTHS, strict=True)):
         for layer in range(depth):

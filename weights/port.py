@@ -189,7 +189,7 @@ def template(layout: str, model: ModelConfig, tensors: Mapping[str, Leaf]) -> di
     )
     num_classes = rows("cls.weight" if layout == "attn_vgg" else "classifier.6.weight", 1000)
     _, params, stats = abstract(lambda: build_model(config, num_classes=num_classes))
-    leaves = {**params, **stats}
+    leaves: dict[str, Leaf] = {**params, **stats}
     if layout == "backbone":
         return {path: leaf for path, leaf in leaves.items() if path.startswith(BACKBONE)}
     return leaves

@@ -42,7 +42,7 @@ def open_tensors(path: Path) -> Iterator[dict[str, StoredArray]]:
     with open_safetensors(path) as file:
         if (file.metadata() or {}).get("format") == FORMAT:
             raise WeightsError(f"{path} is ported already; --to torch goes the other way")
-        yield unwrap({key: StoredArray(file, key) for key in file.keys()}, source=str(path))  # noqa: SIM118
+        yield unwrap({key: StoredArray(file, key) for key in file.keys()}, source=str(path))
 
 
 def write_tensors(path: Path, tensors: Mapping[str, np.ndarray]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import warnings
 import zipfile
 from collections.abc import Mapping
 from importlib.util import find_spec
@@ -33,6 +34,9 @@ class StoredTensor:
         return np.array(tensor.numpy(), dtype=dtype, copy=copy)
 
 
+_REMEDY = "Save model.state_dict() of a dense model on the CPU."
+
+
 def import_torch() -> ModuleType:
     """torch. Raises UsageError if it is not installed."""
     if find_spec("torch") is None:
@@ -51,7 +55,10 @@ def read_state_dict(path: Path) -> dict[str, StoredTensor]:
     torch = import_torch()
     is_zip = _check_container(path)
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
+        with warnings.catch_warnings():
+            # Strange files make the reader warn before it refuses them.
+            warnings.simplefilter("ignore")
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
     # Whatever a hostile or damaged file makes the reader stumble over means the same here.
     except Exception as error:
         raise WeightsError(_explain(path, error)) from error
@@ -65,7 +72,7 @@ def read_state_dict(path: Path) -> dict[str, StoredTensor]:
     for key, tensor in tensors.items():
         if problem := _problem(torch, tensor):
             report.add(problem, key)
-    report.raise_if_any(str(path), "a file of dense tensors", remedy="Save model.state_dict().")
+    report.raise_if_any(f"{path} holds tensors that are not read", remedy=_REMEDY)
     return {key: StoredTensor(tensor) for key, tensor in tensors.items()}
 
 
@@ -117,5 +124,8 @@ def _explain(path: Path, error: Exception) -> str:
             f"{path} holds more than tensors ({printable(refused[1])}) and was not loaded; "
             "save model.state_dict() instead of the model"
         )
-    first = printable(next(iter(str(error).splitlines()), type(error).__name__))
-    return f"{path} is no file of PyTorch tensors, or a damaged one: {first}"
+    # PyTorch's own text would advise to load the file unsafely.
+    return (
+        f"{path} is no file of PyTorch tensors, or a damaged one ({type(error).__name__}): "
+        "fetch it again, or save model.state_dict()"
+    )

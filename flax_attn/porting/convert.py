@@ -74,7 +74,7 @@ def to_flax(
             arrays[path] = np.array(transform.to_flax(values), order="C")
     for key in tensors.keys() - table.entries.keys() - table.counters - table.ignored:
         report.add("unexpected", key)
-    report.raise_if_any(source, f"the layout {table.layout}", remedy=_REMEDY)
+    report.raise_if_any(f"{source} does not fit the layout {table.layout}", remedy=_REMEDY)
     return arrays
 
 
@@ -96,7 +96,10 @@ def to_torch(table: Table, arrays: Mapping[str, np.ndarray]) -> dict[str, np.nda
             tensors[key] = np.array(transform.to_torch(np.asarray(arrays[path])), order="C")
     for path in sorted(arrays.keys() - {entry.path for entry in table.entries.values()}):
         report.add("unexpected", path)
-    report.raise_if_any("these arrays", f"the layout {table.layout}", remedy="Name its layout.")
+    report.raise_if_any(
+        f"these arrays do not fit the layout {table.layout}",
+        remedy="Take the table of their layout and depths.",
+    )
     return tensors | {key: np.zeros((), np.int64) for key in sorted(table.counters)}
 
 

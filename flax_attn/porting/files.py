@@ -21,8 +21,9 @@ from flax_attn.errors import DiskFullError, WeightsError
 FORMAT = "flax_attn"
 PARTIAL = ".partial"
 
-# Metadata every ported file has; widths and depths are lists, the others text.
-FIELDS = ("source", "source_sha256", "layout", "widths", "depths")
+# Metadata every ported file has; widths and depths are lists, the others text. ``batch_norm``
+# is "trained", or "inserted" where it was calibrated only.
+FIELDS = ("source", "source_sha256", "layout", "batch_norm", "widths", "depths")
 _LISTS = ("widths", "depths")
 _DIGEST = "content_sha256"
 
@@ -42,17 +43,24 @@ def read_ported(path: str | os.PathLike[str]) -> Ported:
     Raises WeightsError for a file that cannot be read, is damaged, or is not of this kind.
     """
     with open_safetensors(path) as file:
-        metadata = dict(file.metadata() or {})
+        metadata = dict(sorted((file.metadata() or {}).items()))
         if metadata.get("format") != FORMAT:
             raise WeightsError(
                 f"{path} holds no ported weights: convert it with "
                 f"python -m weights.port --source {path} --out FILE.safetensors"
             )
-        arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        names = list(file.keys())
+        if any(file.get_slice(name).get_dtype() != "F32" for name in names):
+            raise WeightsError(f"{path} is damaged: not all arrays are float32; port it again")
+        arrays = {name: file.get_tensor(name) for name in names}
     digest = metadata.pop(_DIGEST, None)
     if digest != _content_sha256(arrays, metadata):
-        raise WeightsError(f"{path} is damaged: its digest differs; port it again")
-    return Ported(arrays, {**metadata, **{name: json.loads(metadata[name]) for name in _LISTS}})
+        raise WeightsError(f"{path} is damaged: its digest differs; delete it and port it again")
+    try:
+        lists = {name: json.loads(metadata[name]) for name in _LISTS}
+        return Ported(arrays, {**{name: metadata[name] for name in FIELDS}, **metadata, **lists})
+    except (KeyError, ValueError) as error:
+        raise WeightsError(f"{path} lacks metadata ({error}): port it again") from error
 
 
 def write_ported(

@@ -51,7 +51,9 @@ def load_into(
             report.add("of another dtype", path, f" is {array.dtype}, expected {leaf.dtype}")
         else:
             report.check_values(path, array, variance=is_variance(path))
-    report.raise_if_any(source, "the network", remedy=_remedy(arrays, template, wanted))
+    report.raise_if_any(
+        f"{source} does not fit the network", remedy=_remedy(arrays, template, wanted)
+    )
     taken = {path: arrays[path] if path in wanted else leaf for path, leaf in template.items()}
     return Loaded(
         {path: taken[path] for path in params},
@@ -77,9 +79,7 @@ def _remedy(arrays: Mapping[str, Leaf], template: Mapping[str, Leaf], wanted: se
     return "Set the model's widths and depths to the file's, or take other weights."
 
 
-def _other_classes(
-    arrays: Mapping[str, Leaf], template: Mapping[str, Leaf], layer: str
-) -> bool:
+def _other_classes(arrays: Mapping[str, Leaf], template: Mapping[str, Leaf], layer: str) -> bool:
     path = f"{layer}bias"
     return path in template and tuple(arrays[path].shape) != tuple(template[path].shape)
 

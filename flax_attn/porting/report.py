@@ -46,11 +46,11 @@ class Report:
         elif variance and (array < 0).any():
             self.add("negative running variance", key)
 
-    def raise_if_any(self, source: str, target: str, *, remedy: str) -> None:
+    def raise_if_any(self, headline: str, *, remedy: str) -> None:
         """Raises WeightsError with counts and up to five keys of each kind."""
         if self._problems:
             kinds = "; ".join(_summary(kind, keys) for kind, keys in self._problems.items())
-            raise WeightsError(f"{source} does not fit {target}: {kinds}. {remedy}")
+            raise WeightsError(f"{headline}: {kinds}. {remedy}")
 
 
 def printable(name: str) -> str:

@@ -113,7 +113,7 @@ def _path(stage: int, layer: int) -> str:
 
 
 def _backbone(layers: Iterable[_Layer]) -> dict[str, Entry]:
-    entries = {}
+    entries: dict[str, Entry] = {}
     for conv, norm, path in layers:
         entries |= {
             f"{conv}.weight": Entry(f"{path}/kernel", CONV),
