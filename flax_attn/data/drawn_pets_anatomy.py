@@ -36,9 +36,9 @@ class Pose:
 
 POSES: Mapping[str, Pose] = {
     "sitting": Pose((0.0, -0.8), 0.25, -0.42, 0.42, -1.15, False),
-    "standing": Pose((0.5, -0.82), 0.2, -0.72, 0.85, -1.12, True),
+    "standing": Pose((0.5, -0.82), 0.2, -0.72, 0.9, -1.12, True),
     "lying": Pose((0.42, -0.5), 0.22, -0.72, 0.82, -0.85, True),
-    "portrait": Pose((0.0, -0.55), 0.42, -0.56, 0.56, -1.2, True),
+    "portrait": Pose((0.0, -0.55), 0.42, -0.56, 0.62, -1.2, True),
 }
 
 
@@ -184,7 +184,7 @@ def _portrait(body: _Body) -> None:
         symmetric([(0, -0.6), (neck, -0.5), (1.1 * neck, -0.3), (shoulder, 0.0), (shoulder, 0.5)])
     )
     body.canvas.fill(symmetric([(0, -0.3), (0.6 * neck, -0.1), (0, 0.2)]), body.coat.light)
-    body.head(0.0, -0.55, 0.4, tilt=14.0)
+    body.head(-0.12 if body.profile else 0.0, -0.55, 0.4, tilt=14.0)
 
 
 _DRAW: Mapping[str, Callable[[_Body], None]] = {

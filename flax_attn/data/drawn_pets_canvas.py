@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from jaxtyping import Float
@@ -15,6 +15,17 @@ Points = Float[np.ndarray, "n 2"]
 
 INK: Colour = (38, 30, 34)
 WHITE: Colour = (250, 248, 244)
+
+_TURN = np.arange(36) * (2 * math.pi / 36)
+_CIRCLE = np.stack([np.cos(_TURN), np.sin(_TURN)], axis=1)
+_CAP = np.array([(math.cos(a), math.sin(a)) for a in np.arange(3, -4, -1) * (math.pi / 8)])
+# Weights of four neighbouring corners at the eight samples of a segment.
+_T = np.arange(8)[:, None] / 8
+_CATMULL_ROM = (
+    0.5
+    * _T ** np.arange(4)
+    @ np.array([(0, 2, 0, 0), (-1, 0, 1, 0), (2, -5, 4, -1), (-1, 3, -3, 1)], np.float64)
+)
 
 
 def mix(a: Colour, b: Colour, amount: float) -> Colour:
@@ -38,10 +49,8 @@ def random_colour(rng: np.random.Generator, low: int = 30, high: int = 235) -> C
 
 def ellipse(x: float, y: float, rx: float, ry: float, angle: float = 0.0) -> Points:
     """An ellipse as a polygon; ``angle`` in degrees, clockwise on the screen."""
-    turn = np.linspace(0.0, 2 * math.pi, 36, endpoint=False)
-    u, v = rx * np.cos(turn), ry * np.sin(turn)
     c, s = math.cos(math.radians(angle)), math.sin(math.radians(angle))
-    return np.stack([x + c * u - s * v, y + s * u + c * v], axis=1)
+    return _CIRCLE @ np.array([(rx * c, rx * s), (-ry * s, ry * c)]) + (x, y)
 
 
 def rectangle(x0: float, y0: float, x1: float, y1: float) -> Points:
@@ -50,18 +59,13 @@ def rectangle(x0: float, y0: float, x1: float, y1: float) -> Points:
 
 def spline(points: Sequence[tuple[float, float]], *, closed: bool = True) -> Points:
     """A Catmull-Rom curve through ``points``, sampled eight times a segment."""
-    p = np.asarray(points, np.float64)
+    p = np.array(points, np.float64)
     if closed:
-        p0, p1, p2, p3 = np.roll(p, 1, 0), p, np.roll(p, -1, 0), np.roll(p, -2, 0)
+        padded = np.concatenate([p[-1:], p, p[:2]])
     else:
         padded = np.concatenate([2 * p[:1] - p[1:2], p, 2 * p[-1:] - p[-2:-1]])
-        p0, p1, p2, p3 = padded[:-3], padded[1:-2], padded[2:-1], padded[3:]
-    t = np.linspace(0.0, 1.0, 8, endpoint=False)[None, :, None]
-    a, b, c, d = (q[:, None, :] for q in (p0, p1, p2, p3))
-    curve = 0.5 * (
-        2 * b + (c - a) * t + (2 * a - 5 * b + 4 * c - d) * t**2 + (3 * b - a - 3 * c + d) * t**3
-    )
-    flat = curve.reshape(-1, 2)
+    corners = np.stack([padded[:-3], padded[1:-2], padded[2:-1], padded[3:]], axis=1)
+    flat = (_CATMULL_ROM @ corners).reshape(-1, 2)
     return flat if closed else np.concatenate([flat, p[-1:]])
 
 
@@ -72,14 +76,15 @@ def symmetric(half: Sequence[tuple[float, float]]) -> Points:
 
 
 def ribbon(points: Sequence[tuple[float, float]], start: float, end: float) -> Points:
-    """A limb: the curve through ``points``, its width going from ``start`` to ``end``, tip round."""
+    """A limb along ``points``: its width goes from ``start`` to ``end``, where the tip is round."""
     centre = spline(points, closed=False)
-    step = np.gradient(centre, axis=0)
-    step /= np.linalg.norm(step, axis=1, keepdims=True) + 1e-9
-    normal = np.stack([-step[:, 1], step[:, 0]], axis=1)
-    half = np.linspace(start, end, len(centre))[:, None] / 2
-    turn = np.linspace(math.pi / 2, -math.pi / 2, 9)[1:-1, None]
-    cap = centre[-1] + end / 2 * (np.cos(turn) * step[-1] + np.sin(turn) * normal[-1])
+    step = np.empty_like(centre)
+    step[1:-1] = centre[2:] - centre[:-2]
+    step[0], step[-1] = centre[1] - centre[0], centre[-1] - centre[-2]
+    step /= np.sqrt((step**2).sum(axis=1, keepdims=True)) + 1e-9
+    normal = step[:, ::-1] * (-1.0, 1.0)
+    half = (start + (end - start) * np.arange(len(centre)) / (len(centre) - 1))[:, None] / 2
+    cap = centre[-1] + end / 2 * (_CAP @ np.stack([step[-1], normal[-1]]))
     return np.concatenate([centre + half * normal, cap, (centre - half * normal)[::-1]])
 
 
@@ -97,6 +102,12 @@ class Canvas:
     matrix: Float[np.ndarray, "2 2"]
     offset: Float[np.ndarray, "2"]
     tag: int = 0
+    pens: tuple[ImageDraw.ImageDraw, ImageDraw.ImageDraw | None] = field(init=False)
+
+    def __post_init__(self) -> None:
+        # Shapes are many and small: making the pens anew for each one would cost a tenth of all.
+        owner = None if self.owner is None else ImageDraw.Draw(self.owner)
+        object.__setattr__(self, "pens", (ImageDraw.Draw(self.image), owner))
 
     @classmethod
     def blank(cls, pixels: int, colour: Colour = (0, 0, 0), *, owned: bool = True) -> Canvas:
@@ -134,22 +145,24 @@ class Canvas:
 
     def width(self, local: float) -> int:
         """A line width in local units as whole pixels, at least one."""
-        scale = math.sqrt(abs(float(np.linalg.det(self.matrix))))
-        return max(1, round(local * scale * self.pixels))
+        (a, b), _ = self.matrix.tolist()
+        return max(1, round(local * math.hypot(a, b) * self.pixels))
 
     def fill(self, points: Points, colour: Colour) -> None:
         flat = self.to_pixels(points).ravel().tolist()
-        ImageDraw.Draw(self.image).polygon(flat, fill=colour)
-        if self.owner is not None:
-            ImageDraw.Draw(self.owner).polygon(flat, fill=self.tag)
+        pen, owner_pen = self.pens
+        pen.polygon(flat, fill=colour)
+        if owner_pen is not None:
+            owner_pen.polygon(flat, fill=self.tag)
 
     def line(self, points: Points, colour: Colour, width: float, *, closed: bool = False) -> None:
         path = np.concatenate([points, points[:2]]) if closed else points
         flat, pixels = self.to_pixels(path).ravel().tolist(), self.width(width)
         joint = "curve" if pixels > 2 else None
-        ImageDraw.Draw(self.image).line(flat, fill=colour, width=pixels, joint=joint)
-        if self.owner is not None:
-            ImageDraw.Draw(self.owner).line(flat, fill=self.tag, width=pixels, joint=joint)
+        pen, owner_pen = self.pens
+        pen.line(flat, fill=colour, width=pixels, joint=joint)
+        if owner_pen is not None:
+            owner_pen.line(flat, fill=self.tag, width=pixels, joint=joint)
 
     def veil(self, points: Points, colour: Colour, opacity: float) -> None:
         """Blend a colour over a shape; light falling on things, so nobody's pixels change owner."""

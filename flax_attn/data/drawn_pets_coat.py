@@ -48,7 +48,7 @@ class Coat:
 def draw_coat(rng: np.random.Generator) -> Coat:
     """A random coat; nothing here knows the species."""
     tone = FUR[int(rng.integers(len(FUR)))]
-    base = mix(tone, _jittered(tone, rng), 1.0)
+    base = _jittered(tone, rng)
     contrast = float(rng.uniform(0.3, 0.6))
     mark = mix(base, INK, contrast) if luminance(base) > 95 else mix(base, WHITE, contrast)
     if rng.random() < 0.3:

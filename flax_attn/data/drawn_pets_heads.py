@@ -242,7 +242,9 @@ def _dog_profile(brush: _Brush, rng: np.random.Generator) -> None:
     brush.canvas.fill(ellipse(snout - 0.08, -0.06, 0.07, 0.03, 20), mix(INK, WHITE, 0.55))
     _dog_eye(brush.canvas, 0.4, -0.22, DOG_IRIS[int(rng.integers(len(DOG_IRIS)))])
     if style == "blunt":
-        brush.part(spline([(-0.58, -0.5), (-0.5, -1.3), (-0.26, -1.44), (-0.02, -1.3), (0.08, -0.6)]))
+        brush.part(
+            spline([(-0.58, -0.5), (-0.5, -1.3), (-0.26, -1.44), (-0.02, -1.3), (0.08, -0.6)])
+        )
         return
     drop = 0.1 if style == "folded" else rng.uniform(0.5, 1.1)
     ear = [(-0.5, -0.72), (-0.1, -0.86), (0.12, -0.4), (0.08, 0.6 * drop), (-0.16, drop)]

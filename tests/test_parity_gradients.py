@@ -1,0 +1,154 @@
+"""The gradient of the cross entropy in every parameter, against PyTorch.
+
+The comparison is in float64. In float32 the two libraries round a few activations to
+different sides of zero, or of a tie in max pooling; each such activation moves its gradient by
+all of its size, so that float32 gradients differ by far more than the rounding, PyTorch's from
+its own float64 ones no less than from ours. That is what the last test checks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import lru_cache, partial
+from typing import NamedTuple
+
+import jax
+import numpy as np
+import pytest
+import torch
+from parity import (
+    LABELS,
+    SIDE,
+    as_double,
+    as_ours,
+    from_torch,
+    is_conv_bias,
+    largest_error,
+    random_images,
+    relative_error,
+    torch_images,
+    torch_network,
+)
+from torch.nn.functional import cross_entropy as torch_cross_entropy
+
+from flax_attn import functional
+from flax_attn.config import ModelConfig
+from flax_attn.functional import Arrays, Structure
+from flax_attn.losses import cross_entropy
+
+# The issue asks for 1e-4. Double precision leaves 1e-13; an epsilon of another size, 1e-6.
+GRADIENT = 1e-9
+# Gradients that are zero in exact arithmetic, relative to those of the neighbouring parameter.
+ROUNDING = 1e-11
+# Which activations flip is chance, and there are few: the errors agree in magnitude only.
+FLOAT32_EXCESS = 3
+
+
+class Case(NamedTuple):
+    norm: str
+    train: bool
+
+    def __str__(self) -> str:
+        return f"{self.norm}-{'train' if self.train else 'eval'}"
+
+
+# The last one only: the cases that share a reference stand side by side.
+@lru_cache(maxsize=1)
+def torch_gradient(case: Case, dtype: torch.dtype) -> dict[str, np.ndarray]:
+    network = torch_network(case.norm).to(dtype).train(case.train)
+    logits = network(torch_images(random_images(2, SIDE, seed=2), dtype)).logits
+    torch_cross_entropy(logits, torch.from_numpy(LABELS)).backward()
+    return as_ours({name: p.grad for name, p in network.named_parameters()})
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def gradient(
+    structure: Structure, train: bool, params: Arrays, stats: Arrays, image: jax.Array
+) -> Arrays:
+    def loss(params: Arrays) -> jax.Array:
+        model = functional.merge(structure, params, stats)
+        return cross_entropy(model(image, train=train).logits, LABELS).mean()
+
+    return jax.grad(loss)(params)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def highest_precision() -> Iterator[None]:
+    with jax.default_matmul_precision("highest"):
+        yield
+
+
+def our_gradient(case: Case, conv: str, *, double: bool) -> dict[str, np.ndarray]:
+    config = ModelConfig(norm=case.norm, conv=conv)
+    structure, params, stats = from_torch(torch_network(case.norm), config)
+    dtype = torch.float64 if double else torch.float32
+    image = torch_images(random_images(2, SIDE, seed=2), dtype).permute(0, 2, 3, 1).numpy()
+    if double:
+        params, stats = as_double(params), as_double(stats)
+    with jax.enable_x64(double):
+        got = gradient(structure, case.train, params, stats, image)
+        return {path: np.asarray(array) for path, array in got.items()}
+
+
+SIGMOID_EVAL, SIGMOID_TRAIN = Case("sigmoid", False), Case("sigmoid", True)
+SOFTMAX_EVAL, SOFTMAX_TRAIN = Case("softmax", False), Case("softmax", True)
+
+
+# Convolution and alignment know nothing of each other: not every combination is needed.
+@pytest.mark.parametrize(
+    ("case", "conv"),
+    [
+        (SIGMOID_EVAL, "auto"),
+        (SIGMOID_TRAIN, "auto"),
+        (SIGMOID_TRAIN, "exact"),
+        (SOFTMAX_EVAL, "auto"),
+        (SOFTMAX_EVAL, "exact"),
+        (SOFTMAX_TRAIN, "auto"),
+    ],
+    ids=lambda value: str(value) if isinstance(value, Case) else value,
+)
+def test_gradient_of_every_parameter(case: Case, conv: str) -> None:
+    expected = torch_gradient(case, torch.float64)
+    got = our_gradient(case, conv, double=True)
+    assert got.keys() == expected.keys()
+
+    zero = {path for path in got if vanishes(path, case)}
+    error, path = largest_error(
+        {path: got[path] for path in got.keys() - zero},
+        {path: expected[path] for path in got.keys() - zero},
+    )
+    assert error < GRADIENT, f"{path}: {error:.1e}"
+    for path in zero:
+        scale = np.linalg.norm(expected[neighbour(path)])
+        assert np.linalg.norm(expected[path]) < ROUNDING * scale, path
+        if is_conv_bias(path):
+            assert not got[path].any(), path
+        else:
+            assert np.linalg.norm(got[path]) < ROUNDING * scale, path
+
+
+def vanishes(path: str, case: Case) -> bool:
+    """Whether the gradient is zero in exact arithmetic.
+
+    Batch statistics remove a convolution's bias, and softmax a shift of all scores.
+    """
+    if is_conv_bias(path):
+        return case.train
+    return path.endswith("/score/bias") and case.norm == "softmax"
+
+
+def neighbour(path: str) -> str:
+    """The parameter that the bias at ``path`` is added after."""
+    return path.replace("/score/bias", "/score/phi").replace("/bias", "/kernel")
+
+
+def test_single_precision_is_no_worse_than_pytorchs() -> None:
+    exact = torch_gradient(SIGMOID_EVAL, torch.float64)
+    ours = our_gradient(SIGMOID_EVAL, "auto", double=False)
+    theirs = torch_gradient(SIGMOID_EVAL, torch.float32)
+    our_errors = [relative_error(ours[path], exact[path]) for path in exact]
+    their_errors = [relative_error(theirs[path], exact[path]) for path in exact]
+    for share in (0.5, 1.0):
+        got, limit = np.quantile(our_errors, share), np.quantile(their_errors, share)
+        print(share, got, limit)
+        assert got < FLOAT32_EXCESS * limit, f"{share}: {got:.1e} and {limit:.1e}"
