@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-
-from tensorboardX import SummaryWriter
 
 METRICS_FILE = "metrics.jsonl"
 
@@ -39,7 +38,7 @@ class RunLog:
         self._file = open(workdir / METRICS_FILE, "w", encoding="utf-8")
         for row in kept:
             self._file.write(json.dumps(row) + "\n")
-        self._events = SummaryWriter(str(workdir / "events"), purge_step=resume_epoch + 1)
+        self._events = _event_writer()(str(workdir / "events"), purge_step=resume_epoch + 1)
 
     def __enter__(self) -> RunLog:
         return self
@@ -57,3 +56,20 @@ class RunLog:
                 for name, value in values.items():
                     self._events.add_scalar(f"{name}/{group}", value, row["epoch"])
         self._events.flush()
+
+
+def _event_writer() -> Any:
+    """tensorboardX's writer, imported without torch.
+
+    Where torch is installed, tensorboardX would import it: seconds of start-up, and memory on
+    the accelerator, for nothing that is used here.
+    """
+    absent = "torch" not in sys.modules
+    if absent:
+        sys.modules["torch"] = None  # type: ignore[assignment]  # makes its import fail
+    try:
+        from tensorboardX import SummaryWriter
+    finally:
+        if absent:
+            del sys.modules["torch"]
+    return SummaryWriter

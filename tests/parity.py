@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import jax
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -90,9 +91,11 @@ def from_torch(
     network: nn.Module, config: ModelConfig, *, layout: str = "attn_vgg", num_classes: int = 2
 ) -> tuple[Structure, Arrays, Arrays]:
     """Our network of the same arrays: structure, parameters, running statistics (numpy)."""
-    structure, params, stats = functional.abstract(
-        lambda: build_model(config, num_classes=num_classes)
-    )
+    # Ported arrays are float32, whatever the test computes in.
+    with jax.enable_x64(False):
+        structure, params, stats = functional.abstract(
+            lambda: build_model(config, num_classes=num_classes)
+        )
     tensors = {key: tensor.numpy() for key, tensor in network.state_dict().items()}
     arrays = to_flax(TABLES[layout](config.depths), tensors, {**params, **stats})
     return structure, {p: arrays[p] for p in params}, {p: arrays[p] for p in stats}

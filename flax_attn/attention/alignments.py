@@ -10,7 +10,10 @@ from jaxtyping import Array, Float
 
 
 class Alignment(NamedTuple):
-    """``apply(scores[..., n], *, key=None) -> weights[..., n]``.
+    """``apply(scores[..., n], *, key=None, shape=None) -> weights[..., n]``.
+
+    ``key`` feeds alignments that sample; ``shape`` is the (height, width) of the map whose n
+    locations, row by row, were scored, for alignments that know where a location lies.
 
     ``sums_to_one`` decides the pooling: weights that sum to one are summed over locations,
     the others averaged, as in the article.
@@ -21,20 +24,51 @@ class Alignment(NamedTuple):
 
 
 def sigmoid() -> Alignment:
-    """Each location on its own: ``1 / (1 + exp(-e))``, in [0, 1] (the parent paper's choice)."""
+    """Each location on its own: ``1 / (1 + exp(-e))``, in [0, 1] (the parent paper's choice).
 
-    def apply(scores: Float[Array, "... n"], *, key: Array | None = None) -> Float[Array, "... n"]:
-        del key
-        return jax.nn.sigmoid(scores)
-
-    return Alignment(apply, sums_to_one=False)
+    Does not sum to one. Cost: n.
+    """
+    return of_scores_alone(jax.nn.sigmoid, sums_to_one=False)
 
 
-def softmax() -> Alignment:
-    """A distribution over locations: ``exp(e_i) / Σ_j exp(e_j)``."""
+def softmax(*, temperature: float = 1.0) -> Alignment:
+    """A distribution over locations: ``exp(e_i / T) / Σ_j exp(e_j / T)``, never 0.
 
-    def apply(scores: Float[Array, "... n"], *, key: Array | None = None) -> Float[Array, "... n"]:
-        del key
-        return jax.nn.softmax(scores, axis=-1)
+    A temperature T below 1 sharpens, above 1 flattens. Sums to one. Cost: n. Raises ValueError
+    for a temperature that is not positive.
+    """
+    require_positive("temperature", temperature)
+    return of_scores_alone(
+        lambda scores: jax.nn.softmax(scores / temperature, axis=-1), sums_to_one=True
+    )
 
-    return Alignment(apply, sums_to_one=True)
+
+def of_scores_alone(align: Callable[[Array], Array], *, sums_to_one: bool) -> Alignment:
+    """An alignment that neither samples nor knows where its locations lie."""
+
+    def apply(
+        scores: Float[Array, "... n"],
+        *,
+        key: Array | None = None,
+        shape: tuple[int, int] | None = None,
+    ) -> Float[Array, "... n"]:
+        del key, shape
+        return align(scores)
+
+    return Alignment(apply, sums_to_one)
+
+
+def require_positive(name: str, value: float) -> None:
+    """Raises ValueError for a hyper-parameter that is not positive."""
+    if not value > 0:
+        raise ValueError(f"{name} must be positive, got {value}")
+
+
+def require_shape(name: str, locations: int, shape: tuple[int, int] | None) -> tuple[int, int]:
+    """The height and width of the map; raises ValueError unless they cover its locations."""
+    if shape is None or shape[0] * shape[1] != locations:
+        raise ValueError(
+            f"alignment {name!r} needs the height and width of the map of {locations} locations, "
+            f"got shape={shape}"
+        )
+    return shape
