@@ -9,7 +9,7 @@ from pathlib import Path
 from flax_attn import cli
 from flax_attn.choices import CHOICES
 from flax_attn.config import validate
-from flax_attn.data import open_dataset
+from flax_attn.data import open_split
 from flax_attn.evaluation import evaluate_run
 from flax_attn.run import Run
 
@@ -30,10 +30,10 @@ def main(argv: Sequence[str]) -> None:
     chosen = {name: getattr(args, name) for name in DATA_FLAGS if hasattr(args, name)}
     config = run.config.updated(**chosen)
     validate(config)
-    dataset = open_dataset(config.data)
+    split = open_split(config.data, args.split, classes=run.classes)
     out = Path(args.out) if args.out else workdir / f"eval-{args.split}"
     result = evaluate_run(
-        run, dataset, config=config, split=args.split, workdir=workdir, out=out, say=print
+        run, split, config=config, split_name=args.split, workdir=workdir, out=out, say=print
     )
     for name in SHOWN:
         print(f"{name:<18}{result.metrics[name]:.4f}")

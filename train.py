@@ -12,7 +12,6 @@ from flax_attn import cli
 from flax_attn.choices import CHOICES
 from flax_attn.config import make_config
 from flax_attn.data import open_dataset
-from flax_attn.data.preflight import preflight
 from flax_attn.initial import resolve_initial
 from flax_attn.training import default_workdir, train
 from weights.sources import resolve_imagenet
@@ -31,7 +30,6 @@ def main(argv: Sequence[str]) -> None:
     config = make_config(values, preset=values.pop("preset"))
     workdir = Path(config.run.workdir) if config.run.workdir else default_workdir(config)
     dataset = open_dataset(config.data)
-    preflight(dataset.splits.values(), workers=config.data.workers)
     initial = resolve_initial(
         config.run, dataset.classes, imagenet=partial(resolve_imagenet, WEIGHTS, say=print)
     )

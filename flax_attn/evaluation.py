@@ -12,8 +12,8 @@ from jaxtyping import Int
 from flax_attn import functional
 from flax_attn.checkpoint import Checkpoints
 from flax_attn.config import Config, save_json
-from flax_attn.data import Dataset, Split, concatenate
-from flax_attn.errors import CheckpointError, DataError
+from flax_attn.data import Split
+from flax_attn.errors import CheckpointError
 from flax_attn.examples import ImageExamples
 from flax_attn.figures import Panel, draw_attention
 from flax_attn.functional import Arrays
@@ -27,22 +27,20 @@ PANELS = 8
 
 def evaluate_run(
     run: Run,
-    dataset: Dataset,
+    split: Split,
     *,
     config: Config,
-    split: str,
+    split_name: str,
     workdir: Path,
     out: Path,
     say: Say,
 ) -> Evaluation:
-    """Judges the best checkpoint of a run on a split ("train", "val" or "all").
+    """Judges the best checkpoint of a run on the images of a split.
 
     ``config`` is the run's with the data settings to judge on. Writes ``metrics.json``,
-    ``predictions.csv`` and ``attention.png`` into ``out``. Raises DataError when the data
-    set's classes are not the run's.
+    ``predictions.csv`` and, of networks with gates, ``attention.png`` into ``out``. Raises
+    CheckpointError when there is no checkpoint, or it does not fit.
     """
-    check_classes(dataset.classes, run.classes)
-    chosen = pick_split(dataset, split)
     structure, params, stats = functional.abstract(
         lambda: build_model(run.config.model, num_classes=len(run.classes))
     )
@@ -52,7 +50,7 @@ def evaluate_run(
             raise CheckpointError(f"no checkpoint in {workdir} yet: train at least one epoch")
         params, stats = checkpoints.restore_model(epoch, params, stats)
     step = make_eval_step(structure)
-    source = ImageExamples(chosen, config.train.batch_size, config.data.workers)
+    source = ImageExamples(split, config.train.batch_size, config.data.workers)
     result = evaluate(step, params, stats, source, num_classes=len(run.classes))
     out.mkdir(parents=True, exist_ok=True)
     save_json(
@@ -62,33 +60,17 @@ def evaluate_run(
             "confusion": result.confusion.tolist(),
             "classes": list(run.classes),
             "dataset": config.data.dataset,
-            "split": split,
+            "split": split_name,
             "epoch": epoch,
         },
     )
-    write_predictions(out / "predictions.csv", result, chosen, run.classes)
-    panels = attention_panels(step, params, stats, chosen, run.classes)
+    write_predictions(out / "predictions.csv", result, split, run.classes)
+    panels = attention_panels(step, params, stats, split, run.classes)
     if panels:
         title = f"{run.config.model.model}, {run.config.model.norm}, epoch {epoch}"
         draw_attention(panels, out / "attention.png", title=title)
     say(f"wrote metrics.json, predictions.csv and pictures to {out}")
     return result
-
-
-def pick_split(dataset: Dataset, name: str) -> Split:
-    """A split by name; "all" is every image of the data set once."""
-    if name == "all":
-        return concatenate(dataset.splits.values())
-    return dataset.splits[name]
-
-
-def check_classes(found: Sequence[str], expected: Sequence[str]) -> None:
-    """Raises DataError with the difference when a data set's classes are not the run's."""
-    if tuple(found) != tuple(expected):
-        raise DataError(
-            f"the run was trained on the classes {', '.join(expected)}, "
-            f"the data set has {', '.join(found)}: rename its folders, or choose another data set"
-        )
 
 
 def write_predictions(path: Path, result: Evaluation, split: Split, classes: Sequence[str]) -> None:

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch_attn_vgg import TorchAttnVGG
+from torch_attn_vgg import TorchAttnVGG, TorchOutput
 from torchvision.models import vgg16_bn
 
 from flax_attn import functional
@@ -87,6 +87,15 @@ def torch_images(images: np.ndarray, dtype: torch.dtype = torch.float32) -> Tens
     return (torch.from_numpy(images).permute(0, 3, 1, 2).to(dtype) / 255 - mean) / std
 
 
+def named_outputs(output: TorchOutput) -> dict[str, np.ndarray]:
+    """Every part by name, maps as [b, h, w, c]."""
+    maps = {f"map {name}": x.permute(0, 2, 3, 1) for name, x in output.features.items()}
+    attention = {f"attention {name}": x for name, x in output.attention.items()}
+    pooled = {f"pooled {name}": x for name, x in output.pooled.items()}
+    parts = {**maps, **attention, **pooled, "logits": output.logits}
+    return {name: tensor.numpy() for name, tensor in parts.items()}
+
+
 def from_torch(
     network: nn.Module, config: ModelConfig, *, layout: str = "attn_vgg", num_classes: int = 2
 ) -> tuple[Structure, Arrays, Arrays]:
@@ -120,3 +129,13 @@ def as_double(arrays: Arrays) -> Arrays:
 
 def is_conv_bias(path: str) -> bool:
     return path.startswith("backbone/") and path.endswith("/bias") and "/norm/" not in path
+
+
+def vanishes(path: str, *, norm: str, train: bool) -> bool:
+    """Whether the gradient is zero in exact arithmetic.
+
+    Batch statistics remove a convolution's bias, and softmax a shift of all scores.
+    """
+    if is_conv_bias(path):
+        return train
+    return path.endswith("/score/bias") and norm == "softmax"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -14,6 +14,7 @@ from parity import (
     SIDE,
     from_torch,
     largest_error,
+    named_outputs,
     random_images,
     randomize,
     relative_error,
@@ -64,24 +65,17 @@ def evaluate(structure: Structure, params: Arrays, stats: Arrays, images: jax.Ar
     return functional.merge(structure, params, stats)(normalize(images), train=False)
 
 
-def named(output: Any, *, channels_last: bool) -> dict[str, np.ndarray]:
-    """Every part of an output of ours or of PyTorch, maps as [b, h, w, c]."""
-    features = output.features if isinstance(output.features, dict) else output.features._asdict()
-    axes = (0, 1, 2, 3) if channels_last else (0, 2, 3, 1)
-    return {
-        **{f"map {name}": np.asarray(x).transpose(axes) for name, x in features.items()},
-        **{f"attention {name}": np.asarray(x) for name, x in output.attention.items()},
-        **{f"pooled {name}": np.asarray(x) for name, x in output.pooled.items()},
-        "logits": np.asarray(output.logits),
-    }
-
-
 @pytest.mark.parametrize("conv", CONVS)
 def test_every_part_of_attn_vgg(reference: Reference, conv: str) -> None:
     config = ModelConfig(norm=reference.norm, conv=conv)
     ours = evaluate(*from_torch(reference.network, config), reference.images)
-    got = named(ours, channels_last=True)
-    expected = named(reference.output, channels_last=False)
+    got = {
+        **{f"map {name}": x for name, x in ours.features._asdict().items()},
+        **{f"attention {name}": x for name, x in ours.attention.items()},
+        **{f"pooled {name}": x for name, x in ours.pooled.items()},
+        "logits": ours.logits,
+    }
+    expected = named_outputs(reference.output)
     assert len(got) == 5 + 2 + 3 + 1
     error, name = largest_error(got, expected)
     assert error < FORWARD, f"{name}: {error:.1e}"

@@ -28,6 +28,7 @@ from parity import (
     relative_error,
     torch_images,
     torch_network,
+    vanishes,
 )
 from torch.nn.functional import cross_entropy as torch_cross_entropy
 
@@ -112,7 +113,7 @@ def test_gradient_of_every_parameter(case: Case, conv: str) -> None:
     got = our_gradient(case, conv, double=True)
     assert got.keys() == expected.keys()
 
-    zero = {path for path in got if vanishes(path, case)}
+    zero = {path for path in got if vanishes(path, norm=case.norm, train=case.train)}
     error, path = largest_error(
         {path: got[path] for path in got.keys() - zero},
         {path: expected[path] for path in got.keys() - zero},
@@ -125,16 +126,6 @@ def test_gradient_of_every_parameter(case: Case, conv: str) -> None:
             assert not got[path].any(), path
         else:
             assert np.linalg.norm(got[path]) < ROUNDING * scale, path
-
-
-def vanishes(path: str, case: Case) -> bool:
-    """Whether the gradient is zero in exact arithmetic.
-
-    Batch statistics remove a convolution's bias, and softmax a shift of all scores.
-    """
-    if is_conv_bias(path):
-        return case.train
-    return path.endswith("/score/bias") and case.norm == "softmax"
 
 
 def neighbour(path: str) -> str:
@@ -150,5 +141,4 @@ def test_single_precision_is_no_worse_than_pytorchs() -> None:
     their_errors = [relative_error(theirs[path], exact[path]) for path in exact]
     for share in (0.5, 1.0):
         got, limit = np.quantile(our_errors, share), np.quantile(their_errors, share)
-        print(share, got, limit)
         assert got < FLOAT32_EXCESS * limit, f"{share}: {got:.1e} and {limit:.1e}"

@@ -27,6 +27,7 @@ from parity import (
     relative_error,
     torch_images,
     torch_network,
+    vanishes,
 )
 from torch.nn.functional import cross_entropy
 
@@ -43,9 +44,11 @@ TRAIN = TrainConfig(
 )
 # The issue asks for 1e-4, of values; that of their changes is stricter by far.
 VALUES = 1e-8
-CHANGES = 1e-6
-# 224 takes PyTorch about 10 s a step in float64 on two cores.
-SIDE = int(os.environ.get("PARITY_TRAINING_SIDE", "96"))
+CHANGES = 1e-8
+# What noise moves a parameter whose gradient is zero in exact arithmetic.
+STILL = 1e-8
+# At 224 px PyTorch alone takes about 10 s a step in float64: PARITY_TRAINING_SIDE=224 for that.
+SIDE = int(os.environ.get("PARITY_TRAINING_SIDE", "64"))
 
 
 class Trained(NamedTuple):
@@ -106,9 +109,13 @@ def train_ours(norm: str) -> Trained:
         examples = Examples(jnp.array(images), jnp.array(LABELS), jnp.ones(2, bool))
         state, sums = train_step(state, examples)
         losses.append(float(sums.loss) / 2)
-    model = functional.merge(structure, state.params, state.stats)
+
+    @jax.jit
+    def evaluate(params: Arrays, stats: Arrays, image: jax.Array) -> jax.Array:
+        return functional.merge(structure, params, stats)(image, train=False).logits
+
     image = normalize(jnp.array(batches()[0]), dtype=jnp.float64)
-    logits = np.asarray(model(image, train=False).logits)
+    logits = np.asarray(evaluate(state.params, state.stats, image))
     after = [jax.tree.map(np.asarray, arrays) for arrays in (state.params, state.stats)]
     return Trained((params, after[0]), (stats, after[1]), losses, logits)
 
@@ -129,26 +136,24 @@ def changes(arrays: tuple[Arrays, Arrays]) -> Arrays:
 @pytest.mark.parametrize("norm", ["sigmoid", "softmax"])
 def test_ten_adam_steps(norm: str, double_precision: None) -> None:
     got, expected = train_ours(norm), train_torch(norm)
-    for ours, theirs in ((got.params, expected.params), (got.stats, expected.stats)):
-        assert {str(array.dtype) for array in ours[1].values()} == {"float64"}
-        error, path = largest_error(ours[1], theirs[1])
-        print(path, error)
-        assert error < VALUES, f"{path}: {error:.1e}"
+    assert {str(array.dtype) for array in got.params[1].values()} == {"float64"}
+    check(got.params[1], expected.params[1], VALUES)
+    check(got.stats[1], expected.stats[1], VALUES)
     assert relative_error(got.losses, expected.losses) < VALUES
-    print(
-        got.losses,
-        relative_error(got.losses, expected.losses),
-        relative_error(got.logits, expected.logits),
-    )
     assert relative_error(got.logits, expected.logits) < VALUES
-    for ours, theirs in ((got.params, expected.params), (got.stats, expected.stats)):
-        got_changes, expected_changes = changes(ours), changes(theirs)
-        w = {
-            p: (
-                relative_error(got_changes[p], expected_changes[p]),
-                np.abs(expected_changes[p]).max(),
-                np.abs(got_changes[p]).max(),
-            )
-            for p in got_changes
-        }
-        print(sorted(w.items(), key=lambda kv: -kv[1][0])[:20])
+
+    check(changes(got.stats), changes(expected.stats), CHANGES)
+    ours, theirs = changes(got.params), changes(expected.params)
+    still = {path for path in ours if vanishes(path, norm=norm, train=True)}
+    check(without(ours, still), without(theirs, still), CHANGES)
+    for path in still:
+        assert np.abs([ours[path], theirs[path]]).max() < STILL, path
+
+
+def check(got: Arrays, expected: Arrays, tolerance: float) -> None:
+    error, path = largest_error(got, expected)
+    assert error < tolerance, f"{path}: {error:.1e}"
+
+
+def without(arrays: Arrays, paths: set[str]) -> Arrays:
+    return {path: array for path, array in arrays.items() if path not in paths}

@@ -107,10 +107,9 @@ def _log_mean_exp(x: Float[Array, "... w"], half: int) -> Float[Array, "... w"]:
     """``log mean exp`` over the at most ``2 half + 1`` neighbours along the last axis."""
     width = x.shape[-1]
     half = min(half, width - 1)
+    padded = jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(half, half)], constant_values=-jnp.inf)
+    shifted = jnp.stack([padded[..., i : i + width] for i in range(2 * half + 1)])
     place = jnp.arange(width)
-    neighbour = place + jnp.arange(-half, half + 1)[:, None]  # [2 half + 1, w]
-    on_map = (neighbour >= 0) & (neighbour < width)
-    shifted = x[..., jnp.clip(neighbour, 0, width - 1)]  # [..., 2 half + 1, w]
+    count = jnp.minimum(place, half) + jnp.minimum(width - 1 - place, half) + 1
     # Each window has its own maximum, so that none underflows beside a much higher one.
-    total = jax.nn.logsumexp(shifted, axis=-2, where=on_map)
-    return total - jnp.log(on_map.sum(0).astype(x.dtype))
+    return jax.nn.logsumexp(shifted, axis=0) - jnp.log(count.astype(x.dtype))

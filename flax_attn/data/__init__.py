@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from flax_attn.config import DataConfig
 from flax_attn.data.batches import Batch, batches, num_batches
 from flax_attn.data.concatenate import concatenate
 from flax_attn.data.dataset import Dataset, Split
+from flax_attn.data.preflight import preflight
+from flax_attn.errors import DataError
 
 
 def _drawn_pets(config: DataConfig) -> Dataset:
@@ -25,9 +27,8 @@ def _drawn_pets(config: DataConfig) -> Dataset:
 def _folder(config: DataConfig) -> Dataset:
     from flax_attn.data.folder import open_folder
 
-    assert config.data_dir is not None  # config.validate has seen to it
     return open_folder(
-        Path(config.data_dir),
+        Path(config.data_dir or "."),
         size=config.image_size,
         resize=config.resize,
         val_fraction=config.val_fraction,
@@ -53,11 +54,38 @@ DATASETS: dict[str, Callable[[DataConfig], Dataset]] = {
 
 
 def open_dataset(config: DataConfig) -> Dataset:
-    """The data set a configuration names.
+    """The data set a configuration names, every file of it checked to be a usable image.
 
     Raises DataError when there is none in its place, or its images cannot be used.
     """
-    return DATASETS[config.dataset](config)
+    dataset = DATASETS[config.dataset](config)
+    preflight(dataset.splits.values(), workers=config.workers)
+    return dataset
+
+
+def open_split(config: DataConfig, name: str, *, classes: Sequence[str]) -> Split:
+    """One split of a data set that must have these classes, in this order.
+
+    ``name`` is "train", "val", or "all": every image once, of a folder without dividing it.
+    Raises DataError with the difference when the classes are not these, and as
+    ``open_dataset`` does.
+    """
+    if name == "all" and config.dataset == "folder":
+        from flax_attn.data.folder import open_tree
+
+        dataset = open_tree(
+            Path(config.data_dir or "."), size=config.image_size, resize=config.resize
+        )
+        preflight(dataset.splits.values(), workers=config.workers)
+    else:
+        dataset = open_dataset(config)
+    if tuple(dataset.classes) != tuple(classes):
+        raise DataError(
+            f"the run was trained on the classes {', '.join(classes)}, the data set has "
+            f"{', '.join(dataset.classes)}: rename its folders, or choose another data set"
+        )
+    chosen = dataset.splits.values() if name == "all" else [dataset.splits[name]]
+    return concatenate(chosen)
 
 
 __all__ = [
@@ -69,4 +97,5 @@ __all__ = [
     "concatenate",
     "num_batches",
     "open_dataset",
+    "open_split",
 ]
