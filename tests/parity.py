@@ -56,7 +56,9 @@ def randomize(network: nn.Module, *, seed: int) -> nn.Module:
             normal(module.bias, 0.3)
         elif isinstance(module, nn.Conv2d | nn.Linear):
             fan_in = module.weight[0].numel()
-            normal(module.weight, (2 / fan_in) ** 0.5)
+            # A probe with one output feeds a softmax: at full scale one location would take all.
+            scale = 0.5 if len(module.weight) == 1 else 1.0
+            normal(module.weight, scale * (2 / fan_in) ** 0.5)
             if module.bias is not None:
                 normal(module.bias, 0.3)
     return network.eval()

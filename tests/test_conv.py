@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from flax_attn import conv
+from flax_attn.blocks import cut
 from flax_attn.conv import conv3x3, max_pool2x2, select_impl
 from flax_attn.errors import UsageError
 
@@ -146,21 +147,22 @@ def test_no_convolution_inside_a_loop():
     assert "while" in text and "convolution" not in text
 
 
+@pytest.mark.parametrize("size", [1, 100, 800])
 @pytest.mark.parametrize(
-    "shape", [(1, 1, 1), (8, 224, 224), (32, 14, 14), (5, 37, 41), (2, 3, 5000)]
+    "shape", [(1, 1, 1), (8, 224, 224), (32, 14, 14), (5, 37, 41), (8, 6, 6), (2, 3, 5000)]
 )
-def test_blocks_cover_the_images(shape):
+def test_blocks_cover_the_images(shape, size):
     b, h, _ = shape
-    cut = conv._cut(*shape, pixels=800)
-    assert b <= cut.images * cut.batches < b + cut.images
-    assert h <= cut.rows * cut.strips < h + cut.rows
+    blocks = cut(*shape, size)
+    assert b <= blocks.images * blocks.batches < b + blocks.images
+    assert h <= blocks.rows * blocks.strips < h + blocks.rows
+    over_b, over_h = blocks.overhang(b, h)
+    assert (over_b, over_h) == (blocks.images * blocks.batches - b, blocks.rows * blocks.strips - h)
 
 
 def test_vgg_blocks_divide_evenly():
     for size in (224, 112, 56, 28, 14):
-        cut = conv._cut(32, size, size, conv.BLOCK_PIXELS)
-        assert cut.images * cut.batches == 32
-        assert cut.rows * cut.strips == size
+        assert cut(32, size, size, conv.BLOCK_PIXELS).overhang(32, size) == (0, 0)
 
 
 POOL_SHAPES = [(1, 2, 2, 1), (2, 5, 4, 3), (1, 3, 3, 2), (2, 8, 6, 5), (1, 2, 9, 4)]
@@ -237,6 +239,7 @@ def test_select_impl():
     assert select_impl("auto", backend="cpu") == "fast"
     assert select_impl("auto", backend="gpu") == select_impl("auto", backend="tpu") == "exact"
     assert select_impl("exact", backend="cpu") == "exact"
+    assert select_impl("auto", backend="cpu", devices=8) == "exact"
     with pytest.raises(UsageError, match="winograd"):
         select_impl("winograd")
 

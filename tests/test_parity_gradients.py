@@ -43,21 +43,24 @@ GRADIENT = 1e-9
 ROUNDING = 1e-11
 # Which activations flip is chance, and there are few: the errors agree in magnitude only.
 FLOAT32_EXCESS = 3
+# The fast convolutions give up a digit of float32; this is what the issue asks for.
+FLOAT32_MEDIAN = 1e-4
 
 
 class Case(NamedTuple):
     norm: str
     train: bool
+    side: int
 
     def __str__(self) -> str:
-        return f"{self.norm}-{'train' if self.train else 'eval'}"
+        return f"{self.norm}-{'train' if self.train else 'eval'}-{self.side}"
 
 
 # The last one only: the cases that share a reference stand side by side.
 @lru_cache(maxsize=1)
 def torch_gradient(case: Case, dtype: torch.dtype) -> dict[str, np.ndarray]:
     network = torch_network(case.norm).to(dtype).train(case.train)
-    logits = network(torch_images(random_images(2, SIDE, seed=2), dtype)).logits
+    logits = network(torch_images(random_images(2, case.side, seed=2), dtype)).logits
     torch_cross_entropy(logits, torch.from_numpy(LABELS)).backward()
     return as_ours({name: p.grad for name, p in network.named_parameters()})
 
@@ -83,7 +86,7 @@ def our_gradient(case: Case, conv: str, *, double: bool) -> dict[str, np.ndarray
     config = ModelConfig(norm=case.norm, conv=conv)
     structure, params, stats = from_torch(torch_network(case.norm), config)
     dtype = torch.float64 if double else torch.float32
-    image = torch_images(random_images(2, SIDE, seed=2), dtype).permute(0, 2, 3, 1).numpy()
+    image = torch_images(random_images(2, case.side, seed=2), dtype).permute(0, 2, 3, 1).numpy()
     if double:
         params, stats = as_double(params), as_double(stats)
     with jax.enable_x64(double):
@@ -91,11 +94,14 @@ def our_gradient(case: Case, conv: str, *, double: bool) -> dict[str, np.ndarray
         return {path: np.asarray(array) for path, array in got.items()}
 
 
-SIGMOID_EVAL, SIGMOID_TRAIN = Case("sigmoid", False), Case("sigmoid", True)
-SOFTMAX_EVAL, SOFTMAX_TRAIN = Case("softmax", False), Case("softmax", True)
+SIGMOID_EVAL = Case("sigmoid", train=False, side=SIDE)
+SIGMOID_TRAIN = Case("sigmoid", train=True, side=SIDE)
+SOFTMAX_EVAL = Case("softmax", train=False, side=SIDE)
+# Alignment and batch statistics know nothing of each other, so that a small image will do.
+SOFTMAX_TRAIN = Case("softmax", train=True, side=96)
+SMALL = Case("sigmoid", train=False, side=96)
 
 
-# Convolution and alignment know nothing of each other: not every combination is needed.
 @pytest.mark.parametrize(
     ("case", "conv"),
     [
@@ -103,10 +109,10 @@ SOFTMAX_EVAL, SOFTMAX_TRAIN = Case("softmax", False), Case("softmax", True)
         (SIGMOID_TRAIN, "auto"),
         (SIGMOID_TRAIN, "exact"),
         (SOFTMAX_EVAL, "auto"),
-        (SOFTMAX_EVAL, "exact"),
         (SOFTMAX_TRAIN, "auto"),
+        (SOFTMAX_TRAIN, "exact"),
     ],
-    ids=lambda value: str(value) if isinstance(value, Case) else value,
+    ids=str,
 )
 def test_gradient_of_every_parameter(case: Case, conv: str) -> None:
     expected = torch_gradient(case, torch.float64)
@@ -133,12 +139,15 @@ def neighbour(path: str) -> str:
     return path.replace("/score/bias", "/score/phi").replace("/bias", "/kernel")
 
 
-def test_single_precision_is_no_worse_than_pytorchs() -> None:
-    exact = torch_gradient(SIGMOID_EVAL, torch.float64)
-    ours = our_gradient(SIGMOID_EVAL, "auto", double=False)
-    theirs = torch_gradient(SIGMOID_EVAL, torch.float32)
-    our_errors = [relative_error(ours[path], exact[path]) for path in exact]
-    their_errors = [relative_error(theirs[path], exact[path]) for path in exact]
-    for share in (0.5, 1.0):
-        got, limit = np.quantile(our_errors, share), np.quantile(their_errors, share)
-        assert got < FLOAT32_EXCESS * limit, f"{share}: {got:.1e} and {limit:.1e}"
+def test_single_precision_is_about_as_good_as_pytorchs() -> None:
+    exact = torch_gradient(SMALL, torch.float64)
+    theirs = errors(torch_gradient(SMALL, torch.float32), exact)
+    limits = {"exact": FLOAT32_EXCESS * np.median(theirs), "auto": FLOAT32_MEDIAN}
+    for conv, limit in limits.items():
+        ours = errors(our_gradient(SMALL, conv, double=False), exact)
+        assert np.median(ours) < limit, f"{conv}: {np.median(ours):.1e}"
+        assert max(ours) < FLOAT32_EXCESS * max(theirs), f"{conv}: {max(ours):.1e}"
+
+
+def errors(got: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> list[float]:
+    return [relative_error(got[path], expected[path]) for path in expected]

@@ -65,9 +65,8 @@ class AttentionGate(nnx.Module):
         query = resize_bilinear(self.project_guide(guide), (h, w)).reshape(b, h * w, -1)
         params = {name: param[...] for name, param in self.score.items()}
         scores = self._score(params, query, keys)  # [b, n]
-        weights = self._alignment.apply(
-            scores.astype(jnp.promote_types(scores.dtype, jnp.float32)), key=key
-        )
+        wide = scores.astype(jnp.promote_types(scores.dtype, jnp.float32))
+        weights = self._alignment.apply(wide, key=key, shape=(h, w))
         pooled = jnp.einsum("bn,bnc->bc", weights, local.reshape(b, h * w, -1))
         if not self._alignment.sums_to_one:
             pooled = pooled / (h * w)

@@ -1,0 +1,39 @@
+"""Cutting a batch of images into blocks that fit the caches of a CPU."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Blocks(NamedTuple):
+    """A cut of [b, h] into `batches` x `strips` blocks of `images` x `rows`."""
+
+    images: int
+    batches: int
+    rows: int
+    strips: int
+
+    @property
+    def number(self) -> int:
+        return self.batches * self.strips
+
+    def overhang(self, b: int, h: int) -> tuple[int, int]:
+        """Images and rows by which the last blocks reach beyond [b, h]."""
+        return self.images * self.batches - b, self.rows * self.strips - h
+
+
+def cut(b: int, h: int, w: int, size: int) -> Blocks:
+    """Blocks of `size` to twice as many elements of [b, h, w] where there are as many.
+
+    A large image is cut into strips of whole rows; small images share a block. Within that
+    range the blocks overhang as little as they can.
+    """
+    rows = _even_part(h, size / w)
+    images = _even_part(b, size / (h * w)) if rows == h else 1
+    return Blocks(images, -(-b // images), rows, -(-h // rows))
+
+
+def _even_part(total: int, wanted: float) -> int:
+    least = min(total, max(1, round(wanted)))
+    parts = range(least, min(total + 1, 2 * least))
+    return min(parts, key=lambda part: (-(-total // part) * part, part))
