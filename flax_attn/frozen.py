@@ -18,7 +18,7 @@ from jaxtyping import Float, UInt8
 
 from flax_attn.data import Split, batches, num_batches
 from flax_attn.functional import Arrays
-from flax_attn.optim import BACKBONE
+from flax_attn.paths import BACKBONE
 from flax_attn.vgg import Features
 
 FeatureStep = Callable[[UInt8[np.ndarray, "b h w 3"]], Features]

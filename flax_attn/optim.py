@@ -8,8 +8,7 @@ from typing import Any
 import optax
 
 from flax_attn.config import TrainConfig
-
-BACKBONE = "backbone/"
+from flax_attn.paths import BACKBONE
 
 
 def constant(peak: float, config: TrainConfig, steps_per_epoch: int) -> optax.Schedule:

@@ -20,7 +20,7 @@ from flax_attn.image_ops import augment, normalize
 from flax_attn.losses import cross_entropy
 from flax_attn.metrics import Sums
 from flax_attn.model import Network
-from flax_attn.optim import BACKBONE
+from flax_attn.paths import BACKBONE
 from flax_attn.vgg import Features
 
 Inputs = UInt8[Array, "b h w 3"] | Features

@@ -8,7 +8,7 @@ import pytest
 from flax_attn import functional
 from flax_attn.config import Config
 from flax_attn.model import build_model
-from flax_attn.porting.load import BACKBONE
+from flax_attn.paths import BACKBONE
 from weights.rescale import rescale_stages
 
 

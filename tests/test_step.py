@@ -125,7 +125,9 @@ def test_label_smoothing_reaches_the_loss(tiny: Config) -> None:
     for smoothing in (0.0, 0.3):
         config = tiny.updated(label_smoothing=smoothing)
         structure, tx, state = setup(config)
-        losses.append(float(make_train_step(structure, tx, config.train)(state, examples())[1].loss))
+        losses.append(
+            float(make_train_step(structure, tx, config.train)(state, examples())[1].loss)
+        )
     assert losses[0] != losses[1]
 
 

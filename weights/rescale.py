@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from flax_attn.porting.load import BACKBONE
+from flax_attn.paths import BACKBONE
 
 
 def rescale_stages(

@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from flax_attn.paths import BACKBONE
 from flax_attn.porting.report import Leaf, Report, is_variance
 
-BACKBONE = "backbone/"
 _OUTPUT_LAYER = "dense/2/"
 
 
