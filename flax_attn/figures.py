@@ -10,7 +10,9 @@ import jax.numpy as jnp
 import matplotlib
 import numpy as np
 from jaxtyping import Float, UInt8
-from matplotlib.figure import Figure
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure, SubFigure
 
 from flax_attn.image_ops import resize_bilinear
 
@@ -45,37 +47,53 @@ def draw_curves(rows: Sequence[Mapping[str, Any]], path: Path, *, title: str) ->
 
 
 def draw_attention(panels: Sequence[Panel], path: Path, *, title: str) -> None:
-    """A row an image: the input, then each attention map laid over it.
+    """Images beside their attention maps, laid over them; two blocks of rows.
 
-    All maps of one gate share one colour scale, drawn beside its column; colours run from
-    the smallest to the largest weight of that gate in these images.
+    All maps of one gate share one colour scale, drawn beneath its column: from the smallest
+    to the largest weight of that gate in these images.
     """
     names = list(panels[0].attention)
-    rows, columns = len(panels), 1 + len(names)
-    figure = Figure(figsize=(2.7 * columns + 0.6, 2.75 * rows), layout="constrained")
+    scales = {name: _scale([panel.attention[name] for panel in panels]) for name in names}
+    rows = -(-len(panels) // 2) if len(panels) > 2 else len(panels)
+    blocks = [panels[start : start + rows] for start in range(0, len(panels), rows)]
+    width = 1 + len(names)
+    figure = Figure(figsize=(2.2 * width * len(blocks), 2.4 * rows + 1), layout="constrained")
     figure.suptitle(title)
-    grid = figure.subplots(rows, columns, squeeze=False)
-    for panel, axes in zip(panels, grid, strict=True):
-        axes[0].imshow(panel.image)
-        axes[0].set_title(panel.title, fontsize=9, color="black" if panel.correct else "crimson")
-    for column, name in enumerate(names, start=1):
-        maps = np.stack([panel.attention[name] for panel in panels])
-        scale = matplotlib.colors.Normalize(maps.min(), max(maps.max(), maps.min() + 1e-12))
-        for panel, axes in zip(panels, grid[:, column], strict=True):
-            axes.imshow(overlay(panel.image, panel.attention[name], scale=scale))
-        grid[0, column].set_title(f"attention on {name}", fontsize=9)
-        bar = matplotlib.cm.ScalarMappable(scale, cmap=MAP_COLOURS)
-        figure.colorbar(bar, ax=grid[:, column], location="bottom", shrink=0.8, pad=0.01)
+    parts = figure.subfigures(1, len(blocks), squeeze=False)[0]
+    for part, block in zip(parts, blocks, strict=True):
+        _draw_block(part, block, scales, rows)
+    figure.savefig(path, dpi=80)
+
+
+def _draw_block(
+    part: SubFigure, block: Sequence[Panel], scales: Mapping[str, Normalize], rows: int
+) -> None:
+    grid = part.subplots(rows, 1 + len(scales), squeeze=False)
     for axes in grid.flat:
         axes.axis("off")
-    figure.savefig(path, dpi=90)
+    for panel, axes in zip(block, grid, strict=False):
+        axes[0].imshow(panel.image)
+        axes[0].set_title(panel.title, fontsize=9, color="black" if panel.correct else "crimson")
+        for place, (name, scale) in zip(axes[1:], scales.items(), strict=True):
+            place.imshow(overlay(panel.image, panel.attention[name], scale=scale))
+    bar = {"location": "bottom", "shrink": 0.8, "pad": 0.01}
+    for column, (name, scale) in enumerate(scales.items(), start=1):
+        grid[0, column].set_title(f"attention on {name}", fontsize=9)
+        part.colorbar(ScalarMappable(scale, cmap=MAP_COLOURS), ax=grid[:, column], **bar)
+    # A hidden bar beneath the images keeps their rows level with the maps'.
+    part.colorbar(ScalarMappable(), ax=grid[:, 0], **bar).ax.set_visible(False)
+
+
+def _scale(maps: Sequence[Float[np.ndarray, "h w"]]) -> Normalize:
+    low, high = min(m.min() for m in maps), max(m.max() for m in maps)
+    return Normalize(low, max(high, low + 1e-12))
 
 
 def overlay(
     image: UInt8[np.ndarray, "s s 3"],
     attention: Float[np.ndarray, "h w"],
     *,
-    scale: matplotlib.colors.Normalize,
+    scale: Normalize,
     opacity: float = 0.6,
 ) -> Float[np.ndarray, "s s 3"]:
     """The map, enlarged bilinearly and coloured, over the image turned grey; in [0, 1]."""

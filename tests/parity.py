@@ -19,7 +19,7 @@ from flax_attn.porting import TABLES, to_flax
 
 # The networks and images of the figures; labels are one of each class.
 SIDE = 224
-LABELS = np.array([0, 1])
+LABELS = np.array([0, 1], np.int32)
 
 
 def relative_error(got: object, expected: object) -> float:

@@ -61,7 +61,7 @@ class Case(NamedTuple):
 def torch_gradient(case: Case, dtype: torch.dtype) -> dict[str, np.ndarray]:
     network = torch_network(case.norm).to(dtype).train(case.train)
     logits = network(torch_images(random_images(2, case.side, seed=2), dtype)).logits
-    torch_cross_entropy(logits, torch.from_numpy(LABELS)).backward()
+    torch_cross_entropy(logits, torch.from_numpy(LABELS).long()).backward()
     return as_ours({name: p.grad for name, p in network.named_parameters()})
 
 

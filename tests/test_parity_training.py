@@ -88,7 +88,7 @@ def train_torch(norm: str) -> Trained:
     for images in batches():
         optimizer.zero_grad()
         logits = network(torch_images(images, torch.float64)).logits
-        loss = cross_entropy(logits, torch.from_numpy(LABELS))
+        loss = cross_entropy(logits, torch.from_numpy(LABELS).long())
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
