@@ -76,7 +76,7 @@ def _draw_block(
         axes[0].set_title(panel.title, fontsize=9, color="black" if panel.correct else "crimson")
         for place, (name, scale) in zip(axes[1:], scales.items(), strict=True):
             place.imshow(overlay(panel.image, panel.attention[name], scale=scale))
-    bar = {"location": "bottom", "shrink": 0.8, "pad": 0.01}
+    bar: dict[str, Any] = {"location": "bottom", "shrink": 0.8, "pad": 0.01}
     for column, (name, scale) in enumerate(scales.items(), start=1):
         grid[0, column].set_title(f"attention on {name}", fontsize=9)
         part.colorbar(ScalarMappable(scale, cmap=MAP_COLOURS), ax=grid[:, column], **bar)
