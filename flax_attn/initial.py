@@ -13,6 +13,10 @@ from flax_attn.functional import Arrays
 from flax_attn.porting import load_into, read_ported, sha256_of
 from flax_attn.run import Run
 
+# Whether batch normalisations were trained, or inserted into foreign convolutions.
+BATCH_NORM = "batch_norm"
+INSERTED = "inserted"
+
 
 @dataclass(frozen=True)
 class Initial:
@@ -48,8 +52,9 @@ def from_file(path: Path) -> Initial:
         "source_sha256": metadata["source_sha256"],
         "file": path.name,
         "file_sha256": sha256_of(path),
+        BATCH_NORM: metadata["batch_norm"],
     }
-    return Initial(fill, provenance, calibrate=metadata["batch_norm"] == "inserted")
+    return Initial(fill, provenance, calibrate=metadata["batch_norm"] == INSERTED)
 
 
 def from_run(folder: Path, classes: tuple[str, ...]) -> Initial:
@@ -72,8 +77,14 @@ def from_run(folder: Path, classes: tuple[str, ...]) -> Initial:
         with Checkpoints(folder, read_only=True) as checkpoints:
             return checkpoints.restore_model(epoch, params, stats)
 
-    inherited = {f"its_{name}": value for name, value in other.weights.items()}
-    return Initial(fill, {"source": f"run {folder.name}, epoch {epoch}", **inherited})
+    untouched = other.config.train.freeze_backbone and other.weights.get(BATCH_NORM) == INSERTED
+    origin = {f"its_{name}": value for name, value in other.weights.items() if name != BATCH_NORM}
+    provenance = {
+        "source": f"run {folder.name}, epoch {epoch}",
+        **origin,
+        BATCH_NORM: INSERTED if untouched else "trained",
+    }
+    return Initial(fill, provenance, calibrate=untouched)
 
 
 def resolve_initial(
