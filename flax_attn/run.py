@@ -85,6 +85,8 @@ def _conditions(run: Run) -> dict[str, Any]:
         for name, value in section.items()
         if name not in FREE_FIELDS
     }
+    if run.config.train.schedule == "cosine":  # its course depends on the run's length
+        flat["epochs"] = run.config.train.epochs
     return {**flat, "classes": run.classes, "images": run.data_fingerprint[:16]}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -15,10 +16,10 @@ from flax_attn import functional
 from flax_attn.calibrate import calibrate
 from flax_attn.checkpoint import Checkpoints
 from flax_attn.config import Config
-from flax_attn.data import Dataset, Split
+from flax_attn.data import Dataset, Split, num_batches
 from flax_attn.errors import CheckpointError
 from flax_attn.evaluation import attention_panels
-from flax_attn.examples import ExampleSource, FeatureExamples, ImageExamples, steps_per_epoch
+from flax_attn.examples import ExampleSource, FeatureExamples, ImageExamples
 from flax_attn.figures import draw_attention, draw_curves
 from flax_attn.frozen import cache_key, frozen_features
 from flax_attn.functional import Arrays, Structure
@@ -27,7 +28,7 @@ from flax_attn.log import read_rows
 from flax_attn.loop import Say, bar, fit
 from flax_attn.model import MODELS, build_model
 from flax_attn.optim import make_optimizer
-from flax_attn.run import CONFIG_FILE, Run, check_resumable, locked
+from flax_attn.run import Run, check_resumable, locked
 from flax_attn.step import init_state, make_eval_step, make_feature_step, make_train_step
 
 CURVES_FILE = "curves.png"
@@ -54,13 +55,14 @@ def train(config: Config, dataset: Dataset, initial: Initial, *, workdir: Path, 
         data_fingerprint=dataset.splits["train"].fingerprint,
         weights=initial.provenance,
     )
-    with locked(workdir):
-        if (workdir / CONFIG_FILE).exists():
-            check_resumable(Run.load(workdir), new, workdir)
+    with locked(workdir), Checkpoints(workdir) as checkpoints:
+        if checkpoints.latest is not None:
+            old = Run.load(workdir)
+            check_resumable(old, new, workdir)
+            new = replace(new, weights=old.weights)
         new.save(workdir)
-        with Checkpoints(workdir) as checkpoints:
-            structure = _train(new, dataset, initial, workdir, checkpoints, say)
-            _draw(new, structure, dataset, workdir, checkpoints, say)
+        structure = _train(new, dataset, initial, workdir, checkpoints, say)
+        _draw(new, structure, dataset, workdir, checkpoints, say)
 
 
 def _train(
@@ -75,8 +77,7 @@ def _train(
         images = _calibration_images(dataset.splits["train"], config.train.batch_size)
         params, stats = calibrate(structure, params, stats, images)
         say(f"batch normalisation calibrated on {CALIBRATION_IMAGES} training images")
-    train_source, val_source = _sources(config, structure, params, stats, dataset, say)
-    steps = steps_per_epoch(train_source)
+    steps = num_batches(len(dataset.splits["train"].labels), config.train.batch_size)
     tx = make_optimizer(config.train, steps_per_epoch=steps)
     state = init_state(params, stats, tx, config.train)
     if checkpoints.latest is not None:
@@ -84,6 +85,7 @@ def _train(
             raise CheckpointError(f"the checkpoints in {workdir} are of other classes")
         state = checkpoints.restore(checkpoints.latest, state)
         say(f"resuming after epoch {checkpoints.latest} of {config.train.epochs}")
+    train_source, val_source = _sources(config, structure, state.params, state.stats, dataset, say)
     started = time.perf_counter()
     fit(
         state,

@@ -30,6 +30,12 @@ def test_same_conditions_resume(tmp_path: Path, run: Run) -> None:
     check_resumable(run, longer, tmp_path)
 
 
+def test_a_cosine_schedule_fixes_the_number_of_epochs(tmp_path: Path, run: Run) -> None:
+    old = replace(run, config=run.config.updated(schedule="cosine"))
+    with pytest.raises(CheckpointError, match="epochs was 2, now 3"):
+        check_resumable(old, replace(old, config=old.config.updated(epochs=3)), tmp_path)
+
+
 @pytest.mark.parametrize(
     ("setting", "value"),
     [("batch_size", 5), ("seed", 9), ("optimizer", "sgd"), ("norm", "softmax"), ("image_size", 64)],

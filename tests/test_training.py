@@ -123,6 +123,26 @@ def test_resume_under_other_conditions_is_refused(
     assert "seed was 0, now 5" in capsys.readouterr().err
 
 
+def test_a_run_that_saved_nothing_may_start_anew(tmp_path: Path) -> None:
+    flags = ["--optimizer", "sgd", "--learning-rate", "1e30", "--backbone-learning-rate", "1e30"]
+    assert train(tmp_path / "run", *flags) == 6
+    assert train(tmp_path / "run", "--epochs", "1") == 0
+
+
+def test_a_resumed_frozen_run_keeps_its_backbone(trained: Path, tmp_path: Path) -> None:
+    """Features come from the checkpoint, whatever weights would be found now."""
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    frozen = ["--freeze-backbone", "--init-from", str(trained)]
+    assert train(whole, *frozen, "--epochs", "2") == 0
+    assert train(parts, *frozen, "--epochs", "1") == 0
+    other = tmp_path / "other"
+    assert train(other, "--epochs", "1", "--seed", "3") == 0
+    assert train(parts, "--freeze-backbone", "--init-from", str(other), "--epochs", "2") == 0
+    assert read_rows(parts)[1]["val"]["loss"] == read_rows(whole)[1]["val"]["loss"]
+    config = json.loads((parts / "config.json").read_text())
+    assert config["weights"]["source"].startswith(f"run {trained.name}")
+
+
 @pytest.mark.parametrize("model", ["vgg16_bn", "vgg16_bn_gap", "vgg16_bn_pooled"])
 def test_baselines_train_and_evaluate(tmp_path: Path, model: str) -> None:
     assert train(tmp_path / "run", "--model", model, "--epochs", "1") == 0
