@@ -50,7 +50,7 @@ class Sums(NamedTuple):
         recall = hits / np.maximum(confusion.sum(1), 1)
         positive = slice(1, 2) if len(hits) == 2 else slice(None)
         return {
-            "loss": float(self.loss) / max(count, 1),
+            "loss": float(self.loss / max(count, 1)),
             "accuracy": float(hits.sum() / max(count, 1)),
             "precision": float(precision[positive].mean()),
             "recall": float(recall[positive].mean()),
