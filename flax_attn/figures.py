@@ -62,7 +62,7 @@ def draw_attention(panels: Sequence[Panel], path: Path, *, title: str) -> None:
     parts = figure.subfigures(1, len(blocks), squeeze=False)[0]
     for part, block in zip(parts, blocks, strict=True):
         _draw_block(part, block, scales, rows)
-    figure.savefig(path, dpi=80)
+    figure.savefig(path, dpi=80, bbox_inches="tight", pad_inches=0.1)
 
 
 def _draw_block(
