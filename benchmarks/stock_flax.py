@@ -1,0 +1,46 @@
+"""AttnVGG over a backbone of Flax's own layers, as one would write it without this package."""
+
+from __future__ import annotations
+
+from flax import nnx
+from jaxtyping import Array, Float
+
+from flax_attn.config import ModelConfig
+from flax_attn.model import Network, build_model
+from flax_attn.vgg import Features
+
+
+class StockBackbone(nnx.Module):
+    """nnx.Conv, nnx.BatchNorm, nnx.relu and nnx.max_pool."""
+
+    def __init__(self, widths: tuple[int, ...], depths: tuple[int, ...], *, rngs: nnx.Rngs):
+        self.stages = nnx.List()
+        before = 3
+        for width, depth in zip(widths, depths, strict=True):
+            layers = nnx.List()
+            for _ in range(depth):
+                layers.append(nnx.Conv(before, width, (3, 3), rngs=rngs))
+                layers.append(nnx.BatchNorm(width, momentum=0.9, rngs=rngs))
+                before = width
+            self.stages.append(layers)
+
+    def __call__(self, image: Float[Array, "b h w 3"], *, train: bool) -> Features:
+        pooled, x = [], image
+        for stage in self.stages:
+            for layer in stage:
+                if isinstance(layer, nnx.BatchNorm):
+                    x = nnx.relu(layer(x, use_running_average=not train))
+                else:
+                    x = layer(x)
+            x = nnx.max_pool(x, (2, 2), strides=(2, 2))
+            pooled.append(x)
+        return Features(*pooled)
+
+
+def stock_flax(config: ModelConfig, *, num_classes: int) -> Network:
+    """The network of a configuration with its backbone replaced."""
+    model = build_model(config, num_classes=num_classes)
+    model.backbone = StockBackbone(  # type: ignore[assignment]  # the same call and result
+        config.widths, config.depths, rngs=nnx.Rngs(0)
+    )
+    return model
