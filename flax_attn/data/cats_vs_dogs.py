@@ -7,19 +7,18 @@ import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int, UInt8
+from jaxtyping import UInt8
 
 from flax_attn.data.cats_vs_dogs_prepare import CLASSES, VERSION, prepare
 from flax_attn.data.dataset import Dataset
 from flax_attn.data.decode import Resize, decode
+from flax_attn.data.listed import ListedImages
 from flax_attn.data.manifest import (
     ManifestRow,
-    fingerprint,
     read_manifest,
     split_by_digest,
     write_manifest,
@@ -29,8 +28,8 @@ from flax_attn.errors import DataError, UsageError
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class RecordSplit:
+@dataclass(frozen=True, kw_only=True)
+class RecordSplit(ListedImages):
     """Records of a ``tfds.data_source``, decoded when asked for.
 
     ``records[i]`` is the place of image ``i`` in ``data_source``.
@@ -38,21 +37,6 @@ class RecordSplit:
 
     data_source: Any
     records: tuple[int, ...]
-    rows: tuple[ManifestRow, ...]
-    size: int
-    resize: Resize
-
-    @cached_property
-    def names(self) -> Sequence[str]:
-        return [row.path for row in self.rows]
-
-    @cached_property
-    def labels(self) -> Int[np.ndarray, " n"]:
-        return np.array([row.label for row in self.rows], dtype=np.int32)
-
-    @cached_property
-    def fingerprint(self) -> str:
-        return fingerprint(self.rows, classes=CLASSES, size=self.size, resize=self.resize)
 
     def source(self, index: int) -> bytes:
         return self.data_source[self.records[index]]["image"]
@@ -92,7 +76,12 @@ def open_cats_vs_dogs(
         CLASSES,
         {
             name: RecordSplit(
-                data_source, tuple(record_of[row] for row in split), split, size, resize
+                data_source=data_source,
+                records=tuple(record_of[row] for row in split),
+                rows=split,
+                classes=CLASSES,
+                size=size,
+                resize=resize,
             )
             for name, split in splits.items()
         },

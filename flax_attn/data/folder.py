@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Int, UInt8
+from jaxtyping import UInt8
 
 from flax_attn.data.dataset import Dataset
 from flax_attn.data.decode import Resize, decode
+from flax_attn.data.listed import ListedImages
 from flax_attn.data.manifest import (
     ManifestRow,
     digest_files,
-    fingerprint,
     sort_by_name,
     split_by_digest,
 )
@@ -28,27 +27,11 @@ _VAL_NAMES = ("val", "valid", "validation", "test")
 _JUNK = frozenset({"__macosx", "thumbs.db"})
 
 
-@dataclass(frozen=True)
-class FolderSplit:
+@dataclass(frozen=True, kw_only=True)
+class FolderSplit(ListedImages):
     """Image files beneath ``root``, decoded when asked for."""
 
     root: Path
-    rows: tuple[ManifestRow, ...]
-    classes: tuple[str, ...]
-    size: int
-    resize: Resize
-
-    @cached_property
-    def names(self) -> Sequence[str]:
-        return [row.path for row in self.rows]
-
-    @cached_property
-    def labels(self) -> Int[np.ndarray, " n"]:
-        return np.array([row.label for row in self.rows], dtype=np.int32)
-
-    @cached_property
-    def fingerprint(self) -> str:
-        return fingerprint(self.rows, classes=self.classes, size=self.size, resize=self.resize)
 
     def source(self, index: int) -> Path:
         return self.root / self.rows[index].path
@@ -91,7 +74,10 @@ def open_folder(
         splits = {"train": train_rows, "val": val_rows}
     return Dataset(
         classes,
-        {name: FolderSplit(root, rows, classes, size, resize) for name, rows in splits.items()},
+        {
+            name: FolderSplit(root=root, rows=rows, classes=classes, size=size, resize=resize)
+            for name, rows in splits.items()
+        },
     )
 
 
@@ -111,7 +97,10 @@ def open_tree(
     classes, rows = _read_tree(root, layout[0] if layout else ".", class_names)
     if layout:
         rows += _read_tree(root, layout[1], classes, like=repr(layout[0]))[1]
-    return Dataset(classes, {"all": FolderSplit(root, sort_by_name(rows), classes, size, resize)})
+    whole = FolderSplit(
+        root=root, rows=sort_by_name(rows), classes=classes, size=size, resize=resize
+    )
+    return Dataset(classes, {"all": whole})
 
 
 def _split_layout(root: Path) -> tuple[str, str] | None:
