@@ -10,7 +10,7 @@ from flax_attn import cli
 from flax_attn.choices import CHOICES
 from flax_attn.config import validate
 from flax_attn.data import open_split
-from flax_attn.evaluation import evaluate_run
+from flax_attn.evaluation import confusion_lines, evaluate_run
 from flax_attn.run import Run
 
 DATA_FLAGS = ("dataset", "data_dir", "val_count", "workers", "batch_size")
@@ -38,9 +38,8 @@ def main(argv: Sequence[str]) -> None:
     for name in SHOWN:
         print(f"{name:<18}{result.metrics[name]:.4f}")
     print(f"{len(result.probabilities)} images, {result.metrics['images_per_second']:.1f} images/s")
-    print("confusion (rows: label, columns: prediction)")
-    for name, row in zip(run.classes, result.confusion, strict=True):
-        print(f"  {name:<16}" + "".join(f"{count:>7}" for count in row))
+    for line in confusion_lines(result.confusion, run.classes):
+        print(line)
 
 
 if __name__ == "__main__":

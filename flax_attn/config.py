@@ -18,12 +18,33 @@ def setting(default: Any, text: str, *, low: float | None = None, high: float | 
     return field(default=default, metadata={"help": text, "low": low, "high": high})
 
 
+GATED = ("pool2", "pool3", "pool4")
+
+
 @dataclass(frozen=True)
 class ModelConfig:
     model: str = setting("attn_vgg", "network")
     norm: str = setting("sigmoid", "alignment of the attention scores")
     score: str = setting("gate", "attention score")
     attn_features: int = setting(256, "size of the attention projections", low=1)
+    temperature: float | None = setting(
+        None, "divides the scores: sharper below 1, flatter above (default: 1; not sigmoid)"
+    )
+    window: float | None = setting(
+        None, "window of local and sigmoid_softmax, as a share of the map's longer side"
+    )
+    estimator: Literal["score_function", "straight_through"] | None = setting(
+        None, "gradient of hard attention (default: score_function)"
+    )
+    attn_dims: Literal["single", "multi"] = setting(
+        "single", "weights of a location: one for all channels, or one for each channel"
+    )
+    heads: int = setting(1, "attention maps of each gate", low=1)
+    head_merge: Literal["concat", "mean"] = setting("concat", "how the heads' vectors join")
+    hops: int = setting(1, "rounds of attention, each refining the query of the next", low=1)
+    per_class: bool = setting(False, "gates of its own for each class")
+    self_attention: bool = setting(False, "self-attention over pool-5, before it guides")
+    gates: tuple[str, ...] = setting(("pool3", "pool4"), "feature maps with a gate")
     dropout: float | None = setting(
         None,
         "dropout rate before the classifier (default: 0.5 in vgg16_bn, 0 elsewhere)",
@@ -57,6 +78,9 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
+    task: Literal["multiclass", "multilabel"] = setting(
+        "multiclass", "one of several classes an image, or any number of labels"
+    )
     epochs: int = setting(20, "passes over the training images", low=1)
     batch_size: int = setting(32, "images in a step", low=1)
     optimizer: str = setting("adam", "optimizer")
@@ -67,6 +91,9 @@ class TrainConfig:
     step_factor: float = setting(0.1, "factor of each drop of the step schedule", low=0, high=1)
     warmup_epochs: float = setting(0.0, "epochs of linear warm-up", low=0)
     weight_decay: float = setting(0.0, "weight decay (L2 for sgd, decoupled for adamw)", low=0)
+    head_diversity: float = setting(
+        0.0, "weight of the loss term that keeps the heads' maps apart", low=0
+    )
     label_smoothing: float = setting(0.0, "share of the target spread evenly", low=0, high=0.99)
     flip: bool = setting(False, "random horizontal flips")
     crop_min_area: float | None = setting(
@@ -129,6 +156,13 @@ DATASET_DEFAULTS: dict[str, dict[str, Any]] = {
     "drawn_pets": {"image_size": 128, "epochs": 20},
     "folder": {},
     "cats_vs_dogs": {},
+    "drawn_pets_scenes": {"image_size": 128, "epochs": 20, "task": "multilabel"},
+    "labelled_csv": {"task": "multilabel"},
+}
+
+NEEDS_DATA_DIR = {
+    "folder": "a folder with a sub-folder a class",
+    "labelled_csv": "a folder with images and labels.csv",
 }
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -187,8 +221,11 @@ def validate(config: Config) -> None:
     for name, sizes in (("widths", model.widths), ("depths", model.depths)):
         if len(sizes) != 5 or min(sizes) < 1:
             raise UsageError(f"--{name} takes five positive numbers, got {list(sizes)}")
-    if data.dataset == "folder" and data.data_dir is None:
-        raise UsageError("--dataset folder needs --data-dir, a folder with a sub-folder a class")
+    if not model.gates or len(set(model.gates)) < len(model.gates) or {*model.gates} - {*GATED}:
+        raise UsageError(f"--gates takes different ones of {', '.join(GATED)}, got {model.gates}")
+    if data.dataset in NEEDS_DATA_DIR and data.data_dir is None:
+        needed = NEEDS_DATA_DIR[data.dataset]
+        raise UsageError(f"--dataset {data.dataset} needs --data-dir, {needed}")
     if train.freeze_backbone and (train.flip or train.crop_min_area is not None):
         raise UsageError(
             "a frozen backbone sees every image once, so flips and crops have no effect: "

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Bool, Float, Int
 
 from flax_attn import functional
 from flax_attn.checkpoint import Checkpoints
@@ -18,9 +18,11 @@ from flax_attn.examples import ImageExamples
 from flax_attn.figures import Panel, draw_attention
 from flax_attn.functional import Arrays
 from flax_attn.loop import Evaluation, Say, evaluate
+from flax_attn.maps import named_maps
 from flax_attn.model import build_model
 from flax_attn.run import Run
 from flax_attn.step import EvalStep, Examples, make_eval_step
+from flax_attn.task import TASKS, Task
 
 PANELS = 8
 
@@ -49,9 +51,10 @@ def evaluate_run(
         if epoch is None:
             raise CheckpointError(f"no checkpoint in {workdir} yet: train at least one epoch")
         params, stats = checkpoints.restore_model(epoch, params, stats)
-    step = make_eval_step(structure)
+    task = TASKS[run.config.train.task]
+    step = make_eval_step(structure, task)
     source = ImageExamples(split, config.train.batch_size, config.data.workers)
-    result = evaluate(step, params, stats, source, num_classes=len(run.classes))
+    result = evaluate(step, params, stats, source, num_classes=len(run.classes), task=task)
     out.mkdir(parents=True, exist_ok=True)
     save_json(
         str(out / "metrics.json"),
@@ -64,8 +67,8 @@ def evaluate_run(
             "epoch": epoch,
         },
     )
-    write_predictions(out / "predictions.csv", result, split, run.classes)
-    panels = attention_panels(step, params, stats, split, run.classes)
+    write_predictions(out / "predictions.csv", result, split, run.classes, task)
+    panels = attention_panels(step, params, stats, split, run)
     if panels:
         title = f"{run.config.model.model}, {run.config.model.norm}, epoch {epoch}"
         draw_attention(panels, out / "attention.png", title=title)
@@ -73,59 +76,88 @@ def evaluate_run(
     return result
 
 
-def write_predictions(path: Path, result: Evaluation, split: Split, classes: Sequence[str]) -> None:
-    """A row an image: name, label, prediction, loss in nats, a probability for each class."""
+def write_predictions(
+    path: Path, result: Evaluation, split: Split, classes: Sequence[str], task: Task
+) -> None:
+    """A row an image: name, label, prediction, loss in nats, a probability for each class.
+
+    Several labels are separated by ``|``.
+    """
+    truth = task.truth(np.asarray(split.labels), len(classes))
+    decided = task.decide(result.probabilities)
     with open(path, "w", newline="", encoding="utf-8", errors="backslashreplace") as file:
         writer = csv.writer(file)
         writer.writerow(["name", "label", "prediction", "loss", *classes])
-        for name, label, loss, probabilities in zip(
-            split.names, split.labels, result.loss, result.probabilities, strict=True
-        ):
-            predicted = classes[int(probabilities.argmax())]
-            shown = [f"{p:.6f}" for p in probabilities]
-            writer.writerow([name, classes[int(label)], predicted, f"{loss:.6f}", *shown])
+        for i, name in enumerate(split.names):
+            said = ["|".join(_names(classes, row[i])) for row in (truth, decided)]
+            shown = [f"{p:.6f}" for p in result.probabilities[i]]
+            writer.writerow([name, *said, f"{result.loss[i]:.6f}", *shown])
+
+
+def confusion_lines(confusion: Int[np.ndarray, "k *k"], classes: Sequence[str]) -> list[str]:
+    """The counts as lines of text: a matrix of classes, or four numbers for each label."""
+    if confusion.ndim == 2:
+        header, rows = "confusion (rows: label, columns: prediction)", confusion
+    else:
+        header = "columns: found, missed, falsely said, rightly not said"
+        rows = confusion[:, [1, 1, 0, 0], [1, 0, 1, 0]]
+    lines = [
+        f"  {n:<16}" + "".join(f"{c:>7}" for c in r) for n, r in zip(classes, rows, strict=True)
+    ]
+    return [header, *lines]
 
 
 def attention_panels(
-    step: EvalStep,
-    params: Arrays,
-    stats: Arrays,
-    split: Split,
-    classes: Sequence[str],
+    step: EvalStep, params: Arrays, stats: Arrays, split: Split, run: Run
 ) -> list[Panel]:
     """Up to eight images of the split, the classes in turn, with their attention maps.
 
     Empty when the network has no gates.
     """
-    chosen = _in_turn(np.asarray(split.labels), PANELS)
+    task, classes = TASKS[run.config.train.task], run.classes
+    truth = task.truth(np.asarray(split.labels), len(classes))
+    chosen = _in_turn(truth, PANELS)
     images = np.stack([split.image(int(i)) for i in chosen])
     labels = np.asarray(split.labels)[chosen].astype(np.int32)
     _, prediction = step(params, stats, Examples(images, labels, np.ones(len(chosen), bool)))
     if not prediction.attention:
         return []
-    maps = {name: np.asarray(value) for name, value in prediction.attention.items()}
+    maps = named_maps(prediction.attention, run.config.model, classes)
     probabilities = np.asarray(prediction.probabilities)
+    decided = task.decide(probabilities)
     return [
         Panel(
             image=images[i],
             attention={name: value[i] for name, value in maps.items()},
-            title=_verdict(classes, int(labels[i]), probabilities[i]),
-            correct=int(probabilities[i].argmax()) == int(labels[i]),
+            title=_verdict(classes, truth[place], decided[i], probabilities[i]),
+            correct=bool((truth[place] == decided[i]).all()),
         )
-        for i in range(len(chosen))
+        for i, place in enumerate(chosen)
     ]
 
 
-def _in_turn(labels: Int[np.ndarray, "n"], count: int) -> Int[np.ndarray, "m"]:
-    """Places of up to ``count`` examples, taken from the classes in turn."""
-    rank = np.empty(len(labels), np.int64)
-    for label in np.unique(labels):
-        members = np.flatnonzero(labels == label)
+def _in_turn(truth: Bool[np.ndarray, "n k"], count: int) -> Int[np.ndarray, "m"]:
+    """Places of up to ``count`` examples, taken from the kinds of labels in turn."""
+    _, kinds = np.unique(truth[:, ::-1], axis=0, return_inverse=True)
+    rank = np.empty(len(truth), np.int64)
+    for kind in np.unique(kinds):
+        members = np.flatnonzero(kinds == kind)
         rank[members] = np.arange(len(members))
-    return np.lexsort((labels, rank))[:count]
+    return np.lexsort((kinds, rank))[:count]
 
 
-def _verdict(classes: Sequence[str], label: int, probabilities: np.ndarray) -> str:
-    predicted = int(probabilities.argmax())
-    text = f"{classes[predicted]} {probabilities[predicted]:.0%}"
-    return text if predicted == label else f"{text} (is {classes[label]})"
+def _names(classes: Sequence[str], has: Bool[np.ndarray, "k"]) -> list[str]:
+    return [name for name, there in zip(classes, has, strict=True) if there]
+
+
+def _verdict(
+    classes: Sequence[str],
+    truth: Bool[np.ndarray, "k"],
+    decided: Bool[np.ndarray, "k"],
+    probabilities: Float[np.ndarray, "k"],
+) -> str:
+    said = [f"{classes[j]} {probabilities[j]:.0%}" for j in np.flatnonzero(decided).tolist()]
+    text = ", ".join(said) or "nothing"
+    if (truth == decided).all():
+        return text
+    return f"{text} (is {', '.join(_names(classes, truth)) or 'nothing'})"

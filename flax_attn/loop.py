@@ -19,8 +19,8 @@ from flax_attn.errors import NonFiniteError
 from flax_attn.examples import ExampleSource, steps_per_epoch
 from flax_attn.functional import Arrays
 from flax_attn.log import RunLog
-from flax_attn.metrics import Sums, ranking
-from flax_attn.step import EvalStep, TrainState, TrainStep
+from flax_attn.step import AnySums, EvalStep, TrainState, TrainStep
+from flax_attn.task import TASKS, Task
 
 Say = Callable[[str], None]
 
@@ -29,12 +29,16 @@ LOOK_EVERY = 10
 
 
 class Evaluation(NamedTuple):
-    """Every example of a split judged once, in the split's order."""
+    """Every example of a split judged once, in the split's order.
+
+    ``attention`` is empty unless it was asked for.
+    """
 
     metrics: dict[str, float]
-    confusion: Int[np.ndarray, "k k"]
+    confusion: Int[np.ndarray, "k *k"]
     probabilities: Float[np.ndarray, "n k"]
     loss: Float[np.ndarray, "n"]
+    attention: dict[str, Float[np.ndarray, "n *g h w"]]
 
 
 def bar(items: Iterable, total: int, text: str) -> tqdm:
@@ -49,26 +53,36 @@ def evaluate(
     source: ExampleSource,
     *,
     num_classes: int,
+    task: Task = TASKS["multiclass"],
+    keep_attention: bool = False,
     text: str = "evaluating",
 ) -> Evaluation:
-    """Loss, accuracy, precision, recall, average precision, ROC AUC and images/s."""
-    sums = Sums.zero(num_classes)
+    """Loss, accuracy, precision, recall, average precision, ROC AUC and images/s.
+
+    ``keep_attention`` keeps the attention maps of all examples in memory.
+    """
+    sums: Any = task.sums.zero(num_classes)
     probabilities, losses = [], []
+    attention: dict[str, list[np.ndarray]] = {}
     started = time.perf_counter()
     for examples in bar(source.epoch(0, seed=0, shuffle=False), steps_per_epoch(source), text):
         batch_sums, prediction = step(params, stats, examples)
         sums = sums.merge(batch_sums)
         probabilities.append(np.asarray(prediction.probabilities)[examples.mask])
         losses.append(np.asarray(prediction.loss)[examples.mask])
+        for name, maps in prediction.attention.items() if keep_attention else ():
+            attention.setdefault(name, []).append(np.asarray(maps)[examples.mask])
     seconds = time.perf_counter() - started
     stacked = np.concatenate(probabilities)
     metrics = {
         **sums.compute(),
-        **ranking(stacked, np.asarray(source.labels)),
+        **task.ranking(stacked, np.asarray(source.labels)),
         "count": len(stacked),
         "images_per_second": len(stacked) / seconds,
     }
-    return Evaluation(metrics, np.asarray(sums.confusion), stacked, np.concatenate(losses))
+    kept = {name: np.concatenate(maps) for name, maps in attention.items()}
+    confusion = np.asarray(sums.confusion)
+    return Evaluation(metrics, confusion, stacked, np.concatenate(losses), kept)
 
 
 def train_epoch(
@@ -85,7 +99,8 @@ def train_epoch(
 
     Raises NonFiniteError when the loss becomes NaN or infinite.
     """
-    sums, done = Sums.zero(num_classes), 0
+    sums: Any = TASKS[config.task].sums.zero(num_classes)
+    done = 0
     started = time.perf_counter()
     batches = source.epoch(epoch, seed=config.seed, shuffle=True)
     progress = bar(batches, steps_per_epoch(source), f"epoch {epoch}/{epochs}")
@@ -103,7 +118,7 @@ def train_epoch(
     return state, {**sums.compute(), "images_per_second": done / seconds}
 
 
-def _checked(sums: Sums, state: TrainState, epoch: int) -> dict[str, float]:
+def _checked(sums: AnySums, state: TrainState, epoch: int) -> dict[str, float]:
     values = sums.compute()
     if not math.isfinite(values["loss"]):
         raise NonFiniteError(
@@ -140,7 +155,14 @@ def fit(
                 config=config,
                 num_classes=len(classes),
             )
-            judged = evaluate(eval_step, state.params, state.stats, val, num_classes=len(classes))
+            judged = evaluate(
+                eval_step,
+                state.params,
+                state.stats,
+                val,
+                num_classes=len(classes),
+                task=TASKS[config.task],
+            )
             checkpoints.save(epoch, state, metrics=judged.metrics, classes=classes)
             seconds = time.perf_counter() - started
             log.write(_row(epoch, state, trained, judged.metrics, seconds))

@@ -20,3 +20,34 @@ def cross_entropy(
     target = jax.nn.one_hot(labels, logits.shape[-1], dtype=log_probs.dtype)
     target = (1 - label_smoothing) * target + label_smoothing / logits.shape[-1]
     return -jnp.sum(target * log_probs, axis=-1)
+
+
+def binary_cross_entropy(
+    logits: Float[Array, "b k"], targets: Int[Array, "b k"], *, label_smoothing: float = 0.0
+) -> Float[Array, "b"]:
+    """Mean over the labels of the binary cross entropy of sigmoid(logits), in nats.
+
+    ``label_smoothing`` s replaces the target t, 0 or 1, by ``(1 - s) t + s / 2``: that of
+    ``cross_entropy`` with each label as a pair of classes.
+    """
+    target = (1 - label_smoothing) * targets + label_smoothing / 2
+    # log(1 - sigmoid(x)) = log_sigmoid(-x), exact where sigmoid(x) rounds to 1.
+    per_label = target * jax.nn.log_sigmoid(logits) + (1 - target) * jax.nn.log_sigmoid(-logits)
+    return -jnp.mean(per_label, axis=-1)
+
+
+def score_function_terms(
+    loss: Float[Array, "b"], log_prob: Float[Array, "b"], baseline: Float[Array, "b"]
+) -> Float[Array, "b"]:
+    """Terms whose gradient teaches what was drawn, and a baseline to predict the loss.
+
+    ``sg(loss - baseline) · log_prob + (baseline - sg(loss))²`` with sg the stopped gradient:
+    the first term's gradient is an unbiased estimate of what the draw contributes to the
+    expected loss, for any baseline that does not depend on the draw; the second fits the
+    baseline by least squares, which lowers the estimate's variance.
+
+    Source: Williams (1992), theorem 1; the learned baseline: Mnih and Gregor (2014), section 2.3.
+    """
+    reward = jax.lax.stop_gradient(loss)
+    advantage = reward - jax.lax.stop_gradient(baseline)
+    return advantage * log_prob + (baseline - reward) ** 2

@@ -1,7 +1,8 @@
 """Sums over examples that merge exactly, and the measures computed from them.
 
-Precision, recall, average precision and ROC AUC are of the positive class (label 1) when
-there are two classes, and unweighted means over the classes (one against the rest) otherwise.
+Of one class an image: precision, recall, average precision and ROC AUC are of the positive
+class (label 1) when there are two classes, and unweighted means over the classes (one against
+the rest) otherwise. Of several labels an image: unweighted means over the labels.
 """
 
 from __future__ import annotations
@@ -57,6 +58,61 @@ class Sums(NamedTuple):
         }
 
 
+class LabelSums(NamedTuple):
+    """`Sums` of examples with any number of k labels, each predicted where its logit exceeds 0.
+
+    ``confusion[j, t, p]`` counts the examples whose label j is t and predicted as p;
+    ``exact`` those with every label right.
+    """
+
+    loss: Float[Array, ""]
+    confusion: Int[Array, "k 2 2"]
+    exact: Int[Array, ""]
+
+    @staticmethod
+    def zero(num_labels: int) -> LabelSums:
+        confusion = jnp.zeros((num_labels, 2, 2), jnp.int32)
+        return LabelSums(jnp.zeros(()), confusion, jnp.zeros((), jnp.int32))
+
+    @staticmethod
+    def of(
+        loss: Float[Array, "b"],
+        logits: Float[Array, "b k"],
+        labels: Int[Array, "b k"],
+        mask: Bool[Array, "b"],
+    ) -> LabelSums:
+        """Sums over the examples where ``mask`` is true; ``labels`` are 0 or 1."""
+        predicted = (logits > 0).astype(jnp.int32)
+        truth = jax.nn.one_hot(labels, 2, dtype=jnp.int32) * mask[:, None, None]
+        confusion = jnp.einsum("bkt,bkp->ktp", truth, jax.nn.one_hot(predicted, 2, dtype=jnp.int32))
+        exact = jnp.sum((predicted == labels).all(-1) & mask, dtype=jnp.int32)
+        return LabelSums(jnp.sum(jnp.where(mask, loss, 0)), confusion, exact)
+
+    def merge(self, other: LabelSums) -> LabelSums:
+        """Sums over both sets of examples."""
+        return LabelSums(
+            self.loss + other.loss, self.confusion + other.confusion, self.exact + other.exact
+        )
+
+    def compute(self) -> dict[str, float]:
+        """Mean loss, accuracy, exact match, precision and recall.
+
+        Accuracy is the share of decisions that are right, one a label of each example; exact
+        match the share of examples with every label right. A label never predicted has
+        precision 0, a label that no example has recall 0.
+        """
+        confusion = np.asarray(self.confusion, dtype=np.float64)
+        count = max(confusion[0].sum(), 1)
+        hits = confusion[:, 1, 1]
+        return {
+            "loss": float(self.loss / count),
+            "accuracy": float((hits + confusion[:, 0, 0]).mean() / count),
+            "exact_match": float(self.exact / count),
+            "precision": float((hits / np.maximum(confusion[:, :, 1].sum(1), 1)).mean()),
+            "recall": float((hits / np.maximum(confusion[:, 1].sum(1), 1)).mean()),
+        }
+
+
 def ranking(
     probabilities: Float[np.ndarray, "n k"], labels: Int[np.ndarray, "n"]
 ) -> dict[str, float]:
@@ -65,11 +121,34 @@ def ranking(
     NaN where a class has no example or every example.
     """
     k = probabilities.shape[-1]
-    classes = (1,) if k == 2 else tuple(range(k))
-    ap, auc = [], []
-    for c in classes:
-        truth = labels == c
-        defined = truth.any() and not truth.all()
-        ap.append(average_precision_score(truth, probabilities[:, c]) if defined else np.nan)
-        auc.append(roc_auc_score(truth, probabilities[:, c]) if defined else np.nan)
-    return {"average_precision": float(np.mean(ap)), "roc_auc": float(np.mean(auc))}
+    classes = np.array([1]) if k == 2 else np.arange(k)
+    measures = per_label_ranking(probabilities[:, classes], labels[:, None] == classes)
+    return {name: float(values.mean()) for name, values in measures.items()}
+
+
+def label_ranking(
+    probabilities: Float[np.ndarray, "n k"], labels: Int[np.ndarray, "n k"]
+) -> dict[str, float]:
+    """Mean average precision (mAP) and mean area under the ROC curve over the labels.
+
+    Labels that no example or every example has are undefined and left out of the means; NaN
+    when all are.
+    """
+    measures = per_label_ranking(probabilities, labels)
+    defined = {name: values[~np.isnan(values)] for name, values in measures.items()}
+    return {name: float(kept.mean()) if len(kept) else np.nan for name, kept in defined.items()}
+
+
+def per_label_ranking(
+    probabilities: Float[np.ndarray, "n k"], labels: Int[np.ndarray, "n k"]
+) -> dict[str, Float[np.ndarray, "k"]]:
+    """Average precision and ROC AUC of each label (scikit-learn's definitions).
+
+    NaN where no example or every example has the label.
+    """
+    ap, auc = np.full((2, labels.shape[-1]), np.nan)
+    for j, truth in enumerate(labels.T.astype(bool)):
+        if truth.any() and not truth.all():
+            ap[j] = average_precision_score(truth, probabilities[:, j])
+            auc[j] = roc_auc_score(truth, probabilities[:, j])
+    return {"average_precision": ap, "roc_auc": auc}

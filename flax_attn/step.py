@@ -17,10 +17,11 @@ from flax_attn import functional
 from flax_attn.config import TrainConfig
 from flax_attn.functional import Arrays, Structure
 from flax_attn.image_ops import augment, normalize
-from flax_attn.losses import cross_entropy
-from flax_attn.metrics import Sums
-from flax_attn.model import Network
+from flax_attn.losses import score_function_terms
+from flax_attn.metrics import LabelSums, Sums
+from flax_attn.network import AttnOutput, Network
 from flax_attn.paths import BACKBONE
+from flax_attn.task import TASKS, Task
 from flax_attn.vgg import Features
 
 Inputs = UInt8[Array, "b h w 3"] | Features
@@ -42,7 +43,7 @@ class Examples(NamedTuple):
     """A padded batch, on the host or the device: images, or features of a frozen backbone."""
 
     inputs: Any
-    label: Int[Any, "b"]
+    label: Int[Any, "b *k"]
     mask: Bool[Any, "b"]
 
 
@@ -51,11 +52,12 @@ class Prediction(NamedTuple):
 
     probabilities: Float[Array, "b k"]
     loss: Float[Array, "b"]
-    attention: dict[str, Float[Array, "b h w"]]
+    attention: dict[str, Float[Array, "b *g h w"]]
 
 
-TrainStep = Callable[[TrainState, Examples], tuple[TrainState, Sums]]
-EvalStep = Callable[[Arrays, Arrays, Examples], tuple[Sums, Prediction]]
+AnySums = Sums | LabelSums
+TrainStep = Callable[..., tuple[TrainState, AnySums]]
+EvalStep = Callable[[Arrays, Arrays, Examples], tuple[AnySums, Prediction]]
 
 
 def trainable(params: Arrays, *, freeze_backbone: bool) -> Arrays:
@@ -74,23 +76,27 @@ def init_state(
 def make_train_step(
     structure: Structure, tx: optax.GradientTransformation, config: TrainConfig
 ) -> TrainStep:
-    """``step(state, examples) -> (state', sums)``, jitted, the state donated.
+    """``step(state, examples, seed=config.seed) -> (state', sums)``, jitted, the state donated.
 
     The loss is the mean over the examples that the mask keeps. Randomness is folded from
     (seed, step), so a resumed run draws what the uninterrupted one would have drawn.
     """
+    task = TASKS[config.task]
 
-    def step(state: TrainState, examples: Examples) -> tuple[TrainState, Sums]:
-        key = jax.random.fold_in(jax.random.key(config.seed), state.step)
+    def step(
+        state: TrainState, examples: Examples, seed: int | Array = config.seed
+    ) -> tuple[TrainState, AnySums]:
+        key = jax.random.fold_in(jax.random.key(seed), state.step)
         variable = trainable(state.params, freeze_backbone=config.freeze_backbone)
 
-        def objective(variable: Arrays) -> tuple[Array, tuple[Sums, Arrays]]:
+        def objective(variable: Arrays) -> tuple[Array, tuple[AnySums, Arrays]]:
             model = functional.merge(structure, {**state.params, **variable}, state.stats)
-            logits = _train_logits(model, examples.inputs, key, config)
-            loss = cross_entropy(logits, examples.label, label_smoothing=config.label_smoothing)
-            sums = Sums.of(loss, logits, examples.label, examples.mask)
-            count = jnp.maximum(examples.mask.sum(), 1)
-            return sums.loss / count, (sums, functional.statistics(model))
+            output = _train_output(model, examples.inputs, key, config)
+            loss = task.loss(output.logits, examples.label, label_smoothing=config.label_smoothing)
+            sums = task.sums.of(loss, output.logits, examples.label, examples.mask)
+            total = jnp.where(examples.mask, loss + _terms(loss, output, config), 0).sum()
+            mean = total / jnp.maximum(examples.mask.sum(), 1)
+            return mean, (sums, functional.statistics(model))
 
         (_, (sums, stats)), grads = jax.value_and_grad(objective, has_aux=True)(variable)
         updates, opt_state = tx.update(grads, state.opt_state, variable)
@@ -100,31 +106,38 @@ def make_train_step(
     return jax.jit(step, donate_argnums=0)
 
 
-def _train_logits(
-    model: Network, inputs: Inputs, key: Array, config: TrainConfig
-) -> Float[Array, "b k"]:
-    augment_key, dropout_key = jax.random.split(key)
+def _terms(loss: Float[Array, "b"], output: AttnOutput, config: TrainConfig) -> Array:
+    """What is minimised beside the loss that is reported: nothing for most networks."""
+    terms = jnp.zeros_like(loss)
+    if output.policy is not None:
+        terms += score_function_terms(loss, output.policy.log_prob, output.policy.baseline)
+    if output.overlap is not None and config.head_diversity:
+        terms += config.head_diversity * output.overlap
+    return terms
+
+
+def _train_output(model: Network, inputs: Inputs, key: Array, config: TrainConfig) -> AttnOutput:
+    augment_key, head_key = jax.random.split(key)
     if isinstance(inputs, Features):
-        return model.classify(inputs, train=True, key=dropout_key).logits
+        return model.classify(inputs, train=True, key=head_key)
     crop = None if config.crop_min_area is None else (config.crop_min_area, 1.0)
     image = normalize(augment(augment_key, inputs, flip=config.flip, crop_scale=crop))
     features = model.features(image, train=not config.freeze_backbone)
-    return model.classify(features, train=True, key=dropout_key).logits
+    return model.classify(features, train=True, key=head_key)
 
 
-def make_eval_step(structure: Structure) -> EvalStep:
+def make_eval_step(structure: Structure, task: Task = TASKS["multiclass"]) -> EvalStep:
     """``step(params, stats, examples) -> (sums, prediction)``, jitted."""
 
-    def step(params: Arrays, stats: Arrays, examples: Examples) -> tuple[Sums, Prediction]:
+    def step(params: Arrays, stats: Arrays, examples: Examples) -> tuple[AnySums, Prediction]:
         model = functional.merge(structure, params, stats)
         if isinstance(examples.inputs, Features):
             output = model.classify(examples.inputs, train=False)
         else:
             output = model(normalize(examples.inputs), train=False)
-        loss = cross_entropy(output.logits, examples.label)
-        sums = Sums.of(loss, output.logits, examples.label, examples.mask)
-        probabilities = jax.nn.softmax(output.logits, axis=-1)
-        return sums, Prediction(probabilities, loss, output.attention)
+        loss = task.loss(output.logits, examples.label)
+        sums = task.sums.of(loss, output.logits, examples.label, examples.mask)
+        return sums, Prediction(task.probabilities(output.logits), loss, output.attention)
 
     return jax.jit(step)
 

@@ -17,7 +17,7 @@ from flax_attn.calibrate import calibrate
 from flax_attn.checkpoint import Checkpoints
 from flax_attn.config import Config
 from flax_attn.data import Dataset, Split, num_batches
-from flax_attn.errors import CheckpointError
+from flax_attn.errors import CheckpointError, DataError
 from flax_attn.evaluation import attention_panels
 from flax_attn.examples import ExampleSource, FeatureExamples, ImageExamples
 from flax_attn.figures import draw_attention, draw_curves
@@ -30,6 +30,7 @@ from flax_attn.model import MODELS, build_model
 from flax_attn.optim import make_optimizer
 from flax_attn.run import Run, check_resumable, locked
 from flax_attn.step import init_state, make_eval_step, make_feature_step, make_train_step
+from flax_attn.task import TASKS
 
 CURVES_FILE = "curves.png"
 ATTENTION_FILE = "attention.png"
@@ -47,8 +48,15 @@ def default_workdir(config: Config) -> Path:
 def train(config: Config, dataset: Dataset, initial: Initial, *, workdir: Path, say: Say) -> None:
     """Trains, or resumes, the run in ``workdir`` and draws its pictures.
 
-    Raises CheckpointError when ``workdir`` holds a run under other conditions.
+    Raises CheckpointError when ``workdir`` holds a run under other conditions, DataError when
+    the images' labels do not fit the task.
     """
+    if dataset.multilabel != (config.train.task == "multilabel"):
+        kind = "any number of labels" if dataset.multilabel else "one class"
+        raise DataError(
+            f"--task {config.train.task} does not fit {config.data.dataset}, "
+            f"whose images have {kind}"
+        )
     new = Run(
         config=config,
         classes=dataset.classes,
@@ -90,7 +98,7 @@ def _train(
     fit(
         state,
         make_train_step(structure, tx, config.train),
-        make_eval_step(structure),
+        make_eval_step(structure, TASKS[config.train.task]),
         train=train_source,
         val=val_source,
         config=config.train,
@@ -124,7 +132,7 @@ def _sources(
     if not config.train.freeze_backbone:
         train, val = (ImageExamples(split, batch_size, workers) for split in splits)
         return train, val
-    taps = MODELS[config.model.model].taps
+    taps = MODELS[config.model.model].taps(config.model)
     step = jax.tree_util.Partial(make_feature_step(structure, taps), params, stats)
     started = time.perf_counter()
     sources = []
@@ -163,9 +171,8 @@ def _draw(
         lambda: build_model(run.config.model, num_classes=len(run.classes))
     )
     params, stats = checkpoints.restore_model(checkpoints.best, params, stats)
-    panels = attention_panels(
-        make_eval_step(structure), params, stats, dataset.splits["val"], run.classes
-    )
+    step = make_eval_step(structure, TASKS[run.config.train.task])
+    panels = attention_panels(step, params, stats, dataset.splits["val"], run)
     if panels:
         draw_attention(panels, workdir / ATTENTION_FILE, title=title)
         say(f"attention: {workdir / ATTENTION_FILE}")

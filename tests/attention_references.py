@@ -89,11 +89,22 @@ def _sigmoid_softmax(e: np.ndarray, window: float = 0.125) -> np.ndarray:
     return weights / weights.sum()
 
 
+def _reinforced(scores: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    weights = np.zeros_like(scores)
+    for row, e in zip(weights, scores, strict=True):
+        chosen = np.flatnonzero(special.expit(e) > 0.5)
+        chosen = chosen if len(chosen) else np.arange(len(e))
+        row[chosen] = special.softmax(e[chosen])
+    return weights
+
+
 ALIGNMENT_REFERENCES: dict[str, Reference] = {
     "sigmoid": lambda scores, shape: special.expit(scores),
     "softmax": lambda scores, shape: special.softmax(scores, axis=-1),
     "sparsemax": _of_package(entmax.sparsemax),
     "entmax": _of_package(entmax.entmax15),
+    "hard": lambda scores, shape: np.eye(scores.shape[-1])[scores.argmax(-1)],
+    "reinforced": _reinforced,
     "local": _each_map(_local),
     "sigmoid_softmax": _each_map(_sigmoid_softmax),
 }

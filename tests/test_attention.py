@@ -221,7 +221,10 @@ def test_alignment_gradient(name: str) -> None:
     check_gradients(aligned(name), spread * normal(12, 3, N))
 
 
-@pytest.mark.parametrize("name", ["softmax", "local", "sigmoid_softmax"])
+TEMPERED = ["softmax", "sparsemax", "entmax", "local", "sigmoid_softmax"]
+
+
+@pytest.mark.parametrize("name", TEMPERED)
 def test_temperature_sharpens_and_must_be_positive(name: str) -> None:
     values = jnp.asarray(normal(13, N))
     hot, warm, cold = (aligned(name, temperature=t)(values).max() for t in (5.0, 1.0, 0.2))

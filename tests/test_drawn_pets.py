@@ -13,7 +13,7 @@ import pytest
 from PIL import Image, ImageFilter
 from scipy import stats
 
-from flax_attn.data.dataset import Split
+from flax_attn.data.dataset import MaskedSplit, Split
 from flax_attn.data.drawn_pets import DrawnPets, draw_scene, open_drawn_pets, render
 from flax_attn.data.drawn_pets_coat import PATTERNS
 from flax_attn.data.drawn_pets_plan import labels_of, plan_scene
@@ -228,3 +228,9 @@ def test_bad_arguments_are_named():
     ):
         with pytest.raises(UsageError, match=message):
             call()
+
+
+def test_split_knows_its_masks() -> None:
+    split = DrawnPets(seed=3, size=64, count=4, first_index=2)
+    assert isinstance(split, MaskedSplit)
+    np.testing.assert_array_equal(split.masks(1), draw_scene(seed=3, index=3, size=64).masks)

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from flax_attn import functional
+from flax_attn.baselines import adaptive_average_pool
 from flax_attn.config import Config, ModelConfig
-from flax_attn.model import MODELS, adaptive_average_pool, build_model, count_parameters
+from flax_attn.model import MODELS, build_model, count_parameters
 from flax_attn.vgg import VGG16BN, BatchNorm, Features
 
 # PyTorch's counts for the same networks.
@@ -56,9 +57,10 @@ def test_every_network_at_every_size(tiny: Config, name: str, size: int) -> None
 
 @pytest.mark.parametrize("name", MODELS)
 def test_taps_are_all_that_the_head_reads(tiny: Config, name: str) -> None:
-    model = build_model(tiny.updated(model=name).model, num_classes=2)
+    config = tiny.updated(model=name).model
+    model = build_model(config, num_classes=2)
     features = model.features(images(), train=False)
-    kept = model.classify(features.keep(*model.taps), train=False)
+    kept = model.classify(features.keep(*model.taps(config)), train=False)
     whole = model.classify(features, train=False)
     np.testing.assert_array_equal(kept.logits, whole.logits)
 

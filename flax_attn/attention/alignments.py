@@ -9,18 +9,34 @@ import jax
 from jaxtyping import Array, Float
 
 
-class Alignment(NamedTuple):
-    """``apply(scores[..., n], *, key=None, shape=None) -> weights[..., n]``.
+class Sampled(NamedTuple):
+    """Weights drawn at random, and the log-probability of the draw in nats.
 
-    ``key`` feeds alignments that sample; ``shape`` is the (height, width) of the map whose n
-    locations, row by row, were scored, for alignments that know where a location lies.
+    ``log_prob`` is None where the gradient passes through the weights themselves.
+    """
+
+    weights: Float[Array, "... n"]
+    log_prob: Float[Array, "..."] | None
+
+
+class Alignment(NamedTuple):
+    """``apply(scores[..., n], *, shape=None) -> weights[..., n]``, without randomness.
+
+    ``shape`` is the (height, width) of the map whose n locations, row by row, were scored, for
+    alignments that know where a location lies.
 
     ``sums_to_one`` decides the pooling: weights that sum to one are summed over locations,
     the others averaged, as in the article.
+
+    ``sample(scores, *, key, shape=None) -> Sampled`` replaces ``apply`` in training where an
+    alignment draws its weights; None where it does not. ``policy_gradient`` says whether the
+    scores learn from the log-probability of the draw.
     """
 
     apply: Callable[..., Array]
     sums_to_one: bool
+    sample: Callable[..., Sampled] | None = None
+    policy_gradient: bool = False
 
 
 def sigmoid() -> Alignment:
@@ -47,12 +63,9 @@ def of_scores_alone(align: Callable[[Array], Array], *, sums_to_one: bool) -> Al
     """An alignment that neither samples nor knows where its locations lie."""
 
     def apply(
-        scores: Float[Array, "... n"],
-        *,
-        key: Array | None = None,
-        shape: tuple[int, int] | None = None,
+        scores: Float[Array, "... n"], *, shape: tuple[int, int] | None = None
     ) -> Float[Array, "... n"]:
-        del key, shape
+        del shape
         return align(scores)
 
     return Alignment(apply, sums_to_one)

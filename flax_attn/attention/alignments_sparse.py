@@ -11,30 +11,33 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from flax_attn.attention.alignments import Alignment, of_scores_alone
+from flax_attn.attention.alignments import Alignment, of_scores_alone, require_positive
 
 
-def sparsemax() -> Alignment:
-    """The Euclidean projection onto the simplex: ``p = argmin |p - e|²``, ``max(0, e_i - τ)``.
+def sparsemax(*, temperature: float = 1.0) -> Alignment:
+    """The Euclidean projection onto the simplex, ``argmin |p - e/T|²``: ``max(0, e_i/T - τ)``.
 
-    Zero for every location more than 1 below the highest score. Sums to one.
+    Zero for every location more than T below the highest score. Sums to one.
     Cost: n·log n. At a kink, where a location is about to enter the support, the gradient is
-    that of leaving it out.
+    that of leaving it out. Raises ValueError for a temperature T that is not positive.
 
     Source: Martins and Astudillo (2016), algorithm 1 and equation 12.
     """
-    return of_scores_alone(_sparsemax, sums_to_one=True)
+    require_positive("temperature", temperature)
+    return of_scores_alone(lambda scores: _sparsemax(scores / temperature), sums_to_one=True)
 
 
-def entmax() -> Alignment:
-    """α-entmax at α = 1.5, half way from softmax (1) to sparsemax (2): ``max(0, e_i / 2 - τ)²``.
+def entmax(*, temperature: float = 1.0) -> Alignment:
+    """α-entmax at α = 1.5, half way from softmax (1) to sparsemax (2): ``max(0, e_i / 2T - τ)²``.
 
-    Zero for every location more than 2 below the highest score. Smooth at the edge of its
-    support. Sums to one. Cost: n·log n.
+    Zero for every location more than 2T below the highest score. Smooth at the edge of its
+    support. Sums to one. Cost: n·log n. Raises ValueError for a temperature T that is not
+    positive.
 
     Source: Peters, Niculae and Martins (2019), algorithm 2 and proposition 2.
     """
-    return of_scores_alone(_entmax15, sums_to_one=True)
+    require_positive("temperature", temperature)
+    return of_scores_alone(lambda scores: _entmax15(scores / temperature), sums_to_one=True)
 
 
 @jax.custom_jvp

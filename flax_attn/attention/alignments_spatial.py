@@ -33,12 +33,8 @@ def local(*, window: float = 0.25, temperature: float = 1.0) -> Alignment:
     require_positive("temperature", temperature)
 
     def apply(
-        scores: Float[Array, "... n"],
-        *,
-        key: Array | None = None,
-        shape: tuple[int, int] | None = None,
+        scores: Float[Array, "... n"], *, shape: tuple[int, int] | None = None
     ) -> Float[Array, "... n"]:
-        del key
         height, width = require_shape("local", scores.shape[-1], shape)
         half = max(1.0, window * max(height, width))
         logits = scores / temperature
@@ -77,12 +73,8 @@ def sigmoid_softmax(*, window: float | None = 0.125, temperature: float = 1.0) -
         require_positive("window", window)
 
     def apply(
-        scores: Float[Array, "... n"],
-        *,
-        key: Array | None = None,
-        shape: tuple[int, int] | None = None,
+        scores: Float[Array, "... n"], *, shape: tuple[int, int] | None = None
     ) -> Float[Array, "... n"]:
-        del key
         logits = scores / temperature
         sharpened = jax.nn.log_sigmoid(scores) + logits
         if window is not None:

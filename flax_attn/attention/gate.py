@@ -4,20 +4,30 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Key
 
-from flax_attn.attention.alignments import Alignment
+from flax_attn.attention.alignments import Alignment, Sampled
 from flax_attn.attention.scores import Score, he_normal_init
 from flax_attn.image_ops import resize_bilinear
 
+# Projected features that score one channel, where each channel has weights of its own.
+CHANNEL_FEATURES = 4
+
 
 class GateOutput(NamedTuple):
-    """Attention weights over the local map, and the local features pooled under them."""
+    """Attention weights over the local map, and the local features pooled under them.
 
-    attention: Float[Array, "b h w"]
-    pooled: Float[Array, "b c"]
+    Both have an axis for the groups where there are several. Weights of single channels are
+    reported as their mean over the channels. ``log_prob`` sums over all that was drawn, None
+    where nothing was, or where the weights carry the gradient.
+    """
+
+    attention: Float[Array, "b *g h w"]
+    pooled: Float[Array, "b *g c"]
+    log_prob: Float[Array, "b"] | None = None
 
 
 class AttentionGate(nnx.Module):
@@ -26,6 +36,13 @@ class AttentionGate(nnx.Module):
     The guide is projected before it is upsampled: both are linear and commute, and the
     projection is cheaper at the guide's resolution. Projections have no bias and are drawn
     from the untruncated He normal distribution (fan-in).
+
+    ``groups`` are gates side by side (heads, or one for each class), each with projections and
+    score parameters of its own. ``per_channel`` gives each channel weights of its own: a group
+    of ``CHANNEL_FEATURES`` projected features scores it, instead of ``attn_features`` for all
+    (multi-dimensional attention; Shen et al. 2018, DiSAN, in a form that fits every score).
+    ``hops`` repeats scoring and pooling: what one hop pooled is projected and added to the
+    query of the next (Sukhbaatar et al. 2015, equation 4, one projection a hop).
 
     Source: Yan, Kawahara and Hamarneh (2019), section 2.2.
     """
@@ -38,16 +55,30 @@ class AttentionGate(nnx.Module):
         attn_features: int,
         score: Score,
         alignment: Alignment,
+        groups: int = 1,
+        per_channel: bool = False,
+        hops: int = 1,
         rngs: nnx.Rngs,
     ):
-        def projection(features: int) -> nnx.Linear:
-            return nnx.Linear(
-                features, attn_features, use_bias=False, kernel_init=he_normal_init, rngs=rngs
-            )
+        size = CHANNEL_FEATURES if per_channel else attn_features
+        self.groups = groups
+        self.per_channel = per_channel
+        self.units = groups * (local_features if per_channel else 1)  # scores of a location
 
-        self.project_local = projection(local_features)
-        self.project_guide = projection(guide_features)
-        params = score.init(rngs.params(), dq=attn_features, dk=attn_features)
+        def projection(features: int, out: int) -> nnx.Linear:
+            return nnx.Linear(features, out, use_bias=False, kernel_init=he_normal_init, rngs=rngs)
+
+        self.project_local = projection(local_features, self.units * size)
+        self.project_guide = projection(guide_features, self.units * size)
+        self.project_hops = nnx.List(
+            projection(local_features, self.units // groups * size) for _ in range(hops - 1)
+        )
+
+        def init(key: Key[Array, ""]) -> dict[str, Array]:
+            return score.init(key, dq=size, dk=size)
+
+        key = rngs.params()
+        params = init(key) if self.units == 1 else jax.vmap(init)(jax.random.split(key, self.units))
         self.score = nnx.Dict({name: nnx.Param(value) for name, value in params.items()})
         self._score = score.apply
         self._alignment = alignment
@@ -57,17 +88,62 @@ class AttentionGate(nnx.Module):
         local: Float[Array, "b h w c"],
         guide: Float[Array, "b hg wg cg"],
         *,
-        key: Array | None = None,
+        key: Key[Array, ""] | None = None,
     ) -> GateOutput:
-        """Attention of ``local`` under ``guide``; ``key`` feeds alignments that sample."""
-        b, h, w, _ = local.shape
-        keys = self.project_local(local).reshape(b, h * w, -1)
-        query = resize_bilinear(self.project_guide(guide), (h, w)).reshape(b, h * w, -1)
+        """Attention of ``local`` under ``guide``; ``key`` makes alignments that sample draw."""
+        b, h, w, c = local.shape
+        flat = local.reshape(b, h * w, c)
+        keys = self._by_unit(self.project_local(flat))
+        guidance = resize_bilinear(self.project_guide(guide), (h, w))
+        query = self._by_unit(guidance.reshape(b, h * w, -1))
+        weights, log_prob = self._attend(query, keys, (h, w), _fold(key, 0))
+        pooled = self._pool(weights, flat)
+        for hop, project in enumerate(self.project_hops, start=1):
+            query = query + self._refinement(project(pooled))
+            weights, drawn = self._attend(query, keys, (h, w), _fold(key, hop))
+            log_prob = drawn if log_prob is None or drawn is None else log_prob + drawn
+            pooled = self._pool(weights, flat)
+        maps = weights.reshape(b, self.groups, -1, h, w).mean(2)
+        if self.groups == 1:
+            return GateOutput(maps[:, 0], pooled[:, 0], log_prob)
+        return GateOutput(maps, pooled, log_prob)
+
+    def _attend(
+        self,
+        query: Float[Array, "b n *u d"],
+        keys: Float[Array, "b n *u d"],
+        shape: tuple[int, int],
+        key: Key[Array, ""] | None,
+    ) -> Sampled:
         params = {name: param[...] for name, param in self.score.items()}
-        scores = self._score(params, query, keys)  # [b, n]
-        wide = scores.astype(jnp.promote_types(scores.dtype, jnp.float32))
-        weights = self._alignment.apply(wide, key=key, shape=(h, w))
-        pooled = jnp.einsum("bn,bnc->bc", weights, local.reshape(b, h * w, -1))
-        if not self._alignment.sums_to_one:
-            pooled = pooled / (h * w)
-        return GateOutput(weights.reshape(b, h, w), pooled)
+        if self.units == 1:
+            scores = self._score(params, query, keys)[:, None]
+        else:
+            scores = jax.vmap(self._score, in_axes=(0, 2, 2), out_axes=1)(params, query, keys)
+        wide = scores.astype(jnp.promote_types(scores.dtype, jnp.float32))  # [b, u, n]
+        if key is None or self._alignment.sample is None:
+            return Sampled(self._alignment.apply(wide, shape=shape), None)
+        weights, log_prob = self._alignment.sample(wide, key=key, shape=shape)
+        return Sampled(weights, None if log_prob is None else log_prob.sum(-1))
+
+    def _pool(
+        self, weights: Float[Array, "b u n"], flat: Float[Array, "b n c"]
+    ) -> Float[Array, "b g c"]:
+        if self.per_channel:
+            b, _, n = weights.shape
+            grouped = weights.reshape(b, self.groups, -1, n)
+            pooled = jnp.einsum("bgcn,bnc->bgc", grouped, flat)
+        else:
+            pooled = jnp.einsum("bgn,bnc->bgc", weights, flat)
+        return pooled if self._alignment.sums_to_one else pooled / flat.shape[1]
+
+    def _by_unit(self, x: Float[Array, "b n ud"]) -> Float[Array, "b n *u d"]:
+        return x if self.units == 1 else x.reshape(*x.shape[:2], self.units, -1)
+
+    def _refinement(self, projected: Float[Array, "b g vd"]) -> Float[Array, "b 1 *u d"]:
+        """What a hop adds to the query at every location; ``v`` units in each group."""
+        return self._by_unit(projected.reshape(projected.shape[0], 1, -1))
+
+
+def _fold(key: Key[Array, ""] | None, hop: int) -> Key[Array, ""] | None:
+    return None if key is None else jax.random.fold_in(key, hop)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Int, UInt8
+from jaxtyping import Bool, Int, UInt8
 
 
 class Split(Protocol):
@@ -15,13 +15,16 @@ class Split(Protocol):
 
     ``names[i]`` identifies image ``i`` in predictions and messages; ``fingerprint`` changes
     whenever the content, the order or the size of the images does.
+
+    ``labels`` are class indices [n], or of a multi-label data set multi-hot rows [n, k]: 1 where
+    the image has the label, any number of ones a row.
     """
 
     @property
     def names(self) -> Sequence[str]: ...
 
     @property
-    def labels(self) -> Int[np.ndarray, "n"]: ...
+    def labels(self) -> Int[np.ndarray, "n *k"]: ...
 
     @property
     def fingerprint(self) -> str: ...
@@ -31,9 +34,23 @@ class Split(Protocol):
         ...
 
 
+@runtime_checkable
+class MaskedSplit(Split, Protocol):
+    """A split that knows where its objects are."""
+
+    def masks(self, index: int) -> Bool[np.ndarray, "k s s"]:
+        """The pixels of each object in image ``index``; masks do not overlap."""
+        ...
+
+
 @dataclass(frozen=True)
 class Dataset:
-    """Class names in label order, and the splits by name ("train", "val")."""
+    """Class names in label order, and the splits by name ("train", "val").
+
+    ``multilabel``: the classes do not exclude each other and labels are multi-hot, as in
+    drawn_pets_scenes and labelled_csv; elsewhere every image has one class.
+    """
 
     classes: tuple[str, ...]
     splits: Mapping[str, Split]
+    multilabel: bool = False

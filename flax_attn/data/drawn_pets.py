@@ -189,6 +189,10 @@ class DrawnPets:
     def image(self, index: int) -> UInt8[np.ndarray, "s s 3"]:
         return self.scene(index).image
 
+    def masks(self, index: int) -> Bool[np.ndarray, "k s s"]:
+        """The visible pixels of each animal."""
+        return self.scene(index).masks
+
 
 def open_drawn_pets(*, seed: int, size: int, train_count: int, val_count: int) -> Dataset:
     """Train and validation splits of disjoint scenes.

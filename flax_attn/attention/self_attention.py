@@ -1,0 +1,42 @@
+"""Self-attention over the locations of one feature map, residual and normalised."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+
+class SelfAttention(nnx.Module):
+    """``norm(x + softmax(q kᵀ / √d) v)`` over all pairs of locations.
+
+    Each location is a query, so it gathers what the rest of the map has for it; the result is
+    added to the map and normalised over the channels (layer normalisation). ``q``, ``k`` are of
+    size d = ``attn_features``, ``v`` of the map's; no biases. Cost: n²·(d + c) + n·c·(2d + c).
+
+    The article's formula scores keys alone, without a query: then every location would receive
+    the same context. Here the query is the location itself.
+
+    Source: the article, table of attention types ("adding the context vectors to the previous
+    feature vectors with an additional normalization layer"); Vaswani et al. (2017), section 3.2.
+    """
+
+    def __init__(self, features: int, *, attn_features: int, rngs: nnx.Rngs):
+        def projection(out: int) -> nnx.Linear:
+            return nnx.Linear(features, out, use_bias=False, rngs=rngs)
+
+        self.query = projection(attn_features)
+        self.key = projection(attn_features)
+        self.value = projection(features)
+        self.norm = nnx.LayerNorm(features, rngs=rngs)
+
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+        b, h, w, c = x.shape
+        flat = x.reshape(b, h * w, c)
+        query, key = self.query(flat), self.key(flat)
+        scores = jnp.einsum("bmd,bnd->bmn", query, key) / jnp.sqrt(query.shape[-1])
+        wide = scores.astype(jnp.promote_types(scores.dtype, jnp.float32))
+        weights = jax.nn.softmax(wide, axis=-1).astype(x.dtype)
+        context = jnp.einsum("bmn,bnc->bmc", weights, self.value(flat))
+        return self.norm(flat + context).reshape(b, h, w, c)
