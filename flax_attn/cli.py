@@ -12,8 +12,6 @@ from dataclasses import fields
 from types import NoneType, UnionType
 from typing import Any, Literal, NoReturn, get_args, get_origin, get_type_hints
 
-from PIL import Image
-
 from flax_attn.config import PRESETS, Config
 from flax_attn.errors import FlaxAttnError, UsageError
 
@@ -61,6 +59,12 @@ def add_settings(
                 )
 
 
+def setting_names() -> list[str]:
+    """The names of all settings, in the order of the help."""
+    sections: list[Any] = [section.default for section in fields(Config)]
+    return [f.name for section in sections for f in fields(section)]
+
+
 def add_common(parser: argparse.ArgumentParser) -> None:
     """Flags that every command has."""
     parser.add_argument("--debug", action="store_true", help="show the traceback of a failure")
@@ -75,8 +79,9 @@ def run(main: Callable[[Sequence[str]], None], argv: Sequence[str] | None = None
     """Runs a command; a failure prints one line on standard error and gives its exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     logging.getLogger("absl").setLevel(logging.ERROR)
-    # Large images have a limit and an error of our own (flax_attn/data/decode.py).
-    warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+    # Of an image that can be used they say nothing, of others there is an error of our own
+    # (flax_attn/data/decode.py).
+    warnings.filterwarnings("ignore", module=r"PIL\.")
     try:
         main(arguments)
     except FlaxAttnError as error:

@@ -5,10 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
-import jax
 import numpy as np
 from jaxtyping import UInt8
 
@@ -19,17 +17,16 @@ from flax_attn.config import Config
 from flax_attn.data import Dataset, Split, num_batches
 from flax_attn.errors import CheckpointError, DataError
 from flax_attn.evaluation import attention_panels
-from flax_attn.examples import ExampleSource, FeatureExamples, ImageExamples
 from flax_attn.figures import draw_attention, draw_curves
-from flax_attn.frozen import cache_key, frozen_features
-from flax_attn.functional import Arrays, Structure
+from flax_attn.functional import Structure
 from flax_attn.initial import Initial
 from flax_attn.log import read_rows
-from flax_attn.loop import Say, bar, fit
-from flax_attn.model import MODELS, build_model
+from flax_attn.loop import Say, fit
+from flax_attn.model import build_model
 from flax_attn.optim import make_optimizer
 from flax_attn.run import Run, check_resumable, locked
-from flax_attn.step import init_state, make_eval_step, make_feature_step, make_train_step
+from flax_attn.sources import example_sources
+from flax_attn.step import init_state, make_eval_step, make_train_step
 from flax_attn.task import TASKS
 
 CURVES_FILE = "curves.png"
@@ -93,7 +90,9 @@ def _train(
             raise CheckpointError(f"the checkpoints in {workdir} are of other classes")
         state = checkpoints.restore(checkpoints.latest, state)
         say(f"resuming after epoch {checkpoints.latest} of {config.train.epochs}")
-    train_source, val_source = _sources(config, structure, state.params, state.stats, dataset, say)
+    train_source, val_source = example_sources(
+        config, structure, state.params, state.stats, dataset, say
+    )
     started = time.perf_counter()
     fit(
         state,
@@ -116,42 +115,6 @@ def _calibration_images(split: Split, batch_size: int) -> Iterator[UInt8[np.ndar
     chosen = np.random.default_rng(0).permutation(len(split.labels))[:count]
     for start in range(0, count, batch_size):
         yield np.stack([split.image(int(i)) for i in chosen[start : start + batch_size]])
-
-
-def _sources(
-    config: Config,
-    structure: Structure,
-    params: Arrays,
-    stats: Arrays,
-    dataset: Dataset,
-    say: Say,
-) -> tuple[ExampleSource, ExampleSource]:
-    """Training and validation examples: images, or features of the frozen backbone."""
-    batch_size, workers = config.train.batch_size, config.data.workers
-    splits = (dataset.splits["train"], dataset.splits["val"])
-    if not config.train.freeze_backbone:
-        train, val = (ImageExamples(split, batch_size, workers) for split in splits)
-        return train, val
-    taps = MODELS[config.model.model].taps(config.model)
-    step = jax.tree_util.Partial(make_feature_step(structure, taps), params, stats)
-    started = time.perf_counter()
-    sources = []
-    for name, split in zip(("training", "validation"), splits, strict=True):
-        maps = frozen_features(
-            split,
-            step,
-            key=cache_key(split, params, stats, taps),
-            folder=Path(config.run.feature_cache),
-            batch_size=batch_size,
-            workers=workers,
-            progress=partial(bar, text=f"features of the {name} images"),
-        )
-        sources.append(FeatureExamples(maps, split.labels, batch_size))
-    say(
-        f"features of {sum(len(s.labels) for s in splits)} images ready in "
-        f"{time.perf_counter() - started:.0f} s ({config.run.feature_cache})"
-    )
-    return sources[0], sources[1]
 
 
 def _draw(

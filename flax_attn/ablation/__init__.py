@@ -1,0 +1,1 @@
+"""Many small trainings under one budget: score × alignment × seed, on frozen features."""

@@ -1,0 +1,54 @@
+"""Where training and validation examples come from: images, or a frozen backbone's features."""
+
+from __future__ import annotations
+
+import time
+from functools import partial
+from pathlib import Path
+
+import jax
+
+from flax_attn.config import Config
+from flax_attn.data import Dataset
+from flax_attn.examples import ExampleSource, FeatureExamples, ImageExamples
+from flax_attn.frozen import cache_key, frozen_features
+from flax_attn.functional import Arrays, Structure
+from flax_attn.loop import Say, bar
+from flax_attn.model import MODELS
+from flax_attn.step import make_feature_step
+
+
+def example_sources(
+    config: Config,
+    structure: Structure,
+    params: Arrays,
+    stats: Arrays,
+    dataset: Dataset,
+    say: Say,
+) -> tuple[ExampleSource, ExampleSource]:
+    """Training and validation examples: images, or features of the frozen backbone."""
+    batch_size, workers = config.train.batch_size, config.data.workers
+    splits = (dataset.splits["train"], dataset.splits["val"])
+    if not config.train.freeze_backbone:
+        train, val = (ImageExamples(split, batch_size, workers) for split in splits)
+        return train, val
+    taps = MODELS[config.model.model].taps(config.model)
+    step = jax.tree_util.Partial(make_feature_step(structure, taps), params, stats)
+    started = time.perf_counter()
+    sources = []
+    for name, split in zip(("training", "validation"), splits, strict=True):
+        maps = frozen_features(
+            split,
+            step,
+            key=cache_key(split, params, stats, taps),
+            folder=Path(config.run.feature_cache),
+            batch_size=batch_size,
+            workers=workers,
+            progress=partial(bar, text=f"features of the {name} images"),
+        )
+        sources.append(FeatureExamples(maps, split.labels, batch_size))
+    say(
+        f"features of {sum(len(s.labels) for s in splits)} images ready in "
+        f"{time.perf_counter() - started:.0f} s ({config.run.feature_cache})"
+    )
+    return sources[0], sources[1]
