@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from ported_weights import arrays_of, ported
 
 from flax_attn import functional, initial
 from flax_attn.checkpoint import Checkpoints
@@ -14,34 +15,10 @@ from flax_attn.errors import CheckpointError, DataError, WeightsError
 from flax_attn.initial import from_file, from_run, resolve_initial
 from flax_attn.model import build_model
 from flax_attn.optim import make_optimizer
-from flax_attn.porting import write_ported
 from flax_attn.run import Run
 from flax_attn.step import init_state
 
 CLASSES = ("cat", "dog")
-
-
-def arrays_of(config: Config, seed: int, classes: int = 2):
-    _, params, stats = functional.split(build_model(config.model, num_classes=classes, seed=seed))
-    return params, stats
-
-
-def ported(path: Path, config: Config, *, batch_norm: str = "inserted") -> Path:
-    params, stats = arrays_of(config, seed=7)
-    backbone = {k: np.asarray(v) for k, v in {**params, **stats}.items() if "backbone" in k}
-    write_ported(
-        path,
-        backbone,
-        {
-            "source": "test",
-            "source_sha256": "0" * 64,
-            "layout": "backbone",
-            "batch_norm": batch_norm,
-            "widths": config.model.widths,
-            "depths": config.model.depths,
-        },
-    )
-    return path
 
 
 def saved_run(folder: Path, config: Config, weights: dict[str, str], seed: int = 3) -> Path:
