@@ -15,6 +15,9 @@ from flax_attn.config import Config, validate
 from flax_attn.errors import UsageError
 from flax_attn.maps import named_maps
 from flax_attn.model import build_model
+from flax_attn.optim import make_optimizer
+from flax_attn.step import Examples, init_state, make_train_step
+from flax_attn.vgg import Features
 
 B, C, CG, D, SIDE = 2, 6, 8, 4, 4
 VARIANTS: dict[str, dict] = {
@@ -211,3 +214,35 @@ def test_sampling_needs_a_key_in_training(tiny: Config) -> None:
 def test_gates_are_checked(tiny: Config, gates: tuple[str, ...]) -> None:
     with pytest.raises(UsageError, match="--gates takes different ones of pool2, pool3, pool4"):
         validate(tiny.updated(gates=gates))
+
+
+def test_head_diversity_drives_heads_apart(tiny: Config) -> None:
+    after = {}
+    for weight in (0.0, 10.0):
+        config = tiny.updated(
+            heads=2, freeze_backbone=True, head_diversity=weight, learning_rate=1e-2
+        )
+        structure, params, stats = functional.split(build_model(config.model, num_classes=2))
+        tx = make_optimizer(config.train, steps_per_epoch=1)
+        state = init_state(params, stats, tx, config.train)
+        maps = {"pool3": normal(1, 4, 4, 4, 8), "pool4": normal(2, 4, 2, 2, 8)}
+        features = Features(**maps, pool5=normal(3, 4, 1, 1, 8))
+        examples = Examples(features, np.array([0, 1, 0, 1], np.int32), np.ones(4, bool))
+        step = make_train_step(structure, tx, config.train)
+        for _ in range(30):
+            state, _ = step(state, examples)
+        model = functional.merge(structure, state.params, state.stats)
+        after[weight] = float(model.classify(features, train=False).overlap.mean())
+    assert after[10.0] < 0.7 * after[0.0]
+
+
+def test_the_baseline_does_not_change_what_it_predicts_from(tiny: Config) -> None:
+    model = build_model(tiny.updated(norm="hard").model, num_classes=2)
+    features = model.features(normal(8, 2, 64, 64, 3), train=False)
+
+    def baseline(pool5: jax.Array) -> jax.Array:
+        output = model.classify(features._replace(pool5=pool5), train=True, key=jax.random.key(0))
+        return output.policy.baseline.sum()
+
+    assert np.abs(jax.grad(baseline)(features.pool5)).max() == 0
+    assert float(baseline(features.pool5)) != float(baseline(2 * features.pool5))
