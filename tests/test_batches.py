@@ -182,3 +182,27 @@ def test_concatenation_keeps_names_labels_and_images() -> None:
     assert whole.fingerprint != concatenate(parts[::-1]).fingerprint
     with pytest.raises(DataError):
         concatenate([])
+
+
+class MultiHotSplit(NumberedSplit):
+    """The labels of image ``i`` are the three lowest bits of ``i``."""
+
+    def __init__(self, n: int) -> None:
+        super().__init__(n)
+        self.labels = (np.arange(n)[:, None] >> np.arange(3) & 1).astype(np.int64)
+
+
+def test_multi_hot_labels_stay_with_their_images() -> None:
+    split = MultiHotSplit(10)
+    for batch in epoch_of(split, shuffle=True, workers=3):
+        assert batch.label.shape == (4, 3) and batch.label.dtype == np.int32
+        assert batch.mask.shape == batch.index.shape == (4,)
+        np.testing.assert_array_equal(batch.label, split.labels[batch.image[:, 0, 0, 0]])
+
+
+def test_concatenation_of_multi_hot_labels() -> None:
+    whole = concatenate([MultiHotSplit(3), MultiHotSplit(0), MultiHotSplit(2)])
+    bits = [[0, 0, 0], [1, 0, 0], [0, 1, 0]]
+    assert whole.labels.tolist() == bits + bits[:2]
+    (batch, _) = batches(whole, batch_size=3, epoch=0, seed=0, shuffle=False)
+    assert batch.label.tolist() == bits

@@ -123,7 +123,7 @@ def test_images_are_those_of_the_archive(prepared: Path) -> None:
             images = list(pool.map(split.image, range(len(split.names))))
         for name, image in zip(split.names, images, strict=True):
             np.testing.assert_array_equal(image, decode(content[name], size=16, resize="crop"))
-    preflight(open_at(prepared).splits.values())
+    preflight(open_at(prepared))
 
 
 def test_manifest_records_the_split_and_is_followed(data_dir: Path) -> None:

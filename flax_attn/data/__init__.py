@@ -6,10 +6,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from flax_attn.config import DataConfig
-from flax_attn.data.batches import Batch, batches, num_batches
+from flax_attn.data.batches import Batch, batches, num_batches, read_image
 from flax_attn.data.concatenate import concatenate
 from flax_attn.data.dataset import Dataset, Split
+from flax_attn.data.manifest import ManifestRow
 from flax_attn.data.preflight import preflight
+from flax_attn.data.quarantine import Quarantine
 from flax_attn.errors import DataError
 
 
@@ -24,7 +26,18 @@ def _drawn_pets(config: DataConfig) -> Dataset:
     )
 
 
-def _folder(config: DataConfig) -> Dataset:
+def _drawn_pets_scenes(config: DataConfig) -> Dataset:
+    from flax_attn.data.drawn_pets_scenes import open_drawn_scenes
+
+    return open_drawn_scenes(
+        seed=config.data_seed,
+        size=config.image_size,
+        train_count=config.train_count,
+        val_count=config.val_count,
+    )
+
+
+def _folder(config: DataConfig, *, known: Sequence[ManifestRow] = ()) -> Dataset:
     from flax_attn.data.folder import open_folder
 
     return open_folder(
@@ -32,6 +45,21 @@ def _folder(config: DataConfig) -> Dataset:
         size=config.image_size,
         resize=config.resize,
         val_fraction=config.val_fraction,
+        known=known,
+    )
+
+
+def _labelled_csv(
+    config: DataConfig, *, undivided: bool = False, class_names: tuple[str, ...] | None = None
+) -> Dataset:
+    from flax_attn.data.labelled_csv import open_labelled_csv
+
+    return open_labelled_csv(
+        Path(config.data_dir or "."),
+        size=config.image_size,
+        resize=config.resize,
+        val_fraction=None if undivided else config.val_fraction,
+        class_names=class_names,
     )
 
 
@@ -48,37 +76,62 @@ def _cats_vs_dogs(config: DataConfig) -> Dataset:
 
 DATASETS: dict[str, Callable[[DataConfig], Dataset]] = {
     "drawn_pets": _drawn_pets,
+    "drawn_pets_scenes": _drawn_pets_scenes,
     "folder": _folder,
+    "labelled_csv": _labelled_csv,
     "cats_vs_dogs": _cats_vs_dogs,
 }
 
 
-def open_dataset(config: DataConfig) -> Dataset:
+def open_dataset(
+    config: DataConfig, quarantine: Quarantine | None = None, *, cache: Path | None = None
+) -> Dataset:
     """The data set a configuration names, every file of it checked to be a usable image.
+
+    ``quarantine`` takes the images that are not (default: a new one under the configured
+    policy). ``cache`` is a folder that remembers which images have been checked.
 
     Raises DataError when there is none in its place, or its images cannot be used.
     """
-    dataset = DATASETS[config.dataset](config)
-    preflight(dataset.splits.values(), workers=config.workers)
-    return dataset
+    quarantine = quarantine or Quarantine(config.on_bad_image)
+    if config.dataset == "folder":
+        dataset = _folder(config, known=quarantine.known_rows)
+    else:
+        dataset = DATASETS[config.dataset](config)
+    return preflight(dataset, quarantine, workers=config.workers, cache=cache)
 
 
-def open_split(config: DataConfig, name: str, *, classes: Sequence[str]) -> Split:
+def open_split(
+    config: DataConfig,
+    name: str,
+    *,
+    classes: Sequence[str],
+    quarantine: Quarantine | None = None,
+    cache: Path | None = None,
+) -> Split:
     """One split of a data set that must have these classes, in this order.
 
     ``name`` is "train", "val", or "all": every image once, of a folder without dividing it.
     Raises DataError with the difference when the classes are not these, and as
     ``open_dataset`` does.
     """
+    quarantine = quarantine or Quarantine(config.on_bad_image)
     if name == "all" and config.dataset == "folder":
         from flax_attn.data.folder import open_tree
 
         dataset = open_tree(
-            Path(config.data_dir or "."), size=config.image_size, resize=config.resize
+            Path(config.data_dir or "."),
+            size=config.image_size,
+            resize=config.resize,
+            known=quarantine.known_rows,
         )
-        preflight(dataset.splits.values(), workers=config.workers)
+        dataset = preflight(dataset, quarantine, workers=config.workers, cache=cache)
+    elif config.dataset == "labelled_csv":
+        # The table's columns may stand in another order than those the run was trained on.
+        dataset = _labelled_csv(config, undivided=name == "all", class_names=tuple(classes))
+        dataset = preflight(dataset, quarantine, workers=config.workers, cache=cache)
     else:
-        dataset = open_dataset(config)
+        dataset = open_dataset(config, quarantine, cache=cache)
     if tuple(dataset.classes) != tuple(classes):
         raise DataError(
             f"the run was trained on the classes {', '.join(classes)}, the data set has "
@@ -92,10 +145,12 @@ __all__ = [
     "DATASETS",
     "Batch",
     "Dataset",
+    "Quarantine",
     "Split",
     "batches",
     "concatenate",
     "num_batches",
     "open_dataset",
     "open_split",
+    "read_image",
 ]

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Generator
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Int, Int32, UInt8
 
 from flax_attn.data.dataset import Split
+from flax_attn.data.guarded import SubstitutingSplit
 from flax_attn.errors import UsageError
 
 _BATCHES_AHEAD = 3
@@ -20,11 +22,13 @@ class Batch(NamedTuple):
     """Places where ``mask`` is false are padding and must not count.
 
     Padding repeats images from the start of the epoch, so that batch statistics are of real
-    images; ``index`` is the place of each image in its split.
+    images; the place of an image that is lost is padding, too, filled by its substitute
+    (`quarantine`). ``index`` is the place of each image in its split. ``label`` has the form of the
+    split's labels.
     """
 
     image: UInt8[np.ndarray, "b h w 3"]
-    label: Int32[np.ndarray, " b"]
+    label: Int32[np.ndarray, " b *k"]
     mask: Bool[np.ndarray, " b"]
     index: Int32[np.ndarray, " b"]  # type: ignore[assignment]  # hides tuple.index
 
@@ -113,16 +117,25 @@ def _decode_ahead(
     *,
     workers: int,
 ) -> Generator[Batch, None, None]:
+    read = partial(read_image, split)
     pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
-    ahead: deque[list[Future[np.ndarray]]] = deque()
+    ahead: deque[list[Future[tuple[np.ndarray, int]]]] = deque()
     submitted = 0
     labels = np.asarray(split.labels, np.int32)
     try:
         for index, mask in chunks:
             while submitted < len(chunks) and len(ahead) < _BATCHES_AHEAD:
-                ahead.append([pool.submit(split.image, int(i)) for i in chunks[submitted][0]])
+                ahead.append([pool.submit(read, int(i)) for i in chunks[submitted][0]])
                 submitted += 1
-            images = np.stack([future.result() for future in ahead.popleft()])
-            yield Batch(images, labels[index], mask, index.astype(np.int32))
+            images, places = zip(*(future.result() for future in ahead.popleft()), strict=True)
+            shown = np.array(places, np.int32)
+            yield Batch(np.stack(images), labels[shown], mask & (shown == index), shown)
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def read_image(split: Split, index: int) -> tuple[UInt8[np.ndarray, "s s 3"], int]:
+    """An image and its place, or its substitute's where it is lost; see `SubstitutingSplit`."""
+    if isinstance(split, SubstitutingSplit):
+        return split.read(index)
+    return split.image(index), index

@@ -10,12 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from jaxtyping import UInt8
-
 from flax_attn.data.cats_vs_dogs_prepare import CLASSES, VERSION, prepare
 from flax_attn.data.dataset import Dataset
-from flax_attn.data.decode import Resize, decode
+from flax_attn.data.decode import ImageError, Resize
 from flax_attn.data.listed import ListedImages
 from flax_attn.data.manifest import (
     ManifestRow,
@@ -39,11 +36,12 @@ class RecordSplit(ListedImages):
     records: tuple[int, ...]
 
     def source(self, index: int) -> bytes:
-        return self.data_source[self.records[index]]["image"]
-
-    def image(self, index: int) -> UInt8[np.ndarray, "s s 3"]:
-        name = self.rows[index].path
-        return decode(self.source(index), size=self.size, resize=self.resize, name=name)
+        try:
+            return self.data_source[self.records[index]]["image"]
+        # The reader of records raises errors of its own on damaged files.
+        except Exception as error:
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise ImageError(self.rows[index].path, reason) from error
 
 
 def open_cats_vs_dogs(

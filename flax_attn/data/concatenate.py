@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Int, UInt8
 
 from flax_attn.data.dataset import Split
+from flax_attn.data.guarded import SubstitutingSplit
 from flax_attn.errors import DataError
 
 
@@ -31,13 +32,25 @@ class _Concatenation:
         self.parts = parts
         self.ends = list(accumulate(len(part.labels) for part in parts))
         self.names: Sequence[str] = [name for part in parts for name in part.names]
-        self.labels: Int[np.ndarray, " n"] = np.concatenate([part.labels for part in parts])
+        self.labels: Int[np.ndarray, " n *k"] = np.concatenate([part.labels for part in parts])
         digests = "\n".join(part.fingerprint for part in parts)
         self.fingerprint = hashlib.sha256(digests.encode()).hexdigest()
 
     def image(self, index: int) -> UInt8[np.ndarray, "s s 3"]:
+        part, start = self._part(index)
+        return part.image(index - start)
+
+    def read(self, index: int) -> tuple[UInt8[np.ndarray, "s s 3"], int]:
+        """The image, or its part's substitute for it; see `SubstitutingSplit`."""
+        part, start = self._part(index)
+        if not isinstance(part, SubstitutingSplit):
+            return part.image(index - start), index
+        pixels, place = part.read(index - start)
+        return pixels, start + place
+
+    def _part(self, index: int) -> tuple[Split, int]:
+        """The split that holds an image, and where it begins."""
         if not 0 <= index < self.ends[-1]:
             raise IndexError(f"image {index} of {self.ends[-1]}")
         part = bisect_right(self.ends, index)
-        start = self.ends[part - 1] if part else 0
-        return self.parts[part].image(index - start)
+        return self.parts[part], self.ends[part - 1] if part else 0

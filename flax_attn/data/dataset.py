@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Int, UInt8
+
+from flax_attn.data.quarantine import Quarantine
 
 
 class Split(Protocol):
@@ -48,9 +50,11 @@ class Dataset:
     """Class names in label order, and the splits by name ("train", "val").
 
     ``multilabel``: the classes do not exclude each other and labels are multi-hot, as in
-    drawn_pets_scenes and labelled_csv; elsewhere every image has one class.
+    drawn_pets_scenes and labelled_csv; elsewhere every image has one class. ``quarantine`` holds
+    what had to be left out, and takes what is lost later.
     """
 
     classes: tuple[str, ...]
     splits: Mapping[str, Split]
     multilabel: bool = False
+    quarantine: Quarantine = field(default_factory=Quarantine)

@@ -9,11 +9,16 @@ The conversion to RGB, the same in training and in evaluation:
 - 32-bit integers, floats and CIELAB: refused, because their range is not known.
 - Animations, multi-page files: the first frame or page.
 - The EXIF orientation is applied.
+
+Stricter than Pillow: a JPEG without its end and a PNG with a wrong checksum are refused although
+their pixels can be had, and so are sizes and scan counts that only an attack has.
 """
 
 from __future__ import annotations
 
+import hashlib
 import io
+import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,12 +29,14 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, UnidentifiedImageError
 
-from flax_attn.data.jpeg import has_end_of_image
+from flax_attn.data.jpeg import check_jpeg
 from flax_attn.errors import DataError, UsageError
 
 Resize = Literal["crop", "stretch"]
 
 MAX_PIXELS = 50_000_000
+# What MAX_PIXELS take in the widest pixels there are, 16-bit RGBA.
+MAX_BYTES = 8 * MAX_PIXELS
 
 # Named, because some of Pillow's other readers start external programs.
 _FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF")
@@ -48,79 +55,78 @@ _UPRIGHT = {
 }
 
 
+class ImageError(DataError):
+    """An image that cannot be used: its name, and the reason without it."""
+
+    def __init__(self, name: str, reason: str):
+        super().__init__(f"{name!r}: {reason}")
+        self.name, self.reason = name, reason
+
+
 def decode(
-    source: bytes | Path, *, size: int, resize: Resize, name: str | None = None
+    source: bytes | Path,
+    *,
+    size: int,
+    resize: Resize,
+    name: str | None = None,
+    sha256: str | None = None,
 ) -> UInt8[np.ndarray, "s s 3"]:
     """One image as a square of ``size`` pixels, bilinear with antialiasing.
 
     "crop" scales the shorter side to ``size`` and keeps the centre; "stretch" scales both sides.
     A large JPEG is decoded at 1/2, 1/4 or 1/8 where that still leaves twice ``size``.
-    ``name`` stands for the image in messages; by default it is the path.
+    ``name`` stands for the image in messages; by default it is the path. ``sha256`` is what the
+    digest of the encoded image must be: damage inside a JPEG often decodes, and only the digest
+    shows it.
 
     Raises:
-      DataError: not a regular file, not an image, damaged, cut short, of a refused kind, or
-        larger than ``MAX_PIXELS``.
+      ImageError: not a regular file, not an image, damaged, cut short, of a refused kind, larger
+        than ``MAX_PIXELS`` or ``MAX_BYTES``, or of another digest.
       UsageError: ``size`` is below 1 or ``resize`` unknown.
     """
     if size < 1 or resize not in get_args(Resize):
         raise UsageError(f"size={size!r}, resize={resize!r}: expected size >= 1, crop or stretch")
-    with _open_image(source, name) as (image, _):
-        image.draft(None, (2 * size, 2 * size))
-        image.load()
-        upright = _apply_orientation(image)
-        square = _to_square(_to_rgb(upright), size, resize)
-        return np.array(square, dtype=np.uint8)
-
-
-def check(source: bytes | Path, *, name: str | None = None) -> None:
-    """Finds damage at a fraction of the cost of `decode`.
-
-    JPEG: the header, and that the file reaches its end-of-image marker. PNG: the header and
-    every checksum. Others are decoded.
-
-    Raises:
-      DataError: as `decode` does; also for a JPEG that lacks only its last byte.
-    """
-    with _open_image(source, name) as (image, stream):
-        if image.format == "PNG":
-            image.verify()
-        elif image.format in ("JPEG", "MPO"):
-            if not has_end_of_image(stream):
-                raise DataError("cut short: no end-of-image marker")
-        else:
+    with _named(name or ("image" if isinstance(source, bytes) else str(source))):
+        content = source if isinstance(source, bytes) else _read(source)
+        if not content:
+            raise DataError("empty, 0 bytes")
+        if sha256 is not None and hashlib.sha256(content).hexdigest() != sha256:
+            raise DataError("not the content it had when the images were listed")
+        with Image.open(io.BytesIO(content), formats=_FORMATS) as image:
+            _check_header(image)
+            _check_structure(content, image.format)
+            image.draft(None, (2 * size, 2 * size))
             image.load()
+            square = _to_square(_to_rgb(_apply_orientation(image)), size, resize)
+            return np.array(square, dtype=np.uint8)
 
 
 @contextmanager
-def _open_image(source: bytes | Path, name: str | None) -> Iterator[tuple[Image.Image, BinaryIO]]:
-    """Yields the image and its stream; whatever fails inside becomes a DataError with its name."""
-    shown = repr(name or ("image" if isinstance(source, bytes) else str(source)))
+def _named(name: str) -> Iterator[None]:
+    """Whatever fails inside becomes an ImageError of this name."""
     try:
-        with _open_stream(source) as stream, Image.open(stream, formats=_FORMATS) as image:
-            _check_header(image)
-            yield image, stream
+        yield
     except DataError as error:
-        raise DataError(f"{shown}: {error}") from error.__cause__
+        raise ImageError(name, str(error)) from error.__cause__
     except MemoryError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise DataError(f"{shown}: {_too_large()}") from error
+        raise ImageError(name, _too_large()) from error
     except UnidentifiedImageError as error:
         kinds = ", ".join(_FORMATS)
-        raise DataError(f"{shown}: not an image, or its header is damaged ({kinds})") from error
+        raise ImageError(name, f"not an image, or its header is damaged ({kinds})") from error
     # Pillow's readers raise nearly any exception (SyntaxError, struct.error, KeyError, ...) on
     # damaged bytes, so nothing narrower would do.
     except Exception as error:
         reason = " ".join(str(getattr(error, "strerror", None) or error).split())
-        raise DataError(f"{shown}: {reason or type(error).__name__}") from error
+        raise ImageError(name, reason or type(error).__name__) from error
 
 
-def _open_stream(source: bytes | Path) -> BinaryIO:
-    if isinstance(source, bytes):
-        if not source:
-            raise DataError("empty, 0 bytes")
-        return io.BytesIO(source)
-    return open_regular(source)
+def _read(path: Path) -> bytes:
+    with open_regular(path) as stream:
+        if os.fstat(stream.fileno()).st_size > MAX_BYTES:
+            raise DataError(f"more than {MAX_BYTES // 1_000_000} MB: scale it down")
+        return stream.read()
 
 
 def open_regular(path: Path) -> BinaryIO:
@@ -148,6 +154,16 @@ def _check_header(image: Image.Image) -> None:
         raise DataError(f"{image.width}x{image.height}: {_too_large()}")
     if image.mode not in _MODES:
         raise DataError(f"pixels of kind {image.mode} have no known range: convert to 8 bits")
+
+
+def _check_structure(content: bytes, kind: str | None) -> None:
+    """What Pillow's decoders let pass."""
+    if kind in ("JPEG", "MPO"):
+        check_jpeg(content)
+    elif kind == "PNG":
+        # A verified image cannot be loaded any more, so this is another one.
+        with Image.open(io.BytesIO(content), formats=("PNG",)) as image:
+            image.verify()
 
 
 def _too_large() -> str:

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-from jaxtyping import UInt8
-
 from flax_attn.data.dataset import Dataset
-from flax_attn.data.decode import Resize, decode
+from flax_attn.data.decode import Resize
 from flax_attn.data.listed import ListedImages
 from flax_attn.data.manifest import (
     ManifestRow,
@@ -29,15 +26,12 @@ _JUNK = frozenset({"__macosx", "thumbs.db"})
 
 @dataclass(frozen=True, kw_only=True)
 class FolderSplit(ListedImages):
-    """Image files beneath ``root``, decoded when asked for."""
+    """Image files beneath ``root``."""
 
     root: Path
 
     def source(self, index: int) -> Path:
         return self.root / self.rows[index].path
-
-    def image(self, index: int) -> UInt8[np.ndarray, "s s 3"]:
-        return decode(self.source(index), size=self.size, resize=self.resize)
 
 
 def open_folder(
@@ -47,6 +41,7 @@ def open_folder(
     resize: Resize,
     val_fraction: float,
     class_names: tuple[str, ...] | None = None,
+    known: Sequence[ManifestRow] = (),
 ) -> Dataset:
     """The splits "train" and "val" of a folder of photographs.
 
@@ -56,7 +51,9 @@ def open_folder(
     "val". Class folders may be nested. Labels follow ``class_names``, or else the order of the
     names' bytes. Hidden files, ``__MACOSX`` and files of other kinds are ignored.
 
-    Every file is read once for its digest, none is decoded: see `preflight`.
+    Every file is read once for its digest, none is decoded: see `preflight`. ``known`` rows stand
+    for what is found under their path, or is not there any more: a run that lost images goes on
+    with the rows it began with.
 
     Raises:
       DataError: no root, no or one class folder, an empty class, train and val of different
@@ -65,12 +62,12 @@ def open_folder(
     """
     layout = _split_layout(root)
     if layout is None:
-        classes, rows = _read_tree(root, ".", class_names)
+        classes, rows = _read_tree(root, ".", class_names, known)
         splits = split_by_digest(rows, classes=classes, val_fraction=val_fraction)
     else:
         train, val = layout
-        classes, train_rows = _read_tree(root, train, class_names)
-        _, val_rows = _read_tree(root, val, classes, like=repr(train))
+        classes, train_rows = _read_tree(root, train, class_names, known)
+        _, val_rows = _read_tree(root, val, classes, known, like=repr(train))
         splits = {"train": train_rows, "val": val_rows}
     return Dataset(
         classes,
@@ -87,6 +84,7 @@ def open_tree(
     size: int,
     resize: Resize,
     class_names: tuple[str, ...] | None = None,
+    known: Sequence[ManifestRow] = (),
 ) -> Dataset:
     """The same photographs undivided, as the one split "all" (train and val together).
 
@@ -94,9 +92,9 @@ def open_tree(
       DataError: as `open_folder`.
     """
     layout = _split_layout(root)
-    classes, rows = _read_tree(root, layout[0] if layout else ".", class_names)
+    classes, rows = _read_tree(root, layout[0] if layout else ".", class_names, known)
     if layout:
-        rows += _read_tree(root, layout[1], classes, like=repr(layout[0]))[1]
+        rows += _read_tree(root, layout[1], classes, known, like=repr(layout[0]))[1]
     whole = FolderSplit(
         root=root, rows=sort_by_name(rows), classes=classes, size=size, resize=resize
     )
@@ -113,7 +111,12 @@ def _split_layout(root: Path) -> tuple[str, str] | None:
 
 
 def _read_tree(
-    root: Path, tree: str, expected: tuple[str, ...] | None, *, like: str = "the classes asked for"
+    root: Path,
+    tree: str,
+    expected: tuple[str, ...] | None,
+    known: Sequence[ManifestRow],
+    *,
+    like: str = "the classes asked for",
 ) -> tuple[tuple[str, ...], tuple[ManifestRow, ...]]:
     """Class names in label order and the sorted rows of one tree of class folders."""
     found = tuple(_folders(root / tree))
@@ -134,11 +137,13 @@ def _read_tree(
         for file in _images_of_class(root / tree / name)
     ]
     digests = digest_files([file for file, _ in files])
-    rows = (
+    rows = [
         ManifestRow(file.relative_to(root).as_posix(), label, digest)
         for (file, label), digest in zip(files, digests, strict=True)
-    )
-    return classes, sort_by_name(rows)
+    ]
+    inside = "" if tree == "." else f"{tree}/"
+    rows += [row for row in known if row.path.startswith(inside) and row.label < len(classes)]
+    return classes, sort_by_name({row.path: row for row in rows}.values())
 
 
 def _images_of_class(folder: Path) -> list[Path]:

@@ -2,53 +2,156 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-from flax_attn.data.dataset import Split
-from flax_attn.data.decode import check
+import numpy as np
+from tqdm import tqdm
+
+from flax_attn.data.dataset import Dataset, Split
+from flax_attn.data.decode import ImageError
+from flax_attn.data.guarded import GuardedSplit
+from flax_attn.data.manifest import ManifestRow
+from flax_attn.data.quarantine import Quarantine
+from flax_attn.data.verdicts import Verdicts
 from flax_attn.errors import DataError
 
 _SHOWN = 5
+_BAR_AFTER_SECONDS = 1.0
 
 
 @runtime_checkable
 class EncodedSplit(Split, Protocol):
-    """A split of encoded images, as opposed to drawn ones."""
+    """A split of encoded images, as opposed to drawn ones; ``image`` raises ImageError."""
 
-    def source(self, index: int) -> bytes | Path:
-        """The file, or the content of one, that image ``index`` is decoded from."""
-        ...
+    @property
+    def rows(self) -> Sequence[ManifestRow]: ...
+
+    @property
+    def size(self) -> int: ...
+
+    @property
+    def resize(self) -> str: ...
 
 
-def find_problems(split: Split, *, workers: int = 8) -> list[str]:
-    """One line for each image that cannot be used, in order; nothing for images that are drawn."""
+def find_problems(
+    split: Split,
+    *,
+    workers: int = 8,
+    cache: Path | None = None,
+    doubted: Collection[ManifestRow] = (),
+) -> dict[int, ImageError]:
+    """Decodes each image of a split and returns those that cannot be used, by index.
+
+    Nothing is looked for among images that are drawn. ``cache`` is a folder that remembers what
+    has been found to decode (`Verdicts`); it is not asked about ``doubted`` rows, whose digests
+    are not those of the files now.
+    """
     if not isinstance(split, EncodedSplit):
-        return []
+        return {}
+    verdicts = Verdicts(cache, size=split.size, resize=split.resize)
+    in_doubt = {row.path for row in doubted}
+    unknown = [
+        i for i, row in enumerate(split.rows) if row.digest not in verdicts or row.path in in_doubt
+    ]
 
-    def problem(index: int) -> str | None:
-        source = split.source(index)
+    def problem(index: int) -> ImageError | None:
         try:
-            check(source, name=split.names[index] if isinstance(source, bytes) else None)
-        except DataError as error:
-            return str(error)
+            split.image(index)
+        except ImageError as error:
+            return error
         return None
 
     with ThreadPoolExecutor(workers) as pool:
-        return [line for line in pool.map(problem, range(len(split.labels))) if line is not None]
+        found = tqdm(
+            pool.map(problem, unknown),
+            total=len(unknown),
+            desc="checking images",
+            leave=False,
+            dynamic_ncols=True,
+            delay=_BAR_AFTER_SECONDS,
+            disable=None,
+        )
+        problems = {i: error for i, error in zip(unknown, found, strict=True) if error is not None}
+    verdicts.add(split.rows[i].digest for i in unknown if i not in problems)
+    return problems
 
 
-def preflight(splits: Iterable[Split], *, workers: int = 8) -> None:
-    """Checks every image of the splits.
+def preflight(
+    dataset: Dataset,
+    quarantine: Quarantine | None = None,
+    *,
+    workers: int = 8,
+    cache: Path | None = None,
+) -> Dataset:
+    """The data set without the images that cannot be used, each of which was looked at.
 
     Raises:
-      DataError: names up to five images that cannot be used, with the reasons, and their number.
+      DataError: under the policy "fail" (the default) names up to five images that cannot be
+        used, with the reasons, and their number; under "quarantine" a split without a usable
+        image, or a class that has none left in it; a label that is no class.
     """
-    problems = [line for split in splits for line in find_problems(split, workers=workers)]
-    if not problems:
-        return
-    shown = "; ".join(problems[:_SHOWN])
-    rest = f"; and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
-    raise DataError(f"{len(problems)} unusable image(s), repair or remove them: {shown}{rest}")
+    quarantine = dataset.quarantine if quarantine is None else quarantine
+    _check_labels(dataset)
+    problems = {
+        name: find_problems(split, workers=workers, cache=cache, doubted=quarantine.known_rows)
+        for name, split in dataset.splits.items()
+    }
+    errors = [error for found in problems.values() for error in found.values()]
+    if errors and quarantine.policy == "fail":
+        shown = "; ".join(map(str, errors[:_SHOWN]))
+        rest = f"; and {len(errors) - _SHOWN} more" if len(errors) > _SHOWN else ""
+        raise DataError(
+            f"{len(errors)} unusable image(s), repair or remove them, or leave them out by "
+            f"--on-bad-image quarantine: {shown}{rest}"
+        )
+    splits = {
+        name: _guard(name, split, problems[name], quarantine)
+        for name, split in dataset.splits.items()
+    }
+    _check_classes_remain(dataset, splits)
+    return replace(dataset, splits=splits, quarantine=quarantine)
+
+
+def _guard(
+    name: str, split: Split, problems: dict[int, ImageError], quarantine: Quarantine
+) -> Split:
+    if not isinstance(split, EncodedSplit):
+        return split
+    entries = {i: quarantine.set_aside(name, split.rows[i], error) for i, error in problems.items()}
+    return GuardedSplit(
+        split,
+        name=name,
+        rows=split.rows,
+        absent=[i for i, entry in entries.items() if entry.found == "start"],
+        lost=[i for i, entry in entries.items() if entry.found == "run"],
+        quarantine=quarantine,
+    )
+
+
+def _check_labels(dataset: Dataset) -> None:
+    highest = 1 if dataset.multilabel else len(dataset.classes) - 1
+    for split in dataset.splits.values():
+        labels = np.asarray(split.labels)
+        outside = np.argwhere((labels < 0) | (labels > highest))
+        if len(outside):
+            place = tuple(outside[0])
+            raise DataError(
+                f"{split.names[place[0]]!r} has label {labels[place]}: expected 0 to {highest}"
+            )
+
+
+def _check_classes_remain(dataset: Dataset, splits: dict[str, Split]) -> None:
+    for name, split in dataset.splits.items():
+        before, after = np.asarray(split.labels), np.asarray(splits[name].labels)
+        if len(before) and not len(after):
+            raise DataError(f"no usable image is left of {name!r}: {len(before)} cannot be used")
+        gone = [] if dataset.multilabel else sorted(set(before.tolist()) - set(after.tolist()))
+        if gone:
+            raise DataError(
+                f"no usable image of class {dataset.classes[gone[0]]!r} is left of {name!r}: "
+                "repair the images"
+            )

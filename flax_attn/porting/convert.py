@@ -24,8 +24,10 @@ def unwrap(checkpoint: Mapping[str, Any], *, source: str = "the weights") -> dic
     Raises WeightsError if there are none, or other things among them.
     """
     tensors: Any = checkpoint
-    while wrapper := next((w for w in _WRAPPERS if isinstance(tensors.get(w), Mapping)), None):
-        tensors = tensors[wrapper]
+    # Not for ever: a dictionary in a file may hold itself.
+    for _ in _WRAPPERS:
+        wrapper = next((w for w in _WRAPPERS if isinstance(tensors.get(w), Mapping)), None)
+        tensors = tensors[wrapper] if wrapper else tensors
     strange = [key for key, value in tensors.items() if not _is_tensor(value)]
     if strange or not tensors:
         shown = ", ".join(printable(key) for key in strange[:5]) or "nothing"

@@ -7,8 +7,9 @@ import hashlib
 import json
 import os
 import secrets
+import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,6 +29,8 @@ _LISTS = ("widths", "depths")
 _DIGEST = "content_sha256"
 
 _CHUNK = 1 << 20
+
+_STALE_SECONDS = 3600
 
 
 class Ported(NamedTuple):
@@ -127,6 +130,14 @@ def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
         raise WeightsError(f"cannot write {path}: {error.strerror}") from error
     finally:
         partial.unlink(missing_ok=True)
+
+
+def remove_stale_partials(folder: Path) -> None:
+    """Removes what killed processes have left unfinished; a live one's file is younger."""
+    for partial in folder.glob(f"*{PARTIAL}"):
+        with suppress(FileNotFoundError):
+            if time.time() - partial.stat().st_mtime > _STALE_SECONDS:
+                partial.unlink()
 
 
 def _sort_header(content: bytes) -> bytes:

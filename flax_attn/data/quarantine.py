@@ -1,0 +1,170 @@
+"""Images that cannot be used: refused, or set aside, listed and never counted.
+
+Under the policy "fail" the first such image ends the run. Under "quarantine":
+
+- Images that are unusable at the start are left out of their split, as if they were not there.
+- An image that is lost during the run keeps its place, so that the order of the others stays
+  what it was. The place is filled as padding is: by the next usable image of the same labels (of
+  any, if there is none) in the split's order, under a mask that keeps it out of loss, statistics
+  of the epoch and evaluation.
+
+Either way the image is listed with the reason in ``quarantine.json``, once and for good: a
+resumed run takes the list over, and what is on it keeps its row in the manifest and its share in
+the division into splits, whether its file is still there or not.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import threading
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Literal, get_args
+
+from flax_attn.data.decode import ImageError
+from flax_attn.data.manifest import ManifestRow
+from flax_attn.errors import DataError, UsageError
+
+Policy = Literal["fail", "quarantine"]
+
+FILE = "quarantine.json"
+
+_FIELDS = {"split": str, "path": str, "label": int, "digest": str, "found": str, "reason": str}
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An image set aside; ``found`` is "start" or "run"."""
+
+    split: str
+    path: str
+    label: int
+    digest: str
+    found: str
+    reason: str
+
+    @property
+    def row(self) -> ManifestRow:
+        return ManifestRow(self.path, self.label, self.digest)
+
+
+class Quarantine:
+    """The policy of a run and the images it has set aside; safe to use from several threads.
+
+    ``earlier`` are the entries of the run that is resumed. Nothing is written before `keep_in`.
+    """
+
+    def __init__(self, policy: Policy = "fail", *, earlier: Sequence[Entry] = ()):
+        if policy not in get_args(Policy):
+            raise UsageError(f"on_bad_image is {policy!r}: expected fail or quarantine")
+        self.policy = policy
+        self._earlier = {entry.path: entry for entry in earlier}
+        self._entries: dict[str, Entry] = {}
+        self._file: Path | None = None
+        self._lock = threading.Lock()
+
+    @property
+    def entries(self) -> list[Entry]:
+        """Sorted by split and the bytes of the path."""
+        with self._lock:
+            found = list(self._entries.values())
+        return sorted(found, key=lambda entry: (entry.split, os.fsencode(entry.path)))
+
+    @property
+    def known_rows(self) -> list[ManifestRow]:
+        """The rows, from the run that is resumed, of the images it had set aside."""
+        return [entry.row for entry in self._earlier.values()]
+
+    def set_aside(self, split: str, row: ManifestRow, error: ImageError) -> Entry:
+        """Lists an image that is unusable at the start, as the run before did if it did."""
+        entry = Entry(split, row.path, row.label, row.digest, "start", error.reason)
+        earlier = self._earlier.get(row.path)
+        if earlier is not None:
+            entry = replace(earlier, split=split)
+        with self._lock:
+            return self._entries.setdefault(row.path, entry)
+
+    def lose(self, split: str, row: ManifestRow, error: ImageError) -> None:
+        """Lists an image that is lost during the run, and says so in a warning.
+
+        Raises:
+          DataError: the policy is "fail".
+        """
+        entry = Entry(split, row.path, row.label, row.digest, "run", error.reason)
+        with self._lock:
+            if row.path not in self._entries:
+                self._entries[row.path] = entry
+                self._write()
+                if self.policy == "quarantine":
+                    _log.warning("set aside %s", error)
+        if self.policy == "fail":
+            raise DataError(
+                f"{error}: restore it, or go on without it by --on-bad-image quarantine"
+            ) from error
+
+    def keep_in(self, file: Path) -> None:
+        """Writes the list to ``file`` now and whenever it grows; an empty one is removed."""
+        with self._lock:
+            self._file = file
+            self._write()
+
+    def _write(self) -> None:
+        if self._file is None:
+            return
+        try:
+            if self._entries:
+                write_entries(self._file, self._entries.values())
+            else:
+                self._file.unlink(missing_ok=True)
+        except OSError as error:
+            # Written again with the next image; the run is worth more than the list.
+            _log.warning("%s not written: %s", self._file, error.strerror)
+
+
+def write_entries(file: Path, entries: Iterable[Entry]) -> None:
+    """Writes a list, all or nothing, as JSON in ASCII; odd bytes of paths are escaped."""
+    found = sorted(entries, key=lambda entry: (entry.split, os.fsencode(entry.path)))
+    values = {"count": len(found), "images": [asdict(entry) for entry in found]}
+    partial = file.with_name(f"{file.name}.{os.getpid()}.partial")
+    try:
+        partial.write_text(json.dumps(values, indent=1) + "\n", encoding="ascii")
+        os.replace(partial, file)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def read_entries(file: Path) -> list[Entry]:
+    """What `write_entries` wrote; nothing if there is no such file.
+
+    Raises:
+      DataError: it cannot be read or is no such list.
+    """
+    try:
+        values = json.loads(file.read_text(encoding="ascii"))
+        return [_entry(item) for item in values["images"]]
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            f"{str(file)!r} is damaged ({type(error).__name__}): restore it, or start a new run"
+        ) from error
+
+
+def left_out_by(file: Path) -> list[Entry]:
+    """The list of a run for those who judge it: no order has to be kept, so all are left out.
+
+    Raises:
+      DataError: as `read_entries`.
+    """
+    return [replace(entry, found="start") for entry in read_entries(file)]
+
+
+def _entry(item: dict[str, object]) -> Entry:
+    if set(item) != set(_FIELDS) or any(type(item[k]) is not kind for k, kind in _FIELDS.items()):
+        raise ValueError(item)
+    return Entry(**item)  # type: ignore[arg-type]
