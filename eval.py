@@ -9,11 +9,13 @@ from pathlib import Path
 from flax_attn import cli
 from flax_attn.choices import CHOICES
 from flax_attn.config import validate
-from flax_attn.data import open_split
+from flax_attn.data import Quarantine, open_split
+from flax_attn.data.quarantine import FILE, left_out_by
 from flax_attn.evaluation import confusion_lines, evaluate_run
 from flax_attn.run import Run
 
-DATA_FLAGS = ("dataset", "data_dir", "val_count", "workers", "batch_size")
+DATA_FLAGS = ("dataset", "data_dir", "val_count", "workers", "on_bad_image", "batch_size")
+LEFT_OUT = "left_out.json"
 SHOWN = ("loss", "accuracy", "precision", "recall", "average_precision", "roc_auc")
 
 
@@ -30,8 +32,21 @@ def main(argv: Sequence[str]) -> None:
     chosen = {name: getattr(args, name) for name in DATA_FLAGS if hasattr(args, name)}
     config = run.config.updated(**chosen)
     validate(config)
-    split = open_split(config.data, args.split, classes=run.classes)
+    other_data = {"dataset", "data_dir"} & chosen.keys()
+    left_out = [] if other_data else left_out_by(workdir / FILE)
+    quarantine = Quarantine(config.data.on_bad_image, earlier=left_out)
+    split = open_split(
+        config.data,
+        args.split,
+        classes=run.classes,
+        quarantine=quarantine,
+        cache=Path(config.run.feature_cache),
+    )
     out = Path(args.out) if args.out else workdir / f"eval-{args.split}"
+    out.mkdir(parents=True, exist_ok=True)
+    quarantine.keep_in(out / LEFT_OUT)
+    if quarantine.entries:
+        print(f"{len(quarantine.entries)} unusable images left out: {out / LEFT_OUT}")
     result = evaluate_run(
         run, split, config=config, split_name=args.split, workdir=workdir, out=out, say=print
     )

@@ -1,181 +1,267 @@
-"""Checkpoints of a run: the newest and the best, written through Orbax.
+"""Checkpoints of a run: committed by one rename, verified leaf by leaf when they are read.
 
-A checkpoint holds three items: ``model`` (parameters and running statistics), ``training``
-(step and optimizer state) and ``meta`` (epoch, metrics, classes). Evaluation reads the first
-and the last alone.
+Names that are not whole numbers are never read: what is being written or deleted starts with a
+dot, and a damaged checkpoint that training went back from ends in ``.damaged``.
 """
 
 from __future__ import annotations
 
-import errno
-from collections.abc import Mapping
+import math
+import shutil
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import jax
-import numpy as np
-import orbax.checkpoint as ocp
-from orbax.checkpoint import checkpoint_managers as policies
 
-from flax_attn.errors import CheckpointError, DiskFullError
-from flax_attn.functional import Arrays
+from flax_attn.array_files import read_arrays, write_arrays
+from flax_attn.durable import free_bytes, is_no_space, seal, sync, write_text
+from flax_attn.errors import CheckpointError, DiskFullError, UsageError
+from flax_attn.log import Row, warn
 from flax_attn.step import TrainState
+from flax_attn.stored import (
+    DAMAGE,
+    JUDGED,
+    MANIFEST,
+    MODEL,
+    TRAINING,
+    Info,
+    Loaded,
+    Progress,
+    describe,
+    read_info,
+    to_files,
+)
 
 FOLDER = "checkpoints"
 BEST_METRIC = "roc_auc"
 
+_SAVING = ".saving-"
+_DELETING = ".deleting-"
+_DAMAGED = ".damaged"
 
-def _rank(metrics: Mapping[str, float]) -> float:
-    value = metrics[BEST_METRIC]
-    return float("-inf") if np.isnan(value) else value
+# A reader looks again when the trainer deletes what it reads; this often at most.
+_LOOKS = 20
 
 
 class Checkpoints:
-    """The checkpoints below a run directory; use as a context manager, so it is closed.
+    """The checkpoints below a run directory, named by step.
 
-    Saves are synchronous: when ``save`` returns, the checkpoint is on disk. Read-only access
-    never creates, changes or deletes a file.
+    Saves are synchronous: when ``save`` returns, the checkpoint is on the disk. The newest
+    ``keep`` stay, and the one with the best validation ROC AUC. Read-only access never creates,
+    changes or deletes a file; a writer must hold the run directory's lock.
     """
 
-    def __init__(self, workdir: Path, *, read_only: bool = False):
-        self._folder = workdir.absolute() / FOLDER
-        if read_only and not self._folder.is_dir():
-            raise CheckpointError(
-                f"no checkpoints in {workdir}: train there first, or check --workdir"
-            )
-        keep = [
-            policies.LatestN(n=1),
-            policies.BestN(get_metric_fn=_rank, n=1, keep_checkpoints_without_metrics=False),
-        ]
-        options = ocp.CheckpointManagerOptions(
-            preservation_policy=None if read_only else policies.AnyPreservationPolicy(keep),
-            best_fn=_rank,
-            enable_async_checkpointing=False,
-            read_only=read_only,
-            create=not read_only,
-        )
-        handlers: dict[str, Any] = {
-            "model": ocp.StandardCheckpointHandler(),
-            "training": ocp.StandardCheckpointHandler(),
-            "meta": ocp.JsonCheckpointHandler(),
-        }
-        self._manager = ocp.CheckpointManager(self._folder, options=options, item_handlers=handlers)
+    def __init__(self, workdir: Path, *, read_only: bool = False, keep: int = 2):
+        self.folder = workdir.absolute() / FOLDER
+        self._read_only, self._keep = read_only, keep
+        if read_only:
+            if not self.folder.is_dir():
+                raise CheckpointError(
+                    f"no checkpoints in {workdir}: train there first, or check --workdir"
+                )
+            return
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            for path in self.folder.iterdir():
+                if path.name.startswith((_SAVING, _DELETING)):
+                    _remove(path)
+        except OSError as error:
+            raise UsageError(f"cannot write in {self.folder}: {_reason(error)}") from error
 
-    def __enter__(self) -> Checkpoints:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._manager.close()
+    @property
+    def steps(self) -> list[int]:
+        """The steps on disk, ascending; not yet verified."""
+        names = [path.name for path in self.folder.iterdir() if path.is_dir()]
+        return sorted(int(name) for name in names if name.isdecimal() and str(int(name)) == name)
 
     @property
     def latest(self) -> int | None:
-        """The newest checkpoint's epoch, None before the first."""
-        return self._manager.latest_step()
+        """The newest step on disk, None before the first."""
+        return max(self.steps, default=None)
 
     @property
     def best(self) -> int | None:
-        """The epoch with the highest validation ROC AUC, None before the first."""
-        return self._manager.best_step()
+        """The judged step on disk with the highest validation ROC AUC, None before the first."""
+        return _best(self._rows(), among=self.steps)
+
+    @property
+    def rows(self) -> list[Row]:
+        """The metrics of every judged epoch, in their order."""
+        rows = self._rows()
+        return [rows[step] for step in sorted(rows)]
+
+    def require_space(self, state: Any) -> None:
+        """Raises DiskFullError unless the checkpoints that will be kept, and one more, fit."""
+        size = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+        needed = size * max(1, self._keep + 2 - len(self.steps))
+        if (free := free_bytes(self.folder)) < needed:
+            raise DiskFullError(
+                f"{free / 1e6:,.0f} MB free in {self.folder}, the checkpoints need "
+                f"{needed / 1e6:,.0f} MB: free some space, or choose another --workdir"
+            )
 
     def save(
         self,
-        epoch: int,
         state: TrainState,
+        progress: Progress,
         *,
-        metrics: Mapping[str, float],
-        classes: tuple[str, ...],
-    ) -> None:
-        """Writes the state after ``epoch`` (counted from 1).
+        classes: Sequence[str],
+        rows: Sequence[Row],
+    ) -> int:
+        """Commits a state under its step, and returns that.
 
-        Raises DiskFullError when there is no space; earlier checkpoints stay.
+        ``rows`` are the metrics of the epochs before. Whatever fails, earlier checkpoints stay;
+        raises DiskFullError when there is no space.
         """
-        meta = {"epoch": epoch, "metrics": dict(metrics), "classes": list(classes)}
-        args = ocp.args.Composite(
-            model=ocp.args.StandardSave(_model_item(state.params, state.stats)),
-            training=ocp.args.StandardSave(_training_item(state)),
-            meta=ocp.args.JsonSave(meta),
-        )
+        values = describe(state, progress, classes, rows)
+        step = values["step"]
+        partial = self.folder / f"{_SAVING}{step}"
         try:
-            self._manager.save(epoch, args=args, metrics=dict(metrics), force=True)
-            self._manager.wait_until_finished()
+            partial.mkdir()
+            items = to_files(state, progress.sums).items()
+            records = {name: write_arrays(partial / name, item) for name, item in items}
+            values["files"] = {name: record.to_json() for name, record in records.items()}
+            write_text(partial / MANIFEST, seal(values))
+            self._discard(step)
+            partial.rename(self.folder / str(step))
+            sync(self.folder)
+            self._prune()
         except OSError as error:
-            if error.errno == errno.ENOSPC:
-                raise DiskFullError(f"no space left for a checkpoint in {self._folder}") from error
+            with suppress(OSError):
+                _remove(partial)
+            self._explain(error, f"checkpoint {step}")
+            raise
+        return step
+
+    def judge(self, step: int, row: Row) -> None:
+        """Adds the metrics of a step's epoch; raises DiskFullError when there is no space."""
+        try:
+            write_text(self.folder / str(step) / JUDGED, seal(row))
+            self._prune()
+        except OSError as error:
+            self._explain(error, f"the metrics of checkpoint {step}")
             raise
 
-    def meta(self, epoch: int) -> dict[str, Any]:
-        """Epoch, metrics and classes of a checkpoint."""
-        return self._restore(epoch, meta=ocp.args.JsonRestore())["meta"]
+    def load_best(self) -> Loaded:
+        """The model of the best checkpoint, or of the newest good one if the best is damaged.
 
-    def restore_model(self, epoch: int, params: Arrays, stats: Arrays) -> tuple[Arrays, Arrays]:
-        """Parameters and statistics of a checkpoint, in the shapes of these templates.
-
-        Raises CheckpointError naming every leaf that is missing, unexpected or of another
-        shape or dtype; nothing is cast.
+        Raises CheckpointError when there is none.
         """
-        item = self._standard(epoch, "model", _model_item(params, stats))
-        return item["params"], item["stats"]
 
-    def restore(self, epoch: int, template: TrainState) -> TrainState:
-        """The whole training state; raises CheckpointError as ``restore_model`` does."""
-        params, stats = self.restore_model(epoch, template.params, template.stats)
-        training = self._standard(epoch, "training", _training_item(template))
-        leaves = [training["opt_state"][name] for name in sorted(training["opt_state"])]
-        opt_state = jax.tree.unflatten(jax.tree.structure(template.opt_state), leaves)
-        return TrainState(training["step"], params, stats, opt_state)
+        best, left = _best(self._rows()), self.best
+        if best != left:
+            warn(f"the best checkpoint, {best}, is gone from {self.folder}")
 
-    def _standard(self, epoch: int, item: str, template: Any) -> Any:
-        abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), template)
-        found = self._manager.item_metadata(epoch)[item]
-        if found is None:
-            raise CheckpointError(f"checkpoint {epoch} in {self._folder} has no {item}")
-        _compare(found.tree, abstract, f"checkpoint {epoch} in {self._folder}")
-        return self._restore(epoch, **{item: ocp.args.StandardRestore(abstract)})[item]
+        def order(steps: list[int]) -> list[int]:
+            first = self.best
+            return sorted(steps, key=lambda step: (step == first, step), reverse=True)
 
-    def _restore(self, epoch: int, **args: Any) -> Any:
-        try:
-            return self._manager.restore(epoch, args=ocp.args.Composite(**args))
-        except (OSError, ValueError, KeyError) as error:
-            reason = str(error).splitlines()[0]
+        return self._load(order, (MODEL,))
+
+    def load_latest(self) -> Loaded:
+        """The newest good checkpoint, whole; a writer sets newer, damaged ones aside.
+
+        Raises CheckpointError when there is none.
+        """
+        loaded = self._load(lambda steps: steps[::-1], (MODEL, TRAINING))
+        if not self._read_only:
+            for step in self.steps:
+                if step > loaded.info.step:
+                    aside = self.folder / f"{step}{_DAMAGED}"
+                    _remove(aside)
+                    (self.folder / str(step)).rename(aside)
+        return loaded
+
+    def _load(self, order: Callable[[list[int]], list[int]], files: tuple[str, ...]) -> Loaded:
+        damaged: dict[int, str] = {}
+        for _ in range(_LOOKS):
+            waiting = [step for step in order(self.steps) if step not in damaged]
+            if not waiting:
+                break
+            step, path = waiting[0], self.folder / str(waiting[0])
+            try:
+                info = read_info(path)
+                arrays = {name: read_arrays(path / name, info.files[name]) for name in files}
+            except DAMAGE as error:
+                if path.exists():  # else the trainer has deleted it: look again
+                    damaged[step] = _reason(error)
+                continue
+            if damaged:
+                warn(f"{_listed(damaged)} in {self.folder}: using checkpoint {step}")
+            return Loaded(info, arrays, f"checkpoint {step} in {self.folder}")
+        if damaged:
             raise CheckpointError(
-                f"cannot restore checkpoint {epoch} in {self._folder}: {reason}"
+                f"no checkpoint is left to use in {self.folder}: {_listed(damaged)}; "
+                "restore a copy, or choose another --workdir"
+            )
+        raise CheckpointError(f"no checkpoint in {self.folder} yet: train at least one epoch")
+
+    def _rows(self) -> dict[int, Row]:
+        """Metrics by step, those of deleted steps included."""
+        rows: dict[int, Row] = {}
+        for info in self._infos():
+            rows |= {row["step"]: row for row in (*info.rows, info.row) if row}
+        return rows
+
+    def _infos(self) -> Iterable[Info]:
+        for step in self.steps:
+            try:
+                info = read_info(self.folder / str(step))
+            except DAMAGE:
+                continue
+            yield info
+
+    def _prune(self) -> None:
+        keep = {*self.steps[-self._keep :], self.best}
+        for step in self.steps:
+            if step not in keep:
+                self._discard(step)
+
+    def _discard(self, step: int) -> None:
+        """Deletes a step; renamed first, so that no half of it bears its name."""
+        path, doomed = self.folder / str(step), self.folder / f"{_DELETING}{step}"
+        if path.exists():
+            _remove(doomed)
+            path.rename(doomed)
+            _remove(doomed)
+
+    def _explain(self, error: OSError, what: str) -> None:
+        if is_no_space(error):
+            raise DiskFullError(
+                f"no space left for {what} in {self.folder}: free some and run the same command "
+                "again, earlier checkpoints are whole"
             ) from error
 
 
-def _model_item(params: Arrays, stats: Arrays) -> dict[str, Arrays]:
-    return {"params": dict(params), "stats": dict(stats)}
+def _best(rows: Mapping[int, Row], *, among: Iterable[int] | None = None) -> int | None:
+    """The step of the highest metric, the newest of equal ones."""
+
+    def rank(step: int) -> tuple[float, int]:
+        value = rows[step]["val"][BEST_METRIC]
+        return (-math.inf if math.isnan(value) else value), step
+
+    steps = rows.keys() if among is None else rows.keys() & set(among)
+    return max(steps, key=rank, default=None)
 
 
-def _training_item(state: TrainState) -> dict[str, Any]:
-    leaves = jax.tree.leaves(state.opt_state)
-    return {"step": state.step, "opt_state": {f"{i:05d}": x for i, x in enumerate(leaves)}}
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
-def _compare(found: Any, expected: Any, where: str) -> None:
-    got, want = _by_name(found), _by_name(expected)
-    problems = [f"{name} is missing" for name in want.keys() - got.keys()]
-    problems += [f"{name} is unexpected" for name in got.keys() - want.keys()]
-    problems += [
-        f"{name} is {got[name]}, expected {want[name]}"
-        for name in want.keys() & got.keys()
-        if got[name] != want[name]
-    ]
-    if problems:
-        more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
-        raise CheckpointError(f"{where} does not fit: {'; '.join(sorted(problems)[:5])}{more}")
+def _reason(error: BaseException) -> str:
+    if isinstance(error, FileNotFoundError) and error.filename:
+        return f"{Path(error.filename).name} is missing"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    if isinstance(error, KeyError):
+        return f"{error} is missing"
+    return str(error)
 
 
-def _by_name(tree: Any) -> dict[str, str]:
-    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
-    return {
-        jax.tree_util.keystr(
-            path, simple=True, separator="."
-        ): f"{np.dtype(x.dtype)}{list(x.shape)}"
-        for path, x in leaves
-    }
+def _listed(damaged: Mapping[int, str]) -> str:
+    return "; ".join(f"checkpoint {step} is damaged ({why})" for step, why in damaged.items())

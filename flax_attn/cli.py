@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import io
 import logging
+import os
 import sys
 import traceback
 import warnings
@@ -13,7 +15,8 @@ from types import NoneType, UnionType
 from typing import Any, Literal, NoReturn, get_args, get_origin, get_type_hints
 
 from flax_attn.config import PRESETS, Config
-from flax_attn.errors import FlaxAttnError, UsageError
+from flax_attn.durable import is_no_space
+from flax_attn.errors import DiskFullError, FlaxAttnError, UsageError
 
 INTERRUPTED = 130
 
@@ -79,6 +82,9 @@ def run(main: Callable[[Sequence[str]], None], argv: Sequence[str] | None = None
     """Runs a command; a failure prints one line on standard error and gives its exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     logging.getLogger("absl").setLevel(logging.ERROR)
+    # A terminal that cannot show the name of a class is no reason to fail.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     # Of an image that can be used they say nothing, of others there is an error of our own
     # (flax_attn/data/decode.py).
     warnings.filterwarnings("ignore", module=r"PIL\.")
@@ -89,10 +95,28 @@ def run(main: Callable[[Sequence[str]], None], argv: Sequence[str] | None = None
             traceback.print_exc()
         print("error: " + " ".join(str(error).split()), file=sys.stderr)
         return error.exit_code
+    except OSError as error:
+        if not is_no_space(error):
+            raise
+        where = f" for {error.filename}" if error.filename else ""
+        print(f"error: no space left{where}: free some and repeat the command", file=sys.stderr)
+        return DiskFullError.exit_code
     except KeyboardInterrupt:
         print("error: interrupted", file=sys.stderr)
         return INTERRUPTED
+    finally:
+        _flush()
     return 0
+
+
+def _flush() -> None:
+    """What was said may be on a full disk; the interpreter would end with a code of its own."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
 
 
 def _argument(hint: Any, choices: Sequence[str] | None) -> dict[str, Any]:

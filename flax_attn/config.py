@@ -74,6 +74,9 @@ class DataConfig:
     )
     data_seed: int = setting(0, "seed of the drawn pictures", low=0)
     workers: int = setting(2, "threads that decode images", low=1)
+    on_bad_image: Literal["fail", "quarantine"] = setting(
+        "fail", "unusable images: end the run, or set them aside and list them"
+    )
 
 
 @dataclass(frozen=True)
@@ -111,6 +114,19 @@ class RunConfig:
     weights: str = setting("imagenet", "imagenet, none, or a .safetensors file of ported weights")
     init_from: str | None = setting(None, "start from the best checkpoint of this run directory")
     feature_cache: str = setting("runs/features", "folder of frozen-backbone features")
+    snapshot_epochs: tuple[int, ...] | None = setting(
+        None, "epochs after which a light snapshot is kept, to see how attention changes"
+    )
+    save_every: int | None = setting(
+        None, "steps between checkpoints inside an epoch (default: only at its end)", low=1
+    )
+    keep_checkpoints: int = setting(2, "newest checkpoints kept, beside the best", low=1)
+    stop_within: float = setting(
+        9.0, "seconds that SIGTERM or Ctrl-C leaves to reach the end of a step and save", low=0
+    )
+    resume_anyway: tuple[str, ...] | None = setting(
+        None, "conditions that may differ from those of the run that is resumed"
+    )
 
 
 @dataclass(frozen=True)
@@ -223,6 +239,8 @@ def validate(config: Config) -> None:
             raise UsageError(f"--{name} takes five positive numbers, got {list(sizes)}")
     if not model.gates or len(set(model.gates)) < len(model.gates) or {*model.gates} - {*GATED}:
         raise UsageError(f"--gates takes different ones of {', '.join(GATED)}, got {model.gates}")
+    if run.snapshot_epochs and min(run.snapshot_epochs) < 1:
+        raise UsageError(f"--snapshot-epochs count from 1, got {min(run.snapshot_epochs)}")
     if data.dataset in NEEDS_DATA_DIR and data.data_dir is None:
         needed = NEEDS_DATA_DIR[data.dataset]
         raise UsageError(f"--dataset {data.dataset} needs --data-dir, {needed}")

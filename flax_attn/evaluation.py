@@ -12,10 +12,9 @@ from jaxtyping import Bool, Float, Int
 from flax_attn import functional
 from flax_attn.checkpoint import Checkpoints
 from flax_attn.config import Config, save_json
-from flax_attn.data import Split
-from flax_attn.errors import CheckpointError
+from flax_attn.data import Split, read_image
 from flax_attn.examples import ImageExamples
-from flax_attn.figures import Panel, draw_attention
+from flax_attn.figures import Panel, draw_attention, plain
 from flax_attn.functional import Arrays
 from flax_attn.loop import Evaluation, Say, evaluate
 from flax_attn.maps import named_maps
@@ -46,11 +45,8 @@ def evaluate_run(
     structure, params, stats = functional.abstract(
         lambda: build_model(run.config.model, num_classes=len(run.classes))
     )
-    with Checkpoints(workdir, read_only=True) as checkpoints:
-        epoch = checkpoints.best
-        if epoch is None:
-            raise CheckpointError(f"no checkpoint in {workdir} yet: train at least one epoch")
-        params, stats = checkpoints.restore_model(epoch, params, stats)
+    best = Checkpoints(workdir, read_only=True).load_best()
+    params, stats = best.model(params, stats)
     task = TASKS[run.config.train.task]
     step = make_eval_step(structure, task)
     source = ImageExamples(split, config.train.batch_size, config.data.workers)
@@ -64,13 +60,14 @@ def evaluate_run(
             "classes": list(run.classes),
             "dataset": config.data.dataset,
             "split": split_name,
-            "epoch": epoch,
+            "epoch": best.info.epoch,
+            "step": best.info.step,
         },
     )
     write_predictions(out / "predictions.csv", result, split, run.classes, task)
     panels = attention_panels(step, params, stats, split, run)
     if panels:
-        title = f"{run.config.model.model}, {run.config.model.norm}, epoch {epoch}"
+        title = f"{run.config.model.model}, {run.config.model.norm}, epoch {best.info.epoch}"
         draw_attention(panels, out / "attention.png", title=title)
     say(f"wrote metrics.json, predictions.csv and pictures to {out}")
     return result
@@ -79,16 +76,17 @@ def evaluate_run(
 def write_predictions(
     path: Path, result: Evaluation, split: Split, classes: Sequence[str], task: Task
 ) -> None:
-    """A row an image: name, label, prediction, loss in nats, a probability for each class.
+    """A row an image judged: name, label, prediction, loss in nats, a probability a class.
 
     Several labels are separated by ``|``.
     """
-    truth = task.truth(np.asarray(split.labels), len(classes))
+    truth = task.truth(np.asarray(split.labels), len(classes))[result.judged]
     decided = task.decide(result.probabilities)
+    names = [split.names[place] for place in np.flatnonzero(result.judged).tolist()]
     with open(path, "w", newline="", encoding="utf-8", errors="backslashreplace") as file:
         writer = csv.writer(file)
         writer.writerow(["name", "label", "prediction", "loss", *classes])
-        for i, name in enumerate(split.names):
+        for i, name in enumerate(names):
             said = ["|".join(_names(classes, row[i])) for row in (truth, decided)]
             shown = [f"{p:.6f}" for p in result.probabilities[i]]
             writer.writerow([name, *said, f"{result.loss[i]:.6f}", *shown])
@@ -102,7 +100,8 @@ def confusion_lines(confusion: Int[np.ndarray, "k *k"], classes: Sequence[str]) 
         header = "columns: found, missed, falsely said, rightly not said"
         rows = confusion[:, [1, 1, 0, 0], [1, 0, 1, 0]]
     lines = [
-        f"  {n:<16}" + "".join(f"{c:>7}" for c in r) for n, r in zip(classes, rows, strict=True)
+        f"  {plain(n):<16}" + "".join(f"{c:>7}" for c in r)
+        for n, r in zip(classes, rows, strict=True)
     ]
     return [header, *lines]
 
@@ -117,7 +116,9 @@ def attention_panels(
     task, classes = TASKS[run.config.train.task], run.classes
     truth = task.truth(np.asarray(split.labels), len(classes))
     chosen = _in_turn(truth, PANELS)
-    images = np.stack([split.image(int(i)) for i in chosen])
+    # An image lost by now is replaced as in a batch, and shown as what it is.
+    pixels, places = zip(*(read_image(split, int(i)) for i in chosen), strict=True)
+    images, chosen = np.stack(pixels), np.array(places)
     labels = np.asarray(split.labels)[chosen].astype(np.int32)
     _, prediction = step(params, stats, Examples(images, labels, np.ones(len(chosen), bool)))
     if not prediction.attention:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from flax_attn.data import Split, batches, num_batches
 from flax_attn.data.batches import index_batches
@@ -19,13 +19,18 @@ class ExampleSource(Protocol):
     """Epochs of padded batches over one split."""
 
     @property
+    def names(self) -> Sequence[str]: ...
+
+    @property
     def labels(self) -> Int[np.ndarray, "n"]: ...
 
     @property
     def batch_size(self) -> int: ...
 
-    def epoch(self, epoch: int, *, seed: int, shuffle: bool) -> Iterator[Examples]:
-        """Every example once; shuffled by (seed, epoch) alone."""
+    def epoch(
+        self, epoch: int, *, seed: int, shuffle: bool, start: int = 0
+    ) -> Generator[Examples, None, None]:
+        """Every example once, from batch ``start`` on; shuffled by (seed, epoch) alone."""
         ...
 
 
@@ -38,10 +43,16 @@ class ImageExamples:
     workers: int
 
     @property
+    def names(self) -> Sequence[str]:
+        return self.split.names
+
+    @property
     def labels(self) -> Int[np.ndarray, "n"]:
         return self.split.labels
 
-    def epoch(self, epoch: int, *, seed: int, shuffle: bool) -> Iterator[Examples]:
+    def epoch(
+        self, epoch: int, *, seed: int, shuffle: bool, start: int = 0
+    ) -> Generator[Examples, None, None]:
         for batch in batches(
             self.split,
             batch_size=self.batch_size,
@@ -49,26 +60,50 @@ class ImageExamples:
             seed=seed,
             shuffle=shuffle,
             workers=self.workers,
+            start=start,
         ):
             yield Examples(batch.image, batch.label, batch.mask)
 
 
 @dataclass(frozen=True)
 class FeatureExamples:
-    """Feature maps computed beforehand."""
+    """Feature maps computed beforehand; examples that are not ``present`` never count."""
 
     maps: Mapping[str, Float[np.ndarray, "n h w c"]]
     labels: Int[np.ndarray, "n"]
     batch_size: int
+    present: Bool[np.ndarray, "n"]
+    names: Sequence[str]
 
-    def epoch(self, epoch: int, *, seed: int, shuffle: bool) -> Iterator[Examples]:
+    def epoch(
+        self, epoch: int, *, seed: int, shuffle: bool, start: int = 0
+    ) -> Generator[Examples, None, None]:
         for index, mask in index_batches(
-            len(self.labels), batch_size=self.batch_size, epoch=epoch, seed=seed, shuffle=shuffle
+            len(self.labels),
+            batch_size=self.batch_size,
+            epoch=epoch,
+            seed=seed,
+            shuffle=shuffle,
+            start=start,
         ):
             features = Features(**{name: array[index] for name, array in self.maps.items()})
-            yield Examples(features, self.labels[index].astype(np.int32), mask)
+            counts = mask & self.present[index]
+            yield Examples(features, self.labels[index].astype(np.int32), counts)
 
 
 def steps_per_epoch(source: ExampleSource) -> int:
     """Batches in one epoch, the last, padded one included."""
     return num_batches(len(source.labels), source.batch_size)
+
+
+def batch_names(source: ExampleSource, epoch: int, batch: int, *, seed: int) -> list[str]:
+    """The names of the examples in a batch of a shuffled epoch, both counted from 1."""
+    index, mask = index_batches(
+        len(source.labels),
+        batch_size=source.batch_size,
+        epoch=epoch,
+        seed=seed,
+        shuffle=True,
+        start=batch - 1,
+    )[0]
+    return [source.names[i] for i in index[mask]]

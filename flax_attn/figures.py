@@ -73,12 +73,14 @@ def _draw_block(
         axes.axis("off")
     for panel, axes in zip(block, grid, strict=False):
         axes[0].imshow(panel.image)
-        axes[0].set_title(panel.title, fontsize=9, color="black" if panel.correct else "crimson")
+        colour = "black" if panel.correct else "crimson"
+        axes[0].set_title(plain(panel.title), fontsize=9, color=colour, parse_math=False)
         for place, (name, scale) in zip(axes[1:], scales.items(), strict=True):
             place.imshow(overlay(panel.image, panel.attention[name], scale=scale))
     bar: dict[str, Any] = {"location": "bottom", "shrink": 0.8, "pad": 0.01}
     for column, (name, scale) in enumerate(scales.items(), start=1):
-        grid[0, column].set_title(f"attention on {name}", fontsize=9)
+        title = plain(f"attention on {name}")
+        grid[0, column].set_title(title, fontsize=9, parse_math=False)
         part.colorbar(ScalarMappable(scale, cmap=MAP_COLOURS), ax=grid[:, column], **bar)
     # A hidden bar beneath the images keeps their rows level with the maps'.
     part.colorbar(ScalarMappable(), ax=grid[:, 0], **bar).ax.set_visible(False)
@@ -104,3 +106,9 @@ def overlay(
     colours = matplotlib.colormaps[MAP_COLOURS](scale(enlarged))[..., :3]
     grey = image.mean(-1, keepdims=True) / 255
     return (1 - opacity) * grey + opacity * colours
+
+
+def plain(text: str) -> str:
+    """The text in one line of Latin letters: names of classes may hold bytes without a glyph."""
+    latin = text.encode("latin-1", "backslashreplace").decode("latin-1")
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in latin)

@@ -11,10 +11,11 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, UInt8
 
 from flax_attn.data import Split, batches, num_batches
 from flax_attn.functional import Arrays
@@ -23,6 +24,13 @@ from flax_attn.vgg import Features
 
 FeatureStep = Callable[[UInt8[np.ndarray, "b h w 3"]], Features]
 Progress = Callable[[Iterator, int], Iterator]
+
+
+class FrozenFeatures(NamedTuple):
+    """Maps by name; where ``present`` is false there is no image, and the rows hold nothing."""
+
+    maps: dict[str, Float[np.ndarray, "n h w c"]]
+    present: Bool[np.ndarray, "n"]
 
 
 def digest_arrays(arrays: Arrays) -> str:
@@ -51,33 +59,45 @@ def frozen_features(
     batch_size: int,
     workers: int,
     progress: Progress,
-) -> dict[str, Float[np.ndarray, "n h w c"]]:
+) -> FrozenFeatures:
     """The maps of every image of a split, read from ``folder`` or computed into it.
 
     A folder appears under its final name only when complete; two processes that compute the
-    same one do not disturb each other.
+    same one do not disturb each other. Maps that lack an image, because it was lost meanwhile
+    and quarantined, are not kept.
     """
     final = folder / key
-    if not final.is_dir():
-        partial = folder / f"{key}.partial-{os.getpid()}"
-        partial.mkdir(parents=True, exist_ok=True)
-        try:
-            _compute(split, step, partial, batch_size, workers, progress)
-            _publish(partial, final)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
-    return {path.stem: np.load(path, mmap_mode="r") for path in sorted(final.glob("*.npy"))}
+    if final.is_dir():
+        return _load(final, np.ones(len(split.labels), bool))
+    partial = folder / f"{key}.partial-{os.getpid()}"
+    partial.mkdir(parents=True, exist_ok=True)
+    try:
+        present = _compute(split, step, partial, batch_size, workers, progress)
+        if not present.all():
+            # The files are gone after this; their maps last as long as the process.
+            return _load(partial, present)
+        _publish(partial, final)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return _load(final, present)
+
+
+def _load(folder: Path, present: Bool[np.ndarray, "n"]) -> FrozenFeatures:
+    maps = {path.stem: np.load(path, mmap_mode="r") for path in sorted(folder.glob("*.npy"))}
+    return FrozenFeatures(maps, present)
 
 
 def _compute(
     split: Split, step: FeatureStep, folder: Path, batch_size: int, workers: int, progress: Progress
-) -> None:
+) -> Bool[np.ndarray, "n"]:
     n = len(split.labels)
+    present = np.zeros(n, bool)
     maps: dict[str, np.memmap] = {}
     epoch = batches(split, batch_size=batch_size, epoch=0, seed=0, shuffle=False, workers=workers)
     for batch in progress(epoch, num_batches(n, batch_size)):
         features = step(batch.image)._asdict()
         rows = batch.index[batch.mask]
+        present[rows] = True
         for name, value in features.items():
             if value is None:
                 continue
@@ -87,6 +107,7 @@ def _compute(
             maps[name][rows] = np.asarray(value)[batch.mask]
     for array in maps.values():
         array.flush()
+    return present
 
 
 def _publish(partial: Path, final: Path) -> None:

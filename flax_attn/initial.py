@@ -8,7 +8,7 @@ from pathlib import Path
 
 from flax_attn.checkpoint import Checkpoints
 from flax_attn.config import RunConfig
-from flax_attn.errors import CheckpointError, DataError, WeightsError
+from flax_attn.errors import DataError, WeightsError
 from flax_attn.functional import Arrays
 from flax_attn.porting import load_into, read_ported, sha256_of
 from flax_attn.run import Run
@@ -60,7 +60,7 @@ def from_file(path: Path) -> Initial:
 def from_run(folder: Path, classes: tuple[str, ...]) -> Initial:
     """The best checkpoint of another run.
 
-    Raises CheckpointError when there is none, DataError when its classes differ.
+    Raises CheckpointError when none is whole, DataError when its classes differ.
     """
     other = Run.load(folder)
     if other.classes != classes:
@@ -68,23 +68,15 @@ def from_run(folder: Path, classes: tuple[str, ...]) -> Initial:
             f"{folder} was trained on the classes {', '.join(other.classes)}, "
             f"this data set has {', '.join(classes)}"
         )
-    with Checkpoints(folder, read_only=True) as checkpoints:
-        epoch = checkpoints.best
-    if epoch is None:
-        raise CheckpointError(f"no checkpoint in {folder} yet: train at least one epoch")
-
-    def fill(params: Arrays, stats: Arrays) -> tuple[Arrays, Arrays]:
-        with Checkpoints(folder, read_only=True) as checkpoints:
-            return checkpoints.restore_model(epoch, params, stats)
-
+    best = Checkpoints(folder, read_only=True).load_best()
     untouched = other.config.train.freeze_backbone and other.weights.get(BATCH_NORM) == INSERTED
     origin = {f"its_{name}": value for name, value in other.weights.items() if name != BATCH_NORM}
     provenance = {
-        "source": f"run {folder.name}, epoch {epoch}",
+        "source": f"run {folder.name}, epoch {best.info.epoch}",
         **origin,
         BATCH_NORM: INSERTED if untouched else "trained",
     }
-    return Initial(fill, provenance, calibrate=untouched)
+    return Initial(best.model, provenance, calibrate=untouched)
 
 
 def resolve_initial(

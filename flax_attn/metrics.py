@@ -13,7 +13,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
-from sklearn.metrics import average_precision_score, roc_auc_score
 
 
 class Sums(NamedTuple):
@@ -146,6 +145,9 @@ def per_label_ranking(
 
     NaN where no example or every example has the label.
     """
+    # Here, because it takes as long to import as all else that a command needs.
+    from sklearn.metrics import average_precision_score, roc_auc_score
+
     ap, auc = np.full((2, labels.shape[-1]), np.nan)
     for j, truth in enumerate(labels.T.astype(bool)):
         if truth.any() and not truth.all():

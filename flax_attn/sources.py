@@ -37,7 +37,7 @@ def example_sources(
     started = time.perf_counter()
     sources = []
     for name, split in zip(("training", "validation"), splits, strict=True):
-        maps = frozen_features(
+        features = frozen_features(
             split,
             step,
             key=cache_key(split, params, stats, taps),
@@ -46,7 +46,9 @@ def example_sources(
             workers=workers,
             progress=partial(bar, text=f"features of the {name} images"),
         )
-        sources.append(FeatureExamples(maps, split.labels, batch_size))
+        sources.append(
+            FeatureExamples(features.maps, split.labels, batch_size, features.present, split.names)
+        )
     say(
         f"features of {sum(len(s.labels) for s in splits)} images ready in "
         f"{time.perf_counter() - started:.0f} s ({config.run.feature_cache})"

@@ -80,6 +80,10 @@ def make_train_step(
 
     The loss is the mean over the examples that the mask keeps. Randomness is folded from
     (seed, step), so a resumed run draws what the uninterrupted one would have drawn.
+
+    ``sums.loss`` also tells whether the new state can be used: it is NaN when the loss is not
+    finite, infinity when the gradient or the update is not, minus infinity when a running
+    statistic is not.
     """
     task = TASKS[config.task]
 
@@ -100,10 +104,18 @@ def make_train_step(
 
         (_, (sums, stats)), grads = jax.value_and_grad(objective, has_aux=True)(variable)
         updates, opt_state = tx.update(grads, state.opt_state, variable)
-        params = {**state.params, **optax.apply_updates(variable, updates)}
+        variable = optax.apply_updates(variable, updates)
+        updated = jnp.where(_finite((grads, variable, opt_state)), sums.loss, jnp.inf)
+        judged = jnp.where(_finite(stats), updated, -jnp.inf)
+        sums = sums._replace(loss=jnp.where(jnp.isfinite(sums.loss), judged, jnp.nan))
+        params = {**state.params, **variable}
         return TrainState(state.step + 1, params, stats, opt_state), sums
 
     return jax.jit(step, donate_argnums=0)
+
+
+def _finite(tree: Any) -> Bool[Array, ""]:
+    return jnp.array([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]).all()
 
 
 def _terms(loss: Float[Array, "b"], output: AttnOutput, config: TrainConfig) -> Array:

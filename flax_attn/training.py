@@ -3,30 +3,39 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+import optax
 from jaxtyping import UInt8
 
 from flax_attn import functional
 from flax_attn.calibrate import calibrate
-from flax_attn.checkpoint import Checkpoints
+from flax_attn.checkpoint import FOLDER, Checkpoints
 from flax_attn.config import Config
-from flax_attn.data import Dataset, Split, num_batches
-from flax_attn.errors import CheckpointError, DataError
+from flax_attn.data import Dataset, Split, num_batches, read_image
+from flax_attn.data import quarantine as quarantines
+from flax_attn.epochs import draw_epochs
+from flax_attn.errors import DataError
 from flax_attn.evaluation import attention_panels
+from flax_attn.examples import ExampleSource
 from flax_attn.figures import draw_attention, draw_curves
-from flax_attn.functional import Structure
+from flax_attn.functional import Arrays, Structure
 from flax_attn.initial import Initial
-from flax_attn.log import read_rows
-from flax_attn.loop import Say, fit
+from flax_attn.log import Row, RunLog, Tolerant, tolerant
+from flax_attn.loop import Say, Trainer
 from flax_attn.model import build_model
 from flax_attn.optim import make_optimizer
-from flax_attn.run import Run, check_resumable, locked
+from flax_attn.resume import Earlier, find_earlier
+from flax_attn.run import Run, locked
+from flax_attn.signals import Stop, stop_on_signals
+from flax_attn.snapshots import save_snapshot
 from flax_attn.sources import example_sources
-from flax_attn.step import init_state, make_eval_step, make_train_step
+from flax_attn.step import TrainState, init_state, make_eval_step, make_train_step
+from flax_attn.stored import Progress
 from flax_attn.task import TASKS
 
 CURVES_FILE = "curves.png"
@@ -42,11 +51,30 @@ def default_workdir(config: Config) -> Path:
     return Path("runs") / "-".join(names)
 
 
-def train(config: Config, dataset: Dataset, initial: Initial, *, workdir: Path, say: Say) -> None:
-    """Trains, or resumes, the run in ``workdir`` and draws its pictures.
+def set_aside_before(workdir: Path) -> list[quarantines.Entry]:
+    """The images that the run in ``workdir`` has set aside, if there is one to resume."""
+    if not any(path.name.isdigit() for path in (workdir / FOLDER).glob("*")):
+        return []
+    return quarantines.read_entries(workdir / quarantines.FILE)
 
-    Raises CheckpointError when ``workdir`` holds a run under other conditions, DataError when
-    the images' labels do not fit the task.
+
+def train(
+    config: Config,
+    dataset: Dataset,
+    initial: Initial,
+    *,
+    workdir: Path,
+    say: Say,
+    attempt: Tolerant | None = None,
+    draw: bool = True,
+) -> None:
+    """Trains, or resumes, the run in ``workdir`` and, with ``draw``, draws its pictures.
+
+    ``attempt`` takes failures to write logs and pictures, which training survives.
+
+    Raises CheckpointError when ``workdir`` holds a run under other conditions, or no checkpoint
+    of it is whole; DataError when the images' labels do not fit the task; RunBusyError when
+    another process trains there; StoppedError after SIGTERM or SIGINT.
     """
     if dataset.multilabel != (config.train.task == "multilabel"):
         kind = "any number of labels" if dataset.multilabel else "one class"
@@ -54,93 +82,139 @@ def train(config: Config, dataset: Dataset, initial: Initial, *, workdir: Path, 
             f"--task {config.train.task} does not fit {config.data.dataset}, "
             f"whose images have {kind}"
         )
-    new = Run(
+    run = Run(
         config=config,
         classes=dataset.classes,
         data_fingerprint=dataset.splits["train"].fingerprint,
+        val_fingerprint=dataset.splits["val"].fingerprint,
         weights=initial.provenance,
     )
-    with locked(workdir), Checkpoints(workdir) as checkpoints:
-        if checkpoints.latest is not None:
-            old = Run.load(workdir)
-            check_resumable(old, new, workdir)
-            new = replace(new, weights=old.weights)
-        new.save(workdir)
-        structure = _train(new, dataset, initial, workdir, checkpoints, say)
-        _draw(new, structure, dataset, workdir, checkpoints, say)
+    attempt = attempt or Tolerant()
+    with locked(workdir), stop_on_signals(within=config.run.stop_within) as stop:
+        checkpoints = Checkpoints(workdir, keep=config.run.keep_checkpoints)
+        earlier = find_earlier(run, checkpoints, workdir)
+        if earlier is not None:
+            run = replace(run, weights=earlier.run.weights)
+        said = tolerant(say, attempt)
+        job = _Job(run, dataset, workdir, checkpoints, stop, attempt, said)
+        structure = job.train(initial, earlier)
+        if draw:
+            job.draw(structure)
 
 
-def _train(
-    run: Run, dataset: Dataset, initial: Initial, workdir: Path, checkpoints: Checkpoints, say: Say
-) -> Structure:
-    config = run.config
-    structure, params, stats = functional.split(
-        build_model(config.model, num_classes=len(run.classes), seed=config.train.seed)
-    )
-    params, stats = initial.fill(params, stats)
-    if initial.calibrate and not config.train.freeze_backbone and checkpoints.latest is None:
-        images = _calibration_images(dataset.splits["train"], config.train.batch_size)
-        params, stats = calibrate(structure, params, stats, images)
-        say(f"batch normalisation calibrated on {CALIBRATION_IMAGES} training images")
-    steps = num_batches(len(dataset.splits["train"].labels), config.train.batch_size)
-    tx = make_optimizer(config.train, steps_per_epoch=steps)
-    state = init_state(params, stats, tx, config.train)
-    if checkpoints.latest is not None:
-        if tuple(checkpoints.meta(checkpoints.latest)["classes"]) != run.classes:
-            raise CheckpointError(f"the checkpoints in {workdir} are of other classes")
-        state = checkpoints.restore(checkpoints.latest, state)
-        say(f"resuming after epoch {checkpoints.latest} of {config.train.epochs}")
-    train_source, val_source = example_sources(
-        config, structure, state.params, state.stats, dataset, say
-    )
-    started = time.perf_counter()
-    fit(
-        state,
-        make_train_step(structure, tx, config.train),
-        make_eval_step(structure, TASKS[config.train.task]),
-        train=train_source,
-        val=val_source,
-        config=config.train,
-        classes=run.classes,
-        workdir=workdir,
-        checkpoints=checkpoints,
-        say=say,
-    )
-    say(f"trained in {time.perf_counter() - started:.0f} s")
-    return structure
+@dataclass(frozen=True)
+class _Job:
+    """One life of a run, with what its parts share."""
+
+    run: Run
+    dataset: Dataset
+    workdir: Path
+    checkpoints: Checkpoints
+    stop: Stop
+    attempt: Tolerant
+    say: Say
+
+    def train(self, initial: Initial, earlier: Earlier | None) -> Structure:
+        """Trains from the start or from ``earlier`` to the end; returns the network."""
+        config, classes = self.run.config, self.run.classes
+        structure, params, stats = functional.split(
+            build_model(config.model, num_classes=len(classes), seed=config.train.seed)
+        )
+        if earlier is None:
+            params, stats = self._filled(initial, structure, params, stats)
+        steps = num_batches(len(self.dataset.splits["train"].labels), config.train.batch_size)
+        tx = make_optimizer(config.train, steps_per_epoch=steps)
+        state = init_state(params, stats, tx, config.train)
+        self.checkpoints.require_space(state)
+        place = Progress.start(1, steps, TASKS[config.train.task].sums.zero(len(classes)))
+        rows: list[Row] = []
+        if earlier is not None:
+            state, place, rows = earlier.resume(state, place)
+            self.say(earlier.describe(config.train.epochs))
+        self.run.save(self.workdir)
+        self.dataset.quarantine.keep_in(self.workdir / quarantines.FILE)
+        sources = example_sources(
+            config, structure, state.params, state.stats, self.dataset, self.say
+        )
+        started = time.perf_counter()
+        with RunLog(self.workdir, rows, attempt=self.attempt) as log:
+            self._trainer(structure, tx, sources, log).fit(state, place)
+        self.say(f"trained in {time.perf_counter() - started:.0f} s")
+        return structure
+
+    def _filled(
+        self, initial: Initial, structure: Structure, params: Arrays, stats: Arrays
+    ) -> tuple[Arrays, Arrays]:
+        config = self.run.config.train
+        params, stats = initial.fill(params, stats)
+        if initial.calibrate and not config.freeze_backbone:
+            images = _calibration_images(self.dataset.splits["train"], config.batch_size)
+            params, stats = calibrate(structure, params, stats, images)
+            self.say(f"batch normalisation calibrated on {CALIBRATION_IMAGES} training images")
+        return params, stats
+
+    def _trainer(
+        self,
+        structure: Structure,
+        tx: optax.GradientTransformation,
+        sources: tuple[ExampleSource, ExampleSource],
+        log: RunLog,
+    ) -> Trainer:
+        config = self.run.config
+        return Trainer(
+            make_train_step(structure, tx, config.train),
+            make_eval_step(structure, TASKS[config.train.task]),
+            train=sources[0],
+            val=sources[1],
+            config=config.train,
+            classes=self.run.classes,
+            checkpoints=self.checkpoints,
+            log=log,
+            stop=self.stop,
+            save_every=config.run.save_every,
+            say=self.say,
+            keep=partial(_keep, config=config, workdir=self.workdir),
+        )
+
+    def draw(self, structure: Structure) -> None:
+        """The pictures of the run, of its best checkpoint."""
+        run, workdir = self.run, self.workdir
+        title = f"{run.config.model.model}, {run.config.model.norm}, {run.config.data.dataset}"
+        curves, attention = workdir / CURVES_FILE, workdir / ATTENTION_FILE
+        rows = self.checkpoints.rows
+        if self.attempt(lambda: draw_curves(rows, curves, title=title), str(curves)):
+            self.say(f"curves: {curves}")
+        best = self.checkpoints.load_best()
+        _, params, stats = functional.abstract(
+            lambda: build_model(run.config.model, num_classes=len(run.classes))
+        )
+        params, stats = best.model(params, stats)
+        step = make_eval_step(structure, TASKS[run.config.train.task])
+        val = self.dataset.splits["val"]
+        panels = attention_panels(step, params, stats, val, run)
+        if panels and self.attempt(
+            lambda: draw_attention(panels, attention, title=title), str(attention)
+        ):
+            self.say(f"attention: {attention}")
+        self.attempt(
+            lambda: draw_epochs(run, step, params, stats, val, workdir, self.say),
+            f"the pictures of the epochs in {workdir}",
+        )
+        if (row := best.info.row) is not None:
+            self.say(
+                f"best epoch {row['epoch']}: validation accuracy {row['val']['accuracy']:.4f}, "
+                f"ROC AUC {row['val']['roc_auc']:.4f}"
+            )
+
+
+def _keep(epoch: int, state: TrainState, *, config: Config, workdir: Path) -> None:
+    if epoch in (config.run.snapshot_epochs or ()):
+        frozen = config.train.freeze_backbone
+        save_snapshot(workdir, epoch, state.params, state.stats, freeze_backbone=frozen)
 
 
 def _calibration_images(split: Split, batch_size: int) -> Iterator[UInt8[np.ndarray, "b s s 3"]]:
     count = min(CALIBRATION_IMAGES, len(split.labels))
     chosen = np.random.default_rng(0).permutation(len(split.labels))[:count]
     for start in range(0, count, batch_size):
-        yield np.stack([split.image(int(i)) for i in chosen[start : start + batch_size]])
-
-
-def _draw(
-    run: Run,
-    structure: Structure,
-    dataset: Dataset,
-    workdir: Path,
-    checkpoints: Checkpoints,
-    say: Say,
-) -> None:
-    rows = read_rows(workdir)
-    title = f"{run.config.model.model}, {run.config.model.norm}, {run.config.data.dataset}"
-    draw_curves(rows, workdir / CURVES_FILE, title=title)
-    say(f"curves: {workdir / CURVES_FILE}")
-    assert checkpoints.best is not None
-    _, params, stats = functional.abstract(
-        lambda: build_model(run.config.model, num_classes=len(run.classes))
-    )
-    params, stats = checkpoints.restore_model(checkpoints.best, params, stats)
-    step = make_eval_step(structure, TASKS[run.config.train.task])
-    panels = attention_panels(step, params, stats, dataset.splits["val"], run)
-    if panels:
-        draw_attention(panels, workdir / ATTENTION_FILE, title=title)
-        say(f"attention: {workdir / ATTENTION_FILE}")
-    best: Mapping[str, float] = checkpoints.meta(checkpoints.best)["metrics"]
-    say(
-        f"best epoch {checkpoints.best}: validation accuracy {best['accuracy']:.4f}, "
-        f"ROC AUC {best['roc_auc']:.4f}"
-    )
+        yield np.stack([read_image(split, int(i))[0] for i in chosen[start : start + batch_size]])

@@ -6,6 +6,7 @@ initialisation are torchvision's ``vgg16_bn``.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import jax
@@ -17,6 +18,9 @@ from flax_attn.conv import conv3x3, max_pool2x2, select_impl
 
 VGG16_WIDTHS = (64, 128, 256, 512, 512)
 VGG16_DEPTHS = (2, 2, 3, 3, 3)
+
+# The last convolution of each stage, by the name of its activation.
+LAST_CONVS = ("conv1", "conv2", "conv3", "conv4", "conv5")
 
 kernel_init = nnx.initializers.variance_scaling(2.0, "fan_out", "normal")
 
@@ -108,9 +112,14 @@ class ConvStage(nnx.Module):
             for i in range(depth)
         )
 
-    def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b h//2 w//2 d"]:
+    def convolve(self, x: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b h w d"]:
+        """The activation of the last convolution."""
         for layer in self.layers:
             x = layer(x, train=train)
+        return x
+
+    def pool(self, x: Float[Array, "b h w d"]) -> Float[Array, "b h//2 w//2 d"]:
+        """The pooled activation."""
         return max_pool2x2(x, impl=self.impl)
 
 
@@ -135,12 +144,35 @@ class VGG16BN(nnx.Module):
 
     def __call__(self, image: Float[Array, "b h w 3"], *, train: bool) -> Features:
         """All five pooled maps of normalised images whose sides are multiples of 32."""
+        return self.with_activations(image, train=train)[0]
+
+    def with_activations(
+        self,
+        image: Float[Array, "b h w 3"],
+        *,
+        train: bool,
+        perturb: Mapping[str, Float[Array, "b h w c"]] | None = None,
+    ) -> tuple[Features, dict[str, Float[Array, "b h w c"]]]:
+        """The pooled maps, and the activation of each stage's last convolution before pooling.
+
+        ``perturb`` is added to the activations it names (``LAST_CONVS``), so that a derivative in
+        it at zero takes every path from there to the output. Raises ValueError for another name.
+        """
+        perturb = perturb or {}
+        unknown = perturb.keys() - set(LAST_CONVS)
+        if unknown:
+            known = ", ".join(LAST_CONVS)
+            raise ValueError(f"no activation {', '.join(unknown)} to perturb, expected {known}")
         height, width = image.shape[-3:-1]
         if height % 32 or width % 32:
             raise ValueError(f"image sides must be multiples of 32, got {height}×{width}")
-        pooled = []
+        pooled, activations = [], {}
         x = image
-        for stage in self.stages:
-            x = stage(x, train=train)
+        for name, stage in zip(LAST_CONVS, self.stages, strict=True):
+            x = stage.convolve(x, train=train)
+            if name in perturb:
+                x = x + perturb[name]
+            activations[name] = x
+            x = stage.pool(x)
             pooled.append(x)
-        return Features(*pooled)
+        return Features(*pooled), activations

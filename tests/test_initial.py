@@ -17,6 +17,7 @@ from flax_attn.model import build_model
 from flax_attn.optim import make_optimizer
 from flax_attn.run import Run
 from flax_attn.step import init_state
+from flax_attn.stored import Progress
 
 CLASSES = ("cat", "dog")
 
@@ -25,10 +26,9 @@ def saved_run(folder: Path, config: Config, weights: dict[str, str], seed: int =
     folder.mkdir()
     params, stats = arrays_of(config, seed)
     Run(config, CLASSES, "fingerprint", weights).save(folder)
-    with Checkpoints(folder) as checkpoints:
-        tx = make_optimizer(config.train, steps_per_epoch=1)
-        state = init_state(params, stats, tx, config.train)
-        checkpoints.save(1, state, metrics={"roc_auc": 0.5}, classes=CLASSES)
+    tx = make_optimizer(config.train, steps_per_epoch=1)
+    state = init_state(params, stats, tx, config.train)
+    Checkpoints(folder).save(state, Progress.start(1, 1, ()), classes=CLASSES, rows=[])
     return folder
 
 

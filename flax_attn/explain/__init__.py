@@ -1,0 +1,1 @@
+"""What a network looks at: maps, and measures of maps. Arrays in, arrays out."""

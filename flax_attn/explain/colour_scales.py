@@ -1,0 +1,72 @@
+"""From a map's values to places in a range of colours, and back for the numbers of a colour bar.
+
+The page does the same in the browser (``template/maps.js``): change both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal, NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+ScaleName = Literal["linear", "shared", "log", "rank"]
+
+# Where a logarithmic scale ends, below a map's largest value.
+DECADES = 6
+
+
+class Scale(NamedTuple):
+    """``position`` takes values to [0, 1]; ``value`` gives what stands at a position."""
+
+    position: Callable[[Float[np.ndarray, "*n"]], Float[np.ndarray, "*n"]]
+    value: Callable[[float], float]
+
+
+def colour_scale(
+    values: Float[np.ndarray, "h w"], name: ScaleName, *, shared: tuple[float, float]
+) -> Scale:
+    """The scale of one map. A map of one value lies at 0, on "shared" wherever the others put it.
+
+    - "linear": from the map's smallest value to its largest.
+    - "shared": from ``shared[0]`` to ``shared[1]``, the ends over all photographs.
+    - "log": the logarithm, from the smallest positive value to the largest, at most six decades.
+    - "rank": the share of the other locations that have less.
+    """
+    if name == "shared":
+        return _line(*shared)
+    if name == "rank":
+        return _rank(np.sort(values, axis=None))
+    low, high = float(values.min()), float(values.max())
+    if name == "linear" or high <= 0:
+        return _line(low, high)
+    return _logarithm(max(float(values[values > 0].min()), high * 10.0**-DECADES), high)
+
+
+def _line(low: float, high: float) -> Scale:
+    extent = high - low
+    return Scale(
+        lambda values: (values - low) / extent if extent > 0 else np.zeros_like(values),
+        lambda position: low + position * extent,
+    )
+
+
+def _logarithm(low: float, high: float) -> Scale:
+    ratio = high / low
+    return Scale(
+        lambda values: (
+            np.log(np.maximum(values, low) / low) / np.log(ratio)
+            if ratio > 1
+            else np.zeros_like(values)
+        ),
+        lambda position: low * ratio**position,
+    )
+
+
+def _rank(ordered: Float[np.ndarray, "n"]) -> Scale:
+    others = len(ordered) - 1
+    return Scale(
+        lambda values: np.searchsorted(ordered, values) / max(others, 1),
+        lambda position: float(ordered[round(position * others)]),
+    )

@@ -1,0 +1,133 @@
+"""What the methods need of a network: logits, and activations that can be perturbed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from typing import NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, UInt8
+
+from flax_attn import functional
+from flax_attn.config import ModelConfig
+from flax_attn.functional import Arrays, Structure
+from flax_attn.image_ops import normalize
+from flax_attn.model import build_model
+
+Images = UInt8[Array, "b h w 3"] | Float[Array, "b h w 3"]
+Activations = Mapping[str, Float[Array, "b h w c"]]
+
+
+class Forward(Protocol):
+    """``forward(image, perturb) -> (logits, activations)`` of normalised images.
+
+    ``perturb`` holds arrays by the name of an activation, added to it within the network. It must
+    be a pytree, so that its arrays are arguments of what is compiled and not constants in it:
+    ``NetworkForward``, or ``jax.tree_util.Partial(function, arrays)`` for any other network.
+    """
+
+    def __call__(
+        self, image: Float[Array, "b h w 3"], perturb: Activations | None = None
+    ) -> tuple[Float[Array, "b k"], Activations]: ...
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class NetworkForward:
+    """A network of ours in evaluation mode, from what ``functional.split`` gives.
+
+    Other arrays under the same ``structure`` (not one built anew) use what was compiled for it.
+    """
+
+    structure: Structure = field(metadata={"static": True})
+    params: Arrays
+    stats: Arrays
+
+    def __call__(
+        self, image: Float[Array, "b h w 3"], perturb: Activations | None = None
+    ) -> tuple[Float[Array, "b k"], Activations]:
+        model = functional.merge(self.structure, self.params, self.stats)
+        output, activations = model.with_activations(image, perturb=perturb)
+        return output.logits, activations
+
+
+def network_forward(
+    config: ModelConfig, params: Arrays, stats: Arrays, *, num_classes: int
+) -> NetworkForward:
+    """The network of a configuration with these arrays; one structure for equal configurations.
+
+    Its convolutions are XLA's own, whatever ``config.conv`` says. The gradients of max pooling and
+    ReLU jump where rounding makes two values change places, which now and then moves a map by up
+    to 1e-2; Winograd's form rounds two to three times as coarsely.
+    """
+    return NetworkForward(_structure(replace(config, conv="exact"), num_classes), params, stats)
+
+
+@lru_cache
+def _structure(config: ModelConfig, num_classes: int) -> Structure:
+    return functional.abstract(lambda: build_model(config, num_classes=num_classes))[0]
+
+
+class Linearization(NamedTuple):
+    """An activation A, and the gradient of each image's class logit in it."""
+
+    activation: Float[Array, "b h w c"]
+    gradient: Float[Array, "b h w c"]
+
+
+def linearize(
+    forward: Forward, image: Images, class_index: Int[Array, "b"], stage: str
+) -> Linearization:
+    """The activation named ``stage`` and the gradient in it, over every path to the logit.
+
+    The gradient is that in a perturbation added to the activation, at zero. Images do not mix in
+    evaluation, so that the gradient of the sum of their logits is that of each. Raises ValueError
+    when there is no such activation.
+    """
+    image = normalized(image)
+    zero = jax.tree.map(
+        lambda x: jnp.zeros(x.shape, x.dtype),
+        jax.eval_shape(lambda x: _activation(forward, x, stage), image),
+    )
+
+    def total(perturbation: Float[Array, "b h w c"]) -> tuple[Array, Array]:
+        logits, activations = forward(image, {stage: perturbation})
+        return class_logit(logits, class_index).sum(), activations[stage]
+
+    gradient, activation = jax.grad(total, has_aux=True)(zero)
+    return Linearization(activation, gradient)
+
+
+def activation_of(forward: Forward, image: Images, stage: str) -> Float[Array, "b h w c"]:
+    """The activation named ``stage``; raises ValueError when there is none."""
+    return _activation(forward, normalized(image), stage)
+
+
+def class_logit(logits: Float[Array, "b k"], class_index: Int[Array, "b"]) -> Float[Array, "b"]:
+    """Each image's logit of its class; NaN, and so its gradient, where there is no such class."""
+    classes = jnp.arange(logits.shape[-1])
+    exists = (class_index >= 0) & (class_index < len(classes))
+    chosen = (classes == class_index[..., None]).astype(logits.dtype)
+    return (logits * jnp.where(exists[..., None], chosen, jnp.nan)).sum(-1)
+
+
+def positive_part(x: Float[Array, "*b"]) -> Float[Array, "*b"]:
+    """ReLU that keeps NaN, which XLA's maximum on a CPU may lose."""
+    return jnp.where(x < 0, 0, x)
+
+
+def normalized(image: Images) -> Float[Array, "b h w 3"]:
+    """Bytes normalised; floats are normalised already and come back as they are."""
+    return normalize(image) if image.dtype == jnp.uint8 else image
+
+
+def _activation(
+    forward: Forward, image: Float[Array, "b h w 3"], stage: str
+) -> Float[Array, "b h w c"]:
+    activations = forward(image)[1]
+    if stage not in activations:
+        raise ValueError(f"no activation {stage!r}, expected one of {', '.join(activations)}")
+    return activations[stage]

@@ -1,0 +1,93 @@
+"""The photographs to explain: image files, or images of the run's own data set."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Int, UInt8
+
+from flax_attn.data import Split
+from flax_attn.data.decode import ImageError, Resize, decode
+from flax_attn.data.folder import EXTENSIONS
+from flax_attn.errors import DataError
+
+_SHOWN = 5
+
+
+class Photographs(NamedTuple):
+    """Images as the network sees them; ``labels`` have the form of a split's, None if unknown."""
+
+    names: Sequence[str]
+    images: UInt8[np.ndarray, "n s s 3"]
+    labels: Int[np.ndarray, "n *k"] | None
+
+
+def from_paths(paths: Sequence[Path], *, size: int, resize: Resize, workers: int) -> Photographs:
+    """Image files, and those at any depth of folders, each once.
+
+    Names leave out what all paths have in common. A file that is named is read whatever its
+    ending; in folders, hidden files and those of other kinds are passed over.
+
+    Raises DataError naming what is missing, a folder without images, or up to five images that
+    cannot be used.
+    """
+    files = list(dict.fromkeys(file for path in paths for file in _files(path)))
+
+    def read(file: Path) -> UInt8[np.ndarray, "s s 3"] | ImageError:
+        try:
+            return decode(file, size=size, resize=resize)
+        except ImageError as error:
+            return error
+
+    with ThreadPoolExecutor(workers) as pool:
+        found = list(pool.map(read, files))
+    errors = [item for item in found if isinstance(item, ImageError)]
+    if errors:
+        rest = f"; and {len(errors) - _SHOWN} more" if len(errors) > _SHOWN else ""
+        raise DataError(
+            f"{len(errors)} unusable image(s), repair them or leave them out: "
+            f"{'; '.join(map(str, errors[:_SHOWN]))}{rest}"
+        )
+    common = os.path.commonpath([file.parent for file in files])
+    names = [os.path.relpath(file, common) for file in files]
+    return Photographs(names, np.stack([i for i in found if isinstance(i, np.ndarray)]), None)
+
+
+def from_split(split: Split, places: Sequence[int], *, workers: int) -> Photographs:
+    """The images of a split at these places; raises ImageError for one that cannot be used."""
+    with ThreadPoolExecutor(workers) as pool:
+        images = np.stack(list(pool.map(split.image, places)))
+    names = [split.names[i] for i in places]
+    return Photographs(names, images, np.asarray(split.labels)[list(places)])
+
+
+def spread(n: int, count: int) -> list[int]:
+    """Up to ``count`` of ``n`` places, as evenly spread as can be."""
+    return sorted({int(i) for i in np.linspace(0, n - 1, min(count, n)).round()})
+
+
+def _files(path: Path) -> Iterator[Path]:
+    if not path.is_dir():
+        yield path  # reading it says what is wrong with it
+        return
+    found = sorted(_beneath(path), key=os.fsencode)
+    if not found:
+        raise DataError(f"no images in folder {str(path)!r}: expected {' '.join(EXTENSIONS)}")
+    yield from found
+
+
+def _beneath(root: Path) -> Iterator[Path]:
+    for folder, inner, names in os.walk(root):
+        inner[:] = [name for name in inner if not _is_hidden(name)]
+        for name in names:
+            if name.lower().endswith(EXTENSIONS) and not _is_hidden(name):
+                yield Path(folder, name)
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith(".") or name == "__MACOSX"

@@ -1,0 +1,156 @@
+"""What a reproduction does: the settings of its trainings and the size of its measurements."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from flax_attn.config import Config, ModelConfig, make_config, validate
+from flax_attn.errors import UsageError
+from flax_attn.explain.methods import METHODS
+
+GATES = ("pool3", "pool4")
+ARTICLE_EPOCHS = (1, 5, 20)
+# Epochs of the animation, as far as training goes: attention changes most at the beginning.
+FRAMES = (1, 2, 3, 4, 5, 7, 10, 15, 20)
+SIGMOID, SOFTMAX, DENSE = "sigmoid", "softmax", "vgg16_bn"
+
+# The dense layers of VGG16_bn as the article has them, and as --quick trains them.
+ARTICLE_HIDDEN, QUICK_HIDDEN = 4096, 1024
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sizes:
+    """How much is measured.
+
+    ``map_images``: validation images whose maps are measured; ``sanity_images`` and
+    ``sanity_draws``: images and randomised networks of the sanity check, of the maps by
+    ``methods``; ``timing_*``: side, batch and rounds of the timed training steps.
+    """
+
+    seeds: tuple[int, ...]
+    map_images: int
+    sanity_images: int
+    sanity_draws: int
+    methods: tuple[str, ...]
+    timing_size: int
+    timing_batch: int
+    timing_rounds: int
+
+
+QUICK = Sizes(
+    seeds=(0, 1, 2),
+    map_images=300,
+    sanity_images=12,
+    sanity_draws=10,
+    # Score-CAM takes a pass through the network for each of 512 channels.
+    methods=tuple(name for name in METHODS if name != "score_cam"),
+    timing_size=224,
+    timing_batch=8,
+    timing_rounds=7,
+)
+FULL = Sizes(
+    seeds=(0,),
+    map_images=1000,
+    sanity_images=32,
+    sanity_draws=10,
+    methods=tuple(METHODS),
+    timing_size=224,
+    timing_batch=32,
+    timing_rounds=21,
+)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The settings all trainings share (those of AttnVGG with sigmoid), and the sizes."""
+
+    config: Config
+    sizes: Sizes
+    article_hidden: int
+
+    @property
+    def last_epoch(self) -> int:
+        return self.config.train.epochs
+
+    @property
+    def epochs(self) -> tuple[int, ...]:
+        """Those of the article's figures that are reached; the last one always."""
+        return tuple(sorted({e for e in ARTICLE_EPOCHS if e < self.last_epoch} | {self.last_epoch}))
+
+    @property
+    def frames(self) -> tuple[int, ...]:
+        """Epochs with a snapshot of the networks whose attention is followed."""
+        return tuple(sorted({e for e in FRAMES if e < self.last_epoch} | {*self.epochs}))
+
+    def runs(self) -> dict[str, Config]:
+        """The trainings by name: sigmoid and softmax, VGG16_bn, and sigmoid with other seeds."""
+        first, *others = self.sizes.seeds
+        return {
+            SIGMOID: self._run(norm=SIGMOID, seed=first, snapshots=self.frames),
+            SOFTMAX: self._run(norm=SOFTMAX, seed=first, snapshots=self.frames),
+            DENSE: self._run(model=DENSE, seed=first),
+            **{seeded(seed): self._run(norm=SIGMOID, seed=seed) for seed in others},
+        }
+
+    def sigmoid_runs(self) -> dict[int, str]:
+        """The names of the trainings with sigmoid, by seed."""
+        first, *others = self.sizes.seeds
+        return {first: SIGMOID, **{seed: seeded(seed) for seed in others}}
+
+    def article_models(self) -> tuple[ModelConfig, ModelConfig]:
+        """AttnVGG and VGG16_bn at the article's sizes, to be counted and timed."""
+        model = replace(self.config.model, hidden=self.article_hidden)
+        return model, replace(model, model=DENSE)
+
+    def conditions(self) -> dict[str, Any]:
+        """All that decides the numbers, flat."""
+        free = {"workers", "feature_cache", "workdir", "snapshot_epochs"}
+        flat = {k: v for part in self.config.to_json().values() for k, v in part.items()}
+        kept = {k: v for k, v in flat.items() if k not in free}
+        return {**kept, **asdict(self.sizes), "article_hidden": self.article_hidden}
+
+    def _run(self, *, snapshots: tuple[int, ...] | None = None, **settings: Any) -> Config:
+        return self.config.updated(snapshot_epochs=snapshots or (self.last_epoch,), **settings)
+
+
+def seeded(seed: int) -> str:
+    """The name of a further training with sigmoid."""
+    return f"{SIGMOID}-seed{seed}"
+
+
+def make_plan(settings: Mapping[str, Any], sizes: Mapping[str, Any], *, full: bool) -> Plan:
+    """``settings`` and ``sizes`` said explicitly, over those of --quick or --full.
+
+    Raises UsageError for a value outside its range, or a data set without one class an image.
+    """
+    given = dict(settings)
+    if not full:
+        given.setdefault("hidden", QUICK_HIDDEN)
+    config = make_config({**given, "norm": SIGMOID}, preset="article" if full else None)
+    if config.train.task != "multiclass":
+        raise UsageError(
+            f"the article tells two classes apart; --dataset {config.data.dataset} has labels "
+            "that do not exclude each other"
+        )
+    if config.train.epochs < 2:
+        raise UsageError(
+            f"--epochs must be at least 2 to compare epochs, got {config.train.epochs}"
+        )
+    chosen = replace(FULL if full else QUICK, **sizes)
+    _check(chosen)
+    plan = Plan(config, chosen, settings.get("hidden", ARTICLE_HIDDEN))
+    for run in plan.runs().values():
+        validate(run)
+    return plan
+
+
+def _check(sizes: Sizes) -> None:
+    for name, value in asdict(sizes).items():
+        if isinstance(value, int) and value < 1:
+            raise UsageError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
+    if not sizes.seeds or len(set(sizes.seeds)) < len(sizes.seeds) or min(sizes.seeds) < 0:
+        raise UsageError(f"--seeds takes different numbers from 0 on, got {list(sizes.seeds)}")
+    if sizes.timing_size % 32:
+        raise UsageError(f"--timing-size must be a multiple of 32, got {sizes.timing_size}")

@@ -1,0 +1,1 @@
+"""The report's sections, one a claim or a figure of the article."""
