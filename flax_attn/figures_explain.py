@@ -43,9 +43,8 @@ def draw_explained(
     rows = -(-(1 + len(item.maps)) // columns)
     figure = Figure(figsize=(2.3 * columns, 2.85 * rows + 0.5), layout="constrained")
     is_wrong = item.correct is False
-    figure.suptitle(
-        _title(item, classes), color="crimson" if is_wrong else "black", parse_math=False
-    )
+    title = f"{_title(item, classes)}  ·  {scale} colours"
+    figure.suptitle(title, color="crimson" if is_wrong else "black", parse_math=False)
     places = list(figure.subplots(rows, columns, squeeze=False).flat)
     for axes in places:
         axes.axis("off")

@@ -5,6 +5,7 @@ The tests marked ``faults`` are the long form: they print the figures of docs/re
 
 from __future__ import annotations
 
+import hashlib
 import os
 import random
 import shutil
@@ -16,6 +17,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
 import space_faults
 from faulty_runs import (
@@ -32,6 +34,7 @@ from faulty_runs import (
     steps_on_disk,
     wait_for,
 )
+from saved_states import flip_bit
 
 from flax_attn.checkpoint import FOLDER, Checkpoints
 
@@ -227,6 +230,56 @@ def test_stopped_at_random_moments(
             f"\n{name}: {times} SIGTERMs, exit code 143 each time, at most {longest:.1f} s to the "
             f"end; steps lost 0; checkpoints at {steps}"
         )
+
+
+def found_in(workdir: Path, expected: dict[int, dict[str, str]]) -> int:
+    """The step that is restored, the bytes of every array compared with what was saved."""
+    loaded = Checkpoints(workdir, read_only=True).load_latest()
+    arrays = {name: array for part in loaded.arrays.values() for name, array in part.items()}
+    found = {
+        name: hashlib.sha256(array.reshape(-1).view(np.uint8)).hexdigest()
+        for name, array in arrays.items()
+    }
+    assert found == expected[loaded.info.step], "a wrong state was restored silently"
+    return loaded.info.step
+
+
+@pytest.mark.faults
+def test_every_kind_of_damage(
+    small: Reference, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Figure 3: flipped bits, and every file deleted, emptied and cut."""
+    workdir, newest = tmp_path / "run", small.steps[-1]
+    for step in small.steps[-2:]:
+        name = f"{FOLDER}/{step}"
+        shutil.copytree(small.workdir / name, workdir / name)
+    files = sorted(p for p in (workdir / FOLDER / str(newest)).rglob("*") if p.is_file())
+    rng, outcomes = random.Random(3), Counter[str]()
+
+    def judge(kind: str, path: Path) -> None:
+        after = "fell back" if found_in(workdir, small.expected) < newest else "not needed"
+        # The metrics of an epoch are not part of a state: they are computed again.
+        assert (after == "not needed") == (path.name == "judged.json")
+        outcomes[f"{kind}: {after}"] += 1
+
+    sizes = [path.stat().st_size for path in files]
+    for place in range(600):  # half of them in any byte, half in any file
+        path = rng.choice(files) if place % 2 else rng.choices(files, sizes)[0]
+        whole = path.read_bytes()
+        flip_bit(path, rng.randrange(8 * len(whole)))
+        judge("bit flipped", path)
+        path.write_bytes(whole)
+    for path in files:
+        whole = path.read_bytes()
+        damaged = {"emptied": b"", "cut": whole[: rng.randrange(len(whole))], "deleted": None}
+        for kind, content in damaged.items():
+            path.unlink() if content is None else path.write_bytes(content)
+            judge(kind, path)
+            path.write_bytes(whole)
+    capsys.readouterr()
+    assert found_in(workdir, small.expected) == newest
+    with capsys.disabled():
+        print(f"\n{len(files)} files, {dict(outcomes)}; silently wrong restores 0")
 
 
 needs_mounts = pytest.mark.skipif(

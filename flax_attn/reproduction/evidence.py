@@ -55,8 +55,9 @@ class Evidence:
         return self.labels[list(self.places)]
 
     def name(self, label: int) -> str:
-        """The name of a class, as the data set has it."""
-        return self.classes[label]
+        """A class in the singular where it is one of the article's, else its own name."""
+        name = self.classes[label]
+        return next((animal for animal in ("dog", "cat") if animal in name.lower()), name)
 
     def attention(
         self, run: str, gate: str, epoch: int | None = None

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy import stats  # type: ignore[import-untyped]
 
-from flax_attn.explain.intervals import Interval, bootstrap_mean
+from flax_attn.explain.intervals import Interval
 
 RESAMPLES = 4000
 TAILS = (0.025, 0.975)
@@ -22,7 +22,9 @@ UNKNOWN = Interval(math.nan, math.nan, math.nan)
 def mean(values: Float[np.ndarray, "n"]) -> Interval:
     """Of the mean over images: the percentile bootstrap."""
     kept = _defined(values)
-    return bootstrap_mean(kept, resamples=RESAMPLES) if len(kept) else UNKNOWN
+    if not len(kept):
+        return UNKNOWN
+    return _percentiles(float(kept.mean()), _resampled(np.random.default_rng(0), kept).mean(-1))
 
 
 def paired_difference(first: Float[np.ndarray, "n"], second: Float[np.ndarray, "n"]) -> Interval:
@@ -36,8 +38,8 @@ def group_difference(first: Float[np.ndarray, "n"], second: Float[np.ndarray, "m
     if not len(a) or not len(b):
         return UNKNOWN
     rng = np.random.default_rng(0)
-    draws = np.array([_resample(rng, a).mean() - _resample(rng, b).mean() for _ in _rounds()])
-    return _percentiles(float(a.mean() - b.mean()), draws)
+    differences = _resampled(rng, a).mean(-1) - _resampled(rng, b).mean(-1)
+    return _percentiles(float(a.mean() - b.mean()), differences)
 
 
 def draws_and_images(values: Float[np.ndarray, "d n"]) -> Interval:
@@ -49,7 +51,7 @@ def draws_and_images(values: Float[np.ndarray, "d n"]) -> Interval:
     d, n = values.shape
     means = [
         _nanmean(values[np.ix_(rng.integers(d, size=d), rng.integers(n, size=n))])
-        for _ in _rounds()
+        for _ in range(RESAMPLES)
     ]
     return _percentiles(float(np.nanmean(values)), np.array(means))
 
@@ -60,8 +62,7 @@ def median_ratio(first: Float[np.ndarray, "n"], second: Float[np.ndarray, "n"]) 
     if len(ratios) < 3:
         return Interval(float(np.median(ratios)), math.nan, math.nan) if len(ratios) else UNKNOWN
     rng = np.random.default_rng(0)
-    draws = np.array([np.median(_resample(rng, ratios)) for _ in _rounds()])
-    return _percentiles(float(np.median(ratios)), draws)
+    return _percentiles(float(np.median(ratios)), np.median(_resampled(rng, ratios), axis=-1))
 
 
 def slope(x: Sequence[float], y: Sequence[float]) -> Interval:
@@ -83,12 +84,9 @@ def _percentiles(estimate: float, draws: Float[np.ndarray, "r"]) -> Interval:
     return Interval(estimate, float(low), float(high))
 
 
-def _resample(rng: np.random.Generator, values: Float[np.ndarray, "n"]) -> np.ndarray:
-    return values[rng.integers(len(values), size=len(values))]
-
-
-def _rounds() -> range:
-    return range(RESAMPLES)
+def _resampled(rng: np.random.Generator, values: Float[np.ndarray, "n"]) -> np.ndarray:
+    """Samples of the same size, with repetition: [resamples, n]."""
+    return values[rng.integers(len(values), size=(RESAMPLES, len(values)))]
 
 
 def _nanmean(values: np.ndarray) -> float:
