@@ -188,7 +188,7 @@ def damaged(case: int) -> tuple[str, bytes]:
 
 
 def _judge(file: Path) -> dict[str, object]:
-    started = time.perf_counter()
+    started = time.process_time()
     try:
         pixels = decode(file, size=SIZE, resize="crop")
         assert pixels.shape == (SIZE, SIZE, 3) and pixels.dtype == np.uint8
@@ -197,7 +197,7 @@ def _judge(file: Path) -> dict[str, object]:
         outcome = {"outcome": "refused", "line": str(error), "reason": error.reason}
     except Exception as error:
         outcome = {"outcome": "escaped", "line": repr(error)}
-    return {**outcome, "seconds": time.perf_counter() - started}
+    return {**outcome, "seconds": time.process_time() - started}
 
 
 def main(first: int, last: int, folder: Path) -> None:

@@ -52,7 +52,7 @@ def _port(source: Path, out: Path) -> dict[str, Any]:
     _events.clear()
     out.unlink(missing_ok=True)
     said, errors = io.StringIO(), io.StringIO()
-    started = time.perf_counter()
+    started = time.process_time()
     try:
         with contextlib.redirect_stdout(said), contextlib.redirect_stderr(errors):
             outcome = cli.run(port.main, ["--source", str(source), "--out", str(out), *SIZES])
@@ -61,7 +61,7 @@ def _port(source: Path, out: Path) -> dict[str, Any]:
     return {
         "outcome": outcome,
         "error": errors.getvalue(),
-        "seconds": time.perf_counter() - started,
+        "seconds": time.process_time() - started,
         "events": list(_events),
         "torch": "torch" in sys.modules,
         "left": sorted(path.name for path in out.parent.iterdir()),
