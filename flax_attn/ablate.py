@@ -49,7 +49,7 @@ def main(argv: Sequence[str]) -> None:
     if not config.train.freeze_backbone:
         raise UsageError("the grid trains on frozen features: drop --no-freeze-backbone")
     out = Path(args.out or f"runs/ablation-{config.data.dataset}")
-    dataset = open_dataset(config.data)
+    dataset = open_dataset(config.data, cache=Path(config.run.feature_cache))
     if args.train_subset is not None:
         part = random_subset(dataset.splits["train"], args.train_subset, seed=0)
         dataset = replace(dataset, splits={**dataset.splits, "train": part})

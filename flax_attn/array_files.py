@@ -8,8 +8,11 @@ saved whatever happened to the files or inside the library.
 from __future__ import annotations
 
 import errno
+import gc
 import hashlib
+import logging
 import os
+import sys
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -100,24 +103,53 @@ def read_arrays(path: Path, record: Record) -> dict[str, np.ndarray]:
 
 
 def _save(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    try:
-        with _threads_keep_quiet(), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-            checkpointer.save(path.absolute(), args=ocp.args.PyTreeSave(dict(arrays)))
-    except ValueError as error:
-        for number in _SYSTEM_ERRORS:
-            if os.strerror(number) in str(error):
-                raise OSError(number, os.strerror(number), str(path)) from error
-        raise
+    failure: int | None = None
+    with _quietly():
+        try:
+            with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+                checkpointer.save(path.absolute(), args=ocp.args.PyTreeSave(dict(arrays)))
+        except (OSError, ValueError) as error:
+            failure = _system_error(error)
+            if failure is None:
+                raise
+            _ignore_late_callbacks()
+        # Not while the error is handled, which keeps all that failed with it alive.
+        if failure is not None:
+            gc.collect()
+            raise OSError(failure, os.strerror(failure), str(path))
+
+
+def _system_error(error: OSError | ValueError) -> int | None:
+    if isinstance(error, OSError):
+        return error.errno
+    return next((n for n in _SYSTEM_ERRORS if os.strerror(n) in str(error)), None)
 
 
 @contextmanager
-def _threads_keep_quiet() -> Iterator[None]:
-    """Orbax raises what fails in its threads here, too: their tracebacks would come twice."""
+def _quietly() -> Iterator[None]:
+    """Orbax raises what fails, and reports it again from its threads, in logs and as tasks."""
+    loggers = {name: logging.getLogger(name) for name in ("absl", "asyncio")}
+    levels = {name: logger.level for name, logger in loggers.items()}
     hook, threading.excepthook = threading.excepthook, lambda args: None
+    for logger in loggers.values():
+        logger.setLevel(logging.CRITICAL + 1)
     try:
         yield
     finally:
         threading.excepthook = hook
+        for name, logger in loggers.items():
+            logger.setLevel(levels[name])
+
+
+def _ignore_late_callbacks() -> None:
+    """Writes that end after the one that failed find their event loop closed, seconds later."""
+    before = sys.unraisablehook
+
+    def hook(unraisable: Any) -> None:
+        if str(unraisable.exc_value) != "Event loop is closed":
+            before(unraisable)
+
+    sys.unraisablehook = hook
 
 
 def _restore(path: Path, names: list[str]) -> dict[str, np.ndarray]:

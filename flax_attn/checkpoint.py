@@ -6,8 +6,11 @@ dot, and a damaged checkpoint that training went back from ends in ``.damaged``.
 
 from __future__ import annotations
 
+import errno
 import math
+import os
 import shutil
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -40,6 +43,9 @@ BEST_METRIC = "roc_auc"
 _SAVING = ".saving-"
 _DELETING = ".deleting-"
 _DAMAGED = ".damaged"
+
+# How often, and after how many seconds, a failed save is deleted again.
+_REMOVALS, _PAUSE = 20, 0.05
 
 # A reader looks again when the trainer deletes what it reads; this often at most.
 _LOOKS = 20
@@ -94,8 +100,7 @@ class Checkpoints:
 
     def require_space(self, state: Any) -> None:
         """Raises DiskFullError unless the checkpoints that will be kept, and one more, fit."""
-        size = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
-        needed = size * max(1, self._keep + 2 - len(self.steps))
+        needed = _size(state) * max(1, self._keep + 2 - len(self.steps))
         if (free := free_bytes(self.folder)) < needed:
             raise DiskFullError(
                 f"{free / 1e6:,.0f} MB free in {self.folder}, the checkpoints need "
@@ -118,9 +123,11 @@ class Checkpoints:
         values = describe(state, progress, classes, rows)
         step = values["step"]
         partial = self.folder / f"{_SAVING}{step}"
+        items = to_files(state, progress.sums).items()
         try:
+            _remove(partial)
+            self._raise_if_full(state)
             partial.mkdir()
-            items = to_files(state, progress.sums).items()
             records = {name: write_arrays(partial / name, item) for name, item in items}
             values["files"] = {name: record.to_json() for name, record in records.items()}
             write_text(partial / MANIFEST, seal(values))
@@ -129,11 +136,15 @@ class Checkpoints:
             sync(self.folder)
             self._prune()
         except OSError as error:
-            with suppress(OSError):
-                _remove(partial)
+            _remove_persistently(partial)
             self._explain(error, f"checkpoint {step}")
             raise
         return step
+
+    def _raise_if_full(self, state: TrainState) -> None:
+        """Before the library that writes arrays finds out, which takes it badly."""
+        if free_bytes(self.folder) < _size(state):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def judge(self, step: int, row: Row) -> None:
         """Adds the metrics of a step's epoch; raises DiskFullError when there is no space."""
@@ -235,6 +246,10 @@ class Checkpoints:
             ) from error
 
 
+def _size(state: Any) -> int:
+    return sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+
+
 def _best(rows: Mapping[int, Row], *, among: Iterable[int] | None = None) -> int | None:
     """The step of the highest metric, the newest of equal ones."""
 
@@ -251,6 +266,16 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
+
+
+def _remove_persistently(path: Path) -> None:
+    """Deletes what threads may still be writing to; the rest is left to the next trainer."""
+    for _ in range(_REMOVALS):
+        with suppress(OSError):
+            _remove(path)
+        time.sleep(_PAUSE)
+        if not path.exists():
+            return
 
 
 def _reason(error: BaseException) -> str:

@@ -77,7 +77,7 @@ def draw_intervals(panels: Sequence[Panel], path: Path, *, title: str = "") -> N
     for axes, panel in zip(places, panels, strict=True):
         _draw_panel(axes, panel, kinds)
     places[0].set_yticks(range(count), [bar.label for bar in panels[0].bars], fontsize=9)
-    places[0].invert_yaxis()
+    places[0].set_ylim(count - 0.5, -0.5)
     if len(kinds) > 1:
         handles, labels = places[0].get_legend_handles_labels()
         unique = dict(zip(labels, handles, strict=True))

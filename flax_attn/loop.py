@@ -13,11 +13,12 @@ from tqdm import tqdm
 
 from flax_attn.checkpoint import Checkpoints
 from flax_attn.config import TrainConfig
+from flax_attn.errors import NonFiniteError
 from flax_attn.examples import ExampleSource, steps_per_epoch
 from flax_attn.functional import Arrays
 from flax_attn.log import Row, RunLog
 from flax_attn.signals import Stop
-from flax_attn.step import EvalStep, TrainState, TrainStep
+from flax_attn.step import EvalStep, TrainState, TrainStep, all_finite
 from flax_attn.stored import Progress
 from flax_attn.task import TASKS, Task
 from flax_attn.watch import Watch
@@ -179,6 +180,11 @@ class Trainer:
         return progress.finished or periodic or self._stop.requested
 
     def _save(self, state: TrainState, progress: Progress) -> None:
+        if not all_finite(state.opt_state):
+            raise NonFiniteError(
+                f"the optimizer's state is not finite in step {int(state.step)}: lower "
+                "--learning-rate or --backbone-learning-rate; earlier checkpoints are kept"
+            )
         if progress.finished and self._keep is not None:
             self._keep(progress.epoch, state)
         rows = self._log.rows

@@ -82,8 +82,8 @@ def make_train_step(
     (seed, step), so a resumed run draws what the uninterrupted one would have drawn.
 
     ``sums.loss`` also tells whether the new state can be used: it is NaN when the loss is not
-    finite, infinity when the gradient or the update is not, minus infinity when a running
-    statistic is not.
+    finite, infinity when a gradient or the parameter it led to is not, minus infinity when a
+    running statistic is not.
     """
     task = TASKS[config.task]
 
@@ -105,13 +105,19 @@ def make_train_step(
         (_, (sums, stats)), grads = jax.value_and_grad(objective, has_aux=True)(variable)
         updates, opt_state = tx.update(grads, state.opt_state, variable)
         variable = optax.apply_updates(variable, updates)
-        updated = jnp.where(_finite((grads, variable, opt_state)), sums.loss, jnp.inf)
+        updated = jnp.where(_finite(variable), sums.loss, jnp.inf)
         judged = jnp.where(_finite(stats), updated, -jnp.inf)
         sums = sums._replace(loss=jnp.where(jnp.isfinite(sums.loss), judged, jnp.nan))
         params = {**state.params, **variable}
         return TrainState(state.step + 1, params, stats, opt_state), sums
 
     return jax.jit(step, donate_argnums=0)
+
+
+@jax.jit
+def all_finite(tree: Any) -> Bool[Array, ""]:
+    """Whether no number in a tree of arrays is NaN or infinite."""
+    return _finite(tree)
 
 
 def _finite(tree: Any) -> Bool[Array, ""]:

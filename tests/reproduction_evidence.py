@@ -106,7 +106,7 @@ def rows(gain: float, noise: float = 1e-4) -> list[dict[str, Any]]:
         value = 0.8 + gain * epoch + noise * rng.random()
         group = {name: value for name in ("accuracy", "precision", "recall")}
         group |= {"loss": 0.1, "average_precision": 0.9, "roc_auc": 0.9, "images_per_second": 50.0}
-        found.append({"epoch": epoch, "train": group, "val": group})
+        found.append({"epoch": epoch, "seconds": 1.0, "train": group, "val": group})
     return found
 
 

@@ -10,6 +10,7 @@ import pytest
 from flax_attn import functional
 from flax_attn.config import Config
 from flax_attn.explain.forward import network_forward
+from flax_attn.explain.gradients import input_gradients
 from flax_attn.image_ops import normalize
 from flax_attn.model import build_model
 from flax_attn.vgg import LAST_CONVS
@@ -68,3 +69,12 @@ def test_network_forward_is_that_network(tiny: Config) -> None:
     assert functional.merge(forward.structure, params, stats).backbone.stages[0].impl == "exact"
     again = network_forward(config, params, stats, num_classes=2)
     assert again.structure is forward.structure
+
+
+def test_nan_of_a_class_that_does_not_exist_is_kept(tiny: Config) -> None:
+    # In float32, whose maxima XLA takes on a CPU without regard to NaN.
+    model = build_model(tiny.model, num_classes=2)
+    forward = network_forward(tiny.model, *functional.split(model)[1:], num_classes=2)
+    maps = input_gradients(forward, images(), np.array([2, 1]))
+    assert np.isnan(maps[0]).all()
+    assert np.isfinite(maps[1]).all()

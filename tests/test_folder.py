@@ -259,3 +259,15 @@ def test_batches_of_a_folder(tmp_path: Path) -> None:
                 np.testing.assert_array_equal(image, split.image(int(index)))
                 assert label == split.labels[index]
     assert sum(int(batch.mask.sum()) for batch in epoch) == 6
+
+
+def test_many_classes_and_few_images_each_counted_once(tmp_path: Path) -> None:
+    classes = tuple(f"{i:03}" for i in range(150))
+    put_tree(tmp_path, 2, names=classes)
+    dataset = open_all(tmp_path)
+    assert dataset.classes == classes
+    both = concatenate(dataset.splits.values())
+    assert sorted(both.names) == [f"{n}/{n}{i}.jpg" for n in classes for i in range(2)]
+    epoch = list(batches(both, batch_size=512, epoch=0, seed=0, shuffle=True))
+    counted = [int(i) for batch in epoch for i in batch.index[batch.mask]]
+    assert len(epoch) == 1 and sorted(counted) == list(range(300))

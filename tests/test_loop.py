@@ -248,7 +248,7 @@ def test_numbers_that_are_not_finite(
     cause = {
         "params": "the loss is",
         "stats": "a running statistic of a batch normalisation is",
-        "opt_state": "the gradient, or the update it led to, is",
+        "opt_state": "a gradient, or the parameter it led to, is",
     }[what]
 
     def spoil(state: TrainState, progress: Progress, rows: list[Row]) -> Any:
@@ -268,6 +268,22 @@ def test_numbers_that_are_not_finite(
     assert f"on {names}: lower" in str(caught.value)
     assert Checkpoints(tmp_path).steps == [4]
     assert digests(tmp_path) == before
+
+
+def test_an_optimizer_state_that_is_not_finite(bench: Bench, whole: Path, tmp_path: Path) -> None:
+    """A second moment that has overflown: its parameter stands still, but stays finite."""
+
+    def spoil(state: TrainState, progress: Progress, rows: list[Row]) -> Any:
+        def overflow(path: Any, leaf: jax.Array) -> jax.Array:
+            return leaf + jnp.inf if ".nu" in jax.tree_util.keystr(path) else leaf
+
+        opt_state = jax.tree_util.tree_map_with_path(overflow, state.opt_state)
+        return state._replace(opt_state=opt_state), progress, rows
+
+    cut_after(whole, 4, tmp_path)
+    with pytest.raises(NonFiniteError, match="the optimizer's state is not finite in step 5"):
+        bench.run(tmp_path, change=spoil)
+    assert Checkpoints(tmp_path).steps == [4]
 
 
 def after_calls(count: int, function: Callable[..., Any], event: Callable[[], None]) -> Any:

@@ -125,7 +125,7 @@ def test_draws_count_as_much_as_images() -> None:
     ("value", "form", "text"),
     [
         (Interval(0.5, 0.4, 0.6), ".2f", "0.50 [0.40, 0.60]"),
-        (Interval(-0.5, -0.6, 0.1), "+.1%", "−50.0% [−60.0, +10.0]"),
+        (Interval(-0.5, -0.6, 0.1), "+.1%", "−50.0\N{NO-BREAK SPACE}% [−60.0, +10.0]"),
         (Interval(7, 7, 7), ",.0f", "7"),
         (Interval(7, math.nan, math.nan), ".1f", "7.0"),
         (statistics.UNKNOWN, ".1f", "undefined"),

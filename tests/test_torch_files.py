@@ -20,10 +20,12 @@ from weight_faults import (
     modern,
     name,
     of_array,
+    quoting,
     state_table,
     storage,
     table,
     text,
+    whole,
 )
 
 from flax_attn.errors import WeightsError
@@ -199,6 +201,23 @@ def test_what_no_pytorch_writes_is_refused_by_the_reader(
     with pytest.raises(WeightsError) as caught:
         read_state_dict(path)
     assert REASONS.get(kind, "") in str(caught.value)
+
+
+def test_records_that_hold_each_other_are_refused_unread(tmp_path: Path) -> None:
+    path = tmp_path / "a.pth"
+    path.write_bytes(quoting(whole(text("a" * 5000)), 3))
+    with zipfile.ZipFile(path) as archive:
+        # A sound archive, as far as its format goes.
+        assert archive.testzip() is None and len(archive.namelist()) == 4
+    with pytest.raises(WeightsError, match="records that are packed or overlap"):
+        read_state_dict(path)
+
+
+def test_five_other_pickles_are_no_file_of_pytorchs(tmp_path: Path) -> None:
+    path = tmp_path / "a.pth"
+    path.write_bytes(legacy(state_table(SMALL), SMALL, header=whole(b"K\x07")))
+    with pytest.raises(WeightsError, match="no magic number of PyTorch's"):
+        read_state_dict(path)
 
 
 def test_the_pickle_has_a_limit(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import pickle
 import struct
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
@@ -406,6 +407,7 @@ def _archives(state: State) -> dict[str, bytes]:
         "without-last-byte": good[:-1],
         "packed": zipped(parts, compression=zipfile.ZIP_DEFLATED),
         "bomb": zipped([*parts, ("a/zeros", b"\0" * (64 << 20))], compression=zipfile.ZIP_DEFLATED),
+        "quoting": quoting(pickled, 400),
         "two-pickles": zipped([*parts, ("b/data.pkl", evil)]),
         "same-name-twice": _twice(parts, evil),
         "no-pickle": zipped(parts[1:]),
@@ -441,6 +443,25 @@ def _archives(state: State) -> dict[str, bytes]:
         "numpy": _npz(state),
         "whole-pickle-module": pickle.dumps(object),
     }
+
+
+def quoting(pickled: bytes, depth: int) -> bytes:
+    """Records of which each holds all that follow: reading each takes the square of the size."""
+    names = [f"a/data/{i}".encode() for i in range(depth)] + [b"a/data.pkl"]
+    blob, entries = b"", []
+    for record in reversed(names):
+        content = blob or pickled
+        facts = struct.pack("<III", zlib.crc32(content), len(content), len(content))
+        sizes = struct.pack("<HH", len(record), 0)
+        blob = b"PK\x03\x04" + bytes((10, *[0] * 9)) + facts + sizes + record + content
+        entries.append((record, facts, len(blob)))
+    central = b"".join(
+        b"PK\x01\x02" + bytes((10, 0, 10, *[0] * 9)) + facts + struct.pack("<H", len(record))
+        + bytes(12) + struct.pack("<I", len(blob) - size) + record
+        for record, facts, size in entries
+    )  # fmt: skip
+    end = struct.pack("<HHIIH", len(entries), len(entries), len(central), len(blob), 0)
+    return blob + central + b"PK\x05\x06" + bytes(4) + end
 
 
 def _twice(parts: list[tuple[str, bytes]], evil: bytes) -> bytes:

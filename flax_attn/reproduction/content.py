@@ -60,7 +60,7 @@ class Section:
 
 
 def interval_text(value: Interval, form: str) -> str:
-    """``0.512 [0.480, 0.544]`` or ``51.2% [48.0, 54.4]``.
+    """``0.512 [0.480, 0.544]`` or ``51.2 % [48.0, 54.4]``.
 
     Without bounds where there are none or nothing was sampled.
     """
@@ -70,4 +70,9 @@ def interval_text(value: Interval, form: str) -> str:
     if math.isfinite(value.low) and value.low != value.high:
         bounds = [format(bound, form).removesuffix("%") for bound in (value.low, value.high)]
         text += f" [{bounds[0]}, {bounds[1]}]"
-    return text.replace("-", "\N{MINUS SIGN}")
+    return text.replace("-", "\N{MINUS SIGN}").replace("%", "\N{NO-BREAK SPACE}%")
+
+
+def percent(share: float, form: str = ".0%") -> str:
+    """``51 %`` of 0.51."""
+    return interval_text(Interval(share, math.nan, math.nan), form)

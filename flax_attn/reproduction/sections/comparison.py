@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from flax_attn.explain.intervals import Interval, wilson
 from flax_attn.figures_reproduce import draw_comparison
-from flax_attn.reproduction.content import Finding, Number, Picture, Section, Table, interval_text
+from flax_attn.reproduction.content import (
+    Finding,
+    Number,
+    Picture,
+    Section,
+    Table,
+    interval_text,
+    percent,
+)
 from flax_attn.reproduction.evidence import Evidence
 from flax_attn.reproduction.plan import DENSE, SIGMOID, SOFTMAX
 from flax_attn.reproduction.statistics import exactly, median_ratio, paired_difference, slope
@@ -53,7 +60,7 @@ def section(evidence: Evidence, out: Path) -> Section:
 def _comparable(accuracy: Interval) -> Finding:
     return Finding(
         "the accuracy of AttnVGG is comparable with that of VGG16_bn",
-        f"after the last epoch it is at most {MARGIN:.0%} lower on the same validation images",
+        f"after the last epoch it is at most {percent(MARGIN)} lower on the same validation images",
         [Number("AttnVGG less VGG16_bn", accuracy, "+.2%")],
         above(accuracy, -MARGIN),
     )
@@ -130,9 +137,9 @@ def _results(evidence: Evidence) -> Table:
                 interval_text(measured, ".1%"),
                 *(f"{last[m]:.3f}" for m in ("precision", "recall")),
                 *(f"{last[m]:.4f}" for m in ("average_precision", "roc_auc")),
-                f"{max(row['val']['accuracy'] for row in epochs):.1%}",
+                percent(max(row["val"]["accuracy"] for row in epochs), ".1%"),
                 f"{evidence.trained_parameters[name]:,}",
-                f"{np.median([_seconds(row, evidence) for row in epochs]):.2f} s",
+                f"{np.median([row['seconds'] for row in epochs]):.2f} s",
             ]
         )
     return Table(
@@ -143,11 +150,6 @@ def _results(evidence: Evidence) -> Table:
         "the median of training on all images and judging the validation images, as these "
         "networks were trained here, without checkpoints.",
     )
-
-
-def _seconds(row: Mapping[str, Any], evidence: Evidence) -> float:
-    validation = len(evidence.labels) / row["val"]["images_per_second"]
-    return evidence.train_images / row["train"]["images_per_second"] + validation
 
 
 def _costs(evidence: Evidence) -> Table:

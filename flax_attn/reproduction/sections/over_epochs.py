@@ -4,11 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
-
 from flax_attn.figures_maps import Strip, animate_strips, draw_strips
 from flax_attn.reproduction import measures
-from flax_attn.reproduction.content import Finding, Number, Picture, Section, Table, interval_text
+from flax_attn.reproduction.content import (
+    Finding,
+    Number,
+    Picture,
+    Section,
+    Table,
+    interval_text,
+    percent,
+)
 from flax_attn.reproduction.evidence import Evidence
 from flax_attn.reproduction.plan import GATES, SIGMOID, SOFTMAX
 from flax_attn.reproduction.statistics import mean, paired_difference
@@ -62,7 +68,7 @@ def _no_improvement(evidence: Evidence, gate: str) -> Finding:
         what = "the share of the attention on the animal"
     return Finding(
         f"{gate_name(gate)}: no distinct improvement of softmax as the epochs increase",
-        f"from epoch {first} to {last}, {what} changes by less than {UNSEEN:.0%} either way",
+        f"from epoch {first} to {last}, {what} changes by less than {percent(UNSEEN)} either way",
         [Number("change", change, "+.1%")],
         within(change, -UNSEEN, UNSEEN),
     )
@@ -139,7 +145,7 @@ def _table(evidence: Evidence) -> Table:
     text = "Means over the validation images."
     if masks is not None:
         part = ", ".join(
-            f"{np.mean(masks[evidence.judged_labels == k]):.1%} for a {evidence.name(k)}"
+            f"{percent(masks[evidence.judged_labels == k].mean(), '.1%')} for a {evidence.name(k)}"
             for k in (evidence.dog, evidence.cat)
         )
         text += f" A map that does not care puts on the animal its share of the image: {part}."

@@ -7,7 +7,15 @@ from pathlib import Path
 
 from flax_attn.figures_maps import Strip, draw_strips
 from flax_attn.reproduction import measures
-from flax_attn.reproduction.content import Finding, Number, Picture, Section, Table, interval_text
+from flax_attn.reproduction.content import (
+    Finding,
+    Number,
+    Picture,
+    Section,
+    Table,
+    interval_text,
+    percent,
+)
 from flax_attn.reproduction.evidence import Evidence
 from flax_attn.reproduction.plan import GATES, SIGMOID, SOFTMAX
 from flax_attn.reproduction.statistics import mean, paired_difference
@@ -41,7 +49,7 @@ def section(evidence: Evidence, out: Path) -> Section:
             ),
             Finding(
                 f"{gate_name(gate)}: softmax fixes on one small spot",
-                f"90 % of the softmax attention lies in less than {SMALL:.0%} of the image",
+                f"90 % of the softmax attention lies in less than {percent(SMALL)} of the image",
                 [Number("area that holds 90 %", area, ".1%")],
                 below(area, SMALL),
             ),
