@@ -103,6 +103,7 @@ def _draw_panel(axes: Axes, panel: Panel, kinds: Sequence[str]) -> None:
     axes.set_title(panel.title, fontsize=10)
     _plain(axes)
     axes.tick_params(axis="y", length=0)
+    axes.locator_params(axis="x", nbins=5)
 
 
 def _plain(axes: Axes) -> None:

@@ -180,10 +180,10 @@ class Trainer:
         return progress.finished or periodic or self._stop.requested
 
     def _save(self, state: TrainState, progress: Progress) -> None:
-        if not all_finite(state.opt_state):
+        if not all_finite((state.params, state.opt_state)):
             raise NonFiniteError(
-                f"the optimizer's state is not finite in step {int(state.step)}: lower "
-                "--learning-rate or --backbone-learning-rate; earlier checkpoints are kept"
+                f"a parameter or the optimizer's state is not finite after step {int(state.step)}: "
+                "lower --learning-rate or --backbone-learning-rate; earlier checkpoints are kept"
             )
         if progress.finished and self._keep is not None:
             self._keep(progress.epoch, state)

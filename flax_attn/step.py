@@ -81,9 +81,8 @@ def make_train_step(
     The loss is the mean over the examples that the mask keeps. Randomness is folded from
     (seed, step), so a resumed run draws what the uninterrupted one would have drawn.
 
-    ``sums.loss`` also tells whether the new state can be used: it is NaN when the loss is not
-    finite, infinity when a gradient or the parameter it led to is not, minus infinity when a
-    running statistic is not.
+    ``sums.loss`` also tells what was not finite: it is NaN when the loss was not, infinity when
+    the gradient was not, minus infinity when a running statistic was not.
     """
     task = TASKS[config.task]
 
@@ -103,12 +102,13 @@ def make_train_step(
             return mean, (sums, functional.statistics(model))
 
         (_, (sums, stats)), grads = jax.value_and_grad(objective, has_aux=True)(variable)
+        # Without a barrier XLA would compute part of the gradient again for the look at it.
+        grads = jax.lax.optimization_barrier(grads)
         updates, opt_state = tx.update(grads, state.opt_state, variable)
-        variable = optax.apply_updates(variable, updates)
-        updated = jnp.where(_finite(variable), sums.loss, jnp.inf)
-        judged = jnp.where(_finite(stats), updated, -jnp.inf)
-        sums = sums._replace(loss=jnp.where(jnp.isfinite(sums.loss), judged, jnp.nan))
-        params = {**state.params, **variable}
+        params = {**state.params, **optax.apply_updates(variable, updates)}
+        loss = jnp.where(_finite(grads), sums.loss, jnp.inf)
+        loss = jnp.where(_finite(stats), loss, -jnp.inf)
+        sums = sums._replace(loss=jnp.where(jnp.isfinite(sums.loss), loss, jnp.nan))
         return TrainState(state.step + 1, params, stats, opt_state), sums
 
     return jax.jit(step, donate_argnums=0)

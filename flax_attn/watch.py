@@ -12,7 +12,7 @@ _SHOWN = 8
 
 # What the value of ``sums.loss`` stands for (see ``make_train_step``).
 _CAUSES = {
-    math.inf: "a gradient, or the parameter it led to,",
+    math.inf: "the gradient",
     -math.inf: "a running statistic of a batch normalisation",
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from faulty_runs import SMALL, Reference, make_reference
 
 from flax_attn.config import Config, make_config
 
@@ -24,3 +25,10 @@ TINY = {
 @pytest.fixture
 def tiny() -> Config:
     return make_config(TINY)
+
+
+@pytest.fixture(scope="session")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Reference:
+    """A run of a small network that several files damage copies of."""
+    flags = [*SMALL, *"--train-count 48 --epochs 2 --save-every 3".split()]
+    return make_reference(tmp_path_factory.mktemp("small"), flags)

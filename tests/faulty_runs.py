@@ -119,3 +119,21 @@ def processes_of(group: int) -> list[int]:
 
 def size_of(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A run without interruption that has kept every checkpoint."""
+
+    trainers: Trainers
+    workdir: Path
+    steps: list[int]
+    expected: dict[int, dict[str, str]]
+
+
+def make_reference(folder: Path, flags: list[str]) -> Reference:
+    trainers = Trainers(folder / "cache", flags)
+    workdir = folder / "whole"
+    assert trainers.run(workdir, "--keep-checkpoints", "1000") == 0, error_lines(workdir)
+    steps = steps_on_disk(workdir)
+    return Reference(trainers, workdir, steps, {step: digests(workdir, step) for step in steps})

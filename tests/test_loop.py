@@ -239,29 +239,43 @@ def test_checkpoints_inside_an_epoch(
     assert Checkpoints(tmp_path).steps == saved
 
 
+def spoiled(part: str, suffix: str) -> Callable[..., Any]:
+    """Makes the last array under a name of a part of the state infinite in one place."""
+
+    def change(state: TrainState, progress: Progress, rows: list[Row]) -> Any:
+        leaves, structure = jax.tree_util.tree_flatten_with_path(getattr(state, part))
+        place = max(
+            i for i, (path, _) in enumerate(leaves) if suffix in jax.tree_util.keystr(path)
+        )
+        arrays = [leaf for _, leaf in leaves]
+        arrays[place] = arrays[place].at[(0,) * arrays[place].ndim].set(jnp.inf)
+        return state._replace(**{part: jax.tree.unflatten(structure, arrays)}), progress, rows
+
+    return change
+
+
 @pytest.mark.parametrize("save_every", [1, None])
-@pytest.mark.parametrize("what", ["params", "stats", "opt_state"])
+@pytest.mark.parametrize(
+    ("part", "suffix", "cause"),
+    [
+        ("params", "classifier/kernel", "the loss is"),
+        ("stats", "norm/mean", "a running statistic of a batch normalisation is"),
+    ],
+)
 def test_numbers_that_are_not_finite(
-    bench: Bench, whole: Path, tmp_path: Path, what: str, save_every: int | None
+    bench: Bench,
+    whole: Path,
+    tmp_path: Path,
+    part: str,
+    suffix: str,
+    cause: str,
+    save_every: int | None,
 ) -> None:
     """The step and its images are named, and the bad state is not saved."""
-    cause = {
-        "params": "the loss is",
-        "stats": "a running statistic of a batch normalisation is",
-        "opt_state": "a gradient, or the parameter it led to, is",
-    }[what]
-
-    def spoil(state: TrainState, progress: Progress, rows: list[Row]) -> Any:
-        part = getattr(state, what)
-        leaves, structure = jax.tree.flatten(part)
-        place = max(range(len(leaves)), key=lambda i: leaves[i].ndim)
-        leaves[place] = leaves[place].at[(0,) * leaves[place].ndim].set(jnp.inf)
-        return state._replace(**{what: jax.tree.unflatten(structure, leaves)}), progress, rows
-
     cut_after(whole, 4, tmp_path)
     before = digests(tmp_path)
     with pytest.raises(NonFiniteError) as caught:
-        bench.run(tmp_path, change=spoil, save_every=save_every)
+        bench.run(tmp_path, change=spoiled(part, suffix), save_every=save_every)
     assert str(caught.value).startswith(f"{cause} not finite in step 5, batch 2 of epoch 2, on '")
     index, _ = index_batches(10, batch_size=4, epoch=2, seed=0, shuffle=True)[1]
     names = ", ".join(repr(bench.train.split.names[i]) for i in index)
@@ -270,19 +284,26 @@ def test_numbers_that_are_not_finite(
     assert digests(tmp_path) == before
 
 
-def test_an_optimizer_state_that_is_not_finite(bench: Bench, whole: Path, tmp_path: Path) -> None:
-    """A second moment that has overflown: its parameter stands still, but stays finite."""
+def test_a_gradient_that_is_not_finite(bench: Bench, whole: Path, tmp_path: Path) -> None:
+    """As the step tells it (see tests/test_step.py)."""
 
-    def spoil(state: TrainState, progress: Progress, rows: list[Row]) -> Any:
-        def overflow(path: Any, leaf: jax.Array) -> jax.Array:
-            return leaf + jnp.inf if ".nu" in jax.tree_util.keystr(path) else leaf
-
-        opt_state = jax.tree_util.tree_map_with_path(overflow, state.opt_state)
-        return state._replace(opt_state=opt_state), progress, rows
+    def overflowing(state: TrainState, examples: Any) -> Any:
+        state, sums = bench.train_step(state, examples)
+        return state, sums._replace(loss=jnp.where(state.step == 6, jnp.inf, sums.loss))
 
     cut_after(whole, 4, tmp_path)
-    with pytest.raises(NonFiniteError, match="the optimizer's state is not finite in step 5"):
-        bench.run(tmp_path, change=spoil)
+    with pytest.raises(NonFiniteError, match="^the gradient is not finite in step 6, batch 3 of"):
+        bench.run(tmp_path, train_step=overflowing, save_every=None)
+
+
+@pytest.mark.parametrize("suffix", [".mu", ".nu"])
+def test_an_optimizer_state_that_is_not_finite(
+    bench: Bench, whole: Path, tmp_path: Path, suffix: str
+) -> None:
+    """Of an overflown second moment nothing else shows: its parameter stands still."""
+    cut_after(whole, 4, tmp_path)
+    with pytest.raises(NonFiniteError, match="optimizer's state is not finite after step 5"):
+        bench.run(tmp_path, change=spoiled("opt_state", suffix))
     assert Checkpoints(tmp_path).steps == [4]
 
 

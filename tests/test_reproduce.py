@@ -114,6 +114,7 @@ def folder_of_images(root: Path, classes: Sequence[str]) -> Path:
         (["--seeds", "1", "1"], 2, "--seeds takes different numbers"),
         (["--timing-size", "40"], 2, "--timing-size must be a multiple of 32"),
         (["--map-images", "0"], 2, "--map-images must be at least 1"),
+        (["--map-images", "1"], 2, "--map-images 1 leaves a class out"),
         (["--full"], 2, "--full"),
         (["--freeze-backbone"], 2, "--no-freeze-backbone"),
         (["--dataset", "drawn_pets_scenes"], 2, "do not exclude each other"),

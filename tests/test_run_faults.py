@@ -14,7 +14,6 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -24,10 +23,12 @@ from faulty_runs import (
     REAL,
     ROOT,
     SMALL,
+    Reference,
     Trainers,
     digests,
     error_lines,
     holds_lock,
+    make_reference,
     numbers,
     processes_of,
     size_of,
@@ -37,30 +38,6 @@ from faulty_runs import (
 from saved_states import flip_bit
 
 from flax_attn.checkpoint import FOLDER, Checkpoints
-
-
-@dataclass(frozen=True)
-class Reference:
-    """A run without interruption that has kept every checkpoint."""
-
-    trainers: Trainers
-    workdir: Path
-    steps: list[int]
-    expected: dict[int, dict[str, str]]
-
-
-def make_reference(folder: Path, flags: list[str]) -> Reference:
-    trainers = Trainers(folder / "cache", flags)
-    workdir = folder / "whole"
-    assert trainers.run(workdir, "--keep-checkpoints", "1000") == 0, error_lines(workdir)
-    steps = steps_on_disk(workdir)
-    return Reference(trainers, workdir, steps, {step: digests(workdir, step) for step in steps})
-
-
-@pytest.fixture(scope="module")
-def small(tmp_path_factory: pytest.TempPathFactory) -> Reference:
-    flags = [*SMALL, *"--train-count 48 --epochs 2 --save-every 3".split()]
-    return make_reference(tmp_path_factory.mktemp("small"), flags)
 
 
 def assert_finished_equal(reference: Reference, workdir: Path) -> None:

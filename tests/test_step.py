@@ -57,6 +57,29 @@ def test_step_compiles_once(tiny: Config) -> None:
     assert step._cache_size() == 1
 
 
+def test_the_loss_tells_what_is_not_finite(tiny: Config) -> None:
+    structure, tx, state = setup(tiny)
+    step = make_train_step(structure, tx, tiny.train)
+    last, head = "backbone/stages/4/layers/0", "classifier/kernel"
+
+    def told(part: str, **arrays: jax.Array) -> float:
+        """The loss, with these arrays in a part of the state."""
+        changed = state._replace(**{part: {**getattr(state, part), **arrays}})
+        return float(step(copy(changed), examples())[1].loss)
+
+    def filled(part: dict[str, jax.Array], path: str, value: float) -> dict[str, jax.Array]:
+        return {path: jnp.full_like(part[path], value)}
+
+    assert np.isfinite(told("params"))
+    assert np.isnan(told("params", **filled(state.params, f"{last}/kernel", np.nan)))
+    # Nothing comes through a kernel of zeros, but its gradient has the factors behind it.
+    silent = filled(state.params, f"{last}/kernel", 0.0)
+    silent |= filled(state.params, f"{last}/norm/scale", 1e30)
+    silent |= filled(state.params, f"{last}/norm/bias", 1.0)  # where relu lets gradients pass
+    assert told("params", **silent, **{head: 1e10 * state.params[head]}) == np.inf
+    assert told("stats", **filled(state.stats, f"{last}/norm/mean", np.inf)) == -np.inf
+
+
 def test_padding_changes_no_gradient(tiny: Config) -> None:
     """Same images, once padded by repeats: in evaluation-mode BN the update is the same."""
     config = tiny.updated(freeze_backbone=True, optimizer="sgd")

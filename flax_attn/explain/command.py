@@ -15,7 +15,7 @@ from flax_attn.durable import is_no_space
 from flax_attn.errors import DiskFullError, UsageError
 from flax_attn.explain.collect import Explained, Explainer, Request
 from flax_attn.explain.colour_scales import ScaleName
-from flax_attn.explain.forward import NetworkForward
+from flax_attn.explain.forward import NetworkForward, network_forward
 from flax_attn.explain.page import write_page
 from flax_attn.explain.photographs import Photographs
 from flax_attn.figures_explain import colour_table, draw_explained
@@ -31,11 +31,11 @@ def restore(run: Run, workdir: Path) -> tuple[NetworkForward, int]:
 
     Raises CheckpointError when there is no checkpoint, or it does not fit.
     """
-    structure, params, stats = functional.abstract(
-        lambda: build_model(run.config.model, num_classes=len(run.classes))
-    )
+    config, num_classes = run.config.model, len(run.classes)
+    _, params, stats = functional.abstract(lambda: build_model(config, num_classes=num_classes))
     best = Checkpoints(workdir, read_only=True).load_best()
-    return NetworkForward(structure, *best.model(params, stats)), best.info.epoch
+    params, stats = best.model(params, stats)
+    return network_forward(config, params, stats, num_classes=num_classes), best.info.epoch
 
 
 def explain(

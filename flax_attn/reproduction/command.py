@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from flax_attn.data import Dataset
-from flax_attn.errors import DataError
+from flax_attn.errors import DataError, UsageError
 from flax_attn.examples import ExampleSource
 from flax_attn.explain.photographs import spread
 from flax_attn.initial import Initial
@@ -92,6 +92,8 @@ def _gather(
     split = dataset.splits["val"]
     labels = np.asarray(split.labels)
     places = spread(len(labels), plan.sizes.map_images)
+    if len(np.unique(labels[places])) < 2:
+        raise UsageError(f"--map-images {len(places)} leaves a class out: judge more images")
     trained = _train(plan, dataset, initial, stages, workdir, say)
     networks = {
         name: _shown(plan, each, dataset, places, stages, say) for name, each in trained.items()
