@@ -84,6 +84,22 @@ def test_each_group_is_a_gate_of_its_own() -> None:
         np.testing.assert_allclose(out.pooled[:, i], expected, atol=1e-5)
 
 
+def test_groups_start_apart() -> None:
+    phi = arrays(build(groups=3))["score/phi"]
+    assert len(np.unique(phi, axis=0)) == 3
+
+
+def test_the_log_probability_is_of_every_draw() -> None:
+    gate = build(hops=3, groups=2, norm="hard", score="dot")
+    gate.project_guide.kernel[...] = jnp.zeros_like(gate.project_guide.kernel[...])
+    for project in gate.project_hops:
+        project.kernel[...] = jnp.zeros_like(project.kernel[...])
+    local, guide, _, _ = maps()
+    out = gate(local, guide, key=jax.random.key(0))
+    # Scores of zero: each of the six draws has one of 16 locations.
+    np.testing.assert_allclose(out.log_prob, -6 * np.log(SIDE * SIDE), rtol=1e-5)
+
+
 @pytest.mark.parametrize("norm", ["softmax", "sigmoid"])
 def test_each_channel_has_weights_of_its_own(norm: str) -> None:
     gate = build(per_channel=True, score="dot", norm=norm)
