@@ -134,6 +134,6 @@ class Reference:
 def make_reference(folder: Path, flags: list[str]) -> Reference:
     trainers = Trainers(folder / "cache", flags)
     workdir = folder / "whole"
-    assert trainers.run(workdir, "--keep-checkpoints", "1000") == 0, error_lines(workdir)
+    assert trainers.run(workdir, "--keep-checkpoints", "100") == 0, error_lines(workdir)
     steps = steps_on_disk(workdir)
     return Reference(trainers, workdir, steps, {step: digests(workdir, step) for step in steps})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import resource
 import signal
@@ -187,6 +188,14 @@ def test_train_and_val_of_different_classes(
     started = time.process_time()
     assert train(tmp_path / "data", tmp_path / "run") == 3
     assert "missing ['dog'], unexpected ['wolf']" in refusal(capsys, started)
+
+
+def test_a_terminal_without_the_letters_of_a_class(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(stream, encoding="ascii"))
+    assert cli.run(lambda arguments: print(f"é {os.fsdecode(bytes([255]))}"), []) == 0
+    sys.stdout.flush()
+    assert stream.getvalue() == b"\\xe9 \\udcff\n"
 
 
 @pytest.mark.parametrize("cell", ["2", "-1", "yes"])

@@ -244,9 +244,7 @@ def spoiled(part: str, suffix: str) -> Callable[..., Any]:
 
     def change(state: TrainState, progress: Progress, rows: list[Row]) -> Any:
         leaves, structure = jax.tree_util.tree_flatten_with_path(getattr(state, part))
-        place = max(
-            i for i, (path, _) in enumerate(leaves) if suffix in jax.tree_util.keystr(path)
-        )
+        place = max(i for i, (path, _) in enumerate(leaves) if suffix in jax.tree_util.keystr(path))
         arrays = [leaf for _, leaf in leaves]
         arrays[place] = arrays[place].at[(0,) * arrays[place].ndim].set(jnp.inf)
         return state._replace(**{part: jax.tree.unflatten(structure, arrays)}), progress, rows

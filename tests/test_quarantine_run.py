@@ -20,12 +20,13 @@ from flax_attn.data import Quarantine, open_dataset
 from flax_attn.data.guarded import GuardedSplit
 from flax_attn.data.quarantine import read_entries
 from flax_attn.examples import FeatureExamples
+from flax_attn.figures import Panel, draw_attention
 from flax_attn.frozen import frozen_features
 from flax_attn.log import read_rows
 from flax_attn.vgg import Features
 
 SMALL = (
-    "--widths 4 4 8 8 8 --depths 1 1 1 1 1 --attn-features 8 --image-size 32 --dataset folder "
+    "--model vgg16_bn_gap --widths 4 4 8 8 8 --depths 1 1 1 1 1 --image-size 32 --dataset folder "
     "--weights none --no-freeze-backbone --on-bad-image quarantine"
 ).split()
 
@@ -117,10 +118,16 @@ def test_a_run_that_starts_with_bad_images_and_loses_more(
     assert names == {entry.path for entry in entries} | {"night/0015.jpg"}
     assert len(judged) == 40 - len(names)
     assert not judged & {name.encode("utf-8", "backslashreplace").decode() for name in names}
-    for picture in ("attention.png", "eval-all/attention.png"):
-        assert (tmp_path / "run" / picture).stat().st_size > 10_000
     # Evaluating changes nothing of the run.
     assert listed(tmp_path / "run") == before
+
+
+def test_pictures_survive_the_names_of_classes(tmp_path: Path) -> None:
+    image = np.zeros((32, 32, 3), np.uint8)
+    attention = {f"pool3, {DAY}": np.eye(4, dtype=np.float32)}
+    panel = Panel(image, attention, f"{DAY} 51% (is \u65e5)", correct=True)
+    draw_attention([panel], tmp_path / "a.png", title="a run")
+    assert (tmp_path / "a.png").stat().st_size > 1000
 
 
 def test_features_of_lost_images_never_count_and_are_not_kept(tmp_path: Path) -> None:

@@ -44,7 +44,7 @@ def damage_all(workdir: Path) -> None:
 
 
 def save_another(workdir: Path, **changes: Any) -> None:
-    """Commits a newer checkpoint with other arrays: None takes one out."""
+    """Commits a newer and better checkpoint with other arrays: None takes one out."""
     checkpoints = Checkpoints(workdir)
     loaded = checkpoints.load_latest()
     model = {**loaded.arrays["model"], **changes}
@@ -52,6 +52,7 @@ def save_another(workdir: Path, **changes: Any) -> None:
     state = TrainState(np.int32(1000), model, {}, {})
     progress = Progress(**loaded.info.place, sums={})
     checkpoints.save(state, progress, classes=loaded.info.classes, rows=loaded.info.rows)
+    checkpoints.judge(1000, {"epoch": 3, "step": 1000, "val": {"roc_auc": 2.0}})
 
 
 WRONG_LEAVES = {

@@ -110,7 +110,7 @@ class Kills:
         newest = -1  # what was seen to be committed
         while time.monotonic() < end and process.poll() is None:
             newest = max([newest, *steps_on_disk(workdir)])
-        os.killpg(process.pid, signal.SIGKILL)
+        process.kill()
         if process.wait() != -signal.SIGKILL:
             assert process.returncode == 0, error_lines(workdir)
             return False

@@ -78,7 +78,7 @@ def test_the_canary_would_sing(tmp_path: Path) -> None:
     assert (tmp_path / "canary").exists()
 
 
-@pytest.mark.parametrize("count", [120, pytest.param(2400, marks=pytest.mark.faults)])
+@pytest.mark.parametrize("count", [60, pytest.param(2400, marks=pytest.mark.faults)])
 def test_mutated_files(count: int, tmp_path: Path, state_file: Path) -> None:
     found = judge(PROGRAM, count, state_file, tmp_path)
     outcomes = check(found)

@@ -245,9 +245,9 @@ def hungry(state: State) -> dict[str, bytes]:
         "quantised-size": call("torch._utils._rebuild_qtensor", huge, items(huge)),
         "hashed-tuples": b"}" + nested + b"Ns",
         "copied-items": copies,
-        "shared-text": memoized + b"](" + b"h\x01" * 200_000 + b"e\x86",
-        "deep-lists": b"]" * 200_000 + b"a" * 199_999,
-        "deep-tuples": b")" + b"\x85" * 200_000,
+        "shared-text": memoized + b"](" + b"h\x01" * 50_000 + b"e\x86",
+        "deep-lists": b"]" * 50_000 + b"a" * 49_999,
+        "deep-tuples": b")" + b"\x85" * 50_000,
         "storage-of-160-gb": table([(text("w"), tensor(big, [40 << 30], [1]))]),
         "stride-0": table(
             [(text("w"), tensor(storage("torch.FloatStorage", "0", 3), [1 << 30] * 2, [0, 0]))]
