@@ -106,7 +106,9 @@ def _save(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     failure: int | None = None
     with _quietly():
         try:
-            with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+            # Weights hardly compress, and the time is better spent on their digests.
+            handler = ocp.PyTreeCheckpointHandler(use_compression=False)
+            with ocp.Checkpointer(handler) as checkpointer:
                 checkpointer.save(path.absolute(), args=ocp.args.PyTreeSave(dict(arrays)))
         except (OSError, ValueError) as error:
             failure = _system_error(error)

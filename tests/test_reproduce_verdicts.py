@@ -220,6 +220,8 @@ def test_accuracy_time_and_trend(undrawn: None, tmp_path: Path) -> None:
         replace(evidence, networks=networks, cost=slower, rows=falling), tmp_path
     )
     assert verdicts(found) == [N, N, S, S, N, N, N]
+    for changes in ({"cost": slower}, {"networks": networks}):
+        assert verdicts(comparison.section(replace(evidence, **changes), tmp_path))[1] == N
     noisy = {**evidence.rows, "sigmoid": made_up.rows(0, noise=0.05)}
     few = {**evidence.cost, "judge_attn_vgg": np.ones(2), "judge_vgg16_bn": np.ones(2)}
     found = comparison.section(replace(evidence, rows=noisy, cost=few), tmp_path)
@@ -243,8 +245,14 @@ def test_attention_against_the_centre(undrawn: None, tmp_path: Path) -> None:
         on, off = (made_up.pooled(m, 8) for m in (masks, ~masks))
         evidence = with_maps(made_up.evidence(animals=masks), "sigmoid", pool3=on, pool4=off)
         found[name] = verdicts(on_the_animal.section(evidence, tmp_path))[:2]
+    few = np.zeros((made_up.IMAGES, 8, 8))
+    for one, mask in zip(few, made_up.pooled(corners, 8), strict=True):
+        one[np.unravel_index(mask.argmax(), mask.shape)] = 1  # well aimed, but small
+    found["spots"] = verdicts(
+        on_the_animal.section(with_maps(made_up.evidence(), "sigmoid", pool3=few), tmp_path)
+    )[:1]
     # Where animals are centred, no map points better than the control.
-    assert found == {"corners": [S, U], "centred": [U, N]}
+    assert found == {"corners": [S, U], "centred": [U, N], "spots": [U]}
 
 
 def test_maps_that_stay_do_not_pass(undrawn: None, tmp_path: Path) -> None:

@@ -73,6 +73,11 @@ def interval_text(value: Interval, form: str) -> str:
     return text.replace("-", "\N{MINUS SIGN}").replace("%", "\N{NO-BREAK SPACE}%")
 
 
+def points(share: float) -> str:
+    """``5 points`` of 0.05, a difference of shares."""
+    return f"{100 * share:.0f} points"
+
+
 def percent(share: float, form: str = ".0%") -> str:
     """``51 %`` of 0.51."""
     return interval_text(Interval(share, math.nan, math.nan), form)

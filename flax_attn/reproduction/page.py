@@ -87,10 +87,13 @@ def _badge(verdict: Verdict) -> str:
 
 def _plain_table(table: Table) -> str:
     head = "".join(f"<th>{_text(cell)}</th>" for cell in table.header)
-    rows = [
-        "<tr>" + "".join(f"<td>{_text(cell)}</td>" for cell in row) + "</tr>" for row in table.rows
-    ]
+    rows = ["<tr>" + "".join(map(_cell, row)) + "</tr>" for row in table.rows]
     return _table(head, rows, table.caption)
+
+
+def _cell(text: str) -> str:
+    """A cell; an interval stays in one line."""
+    return f'<td class="value">{_text(text)}</td>' if "[" in text else f"<td>{_text(text)}</td>"
 
 
 def _table(head: str, rows: Sequence[str], caption: str) -> str:

@@ -17,6 +17,7 @@ from flax_attn.reproduction.content import (
     Table,
     interval_text,
     percent,
+    points,
 )
 from flax_attn.reproduction.evidence import Evidence
 from flax_attn.reproduction.plan import DENSE, SIGMOID, SOFTMAX
@@ -60,7 +61,7 @@ def section(evidence: Evidence, out: Path) -> Section:
 def _comparable(accuracy: Interval) -> Finding:
     return Finding(
         "the accuracy of AttnVGG is comparable with that of VGG16_bn",
-        f"after the last epoch it is at most {percent(MARGIN)} lower on the same validation images",
+        f"after the last epoch it is at most {points(MARGIN)} lower on the same validation images",
         [Number("AttnVGG less VGG16_bn", accuracy, "+.2%")],
         above(accuracy, -MARGIN),
     )

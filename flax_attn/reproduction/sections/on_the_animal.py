@@ -79,9 +79,9 @@ def _beats(run: str, name: str, found: Measured, control: dict[str, Values]) -> 
     verdicts = {above(lead) for lead in leads.values()}
     return Finding(
         f"{run}, {name}: attention emphasises the animal",
-        f"it beats a {CONTROL} on every measure (supported), or loses on every one (not "
-        "supported); undecided where measures disagree",
-        [Number(f"{measure}: difference", lead, "+.1%") for measure, lead in leads.items()],
+        f"its difference to a {CONTROL} is above zero on every measure (not supported: below on "
+        "every one; undecided: measures disagree)",
+        [Number(measure, lead, "+.1%") for measure, lead in leads.items()],
         verdicts.pop() if len(verdicts) == 1 else "undecided",
     )
 

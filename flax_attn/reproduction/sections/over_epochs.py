@@ -14,6 +14,7 @@ from flax_attn.reproduction.content import (
     Table,
     interval_text,
     percent,
+    points,
 )
 from flax_attn.reproduction.evidence import Evidence
 from flax_attn.reproduction.plan import GATES, SIGMOID, SOFTMAX
@@ -68,7 +69,7 @@ def _no_improvement(evidence: Evidence, gate: str) -> Finding:
         what = "the share of the attention on the animal"
     return Finding(
         f"{gate_name(gate)}: no distinct improvement of softmax as the epochs increase",
-        f"from epoch {first} to {last}, {what} changes by less than {percent(UNSEEN)} either way",
+        f"from epoch {first} to {last}, {what} changes by less than {points(UNSEEN)} either way",
         [Number("change", change, "+.1%")],
         within(change, -UNSEEN, UNSEEN),
     )

@@ -107,24 +107,29 @@ def _draw(evidence: Evidence, attention: Maps, cam: Maps, out: Path) -> None:
 
 
 def _table(evidence: Evidence, attention: Maps, cam: Maps) -> Table:
-    header = ["images", "map", "area that holds 90 %", "rank correlation of the two"]
+    header = ["images", "map", "area that holds 90 %"]
     if evidence.animals is not None:
         header += ["energy on the animal", "IoU (best)", "part of the animal covered"]
     if evidence.heads is not None:
-        header.append("of that, on the head")
+        header.append("on its head")
     agreement = measures.agreement(attention, cam)
     measured = {
-        "Grad-CAM, block 4": _measured(evidence, cam),
-        "attention, pool-4": _measured(evidence, attention),
+        "Grad-CAM": _measured(evidence, cam),
+        "attention": _measured(evidence, attention),
     }
-    rows = []
+    rows, agree = [], []
     for label in (evidence.cat, evidence.dog):
-        of_class = evidence.judged_labels == label
-        for name, columns in measured.items():
+        name, of_class = evidence.name(label), evidence.judged_labels == label
+        agree.append(f"{interval_text(mean(agreement[of_class]), '+.2f')} on images of a {name}")
+        for kind, columns in measured.items():
             texts = [interval_text(mean(values[of_class]), ".1%") for values in columns]
-            texts.insert(1, interval_text(mean(agreement[of_class]), "+.2f"))
-            rows.append([evidence.name(label), name, *texts])
-    return Table(header, rows, "Means over the images of each class, with 95 % intervals.")
+            rows.append([name, kind, *texts])
+    return Table(
+        header,
+        rows,
+        "Grad-CAM of block 4 and attention on pool-4: means over the images of each class. Their "
+        f"rank correlation is {' and '.join(agree)}.",
+    )
 
 
 def _measured(evidence: Evidence, maps: Maps) -> list[Values]:
