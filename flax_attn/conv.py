@@ -7,19 +7,25 @@ select-and-scatter; both are many times slower than the forms written here.
 
 from __future__ import annotations
 
-from typing import Literal, cast, get_args
+from typing import TYPE_CHECKING, Literal, cast, get_args
 
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, UInt8
 
 from flax_attn.blocks import cut
 from flax_attn.errors import UsageError
-from flax_attn.winograd import TILE, winograd3x3
+from flax_attn.native import host_kernels
+from flax_attn.winograd import winograd3x3
+from flax_attn.winograd_maps import TILE
+
+if TYPE_CHECKING:
+    from flax_attn.native.compiled import Compiled
 
 Impl = Literal["exact", "fast"]
-Form = Literal["direct", "winograd"]
+Form = Literal["direct", "winograd", "native"]
 
 # Pixels a block of the kernel gradient: its shifted copies stay in the caches of common CPUs.
 BLOCK_PIXELS = 800
@@ -32,6 +38,8 @@ MANY_CHANNELS = 256
 WINOGRAD_MIN_CHANNELS = 64
 WINOGRAD_MIN_TILES = 128
 WINOGRAD_MIN_COVER = 0.85
+# Tiles that repay transforming the kernels for the compiled form.
+NATIVE_MIN_TILES = 32
 
 
 def select_impl(conv: str = "auto", *, backend: str | None = None, devices: int = 1) -> Impl:
@@ -72,13 +80,31 @@ def conv3x3(
         )
     if _resolve(impl) == "exact":
         return xla3x3(x, kernel)
-    winograd = choose_form(x.shape, kernel.shape[-1]) == "winograd"
-    return winograd3x3(x, kernel) if winograd else direct3x3(x, kernel)
+    form = choose_form(x.shape, kernel.shape[-1], x.dtype)
+    if form == "native":
+        return native3x3(x, kernel)
+    return winograd3x3(x, kernel) if form == "winograd" else direct3x3(x, kernel)
 
 
-def choose_form(shape: tuple[int, ...], d: int) -> Form:
-    """The faster form on a CPU for x of this [b, h, w, c] and d output channels.
+def conv3x3_affine_relu(
+    x: Float[Array, "b h w c"],
+    kernel: Float[Array, "3 3 c d"],
+    factor: Float[Array, "d"],
+    offset: Float[Array, "d"],
+    *,
+    impl: str = "auto",
+) -> Float[Array, "b h w d"]:
+    """max(factor * conv3x3(x, kernel) + offset, 0); where it can, it touches the values once."""
+    fast = _resolve(impl) == "fast"
+    if fast and choose_form(x.shape, kernel.shape[-1], x.dtype) == "native":
+        return native3x3_affine_relu(x, kernel, factor, offset)
+    return jax.nn.relu(conv3x3(x, kernel, impl=impl) * factor + offset).astype(x.dtype)
 
+
+def choose_form(shape: tuple[int, ...], d: int, dtype: DTypeLike = jnp.float32) -> Form:
+    """The fastest form on a CPU for x of this [b, h, w, c] and d output channels.
+
+    Kernels compiled for the processor wherever channels fill its vectors. Without them,
     Winograd pays where products are wide, where whole tiles cover the image with little waste,
     and where there are tiles enough to repay transforming the kernels. A symbolic size (of
     jax.export) is always direct.
@@ -87,6 +113,11 @@ def choose_form(shape: tuple[int, ...], d: int) -> Form:
         return "direct"
     b, h, w, c = shape
     tiles = b * -(-h // TILE) * -(-w // TILE)
+    code = host_kernels() if dtype == jnp.float32 and tiles >= NATIVE_MIN_TILES else None
+    if code is not None and d % code.machine.chunk == 0:
+        whole = c % code.machine.chunk == 0
+        if whole or c <= FEW_CHANNELS:
+            return "native"
     wide = min(c, d) >= WINOGRAD_MIN_CHANNELS and c + d >= 3 * WINOGRAD_MIN_CHANNELS
     little_waste = b * h * w >= WINOGRAD_MIN_COVER * tiles * TILE**2
     return "winograd" if wide and little_waste and tiles >= WINOGRAD_MIN_TILES else "direct"
@@ -121,6 +152,34 @@ def xla3x3(x: Float[Array, "b h w c"], kernel: Float[Array, "3 3 c d"]) -> Float
     return lax.conv_general_dilated(
         x, kernel, (1, 1), ((1, 1), (1, 1)), dimension_numbers=("NHWC", "HWIO", "NHWC")
     )
+
+
+def native3x3(
+    x: Float[Array, "b h w c"], kernel: Float[Array, "3 3 c d"]
+) -> Float[Array, "b h w d"]:
+    """`conv3x3` by the kernels compiled for this processor; raises UsageError without any."""
+    from flax_attn.native.convolution import convolve
+
+    return convolve(_kernels(), x, kernel)
+
+
+def native3x3_affine_relu(
+    x: Float[Array, "b h w c"],
+    kernel: Float[Array, "3 3 c d"],
+    factor: Float[Array, "d"],
+    offset: Float[Array, "d"],
+) -> Float[Array, "b h w d"]:
+    """`conv3x3_affine_relu` by the kernels compiled for this processor, likewise."""
+    from flax_attn.native.convolution import convolve_affine_relu
+
+    return convolve_affine_relu(_kernels(), x, kernel, factor, offset)
+
+
+def _kernels() -> Compiled:
+    code = host_kernels()
+    if code is None:
+        raise UsageError("there are no compiled convolutions for this processor")
+    return code
 
 
 @jax.custom_vjp
@@ -165,7 +224,8 @@ def _product(left: Float[Array, "b h w m"], right: Float[Array, "b h w n"]) -> F
     """left^T right over all pixels."""
     total = jnp.promote_types(jnp.promote_types(left.dtype, right.dtype), jnp.float32)
     pixels = ((0, 1, 2), (0, 1, 2))
-    return lax.dot_general(left, right, (pixels, ((), ())), preferred_element_type=total)
+    # XLA has no mixed products on a CPU.
+    return lax.dot_general(left.astype(total), right.astype(total), (pixels, ((), ())))
 
 
 def kernel_gradient(

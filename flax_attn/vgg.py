@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from flax_attn.conv import conv3x3, max_pool2x2, select_impl
+from flax_attn.conv import conv3x3, conv3x3_affine_relu, max_pool2x2, select_impl
 
 VGG16_WIDTHS = (64, 128, 256, 512, 512)
 VGG16_DEPTHS = (2, 2, 3, 3, 3)
@@ -76,10 +76,18 @@ class BatchNorm(nnx.Module):
             mean = wide.mean(axes)
             var = jnp.square(wide - mean).mean(axes)
             self._update(mean + shift, var, count=x.size // x.shape[-1])
+            factor, offset = self._affine(mean, var)
         else:
-            mean, var = self.mean[...] - shift, self.var[...]
+            factor, offset = self.affine(shift)
+        return (x * factor + offset).astype(x.dtype)
+
+    def affine(self, shift: Float[Array, "c"]) -> tuple[Float[Array, "c"], Float[Array, "c"]]:
+        """Factor and offset that normalise ``x + shift`` by the running statistics."""
+        return self._affine(self.mean[...] - shift, self.var[...])
+
+    def _affine(self, mean: Array, var: Array) -> tuple[Array, Array]:
         factor = self.scale[...] * jax.lax.rsqrt(var + self.epsilon)
-        return (x * factor + (self.bias[...] - mean * factor)).astype(x.dtype)
+        return factor, self.bias[...] - mean * factor
 
     def _update(self, mean: Float[Array, "c"], var: Float[Array, "c"], *, count: int) -> None:
         unbiased = var * (count / max(count - 1, 1))
@@ -98,6 +106,10 @@ class ConvNorm(nnx.Module):
         self.norm = BatchNorm(features)
 
     def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b h w d"]:
+        if not train and self.impl == "fast":
+            factor, offset = self.norm.affine(self.bias[...])
+            kernel = self.kernel[...].astype(x.dtype)
+            return conv3x3_affine_relu(x, kernel, factor, offset, impl=self.impl)
         x = conv3x3(x, self.kernel[...].astype(x.dtype), impl=self.impl)
         return jax.nn.relu(self.norm(x, self.bias[...], train=train))
 

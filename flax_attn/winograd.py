@@ -10,8 +10,6 @@ Y = A^T [(G g G^T) * (B^T d B)] A.
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -20,43 +18,17 @@ from jaxtyping import Array, Float
 from numpy.typing import NDArray
 
 from flax_attn.blocks import Blocks, cut
+from flax_attn.winograd_maps import REACH, TILE, input_map, kernel_map, output_map
 
-TILE = 4
 # Tiles a block: the transformed input and output of a block stay in the caches.
 BLOCK_TILES = 100
 
 
-class Transforms(NamedTuple):
-    """The matrices of Y = A^T [(G g G^T) * (B^T d B)] A."""
-
-    b_t: NDArray[np.float64]
-    g: NDArray[np.float64]
-    a_t: NDArray[np.float64]
-
-
-def transforms(p: float, q: float) -> Transforms:
-    """Toom-Cook matrices for the interpolation points 0, p, -p, q, -q and infinity."""
-    p2, q2 = p * p, q * q
-    points = np.array([0, p, -p, q, -q])
-    scale = [p2 * q2, *[2 * p2 * (p2 - q2)] * 2, *[2 * q2 * (q2 - p2)] * 2]
-    b_t = [
-        [p2 * q2, 0, -p2 - q2, 0, 1, 0],
-        [0, -p * q2, -q2, p, 1, 0],
-        [0, p * q2, -q2, -p, 1, 0],
-        [0, -p2 * q, -p2, q, 1, 0],
-        [0, p2 * q, -p2, -q, 1, 0],
-        [0, p2 * q2, 0, -p2 - q2, 0, 1],
-    ]
-    g = np.vander(points, 3, increasing=True) / np.array(scale)[:, None]
-    a_t = np.vander(points, TILE, increasing=True).T
-    return Transforms(
-        np.array(b_t), np.vstack([g, [0, 0, 1]]), np.column_stack([a_t, [0, 0, 0, 1]])
-    )
-
-
-# Points of Lavin and Gray are 1 and 2; these are off by half as much (root mean square), a fifth
-# at worst, and like them leave no rounding in B and A.
-_B_T, _G, _A_T = transforms(0.75, 1.5)
+# The matrices of Y = A^T [(G g G^T) * (B^T d B)] A.
+_B_T, _G, _A_T = (
+    np.array(one_axis(list(np.eye(size))))
+    for one_axis, size in ((input_map, REACH), (kernel_map, 3), (output_map, REACH))
+)
 
 
 @jax.custom_vjp
@@ -159,7 +131,7 @@ def _input_tiles(
     """B^T D B for the overlapping 6x6 tiles D of one block."""
     height, width = blocks.rows * TILE, padded.shape[2] - 2
     block = _slice_block(padded, blocks, index, height + 2)
-    places = [(i, j) for i in range(TILE + 2) for j in range(TILE + 2)]
+    places = [(i, j) for i in range(REACH) for j in range(REACH)]
     entries = [block[:, i : i + height : TILE, j : j + width : TILE] for i, j in places]
     return _both_axes(_B_T, jnp.stack(entries).reshape(len(places), -1, block.shape[-1]))
 

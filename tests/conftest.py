@@ -27,6 +27,12 @@ def tiny() -> Config:
     return make_config(TINY)
 
 
+@pytest.fixture
+def no_compiled_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a processor that there are no compiled convolutions for."""
+    monkeypatch.setattr("flax_attn.conv.host_kernels", lambda: None)
+
+
 @pytest.fixture(scope="session")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Reference:
     """A run of a small network that several files damage copies of."""

@@ -14,6 +14,8 @@ from flax_attn.blocks import cut
 from flax_attn.conv import conv3x3, max_pool2x2, select_impl
 from flax_attn.errors import UsageError
 
+pytestmark = pytest.mark.usefixtures("no_compiled_kernels")
+
 # b, h, w, c, d: one image, one row, one channel, primes, several images a block with an
 # overhanging last block, several strips an image with overhanging last rows, few channels.
 SHAPES = [

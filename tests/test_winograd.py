@@ -10,6 +10,8 @@ import pytest
 from flax_attn.conv import choose_form, conv3x3, xla3x3
 from flax_attn.winograd import winograd3x3
 
+pytestmark = pytest.mark.usefixtures("no_compiled_kernels")
+
 # b, h, w, c, d: one pixel, one row, no multiple of the tile, several images a block with an
 # overhanging last block, several strips an image, and two layers of VGG16 cut down.
 SHAPES = [

@@ -1,0 +1,206 @@
+"""A small layer over llvmlite: loops, addresses and vectors with arithmetic."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from llvmlite import ir
+
+BYTE, INT32, INT = ir.IntType(8), ir.IntType(32), ir.IntType(64)
+FLOAT = ir.FloatType()
+POINTER = ir.PointerType()
+VOID = ir.VoidType()
+NULL = ir.Constant(POINTER, None)
+FLOAT_BYTES = 4
+
+
+class Values:
+    """A vector of floats with arithmetic, so that formulas are written once for all types."""
+
+    def __init__(self, builder: ir.IRBuilder, value: ir.Value):
+        self.builder, self.value = builder, value
+
+    def _other(self, other: Values | float) -> ir.Value:
+        if isinstance(other, Values):
+            return other.value
+        kind = self.value.type
+        return ir.Constant(kind, [float(other)] * kind.count)
+
+    def __add__(self, other: Values | float) -> Values:
+        add = self.builder.fadd(self.value, self._other(other), flags=["contract"])
+        return Values(self.builder, add)
+
+    def __sub__(self, other: Values | float) -> Values:
+        sub = self.builder.fsub(self.value, self._other(other), flags=["contract"])
+        return Values(self.builder, sub)
+
+    def __mul__(self, other: Values | float) -> Values:
+        mul = self.builder.fmul(self.value, self._other(other), flags=["contract"])
+        return Values(self.builder, mul)
+
+
+class Emitter:
+    """Instructions of one function, on integers, pointers to floats and vectors of floats."""
+
+    def __init__(self, function: ir.Function, lanes: int):
+        self.function = function
+        self.builder = ir.IRBuilder(function.append_basic_block())
+        self.vector = ir.VectorType(FLOAT, lanes)
+        self.zeros = ir.Constant(self.vector, [0.0] * lanes)
+        self.lanes = lanes
+
+    def int(self, value: int | ir.Value) -> ir.Value:
+        return ir.Constant(INT, value) if isinstance(value, int) else value
+
+    def add(self, *terms: int | ir.Value) -> ir.Value:
+        total = self.int(terms[0])
+        for term in terms[1:]:
+            total = self.builder.add(total, self.int(term))
+        return total
+
+    def sub(self, a: int | ir.Value, b: int | ir.Value) -> ir.Value:
+        return self.builder.sub(self.int(a), self.int(b))
+
+    def mul(self, *factors: int | ir.Value) -> ir.Value:
+        product = self.int(factors[0])
+        for factor in factors[1:]:
+            product = self.builder.mul(product, self.int(factor))
+        return product
+
+    def div(self, a: int | ir.Value, b: int | ir.Value) -> ir.Value:
+        """a // b for numbers that are not negative."""
+        return self.builder.udiv(self.int(a), self.int(b))
+
+    def mod(self, a: int | ir.Value, b: int | ir.Value) -> ir.Value:
+        return self.builder.urem(self.int(a), self.int(b))
+
+    def ceil_div(self, a: int | ir.Value, b: int | ir.Value) -> ir.Value:
+        return self.div(self.sub(self.add(a, b), 1), b)
+
+    def minimum(self, a: int | ir.Value, b: int | ir.Value) -> ir.Value:
+        a, b = self.int(a), self.int(b)
+        return self.builder.select(self.builder.icmp_unsigned("<", a, b), a, b)
+
+    def maximum(self, a: int | ir.Value, b: int | ir.Value) -> ir.Value:
+        a, b = self.int(a), self.int(b)
+        return self.builder.select(self.builder.icmp_unsigned(">", a, b), a, b)
+
+    def inside(self, index: ir.Value, size: ir.Value) -> ir.Value:
+        """Whether 0 <= index < size, in one unsigned comparison."""
+        return self.builder.icmp_unsigned("<", index, size)
+
+    def at(self, pointer: ir.Value, index: int | ir.Value) -> ir.Value:
+        """The address of a float."""
+        return self.builder.gep(pointer, [self.int(index)], source_etype=FLOAT)
+
+    def load(self, pointer: ir.Value) -> Values:
+        value = self.builder.load(pointer, align=FLOAT_BYTES, typ=self.vector)
+        return Values(self.builder, value)
+
+    def store(self, values: Values, pointer: ir.Value) -> None:
+        self.builder.store(values.value, pointer, align=FLOAT_BYTES)
+
+    def broadcast(self, pointer: ir.Value) -> ir.Value:
+        """One float in every lane."""
+        scalar = self.builder.load(pointer, align=FLOAT_BYTES, typ=FLOAT)
+        none = ir.Constant(self.vector, ir.Undefined)
+        one = self.builder.insert_element(none, scalar, INT32(0))
+        lanes = ir.Constant(ir.VectorType(INT32, self.lanes), [0] * self.lanes)
+        return self.builder.shuffle_vector(one, none, lanes)
+
+    def transposed(self, rows: Sequence[Values]) -> list[Values]:
+        """The columns of a square of as many vectors as there are lanes, a power of two.
+
+        Interleaving the first half of the rows with the second, log2(lanes) times over.
+        """
+        half = self.lanes // 2
+        low, high = (
+            ir.Constant(
+                ir.VectorType(INT32, self.lanes),
+                [i // 2 + start + self.lanes * (i % 2) for i in range(self.lanes)],
+            )
+            for start in (0, half)
+        )
+        values = [row.value for row in rows]
+        for _ in range(half.bit_length()):
+            values = [
+                self.builder.shuffle_vector(values[i], values[i + half], order)
+                for i in range(half)
+                for order in (low, high)
+            ]
+        return [Values(self.builder, value) for value in values]
+
+    def field(self, struct: ir.Value, offset: int, kind: ir.Type) -> ir.Value:
+        """What lies ``offset`` bytes into a struct."""
+        return self.builder.load(self.byte_at(struct, offset), typ=kind)
+
+    def byte_at(self, pointer: ir.Value, offset: int | ir.Value) -> ir.Value:
+        return self.builder.gep(pointer, [self.int(offset)], source_etype=BYTE)
+
+    def word(self, pointer: ir.Value, index: int | ir.Value) -> ir.Value:
+        """The address of a 64-bit integer or pointer in an array of them."""
+        return self.builder.gep(pointer, [self.int(index)], source_etype=INT)
+
+    def call(
+        self, address: ir.Value, kind: ir.FunctionType, arguments: Sequence[ir.Value]
+    ) -> ir.Value:
+        """Calls the function at an address."""
+        return self.builder.call(_Callee(address, kind), arguments)
+
+    def stack(self, words: int) -> ir.Value:
+        """The address of so many 64-bit words on the stack."""
+        typed = self.builder.alloca(INT, size=words)
+        # Through an integer, as llvmlite takes pointers with and without a type for different.
+        return self.builder.inttoptr(self.builder.ptrtoint(typed, INT), POINTER)
+
+    @contextmanager
+    def loop(self, count: int | ir.Value, *, step: int = 1) -> Iterator[ir.Value]:
+        """for i in range(0, count, step)."""
+        with self.fold(count, [], step=step) as (index, _, _):
+            yield index
+
+    @contextmanager
+    def fold(
+        self, count: int | ir.Value, start: Sequence[ir.Value], *, step: int = 1
+    ) -> Iterator[tuple[ir.Value, list[ir.Value], list[ir.Value]]]:
+        """A loop that carries values: append the next ones to the last list.
+
+        After the loop the second list holds the carried values as the loop left them.
+        """
+        b = self.builder
+        before, head = b.block, self.function.append_basic_block("head")
+        body, after = (self.function.append_basic_block(name) for name in ("body", "after"))
+        b.branch(head)
+        b.position_at_end(head)
+        index = b.phi(INT)
+        index.add_incoming(ir.Constant(INT, 0), before)
+        carried = [b.phi(value.type) for value in start]
+        for phi, value in zip(carried, start, strict=True):
+            phi.add_incoming(value, before)
+        b.cbranch(b.icmp_unsigned("<", index, self.int(count)), body, after)
+        b.position_at_end(body)
+        following: list[ir.Value] = []
+        yield index, list(carried), following
+        for phi, value in zip(carried, following, strict=True):
+            phi.add_incoming(value, b.block)
+        index.add_incoming(b.add(index, ir.Constant(INT, step)), b.block)
+        b.branch(head)
+        b.position_at_end(after)
+
+
+class _Callee:
+    """An address with the type of the function there, as an untyped pointer has none."""
+
+    def __init__(self, address: ir.Value, kind: ir.FunctionType):
+        self.type, self.function_type = address.type, kind
+        self.get_reference = address.get_reference
+
+
+def define(
+    module: ir.Module, name: str, kinds: Sequence[ir.Type], lanes: int, *, returns: ir.Type = VOID
+) -> tuple[Emitter, Sequence[Any]]:
+    """A new function in a module, and its arguments."""
+    function = ir.Function(module, ir.FunctionType(returns, kinds), name)
+    return Emitter(function, lanes), function.args

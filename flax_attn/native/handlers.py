@@ -1,0 +1,137 @@
+"""The convolutions as operations of XLA's: how their work is cut, and in which order it runs."""
+
+from __future__ import annotations
+
+from llvmlite import ir
+
+from flax_attn.native import products, tiles
+from flax_attn.native.context import Machine
+from flax_attn.native.emit import FLOAT_BYTES, Emitter
+from flax_attn.native.parallel import Parallel
+from flax_attn.native.plan import Plan
+from flax_attn.native.tiles import TILES_A_UNIT
+from flax_attn.winograd_maps import POSITIONS, TILE
+
+# Bytes of transformed tiles in memory at once: they should stay in the last cache.
+FORWARD_BYTES = 8 << 20
+GRADIENT_BYTES = 16 << 20
+# Tiles a unit multiplies: with a chunk of outputs they should stay in a core's own cache.
+BLOCK = 96
+
+
+def build(machine: Machine) -> ir.Module:
+    """A module with every handler.
+
+    convolve, convolve_turned, convolve_affine_relu and convolve_kernel_gradient.
+    """
+    module = ir.Module("flax_attn")
+    parallel = Parallel(module)
+    block = products.block_product(
+        module, machine, "block_product", rows=machine.rows, accumulate=False
+    )
+    transform = tiles.input_unit(module, machine)
+    kernels = tiles.kernel_unit(module, machine)
+    turn = tiles.turn_unit(module, machine)
+    product, affine = (
+        products.product_unit(module, machine, block, affine=affine) for affine in (False, True)
+    )
+    plain = Plan(module, machine, "convolve", parallel)
+    _convolve(plain, kernels, transform, product)
+    turned = Plan(module, machine, "convolve_turned", parallel)
+    _convolve(turned, kernels, transform, product, turn=turn)
+    with_affine = Plan(module, machine, "convolve_affine_relu", parallel)
+    with_affine.set(factor=with_affine.argument(2), offset=with_affine.argument(3))
+    _convolve(with_affine, kernels, transform, affine)
+    gradient = Plan(module, machine, "convolve_kernel_gradient", parallel)
+    cotangents = tiles.cotangent_unit(module, machine)
+    sums, taps = products.sum_unit(module, machine), tiles.tap_unit(module, machine)
+    _kernel_gradient(gradient, transform, cotangents, sums, taps)
+    return module
+
+
+def _convolve(
+    plan: Plan,
+    kernels: ir.Function,
+    transform: ir.Function,
+    product: ir.Function,
+    *,
+    turn: ir.Function | None = None,
+) -> None:
+    """(x, kernel) to their convolution; with ``turn`` by the kernel [3, 3, d, c] turned."""
+    e, chunk = plan.e, plan.machine.chunk
+    b, h, w, c = plan.sizes(0, 4)
+    d = plan.sizes(1, 4)[3 if turn is None else 2]
+    number, block = _set_tiling(plan, b, h, w), e.int(BLOCK)
+    room = _room(e, number, c, FORWARD_BYTES, block)
+    plan.set(image=plan.argument(0), out=plan.result(0))
+    plan.set(c=c, d=d, room=room, block=block, tile_step=c, vector_step=e.lanes)
+    memory = {
+        "zeros": e.maximum(c, d),
+        "waste": e.maximum(c, d),
+        "kernels": e.mul(c, d, POSITIONS),
+        "tiles": e.mul(room, c, POSITIONS),
+        "products": e.mul(plan.threads(), block, chunk * POSITIONS),
+    }
+    if turn is None:
+        plan.set(kernel=plan.argument(1))
+        plan.allocate(**memory)
+    else:
+        plan.set(turned=plan.argument(1))
+        plan.allocate(**memory, kernel=e.mul(c, d, 9))
+        plan.run(turn, e.int(9))
+    plan.clear("zeros", c)
+    plan.run(kernels, c)
+    with plan.rounds(number, room) as count:
+        plan.run(transform, e.ceil_div(count, TILES_A_UNIT))
+        plan.run(product, e.mul(e.ceil_div(count, block), e.div(d, chunk)))
+    plan.end()
+
+
+def _kernel_gradient(
+    plan: Plan,
+    transform: ir.Function,
+    cotangents: ir.Function,
+    sums: ir.Function,
+    taps: ir.Function,
+) -> None:
+    """(x, the output's gradient) to the kernel's gradient.
+
+    Sums run over the tiles in their order, however many threads there are.
+    """
+    e, lanes = plan.e, plan.machine.lanes
+    (b, h, w, c), (_, _, _, d) = plan.sizes(0, 4), plan.sizes(1, 4)
+    number = _set_tiling(plan, b, h, w)
+    room = _room(e, number, e.add(c, d), GRADIENT_BYTES, e.int(1))
+    plan.set(image=plan.argument(0), cotangent=plan.argument(1), out=plan.result(0))
+    plan.set(c=c, d=d, room=room, tile_step=lanes, vector_step=e.mul(room, lanes), keep=0)
+    plan.allocate(
+        zeros=e.maximum(c, d),
+        tiles=e.mul(room, c, POSITIONS),
+        cotangents=e.mul(room, d, POSITIONS),
+        sums=e.mul(c, d, POSITIONS),
+    )
+    plan.clear("zeros", e.maximum(c, d))
+    with plan.rounds(number, room) as count:
+        plan.run(transform, e.ceil_div(count, TILES_A_UNIT))
+        plan.run(cotangents, e.ceil_div(count, TILES_A_UNIT))
+        plan.run(sums, e.mul(e.div(c, lanes), POSITIONS))
+        plan.set(keep=1)
+    plan.run(taps, c)
+    plan.end()
+
+
+def _set_tiling(plan: Plan, b: ir.Value, h: ir.Value, w: ir.Value) -> ir.Value:
+    """How many tiles there are in all."""
+    e = plan.e
+    down, across = e.ceil_div(h, TILE), e.ceil_div(w, TILE)
+    plan.set(h=h, w=w, down=down, across=across)
+    return e.mul(b, down, across)
+
+
+def _room(
+    e: Emitter, tiles: ir.Value, channels: ir.Value, most_bytes: int, block: ir.Value
+) -> ir.Value:
+    """Tiles in memory at once: whole blocks, about as many as fit, spread evenly."""
+    most = e.add(e.div(most_bytes, e.mul(channels, POSITIONS * FLOAT_BYTES)), 1)
+    even = e.ceil_div(tiles, e.ceil_div(tiles, most))
+    return e.mul(e.ceil_div(even, block), block)

@@ -1,0 +1,101 @@
+"""The structs of XLA's foreign function interface that handlers read and write.
+
+Fields in the order of ``xla/ffi/api/c_api.h``, which jaxlib ships; a struct ends with the last
+field that is used here.
+"""
+
+from __future__ import annotations
+
+from ctypes import POINTER as pointer_to
+from ctypes import Structure, c_int, c_int32, c_int64, c_size_t, c_void_p
+
+# The version of the interface that these structs are of.
+VERSION = (0, 3)
+EXTENSION_METADATA = 1
+# The code of an error for want of memory.
+RESOURCE_EXHAUSTED = 8
+
+
+class Header(Structure):
+    """What every struct of XLA's foreign function interface begins with."""
+
+    _fields_ = [("struct_size", c_size_t), ("extension_start", c_void_p)]
+
+
+class Version(Header):
+    _fields_ = [("major", c_int), ("minor", c_int)]
+
+
+class Metadata(Structure):
+    _fields_ = [
+        ("struct_size", c_size_t),
+        ("api_version", Version),
+        ("traits", c_int32),
+        ("state_type_id", c_int64),
+    ]
+
+
+class MetadataExtension(Structure):
+    _fields_ = [
+        ("struct_size", c_size_t),
+        ("type", c_int),
+        ("next", c_void_p),
+        ("metadata", pointer_to(Metadata)),
+    ]
+
+
+class Buffer(Header):
+    _fields_ = [("dtype", c_int), ("data", c_void_p), ("rank", c_int64), ("dims", c_void_p)]
+
+
+class Values(Header):
+    """Arguments or results."""
+
+    _fields_ = [("size", c_int64), ("types", c_void_p), ("values", c_void_p)]
+
+
+class CallFrame(Header):
+    _fields_ = [
+        ("api", c_void_p),
+        ("ctx", c_void_p),
+        ("stage", c_int),
+        ("args", Values),
+        ("rets", Values),
+    ]
+
+
+class Api(Header):
+    _fields_ = [("api_version", Version), ("internal_api", c_void_p)] + [
+        (name, c_void_p)
+        for name in (
+            "error_create",
+            "error_get_message",
+            "error_destroy",
+            "handler_register",
+            "stream_get",
+            "type_register",
+            "execution_context_get",
+            "state_set",
+            "state_get",
+            "device_memory_allocate",
+            "device_memory_free",
+            "thread_pool_schedule",
+            "thread_pool_num_threads",
+        )
+    ]
+
+
+class Schedule(Header):
+    _fields_ = [("ctx", c_void_p), ("task", c_void_p), ("data", c_void_p)]
+
+
+class NumThreads(Header):
+    _fields_ = [("ctx", c_void_p), ("num_threads", c_void_p)]
+
+
+class Destroy(Header):
+    _fields_ = [("error", c_void_p)]
+
+
+class CreateError(Header):
+    _fields_ = [("message", c_void_p), ("code", c_int)]

@@ -1,0 +1,193 @@
+"""Convolutions compiled for the processor against float64, on every width of vectors."""
+
+from __future__ import annotations
+
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from flax_attn import native, winograd_maps
+from flax_attn.conv import choose_form, conv3x3_affine_relu, xla3x3
+from flax_attn.errors import UsageError
+from flax_attn.native import check, host_kernels
+from flax_attn.native.compiled import MACHINES, compiled
+from flax_attn.native.convolution import convolve, convolve_affine_relu
+
+# b, h, w, c, d: one pixel; one row; sides that are no multiple of a tile; more tiles than a
+# block; more than are in memory at once; many channels; channels that fill no vector.
+SHAPES = [
+    (1, 1, 1, 64, 64),
+    (2, 1, 9, 64, 128),
+    (3, 13, 6, 128, 64),
+    (7, 20, 19, 64, 64),
+    (2, 14, 14, 512, 512),
+    (2, 9, 8, 3, 64),
+    (2, 6, 5, 1, 70),
+]
+# The share of the largest value that may be off; 3e-6 is the most seen here.
+LIMIT = 1e-5
+
+
+@pytest.fixture(params=MACHINES)
+def code(request: pytest.FixtureRequest):
+    """Kernels with vectors of every width; LLVM splits those that the processor lacks."""
+    return compiled(MACHINES[request.param])
+
+
+def arrays(shape: tuple[int, ...], seed: int = 3) -> list[np.ndarray]:
+    b, h, w, c, d = shape
+    rng = np.random.default_rng(seed)
+    sizes = [(b, h, w, c), (3, 3, c, d), (2, d), (b, h, w, d)]
+    return [rng.standard_normal(size).astype(np.float32) for size in sizes]
+
+
+def value_and_gradients(form, g, *operands):
+    out, vjp = jax.vjp(form, *operands)
+    return out, *vjp(g)
+
+
+def worst(form, reference, g, *operands) -> list[float]:
+    """Largest error of the value and of each gradient, as a share of the largest value."""
+    results = jax.jit(value_and_gradients, static_argnums=0)(form, g, *operands)
+    with jax.enable_x64(True):
+        wide = [jnp.asarray(a, jnp.float64) for a in (g, *operands)]
+        wanted = jax.jit(value_and_gradients, static_argnums=0)(reference, *wide)
+        pairs = zip(results, wanted, strict=True)
+        return [float(jnp.abs(a - b).max() / jnp.abs(b).max()) for a, b in pairs]
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_value_and_gradients(code, shape):
+    x, kernel, _, g = arrays(shape)
+    assert max(worst(lambda *a: convolve(code, *a), xla3x3, g, x, kernel)) < LIMIT
+
+
+@pytest.mark.parametrize("shape", SHAPES[2:4], ids=str)
+def test_affine_and_relu(code, shape):
+    x, kernel, (factor, offset), g = arrays(shape)
+
+    def reference(x, kernel, factor, offset):
+        return jax.nn.relu(xla3x3(x, kernel) * factor + offset)
+
+    def form(*operands):
+        return convolve_affine_relu(code, *operands)
+
+    assert max(worst(form, reference, g, x, kernel, factor, 20 * offset)) < LIMIT
+
+
+def test_more_tiles_than_fit_in_memory(code):
+    # 512 channels fill the room of the gradient with a few hundred tiles.
+    x, kernel, _, g = arrays((3, 50, 48, 512, 64))
+    assert max(worst(lambda *a: convolve(code, *a), xla3x3, g, x, kernel)) < LIMIT
+
+
+def test_what_is_not_a_number_stays_one(code):
+    x, kernel, affine, _ = arrays((1, 8, 8, 64, 64))
+    x[0, 0, 0, 0] = np.nan
+    out = np.asarray(jax.jit(lambda *a: convolve_affine_relu(code, *a))(x, kernel, *affine))
+    assert np.isnan(out[0, 0, 0]).all()
+    assert not np.isnan(out[0, 4:, 4:]).any()
+
+
+def test_the_same_bytes_again(code):
+    x, kernel, _, g = arrays((4, 28, 28, 64, 64))
+    run = jax.jit(lambda *a: value_and_gradients(lambda *b: convolve(code, *b), *a))
+    first = [np.asarray(a).tobytes() for a in run(g, x, kernel)]
+    for _ in range(5):
+        assert [np.asarray(a).tobytes() for a in run(g, x, kernel)] == first
+
+
+def test_many_at_once(code):
+    # More calls than threads: each shares its work with threads that wait for theirs.
+    x, kernel, _, g = arrays((2, 24, 24, 64, 64))
+    run = jax.jit(lambda *a: value_and_gradients(lambda *b: convolve(code, *b), *a))
+    first = [np.asarray(a) for a in run(g, x, kernel)]
+
+    def again(_: int) -> bool:
+        pairs = zip(run(g, x, kernel), first, strict=True)
+        return all(np.array_equal(a, b) for a, b in pairs)
+
+    with ThreadPoolExecutor(12) as pool:
+        assert all(pool.map(again, range(60), timeout=60))
+
+
+def test_no_images_and_many_batches(code):
+    x, kernel, _, _ = arrays((3, 8, 8, 64, 64))
+    assert convolve(code, jnp.zeros((0, 8, 8, 64)), kernel).shape == (0, 8, 8, 64)
+    batches = jnp.stack([x, 2 * x])
+    many = jax.jit(jax.vmap(lambda a: convolve(code, a, kernel)))(batches)
+    np.testing.assert_array_equal(many[1], convolve(code, batches[1], kernel))
+
+
+def test_maps_are_a_convolution():
+    rng = np.random.default_rng(0)
+    d, g, y = rng.standard_normal(6), rng.standard_normal(3), rng.standard_normal(4)
+    products = np.multiply(winograd_maps.kernel_map(g), winograd_maps.input_map(d))
+    np.testing.assert_allclose(winograd_maps.output_map(products), np.correlate(d, g), atol=1e-12)
+    cotangents = np.multiply(winograd_maps.cotangent_map(y), winograd_maps.input_map(d))
+    np.testing.assert_allclose(winograd_maps.tap_map(cotangents), np.correlate(d, y), atol=1e-12)
+
+
+def test_where_they_are_used():
+    assert host_kernels() is not None
+    assert choose_form((8, 224, 224, 3), 64) == "native"
+    assert choose_form((8, 56, 56, 256), 256) == "native"
+    assert choose_form((8, 56, 56, 256), 256, jnp.bfloat16) != "native"
+    assert choose_form((8, 56, 56, 256), 2) == "direct"
+    assert choose_form((8, 56, 56, 8), 256) == "direct"
+    x, kernel, affine, _ = arrays((2, 28, 28, 64, 64))
+    fast = conv3x3_affine_relu(x, kernel, *affine, impl="fast")
+    code = host_kernels()
+    assert code is not None
+    np.testing.assert_array_equal(fast, convolve_affine_relu(code, x, kernel, *affine))
+    exact = conv3x3_affine_relu(x, kernel, *affine, impl="exact")
+    assert not np.array_equal(fast, exact)
+    np.testing.assert_allclose(fast, exact, atol=LIMIT * float(np.abs(exact).max()))
+
+
+@pytest.fixture
+def forgetful(monkeypatch: pytest.MonkeyPatch):
+    """The look for kernels is taken anew, before and after."""
+    host_kernels.cache_clear()
+    yield monkeypatch
+    host_kernels.cache_clear()
+
+
+def test_without_llvmlite(forgetful):
+    forgetful.setitem(sys.modules, "llvmlite", None)
+    assert host_kernels() is None
+    assert choose_form((8, 56, 56, 256), 256) == "winograd"
+    with pytest.raises(UsageError, match="no compiled convolutions"):
+        from flax_attn.conv import native3x3
+
+        native3x3(jnp.zeros((1, 4, 4, 64)), jnp.zeros((3, 3, 64, 64)))
+
+
+def test_wrong_kernels_are_left_alone(forgetful):
+    def off(*operands):
+        return convolve_affine_relu(*operands) * 1.001
+
+    forgetful.setattr(check, "convolve_affine_relu", off)
+    with pytest.warns(RuntimeWarning, match="not used: off by 1.0e-03"):
+        assert host_kernels() is None
+
+
+def test_kernels_that_fail_are_left_alone(forgetful):
+    def fails(*_):
+        raise RuntimeError("no such instruction")
+
+    forgetful.setattr(check, "convolve_affine_relu", fails)
+    with pytest.warns(RuntimeWarning, match="not used: no such instruction"):
+        assert host_kernels() is None
+
+
+def test_the_look_at_them_compares_with_a_convolution():
+    code = host_kernels()
+    assert code is not None
+    found = check.differences(code)
+    assert found.keys() == {"convolve", "kernel_gradient"}
+    assert 0 < max(found.values()) < native.TOLERANCE / 10
