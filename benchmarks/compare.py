@@ -1,19 +1,24 @@
 """Training and evaluation of AttnVGG: ours, stock Flax and PyTorch in turn on the same images.
 
     python -m benchmarks.compare --size 224 --batch 8 [--rounds 5] [--only ours torch]
+    python -m benchmarks.compare --size 224 --batch 8 --memory
 
 Each round times one step of every contender, so that all see the same machine; the table gives
 medians over the rounds, images a second, and the ratio to the fastest PyTorch. GFLOP/s count
 the direct arithmetic of the convolutions, as a share of this machine's matrix product, which
-is timed in every round, too; forms that need less arithmetic may exceed it.
+is timed in every round, too; forms that need less arithmetic may exceed it. With ``--memory``
+every contender takes training steps in a process of its own, and the table gives the most memory
+that it ever held, beyond what it held with the network built.
 """
 
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 import statistics
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +33,8 @@ from flax_attn.optim import make_optimizer
 from flax_attn.step import Examples, init_state, make_eval_step, make_train_step
 
 Step = Callable[[], None]
+CONTENDERS = ["ours", "ours, --conv exact", "stock Flax", "torch", "torch.compile"]
+MEMORY_STEPS = 3
 MATMUL_SIZE = 2048
 # Multiply-adds of VGG16's convolutions for each pixel of the image, forward.
 MACS_A_PIXEL = 15_346_630_656 / 224**2
@@ -95,7 +102,7 @@ def contenders(size: int, batch: int, names: list[str]) -> dict[str, tuple[Step,
         "torch": lambda: torch_steps(image, label, compiled=False),
         "torch.compile": lambda: torch_steps(image, label, compiled=True),
     }
-    return {name: makers[name]() for name in names or makers}
+    return {name: makers[name]() for name in names}
 
 
 def seconds(step: Step) -> float:
@@ -116,13 +123,43 @@ def matmul_gflops() -> float:
     return 2e-9 * MATMUL_SIZE**3 / best
 
 
+def resident(field: str) -> float:
+    """MiB that this process holds ("VmRSS") or has held at most ("VmHWM")."""
+    status = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) / 1024 for line in status if line.startswith(field))
+
+
+def held_by(name: str, size: int, batch: int) -> tuple[float, float]:
+    """MiB before the first training step, and the most of three training steps."""
+    keep_freed_memory()
+    train, _ = contenders(size, batch, [name])[name]
+    before = resident("VmRSS")
+    for _ in range(MEMORY_STEPS):
+        train()
+    return before, resident("VmHWM")
+
+
+def print_memory(size: int, batch: int, names: list[str]) -> None:
+    """The table of ``--memory``."""
+    fresh = multiprocessing.get_context("spawn")
+    print(f"{size} px, batch {batch}: MiB before the first training step, at most, more")
+    for name in names:
+        with fresh.Pool(1) as pool:
+            before, most = pool.apply(held_by, (name, size, batch))
+        print(f"{name:<20}{before:>8.0f}{most:>8.0f}{most - before:>8.0f}", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--only", nargs="+", default=[])
+    parser.add_argument("--only", nargs="+", choices=CONTENDERS, default=CONTENDERS)
+    parser.add_argument("--memory", action="store_true", help="how much a training step holds")
     args = parser.parse_args()
+    if args.memory:
+        print_memory(args.size, args.batch, args.only)
+        return
     keep_freed_memory()
     steps = contenders(args.size, args.batch, args.only)
     first = {name: [seconds(step) for step in pair] for name, pair in steps.items()}

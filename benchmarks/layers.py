@@ -17,11 +17,17 @@ from typing import NamedTuple
 import jax
 from jax import Array
 
-from flax_attn.conv import choose_form, direct3x3, xla3x3
+from flax_attn.conv import choose_form, direct3x3, native3x3, xla3x3
+from flax_attn.native.memory import keep_freed_memory
 from flax_attn.winograd import winograd3x3
 
 Conv = Callable[[Array, Array], Array]
-FORMS: dict[str, Conv] = {"xla": xla3x3, "direct": direct3x3, "winograd": winograd3x3}
+FORMS: dict[str, Conv] = {
+    "xla": xla3x3,
+    "direct": direct3x3,
+    "winograd": winograd3x3,
+    "native": native3x3,
+}
 MATMUL_SIZE = 1536
 
 
@@ -99,6 +105,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--forms", nargs="+", choices=FORMS, default=list(FORMS))
     args = parser.parse_args()
+    keep_freed_memory()
     print(f"{args.size} px, batch {args.batch}: GFLOP/s (share of the matrix product's rate)")
     columns = [f"{form} {what}" for form in args.forms for what in ("forward", "both")]
     print(f"{'layer':<16}{'auto':<10}{'matmul':>7}" + "".join(f"{c:>18}" for c in columns))

@@ -51,40 +51,40 @@ class Emitter:
         self.zeros = ir.Constant(self.vector, [0.0] * lanes)
         self.lanes = lanes
 
-    def int(self, value: int | ir.Value) -> ir.Value:
+    def number(self, value: int | ir.Value) -> ir.Value:
         return ir.Constant(INT, value) if isinstance(value, int) else value
 
     def add(self, *terms: int | ir.Value) -> ir.Value:
-        total = self.int(terms[0])
+        total = self.number(terms[0])
         for term in terms[1:]:
-            total = self.builder.add(total, self.int(term))
+            total = self.builder.add(total, self.number(term))
         return total
 
     def sub(self, a: int | ir.Value, b: int | ir.Value) -> ir.Value:
-        return self.builder.sub(self.int(a), self.int(b))
+        return self.builder.sub(self.number(a), self.number(b))
 
     def mul(self, *factors: int | ir.Value) -> ir.Value:
-        product = self.int(factors[0])
+        product = self.number(factors[0])
         for factor in factors[1:]:
-            product = self.builder.mul(product, self.int(factor))
+            product = self.builder.mul(product, self.number(factor))
         return product
 
     def div(self, a: int | ir.Value, b: int | ir.Value) -> ir.Value:
         """a // b for numbers that are not negative."""
-        return self.builder.udiv(self.int(a), self.int(b))
+        return self.builder.udiv(self.number(a), self.number(b))
 
     def mod(self, a: int | ir.Value, b: int | ir.Value) -> ir.Value:
-        return self.builder.urem(self.int(a), self.int(b))
+        return self.builder.urem(self.number(a), self.number(b))
 
     def ceil_div(self, a: int | ir.Value, b: int | ir.Value) -> ir.Value:
         return self.div(self.sub(self.add(a, b), 1), b)
 
     def minimum(self, a: int | ir.Value, b: int | ir.Value) -> ir.Value:
-        a, b = self.int(a), self.int(b)
+        a, b = self.number(a), self.number(b)
         return self.builder.select(self.builder.icmp_unsigned("<", a, b), a, b)
 
     def maximum(self, a: int | ir.Value, b: int | ir.Value) -> ir.Value:
-        a, b = self.int(a), self.int(b)
+        a, b = self.number(a), self.number(b)
         return self.builder.select(self.builder.icmp_unsigned(">", a, b), a, b)
 
     def inside(self, index: ir.Value, size: ir.Value) -> ir.Value:
@@ -93,7 +93,7 @@ class Emitter:
 
     def at(self, pointer: ir.Value, index: int | ir.Value) -> ir.Value:
         """The address of a float."""
-        return self.builder.gep(pointer, [self.int(index)], source_etype=FLOAT)
+        return self.builder.gep(pointer, [self.number(index)], source_etype=FLOAT)
 
     def load(self, pointer: ir.Value) -> Values:
         value = self.builder.load(pointer, align=FLOAT_BYTES, typ=self.vector)
@@ -137,11 +137,11 @@ class Emitter:
         return self.builder.load(self.byte_at(struct, offset), typ=kind)
 
     def byte_at(self, pointer: ir.Value, offset: int | ir.Value) -> ir.Value:
-        return self.builder.gep(pointer, [self.int(offset)], source_etype=BYTE)
+        return self.builder.gep(pointer, [self.number(offset)], source_etype=BYTE)
 
     def word(self, pointer: ir.Value, index: int | ir.Value) -> ir.Value:
         """The address of a 64-bit integer or pointer in an array of them."""
-        return self.builder.gep(pointer, [self.int(index)], source_etype=INT)
+        return self.builder.gep(pointer, [self.number(index)], source_etype=INT)
 
     def call(
         self, address: ir.Value, kind: ir.FunctionType, arguments: Sequence[ir.Value]
@@ -179,7 +179,7 @@ class Emitter:
         carried = [b.phi(value.type) for value in start]
         for phi, value in zip(carried, start, strict=True):
             phi.add_incoming(value, before)
-        b.cbranch(b.icmp_unsigned("<", index, self.int(count)), body, after)
+        b.cbranch(b.icmp_unsigned("<", index, self.number(count)), body, after)
         b.position_at_end(body)
         following: list[ir.Value] = []
         yield index, list(carried), following

@@ -61,7 +61,7 @@ def _convolve(
     e, chunk = plan.e, plan.machine.chunk
     b, h, w, c = plan.sizes(0, 4)
     d = plan.sizes(1, 4)[3 if turn is None else 2]
-    number, block = _set_tiling(plan, b, h, w), e.int(BLOCK)
+    number, block = _set_tiling(plan, b, h, w), e.number(BLOCK)
     room = _room(e, number, c, FORWARD_BYTES, block)
     plan.set(image=plan.argument(0), out=plan.result(0))
     plan.set(c=c, d=d, room=room, block=block, tile_step=c, vector_step=e.lanes)
@@ -78,7 +78,7 @@ def _convolve(
     else:
         plan.set(turned=plan.argument(1))
         plan.allocate(**memory, kernel=e.mul(c, d, 9))
-        plan.run(turn, e.int(9))
+        plan.run(turn, e.number(9))
     plan.clear("zeros", c)
     plan.run(kernels, c)
     with plan.rounds(number, room) as count:
@@ -101,7 +101,7 @@ def _kernel_gradient(
     e, lanes = plan.e, plan.machine.lanes
     (b, h, w, c), (_, _, _, d) = plan.sizes(0, 4), plan.sizes(1, 4)
     number = _set_tiling(plan, b, h, w)
-    room = _room(e, number, e.add(c, d), GRADIENT_BYTES, e.int(1))
+    room = _room(e, number, e.add(c, d), GRADIENT_BYTES, e.number(1))
     plan.set(image=plan.argument(0), cotangent=plan.argument(1), out=plan.result(0))
     plan.set(c=c, d=d, room=room, tile_step=lanes, vector_step=e.mul(room, lanes), keep=0)
     plan.allocate(

@@ -65,23 +65,22 @@ class CallFrame(Header):
 
 
 class Api(Header):
-    _fields_ = [("api_version", Version), ("internal_api", c_void_p)] + [
-        (name, c_void_p)
-        for name in (
-            "error_create",
-            "error_get_message",
-            "error_destroy",
-            "handler_register",
-            "stream_get",
-            "type_register",
-            "execution_context_get",
-            "state_set",
-            "state_get",
-            "device_memory_allocate",
-            "device_memory_free",
-            "thread_pool_schedule",
-            "thread_pool_num_threads",
-        )
+    _fields_ = [
+        ("api_version", Version),
+        ("internal_api", c_void_p),
+        ("error_create", c_void_p),
+        ("error_get_message", c_void_p),
+        ("error_destroy", c_void_p),
+        ("handler_register", c_void_p),
+        ("stream_get", c_void_p),
+        ("type_register", c_void_p),
+        ("execution_context_get", c_void_p),
+        ("state_set", c_void_p),
+        ("state_get", c_void_p),
+        ("device_memory_allocate", c_void_p),
+        ("device_memory_free", c_void_p),
+        ("thread_pool_schedule", c_void_p),
+        ("thread_pool_num_threads", c_void_p),
     ]
 
 

@@ -54,10 +54,10 @@ class Parallel:
         e, (frame, unit, context, count) = define(self.module, "run", kinds, 1)
         b = e.builder
         helpers = e.sub(e.minimum(count, b.call(self.threads, [frame])), 1)
-        job = b.call(self.libc["malloc"], [e.int(8 * len(JOB))])
+        job = b.call(self.libc["malloc"], [e.number(8 * len(JOB))])
         start = {"next": 0, "done": 0, "count": count, "users": e.add(helpers, 1), "workers": 0}
         for name, value in {**start, "unit": unit, "context": context}.items():
-            b.store(e.int(value), e.word(job, JOB[name]))
+            b.store(e.number(value), e.word(job, JOB[name]))
         call = self.struct(e, Schedule)
         _copy_context(e, frame, call, Schedule.ctx.offset)
         b.store(self._task, e.byte_at(call, Schedule.task.offset))
@@ -85,7 +85,7 @@ class Parallel:
         """How many threads there are, at least one."""
         e, (frame,) = define(self.module, "threads", [POINTER], 1, returns=INT)
         number, call = e.stack(1), self.struct(e, NumThreads)
-        e.builder.store(e.int(1), number)
+        e.builder.store(e.number(1), number)
         _copy_context(e, frame, call, NumThreads.ctx.offset)
         e.builder.store(number, e.byte_at(call, NumThreads.num_threads.offset))
         error = self.call_api(e, frame, "thread_pool_num_threads", call)
@@ -111,7 +111,7 @@ class Parallel:
     def _leave(self, e: Emitter, job: ir.Value) -> None:
         """The last to leave a job frees it."""
         users = _count(e, job, "users", "sub")
-        with e.builder.if_then(e.builder.icmp_unsigned("==", users, e.int(1))):
+        with e.builder.if_then(e.builder.icmp_unsigned("==", users, e.number(1))):
             e.builder.call(self.libc["free"], [job])
 
     def _forget(self, e: Emitter, frame: ir.Value, error: ir.Value) -> None:
@@ -124,7 +124,7 @@ class Parallel:
         """A struct of the interface on the stack, its header filled."""
         size = sizeof(kind)
         struct = e.stack(size // 8)
-        e.builder.store(e.int(size), e.byte_at(struct, Header.struct_size.offset))
+        e.builder.store(e.number(size), e.byte_at(struct, Header.struct_size.offset))
         e.builder.store(NULL, e.byte_at(struct, Header.extension_start.offset))
         return struct
 
@@ -144,7 +144,7 @@ def _copy_context(e: Emitter, frame: ir.Value, struct: ir.Value, offset: int) ->
 
 def _count(e: Emitter, job: ir.Value, field: str, operation: str) -> ir.Value:
     """One more ("add") or less ("sub") in a field; returns what it was before."""
-    return e.builder.atomic_rmw(operation, e.word(job, JOB[field]), e.int(1), "acq_rel")
+    return e.builder.atomic_rmw(operation, e.word(job, JOB[field]), e.number(1), "acq_rel")
 
 
 def _work(e: Emitter, job: ir.Value) -> None:

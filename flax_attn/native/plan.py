@@ -74,17 +74,17 @@ class Plan:
     def set(self, **fields: int | ir.Value) -> None:
         """Writes into the table that units read."""
         for name, value in fields.items():
-            self.e.builder.store(self.e.int(value), self.e.word(self._table, FIELD[name]))
+            self.e.builder.store(self.e.number(value), self.e.word(self._table, FIELD[name]))
 
     def allocate(self, **floats: ir.Value) -> None:
         """Memory for several fields of the table, until ``end``; an error to XLA without it."""
         e, b = self.e, self.e.builder
-        total, starts = e.int(0), {}
+        total, starts = e.number(0), {}
         for name, size in floats.items():
             starts[name] = total
             total = e.add(total, e.mul(e.ceil_div(size, ALIGNMENT), ALIGNMENT))
         bytes_ = e.mul(total, FLOAT_BYTES)
-        self._memory = b.call(self.parallel.libc["aligned_alloc"], [e.int(ALIGNMENT), bytes_])
+        self._memory = b.call(self.parallel.libc["aligned_alloc"], [e.number(ALIGNMENT), bytes_])
         with b.if_then(b.icmp_unsigned("==", self._memory, NULL), likely=False):
             b.ret(self._error(NO_MEMORY))
         self.set(**{name: e.at(self._memory, start) for name, start in starts.items()})

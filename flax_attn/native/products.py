@@ -65,7 +65,7 @@ def product_unit(
         target = e.at(products, e.mul(p, plane))
         with e.loop(number, step=machine.rows) as t:
             a, out = e.at(left, e.mul(t, c)), e.at(target, e.mul(t, chunk))
-            e.builder.call(block, [a, c, e.int(1), right, out, e.int(chunk), c])
+            e.builder.call(block, [a, c, e.number(1), right, out, e.number(chunk), c])
     with e.loop(number) as t:
         tile = e.add(x.first, first, t)
         pixels = pixel_addresses(e, x, tile, output_tiles(x), outside=x.waste)
@@ -99,8 +99,8 @@ def sum_unit(module: ir.Module, machine: Machine) -> ir.Function:
     with e.loop(e.div(d, chunk)) as part, e.loop(lanes, step=rows) as row:
         b = e.at(right, e.mul(part, room, chunk))
         out = e.at(sums, e.add(e.mul(row, d), e.mul(part, chunk)))
-        arguments = [e.at(left, row), e.int(1), e.int(lanes), b, out, d, count]
-        with e.builder.if_else(e.builder.icmp_unsigned("!=", keep, e.int(0))) as (then, other):
+        arguments = [e.at(left, row), e.number(1), e.number(lanes), b, out, d, count]
+        with e.builder.if_else(e.builder.icmp_unsigned("!=", keep, e.number(0))) as (then, other):
             with then:
                 e.builder.call(more, arguments)
             with other:

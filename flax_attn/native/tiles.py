@@ -86,7 +86,7 @@ def cotangent_unit(module: ir.Module, machine: Machine) -> ir.Function:
     """A Y A^T for a few 4x4 tiles of the output's gradient."""
     e, x, index, _ = begin_unit(module, "cotangent_unit", machine)
     tiles = _Tiles(x.cotangent, x.d, x.cotangents, TILE, 0, cotangent_map)
-    chunk = e.int(machine.chunk)
+    chunk = e.number(machine.chunk)
     _transform(e, x, index, tiles, chunk, e.mul(x.room, chunk), together=machine.columns)
     return e.function
 
