@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 
 from flax_attn.data import Split, batches, num_batches
+from flax_attn.data.ahead import ahead
 from flax_attn.data.batches import index_batches
 from flax_attn.step import Examples
 from flax_attn.vgg import Features
+
+_BATCHES_AHEAD = 2
+# Of XLA's buffers on a CPU, in bytes.
+_ALIGNMENT = 64
 
 
 class ExampleSource(Protocol):
@@ -36,11 +42,12 @@ class ExampleSource(Protocol):
 
 @dataclass(frozen=True)
 class ImageExamples:
-    """Images, decoded in every epoch by ``workers`` threads."""
+    """Images, decoded or read by ``workers`` threads; ``part`` of each batch (`index_batches`)."""
 
     split: Split
     batch_size: int
     workers: int
+    part: tuple[int, int] = (0, 1)
 
     @property
     def names(self) -> Sequence[str]:
@@ -61,34 +68,55 @@ class ImageExamples:
             shuffle=shuffle,
             workers=self.workers,
             start=start,
+            part=self.part,
         ):
             yield Examples(batch.image, batch.label, batch.mask)
 
 
 @dataclass(frozen=True)
 class FeatureExamples:
-    """Feature maps computed beforehand; examples that are not ``present`` never count."""
+    """Feature maps computed beforehand, and read while the step before is computed.
+
+    Examples that are not ``present`` never count. ``part`` is that of `index_batches`.
+    """
 
     maps: Mapping[str, Float[np.ndarray, "n h w c"]]
     labels: Int[np.ndarray, "n"]
     batch_size: int
     present: Bool[np.ndarray, "n"]
     names: Sequence[str]
+    part: tuple[int, int] = (0, 1)
 
     def epoch(
         self, epoch: int, *, seed: int, shuffle: bool, start: int = 0
     ) -> Generator[Examples, None, None]:
-        for index, mask in index_batches(
+        chunks = index_batches(
             len(self.labels),
             batch_size=self.batch_size,
             epoch=epoch,
             seed=seed,
             shuffle=shuffle,
             start=start,
-        ):
-            features = Features(**{name: array[index] for name, array in self.maps.items()})
-            counts = mask & self.present[index]
-            yield Examples(features, self.labels[index].astype(np.int32), counts)
+            part=self.part,
+        )
+        yield from ahead(self._read, chunks, count=_BATCHES_AHEAD)
+
+    def _read(self, chunk: tuple[Int[np.ndarray, "b"], Bool[np.ndarray, "b"]]) -> Examples:
+        index, mask = chunk
+        maps: dict[str, Any] = {name: take(array, index) for name, array in self.maps.items()}
+        return Examples(
+            Features(**maps), self.labels[index].astype(np.int32), mask & self.present[index]
+        )
+
+
+def take(array: Shaped[np.ndarray, "n *s"], index: Int[np.ndarray, "b"]) -> np.ndarray:
+    """Rows of an array, in memory that XLA uses where it is: elsewhere it would copy them again."""
+    shape = (len(index), *array.shape[1:])
+    rows = np.empty(math.prod(shape) * array.itemsize + _ALIGNMENT, np.uint8)
+    start = -rows.ctypes.data % _ALIGNMENT
+    rows = rows[start : len(rows) - _ALIGNMENT + start].view(array.dtype).reshape(shape)
+    # Without "clip" NumPy takes into a buffer first.
+    return np.take(np.asarray(array), index, axis=0, out=rows, mode="clip")
 
 
 def steps_per_epoch(source: ExampleSource) -> int:

@@ -11,6 +11,10 @@ from jaxtyping import Array, Float, Key, UInt8
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
+# The most locations of a map that `enlarge_bilinear` multiplies by a matrix: the cost grows with
+# their square.
+_SMALL = 64
+
 
 def normalize(
     image: UInt8[Array, "b h w 3"], *, dtype: DTypeLike = jnp.float32
@@ -27,6 +31,25 @@ def resize_bilinear(x: Float[Array, "b h w c"], size: tuple[int, int]) -> Float[
     """
     b, _, _, c = x.shape
     return jax.image.resize(x, (b, *size, c), method="bilinear", antialias=False)
+
+
+def enlarge_bilinear(x: Float[Array, "b h w c"], size: tuple[int, int]) -> Float[Array, "b H W c"]:
+    """``resize_bilinear`` of small maps as one matrix product an image.
+
+    It keeps the channels last, where resampling one axis after the other transposes the map twice
+    on a CPU, and takes less than half of the time as long as the map is small.
+    """
+    b, h, w, c = x.shape
+    if h * w > _SMALL:
+        return resize_bilinear(x, size)
+    unit = jnp.eye(h * w, dtype=x.dtype).reshape(1, h, w, h * w)
+    weights = resize_bilinear(unit, size).reshape(-1, h * w)
+    # Of as many images: a product of one matrix with all of them would be transposed.
+    weights = jnp.broadcast_to(weights, (b, *weights.shape))
+    flat = jnp.einsum(
+        "bnm,bmc->bnc", weights, x.reshape(b, h * w, c), precision=jax.lax.Precision.HIGHEST
+    )
+    return flat.reshape(b, *size, c)
 
 
 def augment(

@@ -10,6 +10,7 @@ import jax
 
 from flax_attn.config import Config
 from flax_attn.data import Dataset
+from flax_attn.devices import ONE, Devices
 from flax_attn.examples import ExampleSource, FeatureExamples, ImageExamples
 from flax_attn.frozen import cache_key, frozen_features
 from flax_attn.functional import Arrays, Structure
@@ -25,29 +26,42 @@ def example_sources(
     stats: Arrays,
     dataset: Dataset,
     say: Say,
+    devices: Devices = ONE,
 ) -> tuple[ExampleSource, ExampleSource]:
-    """Training and validation examples: images, or features of the frozen backbone."""
+    """Training and validation examples: images, or features of the frozen backbone.
+
+    ``params`` and ``stats`` lie on ``devices``, which compute the features.
+    """
     batch_size, workers = config.train.batch_size, config.data.workers
     splits = (dataset.splits["train"], dataset.splits["val"])
     if not config.train.freeze_backbone:
-        train, val = (ImageExamples(split, batch_size, workers) for split in splits)
+        train, val = (ImageExamples(split, batch_size, workers, devices.part) for split in splits)
         return train, val
     taps = MODELS[config.model.model].taps(config.model)
-    step = jax.tree_util.Partial(make_feature_step(structure, taps), params, stats)
+    step = jax.tree_util.Partial(make_feature_step(structure, taps, devices), params, stats)
     started = time.perf_counter()
     sources = []
     for name, split in zip(("training", "validation"), splits, strict=True):
         features = frozen_features(
             split,
             step,
-            key=cache_key(split, params, stats, taps),
+            key=cache_key(split, params, stats, taps, config.model.precision),
+            taps=taps,
             folder=Path(config.run.feature_cache),
             batch_size=batch_size,
             workers=workers,
             progress=partial(bar, text=f"features of the {name} images"),
+            devices=devices,
         )
         sources.append(
-            FeatureExamples(features.maps, split.labels, batch_size, features.present, split.names)
+            FeatureExamples(
+                features.maps,
+                split.labels,
+                batch_size,
+                features.present,
+                split.names,
+                devices.part,
+            )
         )
     say(
         f"features of {sum(len(s.labels) for s in splits)} images ready in "

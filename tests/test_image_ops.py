@@ -12,7 +12,14 @@ import torch
 from torch.nn.functional import interpolate
 from torchvision.transforms import functional as tv
 
-from flax_attn.image_ops import IMAGENET_MEAN, IMAGENET_STD, augment, normalize, resize_bilinear
+from flax_attn.image_ops import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    augment,
+    enlarge_bilinear,
+    normalize,
+    resize_bilinear,
+)
 
 # float32 with a handful of operations a value.
 ROUNDING = 1e-6
@@ -69,6 +76,19 @@ def test_resize_equals_interpolate(before: tuple[int, int], after: tuple[int, in
     )
     got = resize_bilinear(jnp.asarray(x), after)
     np.testing.assert_allclose(got, expected.permute(0, 2, 3, 1), atol=2 * ROUNDING)
+
+
+@pytest.mark.parametrize("before", [(7, 7), (2, 3), (1, 1), (8, 9)])
+def test_enlarging_equals_resizing(before: tuple[int, int]) -> None:
+    x = jnp.asarray(np.random.default_rng(1).standard_normal((2, *before, 3)), jnp.float32)
+    for size in ((14, 14), (28, 12)):
+        expected, transposed = jax.vjp(partial(resize_bilinear, size=size), x)
+        got, enlarged_transposed = jax.vjp(partial(enlarge_bilinear, size=size), x)
+        np.testing.assert_allclose(got, expected, atol=2 * ROUNDING)
+        gradient = enlarged_transposed(expected)[0]
+        np.testing.assert_allclose(
+            gradient, transposed(expected)[0], rtol=1e-5, atol=100 * ROUNDING
+        )
 
 
 def test_augment_off_is_the_identity() -> None:

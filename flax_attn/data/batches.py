@@ -54,8 +54,11 @@ def index_batches(
     shuffle: bool,
     start: int = 0,
     drop_remainder: bool = False,
+    part: tuple[int, int] = (0, 1),
 ) -> list[tuple[Int[np.ndarray, " b"], Bool[np.ndarray, " b"]]]:
     """Indices and mask of each batch of an epoch, from batch ``start`` on.
+
+    ``part`` (i, m) is the i-th (from 0) of m equal parts of every batch: m must divide its size.
 
     Raises:
       UsageError: ``batch_size`` below 1, a negative ``epoch`` or ``seed``, ``start`` outside
@@ -74,7 +77,9 @@ def index_batches(
     order = epoch_order(n, epoch=epoch, seed=seed, shuffle=shuffle)
     padded = np.resize(order, total * batch_size).reshape(total, batch_size)
     mask = (np.arange(total * batch_size) < n).reshape(total, batch_size)
-    return [(padded[i], mask[i]) for i in range(start, total)]
+    size = batch_size // part[1]
+    mine = slice(part[0] * size, (part[0] + 1) * size)
+    return [(padded[i, mine], mask[i, mine]) for i in range(start, total)]
 
 
 def batches(
@@ -87,12 +92,13 @@ def batches(
     workers: int = 2,
     start: int = 0,
     drop_remainder: bool = False,
+    part: tuple[int, int] = (0, 1),
 ) -> Generator[Batch, None, None]:
     """One epoch, each image exactly once; the last batch is padded to ``batch_size``.
 
     ``start`` is the first batch to yield: what follows is the same as without the batches before
-    it. Close the iterator (or let a ``for`` loop drop it) to stop the threads early; an error of
-    a thread is raised as it is, in the place of its batch.
+    it. ``part`` is that of ``index_batches``. Close the iterator (or let a ``for`` loop drop it) to
+    stop the threads early; an error of a thread is raised as it is, in the place of its batch.
 
     Raises:
       UsageError: ``workers`` below 1, and as ``index_batches`` does.
@@ -107,6 +113,7 @@ def batches(
         shuffle=shuffle,
         start=start,
         drop_remainder=drop_remainder,
+        part=part,
     )
     return _decode_ahead(split, chunks, workers=workers)
 

@@ -1,0 +1,143 @@
+"""How fast images are decoded, kept and read, and features read, on the host alone.
+
+    python -m benchmarks.input [--data-dir FOLDER]
+
+Of a folder of photographs with a sub-folder a class, or of photographs made here. Every row is the
+median of ``--rounds`` passes over all images, except those that there is only one of: the first
+pass, which decodes and keeps, and the first reading, which compares checksums. What is read comes
+from the system's page cache, as in every epoch after the first where memory suffices.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from flax_attn.data import batches
+from flax_attn.data.dataset import Split
+from flax_attn.data.decoded import Shelf
+from flax_attn.data.decoded_split import DecodedSplit
+from flax_attn.data.folder import open_tree
+from flax_attn.examples import FeatureExamples
+
+# Channels and stride of the maps that AttnVGG's gates read.
+MAPS = {"pool3": (256, 8), "pool4": (512, 16), "pool5": (512, 32)}
+
+
+def make_photographs(root: Path, count: int) -> Path:
+    """JPEGs of 500x375 pixels with shapes of all sizes and some grain, about 60 kB each."""
+    rng = np.random.default_rng(0)
+    for i in range(count):
+        pixels = np.zeros((375, 500, 3))
+        for cells in (4, 16, 64):
+            coarse = Image.fromarray(rng.integers(0, 256, (cells, cells, 3), np.uint8))
+            pixels += np.asarray(coarse.resize((500, 375), Image.Resampling.BICUBIC)) / 3.2
+        pixels += rng.normal(0, 6, pixels.shape)
+        folder = root / ("a", "b")[i % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8)).save(
+            folder / f"{i:05}.jpg", quality=90
+        )
+    return root
+
+
+def make_features(folder: Path, count: int, size: int) -> dict[str, np.ndarray]:
+    """Maps of the shapes that a frozen backbone has of ``count`` images, mapped from files."""
+    maps = {}
+    for name, (channels, stride) in MAPS.items():
+        side = size // stride
+        row = np.random.default_rng(0).random((side, side, channels), np.float32)
+        shape = (count, *row.shape)
+        array = np.lib.format.open_memmap(folder / f"{name}.npy", "w+", np.float32, shape)
+        for i in range(count):
+            array[i] = row
+        array.flush()
+        maps[name] = np.load(folder / f"{name}.npy", mmap_mode="r")
+    return maps
+
+
+def seconds_of(run: Callable[[], Iterable[Any]]) -> float:
+    started = time.perf_counter()
+    for _ in run():
+        pass
+    return time.perf_counter() - started
+
+
+class Table:
+    """Prints a line for each measurement."""
+
+    def __init__(self, count: int, rounds: int):
+        self.count, self.rounds = count, rounds
+
+    def line(self, text: str, seconds: float, nbytes: int | None = None) -> None:
+        rate = f"{self.count / seconds:>10,.0f} images/s"
+        more = "" if nbytes is None else f"{self.count * nbytes / seconds / 1e9:>7.1f} GB/s"
+        print(f"{text:<56}{rate}{more}", flush=True)
+
+    def often(self, text: str, run: Callable[[], Iterable[Any]], nbytes: int | None = None) -> None:
+        self.line(text, median(seconds_of(run) for _ in range(self.rounds)), nbytes)
+
+
+def epochs(split: Split, batch: int, workers: int) -> Callable[[], Iterable[Any]]:
+    """Epochs in one random order after the other."""
+    number = iter(range(1_000_000))
+    return lambda: batches(
+        split, batch_size=batch, epoch=next(number), seed=0, shuffle=True, workers=workers
+    )
+
+
+def measure_images(root: Path, folder: Path, args: argparse.Namespace) -> None:
+    plain = open_tree(root, size=args.size, resize="crop").splits["all"]
+    n, nbytes = len(plain.labels), 3 * args.size**2
+    table = Table(n, args.rounds)
+    print(f"{n} photographs at {args.size} pixels, batches of {args.batch}, {args.workers} threads")
+    table.often("decode, one thread", lambda: map(plain.image, range(n)))
+    table.often("decode every epoch", epochs(plain, args.batch, args.workers))
+    split = DecodedSplit(plain, Shelf(folder))  # type: ignore[arg-type]
+    table.line("decode and keep", seconds_of(epochs(split, args.batch, args.workers)))
+    kept = DecodedSplit(plain, Shelf(folder))  # type: ignore[arg-type]
+    table.line("read, checksums compared", seconds_of(epochs(kept, args.batch, args.workers)))
+    table.often("read", epochs(kept, args.batch, args.workers), nbytes)
+    table.often("read, one thread", lambda: map(kept.image, range(n)), nbytes)
+
+
+def measure_features(folder: Path, args: argparse.Namespace) -> None:
+    maps = make_features(folder, args.features, args.size)
+    labels = np.zeros(args.features, np.int32)
+    source = FeatureExamples(maps, labels, args.batch, np.ones(args.features, bool), ())
+    number = iter(range(1_000_000))
+    nbytes = sum(array[0].nbytes for array in maps.values())
+    Table(args.features, args.rounds).often(
+        f"read features of {args.features} images, {nbytes / 1e6:.2f} MB each",
+        lambda: source.epoch(next(number), seed=0, shuffle=True),
+        nbytes,
+    )
+
+
+def main(argv: Sequence[str]) -> None:
+    parser = argparse.ArgumentParser(description="Rates of decoding and reading.")
+    parser.add_argument("--data-dir", help="photographs (default: 512 that are made)")
+    parser.add_argument("--size", type=int, default=224, help="image side in pixels")
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--workers", type=int, default=2, help="threads that decode and read")
+    parser.add_argument("--features", type=int, default=512, help="images whose features are read")
+    parser.add_argument("--rounds", type=int, default=5)
+    args = parser.parse_args(argv)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        root = Path(args.data_dir) if args.data_dir else make_photographs(folder / "jpeg", 512)
+        measure_images(root, folder / "decoded", args)
+        measure_features(folder, args)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
