@@ -15,6 +15,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure, SubFigure
 
 from flax_attn.image_ops import resize_bilinear
+from flax_attn.plain_text import plain
 
 CURVES = ("loss", "accuracy", "precision", "recall")
 COLOURS = {"train": "#4477aa", "val": "#cc6677"}
@@ -106,9 +107,3 @@ def overlay(
     colours = matplotlib.colormaps[MAP_COLOURS](scale(enlarged))[..., :3]
     grey = image.mean(-1, keepdims=True) / 255
     return (1 - opacity) * grey + opacity * colours
-
-
-def plain(text: str) -> str:
-    """The text in one line of Latin letters: names of classes may hold bytes without a glyph."""
-    latin = text.encode("latin-1", "backslashreplace").decode("latin-1")
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in latin)

@@ -18,6 +18,7 @@ from PIL import Image
 
 from flax_attn.explain.colour_scales import ScaleName, colour_scale
 from flax_attn.figures import MAP_COLOURS, overlay
+from flax_attn.plain_text import plain
 
 _WHOLE = Normalize(0, 1)
 _CELL = 1.75  # inches
@@ -89,7 +90,7 @@ def _figure(
     spacing = ConstrainedLayoutEngine(w_pad=0.02, h_pad=0.02, wspace=0.01, hspace=0.01)
     figure = Figure(figsize=(_CELL * across + 0.5, (_CELL + 0.12) * down + 0.9), layout=spacing)
     if title:
-        figure.suptitle(title, fontsize=12)
+        figure.suptitle(_plain_lines(title), fontsize=12, parse_math=False)
     grid = figure.subplots(down, across, squeeze=False)
     cells = grid.T if columns else grid
     for strip, places in zip(strips, cells, strict=True):
@@ -97,18 +98,18 @@ def _figure(
             _draw_cell(axes, item, strip, number)
     for item, axes in zip(shown, cells[0], strict=True):
         colour = "black" if item.correct else "crimson"
-        if columns:
-            axes.set_ylabel(item.title, fontsize=9, color=colour)
-        else:
-            axes.set_title(item.title, fontsize=9, color=colour)
+        write = axes.set_ylabel if columns else axes.set_title
+        write(_plain_lines(item.title), fontsize=9, color=colour, parse_math=False)
     for strip, axes in zip(strips, cells[:, 0], strict=True):
-        if columns:
-            axes.set_title(strip.title, fontsize=9)
-        else:
-            axes.set_ylabel(strip.title, fontsize=9)
+        write = axes.set_title if columns else axes.set_ylabel
+        write(_plain_lines(strip.title), fontsize=9, parse_math=False)
     if any(strip.maps is not None for strip in strips):
         _colour_bar(figure, grid)
     return figure
+
+
+def _plain_lines(text: str) -> str:
+    return "\n".join(map(plain, text.split("\n")))
 
 
 def _draw_cell(axes: Axes, item: Shown, strip: Strip, number: int) -> None:

@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from flax_attn.explain.intervals import Interval
+from flax_attn.plain_text import plain
 
 CURVES = ("loss", "accuracy", "precision", "recall")
 COLOURS = ("#4477aa", "#cc6677", "#228833", "#aa7733", "#7755aa", "#555555")
@@ -42,7 +43,7 @@ def draw_comparison(
     Validation is a full line, training a dashed one.
     """
     figure = Figure(figsize=(10.5, 7), layout="constrained")
-    figure.suptitle(title, fontsize=12)
+    figure.suptitle(plain(title), fontsize=12, parse_math=False)
     for axes, name in zip(figure.subplots(2, 2).flat, CURVES, strict=True):
         for colour, (network, epochs) in zip(COLOURS, rows.items(), strict=False):
             x = [row["epoch"] for row in epochs]
@@ -71,12 +72,13 @@ def draw_intervals(panels: Sequence[Panel], path: Path, *, title: str = "") -> N
         figsize=(3.1 * len(panels) + 0.085 * longest, 0.3 * count + 1.5), layout="constrained"
     )
     if title:
-        figure.suptitle(title, fontsize=12)
+        figure.suptitle(plain(title), fontsize=12, parse_math=False)
     places = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
     kinds = list(dict.fromkeys(bar.kind for panel in panels for bar in panel.bars))
     for axes, panel in zip(places, panels, strict=True):
         _draw_panel(axes, panel, kinds)
-    places[0].set_yticks(range(count), [bar.label for bar in panels[0].bars], fontsize=9)
+    names = [plain(bar.label) for bar in panels[0].bars]
+    places[0].set_yticks(range(count), names, fontsize=9, parse_math=False)
     places[0].set_ylim(count - 0.5, -0.5)
     if len(kinds) > 1:
         handles, labels = places[0].get_legend_handles_labels()
@@ -91,7 +93,8 @@ def _draw_panel(axes: Axes, panel: Panel, kinds: Sequence[str]) -> None:
     if panel.line is not None:
         axes.axvline(panel.line, color="black", linewidth=1, linestyle=":")
         if panel.line_text:
-            axes.set_xlabel(f"dotted: {panel.line_text}", fontsize=8, color="dimgrey")
+            text = f"dotted: {plain(panel.line_text)}"
+            axes.set_xlabel(text, fontsize=8, color="dimgrey", parse_math=False)
     for y, bar in enumerate(panel.bars):
         colour = COLOURS[kinds.index(bar.kind) % len(COLOURS)]
         value = bar.value
@@ -100,7 +103,7 @@ def _draw_panel(axes: Axes, panel: Panel, kinds: Sequence[str]) -> None:
         if math.isfinite(value.low):
             axes.plot([value.low, value.high], [y, y], color=colour, linewidth=2.2)
         axes.plot(value.estimate, y, "o", color=colour, markersize=6, label=bar.kind)
-    axes.set_title(panel.title, fontsize=10)
+    axes.set_title(plain(panel.title), fontsize=10, parse_math=False)
     _plain(axes)
     axes.tick_params(axis="y", length=0)
     axes.locator_params(axis="x", nbins=5)

@@ -15,6 +15,7 @@ import jax
 
 from flax_attn import cli
 from flax_attn.choices import CHOICES
+from flax_attn.compilation_cache import use_compilation_cache
 from flax_attn.data import Quarantine, open_dataset
 from flax_attn.explain.methods import METHODS
 from flax_attn.initial import resolve_initial
@@ -27,12 +28,12 @@ WEIGHTS = Path(__file__).parents[1] / "weights"
 # Settings that say which image is what, or how a network is trained, but not which network.
 SETTINGS = (
     *("dataset", "data_dir", "image_size", "resize", "train_count", "val_count", "val_fraction"),
-    *("data_seed", "workers", "on_bad_image"),
+    *("data_seed", "workers", "on_bad_image", "mask_dir"),
     *("epochs", "batch_size", "optimizer", "learning_rate", "backbone_learning_rate"),
     *("schedule", "step_epochs", "step_factor", "warmup_epochs", "weight_decay"),
     *("label_smoothing", "flip", "crop_min_area", "freeze_backbone"),
     *("attn_features", "widths", "depths", "hidden", "dropout", "conv"),
-    *("weights", "feature_cache"),
+    *("weights", "feature_cache", "image_cache", "compilation_cache"),
 )
 
 
@@ -49,11 +50,14 @@ def main(argv: Sequence[str]) -> None:
     }
     plan = make_plan(given, sizes, full=full)
     config = plan.config
+    use_compilation_cache(config.run.compilation_cache)
     extent = "full" if full else "quick"
     dataset = open_dataset(
         config.data,
         Quarantine(config.data.on_bad_image),
         cache=Path(config.run.feature_cache),
+        images=config.run.image_folder,
+        masks=True,
     )
     imagenet = partial(resolve_imagenet, WEIGHTS, say=print)
     reproduce(

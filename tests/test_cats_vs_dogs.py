@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from flax_attn.data import cats_vs_dogs_prepare
+from flax_attn.data import cats_vs_dogs_prepare, tfds_prepare
 from flax_attn.data.cats_vs_dogs import open_cats_vs_dogs
 from flax_attn.data.cats_vs_dogs_prepare import ARCHIVE, read_archive
 from flax_attn.data.dataset import Dataset
@@ -215,7 +215,7 @@ def test_download(tmp_path: Path, archive_server: str, monkeypatch: pytest.Monke
     assert len(all_names(open_at(root))) == 2 * PER_CLASS
     # What was downloaded is used again, without asking the host.
     shutil.rmtree(root / "cats_vs_dogs")
-    monkeypatch.setattr(cats_vs_dogs_prepare, "_require_reachable", None)
+    monkeypatch.setattr(cats_vs_dogs_prepare, "require_reachable", None)
     assert len(all_names(open_at(root))) == 2 * PER_CLASS
 
 
@@ -248,7 +248,7 @@ def test_unreachable_host(tmp_path: Path) -> None:
 
 def test_silent_host(tmp_path: Path, silent_server: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cats_vs_dogs_prepare, "URL", silent_server)
-    monkeypatch.setattr(cats_vs_dogs_prepare, "_CONNECT_SECONDS", 0.2)
+    monkeypatch.setattr(tfds_prepare, "_CONNECT_SECONDS", 0.2)
     assert_says_how_to_place_the_archive(tmp_path / "new")
 
 

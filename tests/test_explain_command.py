@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import base64
+import csv
 import io
 import json
 import os
+import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -20,13 +22,16 @@ import train as train_command
 from flax_attn import cli, functional
 from flax_attn.config import make_config
 from flax_attn.data import open_split
+from flax_attn.data.dataset import masks_of
 from flax_attn.errors import NonFiniteError
 from flax_attn.explain.__main__ import main
 from flax_attn.explain.cam import grad_cam
 from flax_attn.explain.collect import TITLES, Explainer, Request
 from flax_attn.explain.command import restore
 from flax_attn.explain.forward import NetworkForward
+from flax_attn.explain.localisation import best_iou, energy_inside, pointing_game
 from flax_attn.explain.methods import METHODS
+from flax_attn.explain.on_objects import CONTROL, outline
 from flax_attn.explain.photographs import Photographs, from_split, spread
 from flax_attn.image_ops import normalize
 from flax_attn.model import AttnOutput, build_model
@@ -80,6 +85,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("widths", "depths", "attn_features", "image_size", "train_count", "val_count"):
         values = TINY[name] if isinstance(TINY[name], tuple) else [TINY[name]]
         flags += ["--" + name.replace("_", "-"), *map(str, values)]
+    flags += ["--image-cache", str(workdir.parent / "images")]
     argv = [*flags, "--batch-size", "4", "--weights", "none", "--norm", "softmax"]
     assert cli.run(train_command.main, argv) == 0
     return workdir
@@ -248,6 +254,101 @@ def test_places_are_spread_evenly() -> None:
     assert found.names == [split.names[i] for i in places]
     np.testing.assert_array_equal(found.images, [split.image(i) for i in places])
     np.testing.assert_array_equal(found.labels, [1, 1, 1, 0, 0, 0])
+    masks = [masks_of(split, i) for i in places]
+    np.testing.assert_array_equal(found.masks, [m.any(0) for m in masks if m is not None])
+
+
+def put_photos(root: Path) -> Path:
+    """Two classes of three photographs to validate on, and the masks of the first two of each."""
+    rng = np.random.default_rng(0)
+    for split in ("train", "val"):
+        for name in ("cat", "dog"):
+            for i in range(3):
+                file = Path(split, name, f"{i}.png")
+                for folder in ("photos", "photos_masks"):
+                    (root / folder / file.parent).mkdir(parents=True, exist_ok=True)
+                pixels = rng.integers(255, size=(32, 48, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(root / "photos" / file)
+                mask = np.zeros((32, 48), bool)
+                mask[8:20, 12 : 24 + 8 * i + 4 * (name == "dog")] = True
+                if i < 2:
+                    Image.fromarray(mask).save(root / "photos_masks" / file)
+    return root / "photos"
+
+
+def test_maps_on_the_objects(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--dataset", "folder", "--data-dir", str(put_photos(tmp_path)), "--split", "val"]
+    flags += ["--out", str(tmp_path / "out"), "--image-cache", "none", "--batch-size", "3"]
+    assert explain(trained, *flags) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert said[0] == "maps on the objects of 4 photographs, in % [95 %]; 2 without a mask left out"
+    page = read_page(tmp_path / "out")
+    with open(tmp_path / "out" / "localisation.csv", encoding="utf-8") as file:
+        rows = list(csv.reader(file))
+    assert rows[0] == ["name", "map", "pointing game", "energy inside", "best IoU"]
+    names = [kind["name"] for kind in page["maps"]]
+    assert [row[:2] for row in rows[1:]] == [
+        [f"val/{name}.png", kind]
+        for name in ("cat/0", "cat/1", "dog/0", "dog/1")
+        for kind in (*names, CONTROL)
+    ]
+    places = [0, 1, 3, 4]
+    for i, shown in enumerate(page["photographs"]):
+        assert (shown["onObjects"] is None) == (shown["outline"] is None) == (i not in places)
+    # The crop leaves out eight columns on either side, nothing is scaled.
+    masks = np.zeros((4, 32, 32), bool)
+    for mask, right in zip(masks, (24, 32, 28, 36), strict=True):
+        mask[8:20, 4 : right - 8] = True
+    for i, mask in zip(places, masks, strict=True):
+        with Image.open(io.BytesIO(base64.b64decode(page["photographs"][i]["outline"]))) as layer:
+            np.testing.assert_array_equal(np.asarray(layer), outline(mask))
+    on = jnp.asarray(masks)
+    for kind, name in enumerate(names):
+        maps = jnp.asarray(np.stack([decoded(page, i, name) for i in places]))
+        measured = [pointing_game(maps, on), energy_inside(maps, on), best_iou(maps, on).iou]
+        for i, expected in enumerate(np.stack(measured, -1).tolist()):
+            assert page["photographs"][places[i]]["onObjects"][kind] == pytest.approx(
+                expected, rel=1e-5
+            )
+            written = rows[1 + i * (len(names) + 1) + kind][2:]
+            assert [float(value) for value in written] == pytest.approx(expected, abs=1e-6)
+    text = (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
+    assert "4 photographs; 2 without a mask left out" in text and f"<td>{CONTROL}</td>" in text
+
+
+def test_a_mask_that_does_not_fit_is_named(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is looked for beside the photographs that are given, not where the run's own masks are."""
+    workdir = Path(shutil.copytree(trained, tmp_path / "run"))
+    values = json.loads((workdir / "config.json").read_text())
+    values["config"]["data"]["mask_dir"] = str(tmp_path / "nowhere")
+    (workdir / "config.json").write_text(json.dumps(values))
+    flags = ["--dataset", "folder", "--data-dir", str(put_photos(tmp_path)), "--split", "val"]
+    Image.new("1", (32, 48)).save(tmp_path / "photos_masks" / "val" / "cat" / "1.png")
+    assert explain(workdir, *flags, "--image-cache", "none") == 3
+    error = capsys.readouterr().err
+    assert "val/cat/1.png" in error and "32x48" in error and error.count("\n") == 1
+
+
+def test_what_an_earlier_call_left_is_removed(trained: Path, out: Path, tmp_path: Path) -> None:
+    """But nothing that was not its own, whatever it is called."""
+    again = Path(shutil.copytree(out, tmp_path / "out"))
+    assert len(list(again.glob("*.png"))) == 4 and (again / "localisation.csv").exists()
+    Image.new("RGB", (4, 4)).save(again / "002-mine.png")
+    (again / "003-text.png").write_text("not a picture")
+    (tmp_path / "some").mkdir()
+    for name in "abc":
+        Image.new("RGB", (40, 40)).save(tmp_path / "some" / f"{name}.png")
+    flags = ["--batch-size", "3", "--out", str(again)]
+    assert explain(trained, "--images", str(tmp_path / "some"), *flags) == 0
+    assert sorted(path.name for path in again.iterdir()) == [
+        *("001-a.png", "002-b.png", "002-mine.png", "003-c.png", "003-text.png"),
+        "index.html",
+    ]
+    assert read_page(again)["photographs"][0]["onObjects"] is None
 
 
 FAILURES = {
@@ -260,6 +361,8 @@ FAILURES = {
     "not writable": (["--split", "val", "--out", "{tmp}/text.jpg/out"], 2, "text.jpg"),
     "missing file": (["--images", "{tmp}/none.jpg"], 3, "none.jpg"),
     "damaged files": (["--images", "{tmp}/text.jpg", "{tmp}/cut.png"], 3, "cut.png"),
+    "masks of files": (["--images", "x", "--mask-dir", "m"], 2, "--split"),
+    "masks of drawn pictures": (["--split", "val", "--mask-dir", "m"], 2, "--dataset folder"),
     "folder without images": (["--images", "{tmp}/empty"], 3, "empty"),
     "no run": (["--images", "x", "--workdir", "{tmp}/empty"], 4, "config.json"),
     "run without a checkpoint": (["--images", "x", "--workdir", "{tmp}/bare"], 4, "bare"),

@@ -14,9 +14,10 @@ from PIL import Image
 from flax_attn import cli, reproduce
 from flax_attn.config import ModelConfig
 from flax_attn.data.drawn_pets import open_drawn_pets
+from flax_attn.data.masks import objects
 from flax_attn.errors import CheckpointError, UsageError
 from flax_attn.reproduction import cost
-from flax_attn.reproduction.objects import animals, heads
+from flax_attn.reproduction.objects import heads
 from flax_attn.reproduction.plan import ARTICLE_HIDDEN, QUICK_HIDDEN, make_plan
 from flax_attn.reproduction.stages import Stages
 
@@ -30,7 +31,8 @@ TINY = (
 
 def run(folder: Path, *flags: str) -> int:
     argv = [*TINY, "--workdir", str(folder / "work"), "--out", str(folder / "report"), *flags]
-    return cli.run(reproduce.main, [*argv, "--feature-cache", str(folder / "features")])
+    argv += ["--feature-cache", str(folder / "features"), "--image-cache", str(folder / "images")]
+    return cli.run(reproduce.main, argv)
 
 
 @pytest.fixture(scope="module")
@@ -118,6 +120,7 @@ def folder_of_images(root: Path, classes: Sequence[str]) -> Path:
         (["--full"], 2, "--full"),
         (["--freeze-backbone"], 2, "--no-freeze-backbone"),
         (["--dataset", "drawn_pets_scenes"], 2, "do not exclude each other"),
+        (["--mask-dir", "masks"], 2, "--mask-dir goes with --dataset folder"),
         (["--dataset", "folder", "--data-dir", "{tmp}/three"], 3, "the data set has 3"),
     ],
 )
@@ -133,6 +136,33 @@ def test_bad_input_is_one_line_and_its_code(
     error = capsys.readouterr().err
     assert error.startswith("error: ") and error.count("\n") == 1 and says in error
     assert not (tmp_path / "work" / "sigmoid").exists()
+
+
+def test_a_mask_that_cannot_be_used_is_named_before_anything_is_trained(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photos = folder_of_images(tmp_path / "photos", ["cat", "dog"])
+    for name in ("cat", "dog"):
+        (tmp_path / "masks" / name).mkdir(parents=True)
+        for i in range(5):
+            Image.new("1", (40, 48)).save(tmp_path / "masks" / name / f"{i}.png")
+    flags = [
+        "--dataset",
+        "folder",
+        "--data-dir",
+        str(photos),
+        "--mask-dir",
+        str(tmp_path / "masks"),
+    ]
+    assert run(tmp_path, *flags) == 3
+    error = capsys.readouterr().err
+    assert "masks/" in error and "40x48" in error and error.count("\n") == 1
+    assert not (tmp_path / "work" / "sigmoid").exists()
+
+
+def test_masks_may_change_between_calls() -> None:
+    plans = [make_plan({"mask_dir": place}, {}, full=False) for place in ("a", "b")]
+    assert plans[0].conditions() == plans[1].conditions()
 
 
 def test_quick_and_full_plans() -> None:
@@ -187,7 +217,7 @@ def test_finished_stages_are_read_and_broken_ones_done_again(tmp_path: Path) -> 
 def test_heads_are_on_the_animals() -> None:
     split = open_drawn_pets(seed=0, size=64, train_count=2, val_count=40).splits["val"]
     places = list(range(40))
-    bodies, found = animals(split, places), heads(split, places)
+    bodies, found = objects(split, places), heads(split, places)
     assert bodies is not None and found is not None
     inside = (bodies & found).sum((1, 2)) / found.sum((1, 2))
     assert np.median(inside) > 0.9

@@ -12,7 +12,7 @@ from flax_attn.data.dataset import Dataset, Split
 from flax_attn.data.manifest import ManifestRow
 from flax_attn.data.preflight import preflight
 from flax_attn.data.quarantine import Quarantine
-from flax_attn.errors import DataError
+from flax_attn.errors import DataError, UsageError
 
 
 def _drawn_pets(config: DataConfig) -> Dataset:
@@ -37,15 +37,19 @@ def _drawn_pets_scenes(config: DataConfig) -> Dataset:
     )
 
 
-def _folder(config: DataConfig, *, known: Sequence[ManifestRow] = ()) -> Dataset:
-    from flax_attn.data.folder import open_folder
+def _folder(
+    config: DataConfig, *, known: Sequence[ManifestRow] = (), masks: bool = False
+) -> Dataset:
+    from flax_attn.data.folder import masks_beside, open_folder
 
+    root = Path(config.data_dir or ".")
     return open_folder(
-        Path(config.data_dir or "."),
+        root,
         size=config.image_size,
         resize=config.resize,
         val_fraction=config.val_fraction,
         known=known,
+        mask_dir=masks_beside(root, config.mask_dir) if masks else None,
     )
 
 
@@ -74,31 +78,50 @@ def _cats_vs_dogs(config: DataConfig) -> Dataset:
     )
 
 
+def _oxford_iiit_pet(config: DataConfig) -> Dataset:
+    from flax_attn.data.oxford_iiit_pet import open_oxford_iiit_pet
+
+    return open_oxford_iiit_pet(
+        Path(config.data_dir) if config.data_dir else None,
+        size=config.image_size,
+        resize=config.resize,
+    )
+
+
 DATASETS: dict[str, Callable[[DataConfig], Dataset]] = {
     "drawn_pets": _drawn_pets,
     "drawn_pets_scenes": _drawn_pets_scenes,
     "folder": _folder,
     "labelled_csv": _labelled_csv,
     "cats_vs_dogs": _cats_vs_dogs,
+    "oxford_iiit_pet": _oxford_iiit_pet,
 }
 
 
 def open_dataset(
-    config: DataConfig, quarantine: Quarantine | None = None, *, cache: Path | None = None
+    config: DataConfig,
+    quarantine: Quarantine | None = None,
+    *,
+    cache: Path | None = None,
+    images: Path | None = None,
+    masks: bool = False,
 ) -> Dataset:
     """The data set a configuration names, every file of it checked to be a usable image.
 
     ``quarantine`` takes the images that are not (default: a new one under the configured
-    policy). ``cache`` is a folder that remembers which images have been checked.
+    policy). ``cache`` is a folder that remembers which images have been checked, ``images`` one
+    that keeps them decoded (`decode_once`). ``masks`` says that those of the objects are wanted,
+    which a folder looks for only then.
 
     Raises DataError when there is none in its place, or its images cannot be used.
     """
+    _check_masks(config, masks)
     quarantine = quarantine or Quarantine(config.on_bad_image)
     if config.dataset == "folder":
-        dataset = _folder(config, known=quarantine.known_rows)
+        dataset = _folder(config, known=quarantine.known_rows, masks=masks)
     else:
         dataset = DATASETS[config.dataset](config)
-    return preflight(dataset, quarantine, workers=config.workers, cache=cache)
+    return preflight(dataset, quarantine, workers=config.workers, cache=cache, images=images)
 
 
 def open_split(
@@ -108,30 +131,37 @@ def open_split(
     classes: Sequence[str],
     quarantine: Quarantine | None = None,
     cache: Path | None = None,
+    images: Path | None = None,
+    masks: bool = False,
 ) -> Split:
     """One split of a data set that must have these classes, in this order.
 
     ``name`` is "train", "val", or "all": every image once, of a folder without dividing it.
+    ``masks`` is that of ``open_dataset``.
+
     Raises DataError with the difference when the classes are not these, and as
     ``open_dataset`` does.
     """
+    _check_masks(config, masks)
     quarantine = quarantine or Quarantine(config.on_bad_image)
     if name == "all" and config.dataset == "folder":
-        from flax_attn.data.folder import open_tree
+        from flax_attn.data.folder import masks_beside, open_tree
 
+        root = Path(config.data_dir or ".")
         dataset = open_tree(
-            Path(config.data_dir or "."),
+            root,
             size=config.image_size,
             resize=config.resize,
             known=quarantine.known_rows,
+            mask_dir=masks_beside(root, config.mask_dir) if masks else None,
         )
-        dataset = preflight(dataset, quarantine, workers=config.workers, cache=cache)
+        dataset = preflight(dataset, quarantine, workers=config.workers, cache=cache, images=images)
     elif config.dataset == "labelled_csv":
         # The table's columns may stand in another order than those the run was trained on.
         dataset = _labelled_csv(config, undivided=name == "all", class_names=tuple(classes))
-        dataset = preflight(dataset, quarantine, workers=config.workers, cache=cache)
+        dataset = preflight(dataset, quarantine, workers=config.workers, cache=cache, images=images)
     else:
-        dataset = open_dataset(config, quarantine, cache=cache)
+        dataset = open_dataset(config, quarantine, cache=cache, images=images, masks=masks)
     if tuple(dataset.classes) != tuple(classes):
         raise DataError(
             f"the run was trained on the classes {', '.join(classes)}, the data set has "
@@ -139,6 +169,13 @@ def open_split(
         )
     chosen = dataset.splits.values() if name == "all" else [dataset.splits[name]]
     return concatenate(chosen)
+
+
+def _check_masks(config: DataConfig, wanted: bool) -> None:
+    if wanted and config.mask_dir is not None and config.dataset != "folder":
+        raise UsageError(
+            f"--mask-dir goes with --dataset folder: {config.dataset} has masks of its own or none"
+        )
 
 
 __all__ = [

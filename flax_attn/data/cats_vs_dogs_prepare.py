@@ -10,15 +10,15 @@ from __future__ import annotations
 import io
 import logging
 import re
-import urllib.error
-import urllib.request
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from flax_attn.data.tfds_prepare import require_reachable, write_records
 from flax_attn.errors import DataError
 
+NAME = "cats_vs_dogs"
 CLASSES = ("cat", "dog")
 VERSION = "4.0.1"
 ARCHIVE = "kagglecatsanddogs_5340.zip"
@@ -26,7 +26,6 @@ URL = (
     f"https://download.microsoft.com/download/3/E/1/3E1C3F21-ECDB-4869-8368-6DEBA77B919F/{ARCHIVE}"
 )
 
-_CONNECT_SECONDS = 5.0
 _MEMBER = re.compile(r"PetImages/(Cat|Dog)/\d+\.jpg")
 
 
@@ -42,38 +41,12 @@ def prepare(tfds: Any, data_dir: Path) -> None:
     """
     archive = data_dir / ARCHIVE
     if not archive.exists() and not _is_downloaded(data_dir):
-        _require_reachable(URL, archive)
-    try:
-        builder = _builder_class(tfds, archive)(data_dir=data_dir, file_format="array_record")
-        builder.download_and_prepare(
-            download_config=tfds.download.DownloadConfig(try_download_gcs=False)
-        )
-    except DataError:
-        raise
-    # Beside OSError and BadZipFile, TFDS raises its own errors and bare AssertionErrors.
-    except Exception as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise DataError(
-            f"cannot prepare cats_vs_dogs in {str(data_dir)!r}: {reason}; "
-            f"{ARCHIVE} can be placed there by hand from {URL}"
-        ) from error
+        require_reachable(NAME, URL, archive)
+    write_records(tfds, lambda: _builder_class(tfds, archive), NAME, data_dir, {ARCHIVE: URL})
 
 
 def _is_downloaded(data_dir: Path) -> bool:
     return any((data_dir / "downloads").glob("**/*.zip"))
-
-
-def _require_reachable(url: str, archive: Path) -> None:
-    # TFDS itself has no time limit and tries ten times, for minutes.
-    try:
-        request = urllib.request.Request(url, method="HEAD")
-        urllib.request.urlopen(request, timeout=_CONNECT_SECONDS).close()
-    except OSError as error:
-        reason = getattr(error, "reason", None) or error
-        raise DataError(
-            f"cannot download cats_vs_dogs ({reason}): get {url} in another way, "
-            f"place it as {str(archive)!r} (--data-dir is its folder) and run again"
-        ) from error
 
 
 def _builder_class(tfds: Any, archive: Path) -> Any:

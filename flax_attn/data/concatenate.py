@@ -8,9 +8,9 @@ from collections.abc import Iterable, Sequence
 from itertools import accumulate
 
 import numpy as np
-from jaxtyping import Int, UInt8
+from jaxtyping import Bool, Int, UInt8
 
-from flax_attn.data.dataset import Split
+from flax_attn.data.dataset import Split, masks_of
 from flax_attn.data.guarded import SubstitutingSplit
 from flax_attn.errors import DataError
 
@@ -39,6 +39,10 @@ class _Concatenation:
     def image(self, index: int) -> UInt8[np.ndarray, "s s 3"]:
         part, start = self._part(index)
         return part.image(index - start)
+
+    def masks(self, index: int) -> Bool[np.ndarray, "k s s"] | None:
+        part, start = self._part(index)
+        return masks_of(part, index - start)
 
     def read(self, index: int) -> tuple[UInt8[np.ndarray, "s s 3"], int]:
         """The image, or its part's substitute for it; see `SubstitutingSplit`."""

@@ -9,6 +9,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Bool, Int, UInt8
 
+from flax_attn.data.manifest import ManifestRow
 from flax_attn.data.quarantine import Quarantine
 
 
@@ -38,11 +39,33 @@ class Split(Protocol):
 
 @runtime_checkable
 class MaskedSplit(Split, Protocol):
-    """A split that knows where its objects are."""
+    """A split that may know where its objects are."""
 
-    def masks(self, index: int) -> Bool[np.ndarray, "k s s"]:
-        """The pixels of each object in image ``index``; masks do not overlap."""
+    def masks(self, index: int) -> Bool[np.ndarray, "k s s"] | None:
+        """The pixels of each object in image ``index``, None if that is not known of this one.
+
+        Masks do not overlap.
+        """
         ...
+
+
+@runtime_checkable
+class EncodedSplit(Split, Protocol):
+    """A split of encoded images, as opposed to drawn ones; ``image`` raises ImageError."""
+
+    @property
+    def rows(self) -> Sequence[ManifestRow]: ...
+
+    @property
+    def size(self) -> int: ...
+
+    @property
+    def resize(self) -> str: ...
+
+
+def masks_of(split: Split, index: int) -> Bool[np.ndarray, "k s s"] | None:
+    """The pixels of each object in an image; None where the split does not know."""
+    return split.masks(index) if isinstance(split, MaskedSplit) else None
 
 
 @dataclass(frozen=True)

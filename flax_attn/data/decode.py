@@ -86,6 +86,22 @@ def decode(
     """
     if size < 1 or resize not in get_args(Resize):
         raise UsageError(f"size={size!r}, resize={resize!r}: expected size >= 1, crop or stretch")
+    with open_image(source, name=name, sha256=sha256) as image:
+        image.draft(None, (2 * size, 2 * size))
+        image.load()
+        square = to_square(_to_rgb(upright(image)), size, resize)
+        return np.array(square, dtype=np.uint8)
+
+
+@contextmanager
+def open_image(
+    source: bytes | Path, *, name: str | None = None, sha256: str | None = None
+) -> Iterator[Image.Image]:
+    """An image whose header and structure were checked, its pixels not yet loaded.
+
+    Raises:
+      ImageError: as `decode`, also for whatever fails inside the ``with``.
+    """
     with _named(name or ("image" if isinstance(source, bytes) else str(source))):
         content = source if isinstance(source, bytes) else _read(source)
         if not content:
@@ -95,10 +111,7 @@ def decode(
         with Image.open(io.BytesIO(content), formats=_FORMATS) as image:
             _check_header(image)
             _check_structure(content, image.format)
-            image.draft(None, (2 * size, 2 * size))
-            image.load()
-            square = _to_square(_to_rgb(_apply_orientation(image)), size, resize)
-            return np.array(square, dtype=np.uint8)
+            yield image
 
 
 @contextmanager
@@ -170,13 +183,24 @@ def _too_large() -> str:
     return f"more than {MAX_PIXELS // 1_000_000} megapixels: scale it down"
 
 
-def _apply_orientation(image: Image.Image) -> Image.Image:
+def upright(image: Image.Image) -> Image.Image:
+    """The image turned as its EXIF orientation says."""
+    orientation = _orientation(image)
+    return image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image
+
+
+def upright_size(image: Image.Image) -> tuple[int, int]:
+    """Width and height of the image turned as its EXIF orientation says, without its pixels."""
+    is_on_its_side = _orientation(image) in (5, 6, 7, 8)
+    return (image.height, image.width) if is_on_its_side else image.size
+
+
+def _orientation(image: Image.Image) -> int:
     try:
-        orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
+        return image.getexif().get(_EXIF_ORIENTATION, 1)
     except Exception:
         # An unreadable EXIF block is no reason to lose intact pixels.
-        return image
-    return image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image
+        return 1
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
@@ -190,12 +214,19 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def _to_square(image: Image.Image, size: int, resize: Resize) -> Image.Image:
+def to_square(
+    image: Image.Image,
+    size: int,
+    resize: Resize,
+    *,
+    resample: Image.Resampling = Image.Resampling.BILINEAR,
+) -> Image.Image:
+    """The image as a square; see `decode` for ``resize``."""
     if resize == "stretch":
-        return image.resize((size, size), Image.Resampling.BILINEAR)
+        return image.resize((size, size), resample)
     # The centre square of the original is scaled, which is the centre crop of the scaled image
     # without the work on the margins.
     side = min(image.size)
     left, top = (image.width - side) / 2, (image.height - side) / 2
     box = (left, top, left + side, top + side)
-    return image.resize((size, size), Image.Resampling.BILINEAR, box=box)
+    return image.resize((size, size), resample, box=box)

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+from jaxtyping import Bool
 
 from flax_attn.data.dataset import Dataset
 from flax_attn.data.decode import Resize
@@ -16,22 +20,66 @@ from flax_attn.data.manifest import (
     sort_by_name,
     split_by_digest,
 )
+from flax_attn.data.masks import decode_mask
 from flax_attn.errors import DataError
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff")
+
+# What the folder of masks beside a folder of images is called.
+MASKS = "_masks"
 
 _VAL_NAMES = ("val", "valid", "validation", "test")
 _JUNK = frozenset({"__macosx", "thumbs.db"})
 
 
-@dataclass(frozen=True, kw_only=True)
-class FolderSplit(ListedImages):
-    """Image files beneath ``root``."""
+@dataclass(frozen=True)
+class MaskFolder:
+    """Mask files beneath ``root``, each under the path of its image; the ending may be another."""
 
     root: Path
 
+    def find(self, path: str) -> Path | None:
+        """The mask of the image ``path``; None if there is none.
+
+        Raises DataError when several files could be it and none has the image's own ending.
+        """
+        found = self._files.get(_without_ending(path), ())
+        if path in found:
+            return self.root / path
+        if len(found) > 1:
+            raise DataError(
+                f"{len(found)} masks of {path!r} in {str(self.root)!r}, keep one: "
+                f"{', '.join(found)}"
+            )
+        return self.root / found[0] if found else None
+
+    @cached_property
+    def _files(self) -> Mapping[str, Sequence[str]]:
+        """The paths of all masks, by the path without the ending."""
+        files: dict[str, list[str]] = {}
+        for file in image_files(self.root):
+            path = file.relative_to(self.root).as_posix()
+            files.setdefault(_without_ending(path), []).append(path)
+        return files
+
+
+@dataclass(frozen=True, kw_only=True)
+class FolderSplit(ListedImages):
+    """Image files beneath ``root``, and their masks if there are any."""
+
+    root: Path
+    mask_folder: MaskFolder | None = None
+
     def source(self, index: int) -> Path:
         return self.root / self.rows[index].path
+
+    def masks(self, index: int) -> Bool[np.ndarray, "1 s s"] | None:
+        """The one mask of an image, see `decode_mask`; raises DataError if it cannot be used."""
+        file = self.mask_folder.find(self.rows[index].path) if self.mask_folder else None
+        if file is None:
+            return None
+        image = self.source(index)
+        return decode_mask(file, image=image, size=self.size, resize=self.resize)[None]
 
 
 def open_folder(
@@ -42,6 +90,7 @@ def open_folder(
     val_fraction: float,
     class_names: tuple[str, ...] | None = None,
     known: Sequence[ManifestRow] = (),
+    mask_dir: Path | None = None,
 ) -> Dataset:
     """The splits "train" and "val" of a folder of photographs.
 
@@ -55,9 +104,12 @@ def open_folder(
     for what is found under their path, or is not there any more: a run that lost images goes on
     with the rows it began with.
 
+    Masks lie in ``mask_dir`` under the same paths as their images; those of some images may be
+    missing.
+
     Raises:
       DataError: no root, no or one class folder, an empty class, train and val of different
-        classes, classes that are not ``class_names``.
+        classes, classes that are not ``class_names``, no mask of any image in ``mask_dir``.
       UsageError: ``val_fraction`` not between 0 and 1.
     """
     layout = _split_layout(root)
@@ -69,10 +121,13 @@ def open_folder(
         classes, train_rows = _read_tree(root, train, class_names, known)
         _, val_rows = _read_tree(root, val, classes, known, like=repr(train))
         splits = {"train": train_rows, "val": val_rows}
+    masks = _mask_folder(mask_dir, [row for rows in splits.values() for row in rows])
     return Dataset(
         classes,
         {
-            name: FolderSplit(root=root, rows=rows, classes=classes, size=size, resize=resize)
+            name: FolderSplit(
+                root=root, rows=rows, classes=classes, size=size, resize=resize, mask_folder=masks
+            )
             for name, rows in splits.items()
         },
     )
@@ -85,6 +140,7 @@ def open_tree(
     resize: Resize,
     class_names: tuple[str, ...] | None = None,
     known: Sequence[ManifestRow] = (),
+    mask_dir: Path | None = None,
 ) -> Dataset:
     """The same photographs undivided, as the one split "all" (train and val together).
 
@@ -96,9 +152,41 @@ def open_tree(
     if layout:
         rows += _read_tree(root, layout[1], classes, known, like=repr(layout[0]))[1]
     whole = FolderSplit(
-        root=root, rows=sort_by_name(rows), classes=classes, size=size, resize=resize
+        root=root,
+        rows=sort_by_name(rows),
+        classes=classes,
+        size=size,
+        resize=resize,
+        mask_folder=_mask_folder(mask_dir, rows),
     )
     return Dataset(classes, {"all": whole})
+
+
+def masks_beside(root: Path, named: str | None) -> Path | None:
+    """The folder of masks that was named, or else the one beside ``root``, if there is one."""
+    if named is not None:
+        return Path(named)
+    whole = root.resolve()
+    beside = whole.parent / f"{whole.name}{MASKS}"
+    return beside if beside.is_dir() else None
+
+
+def _mask_folder(mask_dir: Path | None, rows: Sequence[ManifestRow]) -> MaskFolder | None:
+    if mask_dir is None:
+        return None
+    if not mask_dir.is_dir():
+        raise DataError(f"no folder {str(mask_dir)!r}: expected masks, named as the images are")
+    masks = MaskFolder(mask_dir)
+    if not any(masks.find(row.path) for row in rows):
+        raise DataError(
+            f"no mask in {str(mask_dir)!r} is named as an image is, such as {rows[0].path!r}: lay "
+            "the masks out as the images are, or name another folder by --mask-dir"
+        )
+    return masks
+
+
+def _without_ending(path: str) -> str:
+    return str(PurePosixPath(path).with_suffix(""))
 
 
 def _split_layout(root: Path) -> tuple[str, str] | None:
@@ -147,15 +235,22 @@ def _read_tree(
 
 
 def _images_of_class(folder: Path) -> list[Path]:
-    files = list(_images(folder, visited=set()))
+    files = list(image_files(folder))
     if not files:
         kinds = " ".join(EXTENSIONS)
         raise DataError(f"no images in class folder {str(folder)!r}: expected files of {kinds}")
     return files
 
 
+def image_files(folder: Path) -> Iterator[Path]:
+    """Image files at any depth, without hidden files and junk, in the order of the names' bytes.
+
+    Links are followed, but no folder is entered twice. Raises DataError where one cannot be listed.
+    """
+    return _images(folder, visited=set())
+
+
 def _images(folder: Path, *, visited: set[tuple[int, int]]) -> Iterator[Path]:
-    """Image files at any depth; links are followed, but no folder is entered twice."""
     status = folder.stat()
     if (status.st_dev, status.st_ino) in visited:
         return

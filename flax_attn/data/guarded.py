@@ -8,9 +8,9 @@ from collections.abc import Iterator, Sequence
 from typing import Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Int, UInt8
+from jaxtyping import Bool, Int, UInt8
 
-from flax_attn.data.dataset import Split
+from flax_attn.data.dataset import Split, masks_of
 from flax_attn.data.decode import ImageError
 from flax_attn.data.manifest import ManifestRow
 from flax_attn.data.quarantine import Quarantine
@@ -54,6 +54,10 @@ class GuardedSplit:
     def image(self, index: int) -> UInt8[np.ndarray, "s s 3"]:
         """The image itself; raises ImageError when it is lost."""
         return self._split.image(int(self._kept[index]))
+
+    def masks(self, index: int) -> Bool[np.ndarray, "k s s"] | None:
+        """The image's masks, not its substitute's; None where there are none."""
+        return masks_of(self._split, int(self._kept[index]))
 
     def read(self, index: int) -> tuple[UInt8[np.ndarray, "s s 3"], int]:
         """The image, or the next usable one; see `quarantine`.

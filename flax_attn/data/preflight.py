@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Protocol, runtime_checkable
 
 import numpy as np
 from tqdm import tqdm
 
-from flax_attn.data.dataset import Dataset, Split
+from flax_attn.data.dataset import Dataset, EncodedSplit, Split
 from flax_attn.data.decode import ImageError
+from flax_attn.data.decoded_split import DecodedSplit, decode_once
 from flax_attn.data.guarded import GuardedSplit
 from flax_attn.data.manifest import ManifestRow
 from flax_attn.data.quarantine import Quarantine
@@ -21,20 +21,6 @@ from flax_attn.errors import DataError
 
 _SHOWN = 5
 _BAR_AFTER_SECONDS = 1.0
-
-
-@runtime_checkable
-class EncodedSplit(Split, Protocol):
-    """A split of encoded images, as opposed to drawn ones; ``image`` raises ImageError."""
-
-    @property
-    def rows(self) -> Sequence[ManifestRow]: ...
-
-    @property
-    def size(self) -> int: ...
-
-    @property
-    def resize(self) -> str: ...
 
 
 def find_problems(
@@ -52,6 +38,8 @@ def find_problems(
     """
     if not isinstance(split, EncodedSplit):
         return {}
+    # The file itself, even where its image is kept.
+    look = split.decode if isinstance(split, DecodedSplit) else split.image
     verdicts = Verdicts(cache, size=split.size, resize=split.resize)
     in_doubt = {row.path for row in doubted}
     unknown = [
@@ -60,7 +48,7 @@ def find_problems(
 
     def problem(index: int) -> ImageError | None:
         try:
-            split.image(index)
+            look(index)
         except ImageError as error:
             return error
         return None
@@ -86,8 +74,12 @@ def preflight(
     *,
     workers: int = 8,
     cache: Path | None = None,
+    images: Path | None = None,
 ) -> Dataset:
     """The data set without the images that cannot be used, each of which was looked at.
+
+    ``cache`` is a folder that remembers which images have been looked at, ``images`` one that keeps
+    them decoded (`decode_once`).
 
     Raises:
       DataError: under the policy "fail" (the default) names up to five images that cannot be
@@ -96,6 +88,8 @@ def preflight(
     """
     quarantine = dataset.quarantine if quarantine is None else quarantine
     _check_labels(dataset)
+    if images is not None:
+        dataset = decode_once(dataset, images)
     problems = {
         name: find_problems(split, workers=workers, cache=cache, doubted=quarantine.known_rows)
         for name, split in dataset.splits.items()

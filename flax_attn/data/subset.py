@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from jaxtyping import Int, UInt8
+from jaxtyping import Bool, Int, UInt8
 
-from flax_attn.data.dataset import Split
+from flax_attn.data.dataset import Split, masks_of
 from flax_attn.errors import UsageError
 
 
@@ -37,6 +37,9 @@ class Subset:
 
     def image(self, index: int) -> UInt8[np.ndarray, "s s 3"]:
         return self.whole.image(int(self.places[index]))
+
+    def masks(self, index: int) -> Bool[np.ndarray, "k s s"] | None:
+        return masks_of(self.whole, int(self.places[index]))
 
 
 def random_subset(split: Split, count: int, *, seed: int) -> Split:

@@ -30,7 +30,7 @@ class Verdicts:
     """
 
     def __init__(self, folder: Path | None, *, size: int, resize: str):
-        self._file = folder and folder / f"decoded-{_decoder()}-{size}-{resize}.txt"
+        self._file = folder and folder / f"decoded-{decoder_version()}-{size}-{resize}.txt"
         self._digests = self._read()
 
     def __contains__(self, digest: str) -> bool:
@@ -63,7 +63,8 @@ class Verdicts:
         return {line for line in lines if _DIGEST.fullmatch(line)}
 
 
-def _decoder() -> str:
+def decoder_version() -> str:
+    """Changes with the decoder's source and the version of Pillow."""
     digest = hashlib.sha256(PIL.__version__.encode())
     for module in (decode, jpeg):
         digest.update(Path(str(module.__file__)).read_bytes())

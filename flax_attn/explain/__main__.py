@@ -13,6 +13,7 @@ import numpy as np
 from flax_attn import cli
 from flax_attn.attention import ALIGNMENTS
 from flax_attn.choices import CHOICES
+from flax_attn.compilation_cache import use_compilation_cache
 from flax_attn.config import validate
 from flax_attn.data import Quarantine, open_split
 from flax_attn.data.quarantine import FILE, left_out_by
@@ -25,12 +26,16 @@ from flax_attn.explain.photographs import Photographs, from_paths, from_split, s
 from flax_attn.run import Run
 from flax_attn.vgg import LAST_CONVS
 
-DATA_FLAGS = ("dataset", "data_dir", "train_count", "val_count", "workers", "on_bad_image")
+DATA_FLAGS = (
+    *("dataset", "data_dir", "train_count", "val_count", "workers", "on_bad_image"),
+    *("image_cache", "compilation_cache", "mask_dir"),
+)
 COUNT = 24
 
 
 def main(argv: Sequence[str]) -> None:
     args = _parse(argv)
+    use_compilation_cache(getattr(args, "compilation_cache", None))
     workdir = Path(args.workdir)
     run = Run.load(workdir)
     request = Request(args.methods, args.stages, _numbers(args.classes, run.classes))
@@ -84,14 +89,19 @@ def _parse(argv: Sequence[str]) -> Namespace:
     for flag, value in (("--count", args.count), ("--batch-size", args.batch_size)):
         if value is not None and value < 1:
             raise UsageError(f"{flag} must be at least 1, got {value}")
-    if args.images and (args.count is not None or args.worst):
-        raise UsageError("--count and --worst choose from a data set: give --split, not --images")
+    if args.images and (args.count is not None or args.worst or hasattr(args, "mask_dir")):
+        raise UsageError(
+            "--count, --worst and --mask-dir belong to a data set: give --split, not --images"
+        )
     return args
 
 
 def _photographs(args: Namespace, run: Run, explainer: Explainer) -> tuple[Photographs, str]:
     """What to explain, and how it was chosen."""
     given = {name: getattr(args, name) for name in DATA_FLAGS if hasattr(args, name)}
+    other_data = {"dataset", "data_dir"} & given.keys()
+    if other_data:
+        given.setdefault("mask_dir", None)  # the run's own are of other images
     config = run.config.updated(**given)
     validate(config)
     data = config.data
@@ -99,7 +109,6 @@ def _photographs(args: Namespace, run: Run, explainer: Explainer) -> tuple[Photo
         paths = [Path(path) for path in args.images]
         found = from_paths(paths, size=data.image_size, resize=data.resize, workers=data.workers)
         return found, f"{len(found.names)} photographs"
-    other_data = {"dataset", "data_dir"} & given.keys()
     left_out = [] if other_data else left_out_by(Path(args.workdir) / FILE)
     split = open_split(
         data,
@@ -107,6 +116,8 @@ def _photographs(args: Namespace, run: Run, explainer: Explainer) -> tuple[Photo
         classes=run.classes,
         quarantine=Quarantine(data.on_bad_image, earlier=left_out),
         cache=Path(config.run.feature_cache),
+        images=config.run.image_folder,
+        masks=True,
     )
     n, count = len(split.labels), args.count or COUNT
     places, how = spread(n, count), "evenly spread"

@@ -33,6 +33,7 @@ class Explained(NamedTuple):
     """A photograph with its maps, and for each class its probability and whether it is said.
 
     ``truth`` says which classes it has and ``loss`` is in nats; None where labels are unknown.
+    ``mask`` is the pixels of its objects; None where they are not known, or there are none.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Explained(NamedTuple):
     decided: Bool[np.ndarray, "k"]
     truth: Bool[np.ndarray, "k"] | None
     loss: float | None
+    mask: Bool[np.ndarray, "s s"] | None = None
 
     @property
     def confidence(self) -> float:
@@ -106,7 +108,7 @@ class Explainer:
         request: Request,
     ) -> Iterator[Explained]:
         images = photographs.images[places]
-        labels = photographs.labels
+        labels, masks = photographs.labels, photographs.masks
         k = len(self._classes)
         of_batch = self._no_labels(len(places)) if labels is None else labels[places]
         judged = self._judge(images, of_batch)
@@ -123,6 +125,7 @@ class Explainer:
                 decided=decided[i],
                 truth=None if truth is None else truth[i],
                 loss=None if truth is None else float(judged.loss[i]),
+                mask=None if masks is None or not masks[place].any() else masks[place],
             )
             _check_finite(item)
             yield item

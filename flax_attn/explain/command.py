@@ -9,21 +9,20 @@ from pathlib import Path
 
 import numpy as np
 
-from flax_attn import functional
-from flax_attn.checkpoint import Checkpoints
 from flax_attn.durable import is_no_space
 from flax_attn.errors import DiskFullError, UsageError
 from flax_attn.explain.collect import Explained, Explainer, Request
 from flax_attn.explain.colour_scales import ScaleName
 from flax_attn.explain.forward import NetworkForward, network_forward
+from flax_attn.explain.on_objects import measure, summary_lines, write_values
 from flax_attn.explain.page import write_page
 from flax_attn.explain.photographs import Photographs
-from flax_attn.figures_explain import colour_table, draw_explained
+from flax_attn.figures_explain import colour_table, draw_explained, is_explained
 from flax_attn.loop import Say, bar
-from flax_attn.model import build_model
+from flax_attn.restored import restore_best
 from flax_attn.run import Run
 
-PAGE = "index.html"
+PAGE, ON_OBJECTS = "index.html", "localisation.csv"
 
 
 def restore(run: Run, workdir: Path) -> tuple[NetworkForward, int]:
@@ -31,11 +30,11 @@ def restore(run: Run, workdir: Path) -> tuple[NetworkForward, int]:
 
     Raises CheckpointError when there is no checkpoint, or it does not fit.
     """
-    config, num_classes = run.config.model, len(run.classes)
-    _, params, stats = functional.abstract(lambda: build_model(config, num_classes=num_classes))
-    best = Checkpoints(workdir, read_only=True).load_best()
-    params, stats = best.model(params, stats)
-    return network_forward(config, params, stats, num_classes=num_classes), best.info.epoch
+    best = restore_best(run, workdir)
+    network = network_forward(
+        run.config.model, best.params, best.stats, num_classes=len(run.classes)
+    )
+    return network, best.epoch
 
 
 def explain(
@@ -53,6 +52,9 @@ def explain(
 ) -> list[Explained]:
     """Writes a PNG for each photograph and ``index.html`` with all of them into ``out``.
 
+    Where objects have masks, also ``localisation.csv`` with measures of the maps. What an earlier
+    call left there and this one has no use for is removed.
+
     Raises NonFiniteError for a network that gives no numbers, UsageError or DiskFullError where
     nothing can be written.
     """
@@ -65,10 +67,9 @@ def explain(
     right = [item.correct for item in explained if item.correct is not None]
     if right:
         summary += f" · {sum(right)} of {n} right"
+    found_on = measure(explained)
     with writing(out):
-        for number, item in enumerate(bar(explained, n, "drawing"), start=1):
-            path = out / f"{number:03d}-{_file_name(item.name)}.png"
-            draw_explained(item, path, classes=classes, scale=scale, ranges=ranges)
+        kept = _draw(explained, out, classes=classes, scale=scale, ranges=ranges)
         write_page(
             out / PAGE,
             explained,
@@ -78,9 +79,33 @@ def explain(
             scale=scale,
             ranges=ranges,
             colours=colour_table(),
+            on_objects=found_on,
         )
+        _remove_others(out, kept)
+        if found_on is None:
+            (out / ON_OBJECTS).unlink(missing_ok=True)
+        else:
+            write_values(out / ON_OBJECTS, found_on, explained)
+    for line in summary_lines(found_on, n) if found_on else ():
+        say(line)
     say(f"wrote {PAGE} and {n} pictures to {out}")
     return explained
+
+
+def _draw(
+    explained: Sequence[Explained],
+    out: Path,
+    *,
+    classes: Sequence[str],
+    scale: ScaleName,
+    ranges: Mapping[str, tuple[float, float]],
+) -> list[Path]:
+    """The pictures, in the order of the photographs."""
+    paths = []
+    for number, item in enumerate(bar(explained, len(explained), "drawing"), start=1):
+        paths.append(out / f"{number:03d}-{_file_name(item.name)}.png")
+        draw_explained(item, paths[-1], classes=classes, scale=scale, ranges=ranges)
+    return paths
 
 
 @contextmanager
@@ -92,6 +117,13 @@ def writing(out: Path) -> Iterator[None]:
         if is_no_space(error):
             raise DiskFullError(f"no space left for pictures in {out}") from error
         raise UsageError(f"cannot write in {out}: {error.strerror or error}") from error
+
+
+def _remove_others(out: Path, kept: Sequence[Path]) -> None:
+    """Removes the pictures of an earlier call; files of others are told by what is in them."""
+    for path in set(out.glob("[0-9][0-9][0-9]*-*.png")) - set(kept):
+        if is_explained(path):
+            path.unlink()
 
 
 def _ranges(explained: Sequence[Explained]) -> Mapping[str, tuple[float, float]]:

@@ -59,11 +59,12 @@ def network_forward(
 ) -> NetworkForward:
     """The network of a configuration with these arrays; one structure for equal configurations.
 
-    Its convolutions are XLA's own, whatever ``config.conv`` says. The gradients of max pooling and
-    ReLU jump where rounding makes two values change places, which now and then moves a map by up
-    to 1e-2; Winograd's form rounds two to three times as coarsely.
+    Its convolutions are XLA's own and in float32, whatever the configuration says. The gradients
+    of max pooling and ReLU jump where rounding makes two values change places, which now and then
+    moves a map by up to 1e-2; Winograd's form rounds two to three times as coarsely.
     """
-    return NetworkForward(_structure(replace(config, conv="exact"), num_classes), params, stats)
+    exact = replace(config, conv="exact", precision="f32")
+    return NetworkForward(_structure(exact, num_classes), params, stats)
 
 
 @lru_cache

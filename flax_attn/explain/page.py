@@ -6,6 +6,7 @@ import base64
 import html
 import io
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
@@ -13,11 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, UInt8
 from PIL import Image
 
 from flax_attn.explain.collect import Explained
 from flax_attn.explain.colour_scales import ScaleName
+from flax_attn.explain.on_objects import MEASURES, OnObjects, left_out, outline, summarize
 from flax_attn.explain.wording import truth_text, verdict
 
 TEMPLATE = files("flax_attn.explain") / "template"
@@ -35,11 +37,12 @@ def write_page(
     scale: ScaleName,
     ranges: Mapping[str, tuple[float, float]],
     colours: UInt8[np.ndarray, "256 3"],
+    on_objects: OnObjects | None = None,
 ) -> None:
     """Writes the page: photographs as JPEG, maps as float32 of their own size, both in base64.
 
     ``scale`` is the one chosen at first; ``ranges`` are the ends of the scale "shared" of each map
-    and ``colours`` what all scales run through.
+    and ``colours`` what all scales run through. ``on_objects`` adds the measures of the maps.
     """
     data = {
         "classes": list(classes),
@@ -50,11 +53,16 @@ def write_page(
             for name, values in explained[0].maps.items()
         ],
         "orders": orders(explained),
-        "photographs": [_photograph(item, classes) for item in explained],
+        "measures": list(MEASURES),
+        "photographs": [
+            {**_photograph(item, classes), "onObjects": _measured(on_objects, i)}
+            for i, item in enumerate(explained)
+        ],
     }
     parts = {
         "title": html.escape(title),
         "summary": html.escape(summary),
+        "objects": _table(on_objects, len(explained)),
         # A "<" could end the script; nothing else can.
         "data": json.dumps(data, allow_nan=False).replace("<", r"\u003c"),
         "css": _read("page.css"),
@@ -89,8 +97,42 @@ def _photograph(item: Explained, classes: Sequence[str]) -> dict[str, Any]:
         "loss": item.loss,
         "probabilities": [float(p) for p in item.probabilities],
         "jpeg": _jpeg(item.image),
+        "outline": None if item.mask is None else _outline(item.mask),
         "maps": [_floats(values) for values in item.maps.values()],
     }
+
+
+def _measured(found: OnObjects | None, photograph: int) -> list[list[float | None]] | None:
+    """The measures of each map of one photograph; without the control."""
+    if found is None or photograph not in found.places:
+        return None
+    row = list(found.places).index(photograph)
+    maps = list(found.values.values())[:-1]
+    values = [[float(value[row]) for value in each.values()] for each in maps]
+    return [[v if math.isfinite(v) else None for v in each] for each in values]
+
+
+def _table(found: OnObjects | None, count: int) -> str:
+    """Means over the photographs whose objects are known."""
+    if found is None:
+        return ""
+    head = "".join(f"<th>{html.escape(name)}</th>" for name in ("map", *MEASURES))
+    rows = [
+        "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>"
+        for row in summarize(found)
+    ]
+    of = f"{len(found.places)} photographs{left_out(count - len(found.places))}"
+    return (
+        f'<section id="objects"><h2>On the objects</h2><table><caption>{of}: means in %, with 95 % '
+        f"intervals</caption><thead><tr>{head}</tr></thead>"
+        f"<tbody>{''.join(rows)}</tbody></table></section>"
+    )
+
+
+def _outline(mask: Bool[np.ndarray, "s s"]) -> str:
+    stream = io.BytesIO()
+    Image.fromarray(outline(mask)).save(stream, "PNG", optimize=True)
+    return _base64(stream.getvalue())
 
 
 def _jpeg(image: UInt8[np.ndarray, "s s 3"]) -> str:

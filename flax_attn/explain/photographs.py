@@ -9,22 +9,27 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Int, UInt8
+from jaxtyping import Bool, Int, UInt8
 
 from flax_attn.data import Split
 from flax_attn.data.decode import ImageError, Resize, decode
-from flax_attn.data.folder import EXTENSIONS
+from flax_attn.data.folder import EXTENSIONS, image_files
+from flax_attn.data.masks import objects
 from flax_attn.errors import DataError
 
 _SHOWN = 5
 
 
 class Photographs(NamedTuple):
-    """Images as the network sees them; ``labels`` have the form of a split's, None if unknown."""
+    """Images as the network sees them; ``labels`` have the form of a split's, None if unknown.
+
+    ``masks`` are the pixels of the objects, empty for an image whose mask is not known.
+    """
 
     names: Sequence[str]
     images: UInt8[np.ndarray, "n s s 3"]
     labels: Int[np.ndarray, "n *k"] | None
+    masks: Bool[np.ndarray, "n s s"] | None = None
 
 
 def from_paths(paths: Sequence[Path], *, size: int, resize: Resize, workers: int) -> Photographs:
@@ -59,11 +64,15 @@ def from_paths(paths: Sequence[Path], *, size: int, resize: Resize, workers: int
 
 
 def from_split(split: Split, places: Sequence[int], *, workers: int) -> Photographs:
-    """The images of a split at these places; raises ImageError for one that cannot be used."""
+    """The images of a split at these places, with their masks if it has any.
+
+    Raises ImageError for an image or a mask that cannot be used.
+    """
     with ThreadPoolExecutor(workers) as pool:
         images = np.stack(list(pool.map(split.image, places)))
     names = [split.names[i] for i in places]
-    return Photographs(names, images, np.asarray(split.labels)[list(places)])
+    labels = np.asarray(split.labels)[list(places)]
+    return Photographs(names, images, labels, objects(split, places, workers=workers))
 
 
 def spread(n: int, count: int) -> list[int]:
@@ -75,19 +84,7 @@ def _files(path: Path) -> Iterator[Path]:
     if not path.is_dir():
         yield path  # reading it says what is wrong with it
         return
-    found = sorted(_beneath(path), key=os.fsencode)
+    found = sorted(image_files(path), key=os.fsencode)
     if not found:
         raise DataError(f"no images in folder {str(path)!r}: expected {' '.join(EXTENSIONS)}")
     yield from found
-
-
-def _beneath(root: Path) -> Iterator[Path]:
-    for folder, inner, names in os.walk(root):
-        inner[:] = [name for name in inner if not _is_hidden(name)]
-        for name in names:
-            if name.lower().endswith(EXTENSIONS) and not _is_hidden(name):
-                yield Path(folder, name)
-
-
-def _is_hidden(name: str) -> bool:
-    return name.startswith(".") or name == "__MACOSX"

@@ -21,11 +21,5 @@ def truth_text(item: Explained, classes: Sequence[str]) -> str | None:
     return None if item.truth is None else _names(item.truth, classes) or "nothing"
 
 
-def printable(text: str) -> str:
-    """The text in one line of Latin letters, for what cannot show all others."""
-    latin = text.encode("latin-1", "backslashreplace").decode("latin-1")
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in latin)
-
-
 def _names(has: Bool[np.ndarray, "k"], classes: Sequence[str]) -> str:
     return ", ".join(name for name, there in zip(classes, has, strict=True) if there)

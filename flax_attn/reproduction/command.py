@@ -7,8 +7,10 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Bool
 
-from flax_attn.data import Dataset
+from flax_attn.data import Dataset, Split
+from flax_attn.data.masks import objects
 from flax_attn.errors import DataError, UsageError
 from flax_attn.examples import ExampleSource
 from flax_attn.explain.photographs import spread
@@ -24,7 +26,7 @@ from flax_attn.reproduction.networks import (
     trainable_size,
     validation_source,
 )
-from flax_attn.reproduction.objects import animals, heads
+from flax_attn.reproduction.objects import heads
 from flax_attn.reproduction.plan import SIGMOID, SOFTMAX, Plan
 from flax_attn.reproduction.report import write_report
 from flax_attn.reproduction.stages import Stage, Stages
@@ -94,6 +96,8 @@ def _gather(
     places = spread(len(labels), plan.sizes.map_images)
     if len(np.unique(labels[places])) < 2:
         raise UsageError(f"--map-images {len(places)} leaves a class out: judge more images")
+    # Before hours of training, as a mask that cannot be used ends the command.
+    animals = _animals(plan, split, places, say)
     trained = _train(plan, dataset, initial, stages, workdir, say)
     networks = {
         name: _shown(plan, each, dataset, places, stages, say) for name, each in trained.items()
@@ -125,10 +129,19 @@ def _gather(
         trained_parameters={name: trainable_size(each) for name, each in trained.items()},
         cost=_cost(plan, stages),
         sanity=checked,
-        animals=animals(split, places),
+        animals=animals,
         heads=heads(split, places),
     )
     return evidence, trained[SIGMOID].run.weights
+
+
+def _animals(
+    plan: Plan, split: Split, places: list[int], say: Say
+) -> Bool[np.ndarray, "m s s"] | None:
+    found = objects(split, places, workers=plan.config.data.workers)
+    if found is not None and not found.any((1, 2)).all():
+        say(f"{found.any((1, 2)).sum()} of the {len(places)} judged images have masks")
+    return found
 
 
 def _train(

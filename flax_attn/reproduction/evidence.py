@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,7 +23,8 @@ class Evidence:
 
     ``train_images`` is how many were trained on, ``places`` are the judged ones among the n;
     ``networks`` holds each training's maps and probabilities by name, ``rows`` its epochs.
-    ``animals`` and ``heads`` are None where the data set does not know them.
+    ``animals`` and ``heads`` are None where the data set does not know them; the mask of an image
+    whose animal is not known is empty, and measures that ask for it leave the image out.
     """
 
     plan: Plan
@@ -53,6 +55,12 @@ class Evidence:
     def judged_labels(self) -> Int[np.ndarray, "m"]:
         """The labels of the judged images."""
         return self.labels[list(self.places)]
+
+    def share_of_image(self, label: int) -> float:
+        """What part of their images the animals of a class take up; NaN if none is known."""
+        assert self.animals is not None
+        known = self.animals[(self.judged_labels == label) & self.animals.any((1, 2))]
+        return float(known.mean()) if len(known) else math.nan
 
     def name(self, label: int) -> str:
         """A class in the singular where it is one of the article's, else its own name."""

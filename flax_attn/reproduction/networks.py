@@ -9,8 +9,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from flax_attn import functional
-from flax_attn.checkpoint import Checkpoints
 from flax_attn.config import Config
 from flax_attn.data import Dataset
 from flax_attn.errors import DataError
@@ -19,7 +17,8 @@ from flax_attn.explain.forward import NetworkForward, network_forward
 from flax_attn.frozen import cache_key
 from flax_attn.functional import Arrays, Structure
 from flax_attn.loop import Evaluation, Say, evaluate
-from flax_attn.model import MODELS, build_model
+from flax_attn.model import MODELS
+from flax_attn.restored import restore_best
 from flax_attn.run import Run
 from flax_attn.snapshots import load_snapshot
 from flax_attn.sources import example_sources
@@ -54,11 +53,8 @@ class Trained(NamedTuple):
 def restore(workdir: Path) -> Trained:
     """The training in a run directory; raises CheckpointError when it is not there or damaged."""
     run = Run.load(workdir)
-    structure, params, stats = functional.abstract(
-        lambda: build_model(run.config.model, num_classes=len(run.classes))
-    )
-    params, stats = Checkpoints(workdir, read_only=True).load_best().model(params, stats)
-    return Trained(run, workdir, structure, params, stats)
+    best = restore_best(run, workdir)
+    return Trained(run, workdir, best.structure, best.params, best.stats)
 
 
 def validation_source(trained: Trained, dataset: Dataset, say: Say) -> ExampleSource:

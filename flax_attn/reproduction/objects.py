@@ -1,4 +1,4 @@
-"""Where the animals of the judged images are, and their heads, as far as the data set knows."""
+"""Where the heads of the animals are, as far as the data set knows."""
 
 from __future__ import annotations
 
@@ -8,16 +8,9 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Bool
 
-from flax_attn.data.dataset import MaskedSplit, Split
+from flax_attn.data.dataset import Split
 from flax_attn.data.drawn_pets import DrawnPets
 from flax_attn.data.drawn_pets_plan import plan_scene
-
-
-def animals(split: Split, places: Sequence[int]) -> Bool[np.ndarray, "n s s"] | None:
-    """The pixels of the animals of each image; None of a data set without masks."""
-    if not isinstance(split, MaskedSplit):
-        return None
-    return np.stack([split.masks(i).any(0) for i in places])
 
 
 def heads(split: Split, places: Sequence[int]) -> Bool[np.ndarray, "n s s"] | None:

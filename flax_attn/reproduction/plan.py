@@ -106,7 +106,8 @@ class Plan:
 
     def conditions(self) -> dict[str, Any]:
         """All that decides the numbers, flat."""
-        free = {"workers", "feature_cache", "workdir", "snapshot_epochs"}
+        caches = {"feature_cache", "image_cache", "compilation_cache"}
+        free = {"workers", "mask_dir", "workdir", "snapshot_epochs", *caches}
         flat = {k: v for part in self.config.to_json().values() for k, v in part.items()}
         kept = {k: v for k, v in flat.items() if k not in free}
         return {**kept, **asdict(self.sizes), "article_hidden": self.article_hidden}

@@ -109,8 +109,20 @@ def _how(evidence: Evidence, weights: Mapping[str, str], seconds: Mapping[str, f
             "An interval over images does not tell how another training would have come out: "
             f"only what is shown for each seed does. Other numbers are of {SIGMOID} with the "
             "first seed.",
+            *_on_masks(evidence),
         ],
     )
+
+
+def _on_masks(evidence: Evidence) -> list[str]:
+    """How many images were left out for want of a mask."""
+    if evidence.animals is None:
+        return []
+    missing = int((~evidence.animals.any((1, 2))).sum())
+    if not missing:
+        return []
+    n = len(evidence.places)
+    return [f"{missing} of the {n} judged images have no mask: what needs one leaves them out."]
 
 
 def _optimizer(evidence: Evidence) -> str:

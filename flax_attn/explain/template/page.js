@@ -82,11 +82,14 @@ function arrange(card) {
   if (String(kinds) === String(card.maps.map((map) => map.kind))) return;
   card.maps = kinds.map((kind) => makeMap(card, kind));
   const figures = card.maps.map((map) => map.figure);
-  card.figures.replaceChildren(...(isWide ? [makePhotograph()] : []), ...figures);
+  card.figures.replaceChildren(...(isWide ? [makePhotograph(card.photograph)] : []), ...figures);
 }
 
-function makePhotograph() {
+function makePhotograph({ outline }) {
   const picture = element("div", { className: "picture" }, element("img", { alt: "photograph" }));
+  if (outline !== null) {
+    picture.append(element("img", { alt: "outline of the object", src: `data:image/png;base64,${outline}` }));
+  }
   return element("figure", {}, picture, element("figcaption", { textContent: "Photograph" }));
 }
 
@@ -100,7 +103,14 @@ function makeMap(card, kind) {
   picture.addEventListener("pointerleave", () => (reading.hidden = true));
   const name = element("div", { className: "name", textContent: data.maps[kind].name });
   const bar = element("span", { className: "bar", ariaHidden: "true" });
-  const figure = element("figure", {}, picture, element("figcaption", {}, name, bar, numbers));
+  const caption = element("figcaption", {}, name, bar, numbers);
+  const measured = card.photograph.onObjects?.[kind];
+  if (measured) {
+    const texts = measured.map((value, i) => `${data.measures[i]} ${percent(value)}`);
+    const parts = texts.map((textContent) => element("span", { textContent }));
+    caption.append(element("div", { className: "measures" }, ...parts));
+  }
+  const figure = element("figure", {}, picture, caption);
   return { kind, figure, canvas, numbers, painted: "" };
 }
 
@@ -133,6 +143,10 @@ function read(event, photograph, kind, reading) {
   const value = map.values[row * w + column];
   reading.textContent = `${shown(value)}, above ${(100 * share(map, value)).toFixed(1)}% of the map`;
   reading.hidden = false;
+}
+
+function percent(value) {
+  return value === null ? "undefined" : `${(100 * value).toFixed(0)}%`;
 }
 
 function shown(value) {

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
+from flax_attn.explain import measures
 from flax_attn.explain.intervals import Interval
 from flax_attn.figures_reproduce import Bar, Panel, draw_intervals
-from flax_attn.reproduction import measures
 from flax_attn.reproduction.content import Finding, Number, Picture, Section, Table, interval_text
 from flax_attn.reproduction.evidence import Evidence
 from flax_attn.reproduction.plan import GATES

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from flax_attn.explain import measures
+from flax_attn.explain.measures import Maps, Masks, Values
 from flax_attn.figures_reproduce import Bar, Panel, draw_intervals
-from flax_attn.reproduction import measures
 from flax_attn.reproduction.content import Finding, Number, Picture, Section, Table, interval_text
 from flax_attn.reproduction.evidence import Evidence
-from flax_attn.reproduction.measures import Maps, Masks, Values
 from flax_attn.reproduction.plan import SIGMOID, SOFTMAX
 from flax_attn.reproduction.statistics import mean, paired_difference
 from flax_attn.reproduction.verdicts import above

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from flax_attn.explain import measures
 from flax_attn.figures_maps import Strip, animate_strips, draw_strips
-from flax_attn.reproduction import measures
 from flax_attn.reproduction.content import (
     Finding,
     Number,
@@ -146,7 +146,7 @@ def _table(evidence: Evidence) -> Table:
     text = "Means over the validation images."
     if masks is not None:
         part = ", ".join(
-            f"{percent(masks[evidence.judged_labels == k].mean(), '.1%')} for a {evidence.name(k)}"
+            f"{percent(evidence.share_of_image(k), '.1%')} for a {evidence.name(k)}"
             for k in (evidence.dog, evidence.cat)
         )
         text += f" A map that does not care puts on the animal its share of the image: {part}."

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from flax_attn.explain import measures
 from flax_attn.figures_maps import Strip, draw_strips
-from flax_attn.reproduction import measures
 from flax_attn.reproduction.content import (
     Finding,
     Number,

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
+from flax_attn.explain import measures
+from flax_attn.explain.measures import Maps, Values
 from flax_attn.figures_maps import Strip, draw_strips
-from flax_attn.reproduction import measures
 from flax_attn.reproduction.content import Finding, Number, Picture, Section, Table, interval_text
 from flax_attn.reproduction.evidence import Evidence
-from flax_attn.reproduction.measures import Maps, Values
 from flax_attn.reproduction.plan import SIGMOID
 from flax_attn.reproduction.statistics import mean, paired_difference
 from flax_attn.reproduction.verdicts import above

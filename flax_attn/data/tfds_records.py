@@ -1,0 +1,122 @@
+"""Records that TFDS prepared, read by index without TensorFlow."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from flax_attn.data.decode import ImageError
+from flax_attn.data.listed import ListedImages
+from flax_attn.data.manifest import ManifestRow
+from flax_attn.errors import DataError, UsageError
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecordSplit(ListedImages):
+    """Records of a ``tfds.data_source``, decoded when asked for.
+
+    ``records[i]`` is the place of image ``i`` in ``data_source``.
+    """
+
+    data_source: Any
+    records: tuple[int, ...]
+
+    def record(self, index: int) -> Mapping[str, Any]:
+        """All that is kept of an image; raises ImageError when it cannot be read."""
+        try:
+            return self.data_source[self.records[index]]
+        # The reader of records raises errors of its own on damaged files.
+        except Exception as error:
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise ImageError(self.rows[index].path, reason) from error
+
+    def source(self, index: int) -> bytes:
+        return self.record(index)["image"]
+
+
+def import_tfds(name: str) -> Any:
+    """The package, which is an optional extra; raises UsageError when it is not installed."""
+    # It takes a second to import.
+    try:
+        import tensorflow_datasets
+    except ImportError as error:
+        raise UsageError(
+            f"the data set {name} needs tensorflow_datasets ({error}): "
+            "pip install 'flax_attn[tfds]'"
+        ) from error
+    return tensorflow_datasets
+
+
+def folder_of_tfds(tfds: Any, data_dir: Path | None) -> Path:
+    """``data_dir``, or TFDS's own (``$TFDS_DATA_DIR`` or ``~/tensorflow_datasets``)."""
+    return Path(tfds.core.constants.DATA_DIR if data_dir is None else data_dir).expanduser()
+
+
+def is_prepared(root: Path, name: str, version: str) -> bool:
+    """Whether TFDS's folder holds this data set, whole."""
+    return (root / name / version / "dataset_info.json").exists()
+
+
+def open_records(
+    tfds: Any,
+    root: Path,
+    name: str,
+    version: str,
+    *,
+    split: str = "train",
+    encoded: Sequence[str] = ("image",),
+    read_row: Callable[[Mapping[str, Any]], tuple[str, int]],
+    classes: Sequence[str],
+) -> tuple[Any, list[ManifestRow]]:
+    """The data source of a split, and a row for each of its records, in their order.
+
+    ``encoded`` are the features that are not decoded; ``read_row`` gives the name and the label of
+    a record. Reads every record once.
+
+    Raises:
+      DataError: not readable, prepared in a format without random access, a label that is no
+        class, or one image twice under one name.
+    """
+    try:
+        data_source = tfds.data_source(
+            f"{name}:{version}",
+            split=split,
+            data_dir=root,
+            download=False,
+            decoders={feature: tfds.decode.SkipDecoding() for feature in encoded},
+        )
+        return data_source, _read_rows(data_source, name, read_row, classes)
+    except DataError:
+        raise
+    except NotImplementedError as error:
+        raise DataError(
+            f"{name} in {str(root)!r} is prepared in a format without random access: "
+            "prepare it with file_format='array_record', or give another --data-dir"
+        ) from error
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise DataError(
+            f"cannot read {name} in {str(root)!r}: {reason}; "
+            f"delete {str(root / name)!r} to have it prepared anew"
+        ) from error
+
+
+def _read_rows(
+    data_source: Any,
+    name: str,
+    read_row: Callable[[Mapping[str, Any]], tuple[str, int]],
+    classes: Sequence[str],
+) -> list[ManifestRow]:
+    rows = []
+    for place in range(len(data_source)):
+        record = data_source[place]
+        path, label = read_row(record)
+        if not 0 <= label < len(classes):
+            raise DataError(f"{name}, {path!r}: label {label}, expected 0 to {len(classes) - 1}")
+        rows.append(ManifestRow(path, label, hashlib.sha256(record["image"]).hexdigest()))
+    if len(set(rows)) != len(rows):
+        raise DataError(f"{name} holds the same photograph twice under one name: prepare anew")
+    return rows
