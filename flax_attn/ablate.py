@@ -16,6 +16,7 @@ from flax_attn.ablation import table
 from flax_attn.ablation.grid import Bench, Combination, run_combination
 from flax_attn.ablation.spread import object_masks
 from flax_attn.choices import CHOICES
+from flax_attn.compilation_cache import use_compilation_cache
 from flax_attn.config import Config, make_config, save_json
 from flax_attn.data import Dataset, open_dataset
 from flax_attn.data.subset import random_subset
@@ -46,10 +47,13 @@ def main(argv: Sequence[str]) -> None:
     args = parser.parse_args(argv)
     given = {name: getattr(args, name) for name in names if hasattr(args, name)}
     config = make_config(given)
+    use_compilation_cache(config.run.compilation_cache)
     if not config.train.freeze_backbone:
         raise UsageError("the grid trains on frozen features: drop --no-freeze-backbone")
     out = Path(args.out or f"runs/ablation-{config.data.dataset}")
-    dataset = open_dataset(config.data, cache=Path(config.run.feature_cache))
+    dataset = open_dataset(
+        config.data, cache=Path(config.run.feature_cache), images=config.run.image_folder
+    )
     if args.train_subset is not None:
         part = random_subset(dataset.splits["train"], args.train_subset, seed=0)
         dataset = replace(dataset, splits={**dataset.splits, "train": part})
@@ -109,7 +113,7 @@ def _bench(config: Config, dataset: Dataset, initial: Initial, say: Say) -> Benc
 def _check_conditions(config: Config, dataset: Dataset, out: Path) -> None:
     """Remembers what decides the numbers, or compares it with what was remembered."""
     path = out / "conditions.json"
-    free = ("workers", "feature_cache", "workdir")
+    free = ("workers", "feature_cache", "image_cache", "compilation_cache", "workdir")
     flat = {k: v for part in config.to_json().values() for k, v in part.items() if k not in free}
     images = [dataset.splits[name].fingerprint[:16] for name in ("train", "val")]
     now = json.loads(json.dumps({**flat, "images": images}))

@@ -20,6 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
@@ -107,8 +108,7 @@ def _save(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     with _quietly():
         try:
             # Weights hardly compress, and the time is better spent on their digests.
-            handler = ocp.PyTreeCheckpointHandler(use_compression=False)
-            with ocp.Checkpointer(handler) as checkpointer:
+            with _checkpointer(use_compression=False) as checkpointer:
                 checkpointer.save(path.absolute(), args=ocp.args.PyTreeSave(dict(arrays)))
         except (OSError, ValueError) as error:
             failure = _system_error(error)
@@ -119,6 +119,17 @@ def _save(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
         if failure is not None:
             gc.collect()
             raise OSError(failure, os.strerror(failure), str(path))
+
+
+def _checkpointer(**options: Any) -> ocp.Checkpointer:
+    alone: dict[str, Any] = {}
+    if jax.process_count() > 1:
+        # Otherwise Orbax waits for the other processes, which do not write or read here.
+        me = jax.process_index()
+        alone["multiprocessing_options"] = ocp.options.MultiprocessingOptions(
+            primary_host=me, active_processes={me}, barrier_sync_key_prefix=f"process_{me}"
+        )
+    return ocp.Checkpointer(ocp.PyTreeCheckpointHandler(**options, **alone), **alone)
 
 
 def _system_error(error: OSError | ValueError) -> int | None:
@@ -160,7 +171,7 @@ def _restore(path: Path, names: list[str]) -> dict[str, np.ndarray]:
     args = ocp.args.PyTreeRestore(
         dict.fromkeys(names, 0), restore_args=dict.fromkeys(names, as_numpy)
     )
-    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+    with _checkpointer() as checkpointer:
         found = checkpointer.restore(path.absolute(), args=args)
     return {name: np.asarray(found[name], order="C") for name in names}
 

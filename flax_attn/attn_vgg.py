@@ -21,10 +21,10 @@ from flax_attn.network import (
     AttnOutput,
     Network,
     Policy,
-    backbone,
     channels,
     global_average,
     linear,
+    projected_in,
 )
 from flax_attn.vgg import Features
 
@@ -45,8 +45,7 @@ class AttnVGG(Network):
         return (*config.gates, "pool5")
 
     def __init__(self, config: ModelConfig, num_classes: int, *, rngs: nnx.Rngs):
-        self.backbone = backbone(config, rngs)
-        self.dropout = config.dropout or 0.0
+        super().__init__(config, rngs=rngs)
         self.gated = config.gates
         self.classes = num_classes if config.per_class else 1
         self.heads = config.heads
@@ -69,6 +68,7 @@ class AttnVGG(Network):
                     groups=self.classes * self.heads,
                     per_channel=config.attn_dims == "multi",
                     hops=config.hops,
+                    dtype=projected_in(config),
                     rngs=rngs,
                 )
                 for name in config.gates
@@ -78,7 +78,12 @@ class AttnVGG(Network):
         joined = widths["pool5"] + copies * sum(widths[name] for name in config.gates)
         self.classifier = linear(joined, num_classes, rngs)
         self.self_attention = (
-            SelfAttention(widths["pool5"], attn_features=config.attn_features, rngs=rngs)
+            SelfAttention(
+                widths["pool5"],
+                attn_features=config.attn_features,
+                dtype=projected_in(config),
+                rngs=rngs,
+            )
             if config.self_attention
             else None
         )

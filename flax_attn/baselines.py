@@ -9,7 +9,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Key
 
 from flax_attn.config import ModelConfig
-from flax_attn.network import AttnOutput, Network, backbone, channels, global_average, linear
+from flax_attn.network import AttnOutput, Network, channels, global_average, linear, projected_in
 from flax_attn.vgg import Features
 
 # The dense classifier of VGG16 is built for a 7×7 map (a 224-pixel image).
@@ -27,8 +27,7 @@ class PooledVGG(Network):
         return ("pool3", "pool4", "pool5")
 
     def __init__(self, config: ModelConfig, num_classes: int, *, rngs: nnx.Rngs):
-        self.backbone = backbone(config, rngs)
-        self.dropout = config.dropout or 0.0
+        super().__init__(config, rngs=rngs)
         widths = channels(config)
         self.classifier = linear(sum(widths[name] for name in self.taps(config)), num_classes, rngs)
 
@@ -48,8 +47,7 @@ class GapVGG(Network):
         return ("pool5",)
 
     def __init__(self, config: ModelConfig, num_classes: int, *, rngs: nnx.Rngs):
-        self.backbone = backbone(config, rngs)
-        self.dropout = config.dropout or 0.0
+        super().__init__(config, rngs=rngs)
         self.classifier = linear(config.widths[4], num_classes, rngs)
 
     def classify(
@@ -68,11 +66,13 @@ class DenseVGG(Network):
         return ("pool5",)
 
     def __init__(self, config: ModelConfig, num_classes: int, *, rngs: nnx.Rngs):
-        self.backbone = backbone(config, rngs)
+        super().__init__(config, rngs=rngs)
         self.dropout = 0.5 if config.dropout is None else config.dropout
         sizes = (config.widths[4] * DENSE_GRID**2, config.hidden, config.hidden, num_classes)
+        types = (projected_in(config), projected_in(config), None)
         self.dense = nnx.List(
-            linear(before, after, rngs) for before, after in zip(sizes[:-1], sizes[1:], strict=True)
+            linear(before, after, rngs, dtype=dtype)
+            for before, after, dtype in zip(sizes[:-1], sizes[1:], types, strict=True)
         )
 
     def classify(

@@ -17,6 +17,8 @@ from typing import Any, Literal, NoReturn, get_args, get_origin, get_type_hints
 from flax_attn.config import PRESETS, Config
 from flax_attn.durable import is_no_space
 from flax_attn.errors import DiskFullError, FlaxAttnError, UsageError
+from flax_attn.native.memory import keep_freed_memory
+from flax_attn.processes import Meeting
 
 INTERRUPTED = 130
 
@@ -78,10 +80,43 @@ def add_preset(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--preset", choices=list(PRESETS), help="settings to start from")
 
 
+def add_meeting(parser: argparse.ArgumentParser) -> None:
+    """The flags of a process that trains or judges together with others."""
+    group = parser.add_argument_group("several processes (docs/scaling.md)")
+    group.add_argument("--coordinator", help="host:port of the first process, for all to meet")
+    group.add_argument("--num-processes", type=int, help="how many there are")
+    group.add_argument("--process-id", type=int, help="which this one is, from 0")
+
+
+def take_meeting(values: dict[str, Any]) -> Meeting | None:
+    """Removes the flags of ``add_meeting`` from parsed values; None where they were not given.
+
+    Raises UsageError for some of them without the others, or values that make no sense.
+    """
+    place, count, index = (
+        values.pop(name) for name in ("coordinator", "num_processes", "process_id")
+    )
+    if place is None and count is None and index is None:
+        return None
+    if place is None or count is None or index is None:
+        raise UsageError(
+            "several processes need all of --coordinator, --num-processes and --process-id"
+        )
+    host, _, port = place.rpartition(":")
+    if not host or not port.isdecimal() or not 0 < int(port) < 65536:
+        raise UsageError(f"--coordinator takes host:port, got {place!r}")
+    if count < 2:
+        raise UsageError(f"--num-processes must be at least 2, got {count}")
+    if not 0 <= index < count:
+        raise UsageError(f"--process-id must be between 0 and {count - 1}, got {index}")
+    return Meeting(place, count, index)
+
+
 def run(main: Callable[[Sequence[str]], None], argv: Sequence[str] | None = None) -> int:
     """Runs a command; a failure prints one line on standard error and gives its exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     logging.getLogger("absl").setLevel(logging.ERROR)
+    keep_freed_memory()
     # A terminal that cannot show the name of a class is no reason to fail.
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")

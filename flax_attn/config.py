@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
 from typing import Any, Literal
 
 from flax_attn.errors import UsageError
@@ -57,12 +58,21 @@ class ModelConfig:
     conv: Literal["auto", "exact"] = setting(
         "auto", "convolutions: the fastest known for the device, or XLA's own"
     )
+    precision: Literal["f32", "bf16"] = setting(
+        "f32", "arithmetic of convolutions and projections; all else is float32"
+    )
+    remat: bool = setting(
+        False, "compute the backbone's activations again instead of keeping them: less memory"
+    )
 
 
 @dataclass(frozen=True)
 class DataConfig:
     dataset: str = setting("drawn_pets", "data set")
-    data_dir: str | None = setting(None, "folder of the data set (folder, cats_vs_dogs)")
+    data_dir: str | None = setting(None, "folder of the data set (of all but drawn ones)")
+    mask_dir: str | None = setting(
+        None, "masks of the images of folder, for measures of maps (default: DATA_DIR_masks)"
+    )
     image_size: int = setting(224, "side of the images in pixels, a multiple of 32", low=32)
     resize: Literal["crop", "stretch"] = setting(
         "crop", "crop: shorter side, then centre crop; stretch: both sides"
@@ -86,6 +96,12 @@ class TrainConfig:
     )
     epochs: int = setting(20, "passes over the training images", low=1)
     batch_size: int = setting(32, "images in a step", low=1)
+    accumulate: int = setting(
+        1, "parts a step's batch is computed in, one after the other: less memory", low=1
+    )
+    devices: int | None = setting(
+        None, "devices that share each batch (default: all there are)", low=1
+    )
     optimizer: str = setting("adam", "optimizer")
     learning_rate: float = setting(1e-3, "peak learning rate of gates and classifier", low=0)
     backbone_learning_rate: float = setting(1e-5, "peak learning rate of the backbone", low=0)
@@ -114,6 +130,12 @@ class RunConfig:
     weights: str = setting("imagenet", "imagenet, none, or a .safetensors file of ported weights")
     init_from: str | None = setting(None, "start from the best checkpoint of this run directory")
     feature_cache: str = setting("runs/features", "folder of frozen-backbone features")
+    image_cache: str = setting(
+        "runs/images", "folder of decoded images, 150 kB each at 224 pixels, or none"
+    )
+    compilation_cache: str | None = setting(
+        None, "folder of compiled programs, for later starts on this machine (default: none)"
+    )
     snapshot_epochs: tuple[int, ...] | None = setting(
         None, "epochs after which a light snapshot is kept, to see how attention changes"
     )
@@ -127,6 +149,11 @@ class RunConfig:
     resume_anyway: tuple[str, ...] | None = setting(
         None, "conditions that may differ from those of the run that is resumed"
     )
+
+    @property
+    def image_folder(self) -> Path | None:
+        """Where decoded images are kept, None for nowhere."""
+        return None if self.image_cache == "none" else Path(self.image_cache)
 
 
 @dataclass(frozen=True)
@@ -172,6 +199,7 @@ DATASET_DEFAULTS: dict[str, dict[str, Any]] = {
     "drawn_pets": {"image_size": 128, "epochs": 20},
     "folder": {},
     "cats_vs_dogs": {},
+    "oxford_iiit_pet": {},
     "drawn_pets_scenes": {"image_size": 128, "epochs": 20, "task": "multilabel"},
     "labelled_csv": {"task": "multilabel"},
 }
@@ -244,6 +272,11 @@ def validate(config: Config) -> None:
     if data.dataset in NEEDS_DATA_DIR and data.data_dir is None:
         needed = NEEDS_DATA_DIR[data.dataset]
         raise UsageError(f"--dataset {data.dataset} needs --data-dir, {needed}")
+    if train.batch_size % train.accumulate:
+        raise UsageError(
+            f"--batch-size {train.batch_size} cannot be computed in --accumulate "
+            f"{train.accumulate} equal parts: choose a multiple"
+        )
     if train.freeze_backbone and (train.flip or train.crop_min_area is not None):
         raise UsageError(
             "a frozen backbone sees every image once, so flips and crops have no effect: "

@@ -49,3 +49,9 @@ class RunBusyError(FlaxAttnError):
     """Another process trains in the same run directory."""
 
     exit_code = 8
+
+
+class ProcessLostError(FlaxAttnError):
+    """One of several processes that train together is gone."""
+
+    exit_code = 9

@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from flax_attn import functional
-from flax_attn.checkpoint import Checkpoints
 from flax_attn.config import Config, save_json
 from flax_attn.data import Split, read_image
+from flax_attn.devices import choose_devices
 from flax_attn.examples import ImageExamples
-from flax_attn.figures import Panel, draw_attention, plain
+from flax_attn.figures import Panel, draw_attention
 from flax_attn.functional import Arrays
 from flax_attn.loop import Evaluation, Say, evaluate
 from flax_attn.maps import named_maps
-from flax_attn.model import build_model
+from flax_attn.plain_text import plain
+from flax_attn.processes import ALONE, Processes
+from flax_attn.restored import restore_best
 from flax_attn.run import Run
 from flax_attn.step import EvalStep, Examples, make_eval_step
 from flax_attn.task import TASKS, Task
+from flax_attn.together import refuse_quarantine, require_same, shared_conditions
 
 PANELS = 8
 
@@ -35,22 +38,30 @@ def evaluate_run(
     workdir: Path,
     out: Path,
     say: Say,
+    processes: Processes = ALONE,
 ) -> Evaluation:
     """Judges the best checkpoint of a run on the images of a split.
 
-    ``config`` is the run's with the data settings to judge on. Writes ``metrics.json``,
-    ``predictions.csv`` and, of networks with gates, ``attention.png`` into ``out``. Raises
+    ``config`` is the run's with the data settings to judge on; its devices share the batches,
+    enlarged to equal parts. Writes ``metrics.json``, ``predictions.csv`` and, of networks with
+    gates, ``attention.png`` into ``out``, of several ``processes`` the first one. Raises
     CheckpointError when there is no checkpoint, or it does not fit.
     """
-    structure, params, stats = functional.abstract(
-        lambda: build_model(run.config.model, num_classes=len(run.classes))
-    )
-    best = Checkpoints(workdir, read_only=True).load_best()
-    params, stats = best.model(params, stats)
+    devices = choose_devices(config.train.devices)
+    refuse_quarantine(config, processes)
+    require_same(shared_conditions(config, run.classes, split.fingerprint), processes)
+    run = replace(run, config=run.config.updated(conv=devices.network(run.config.model).conv))
+    network = restore_best(run, workdir)
+    params, stats = devices.replicate(processes.from_first((network.params, network.stats)))
     task = TASKS[run.config.train.task]
-    step = make_eval_step(structure, task)
-    source = ImageExamples(split, config.train.batch_size, config.data.workers)
-    result = evaluate(step, params, stats, source, num_classes=len(run.classes), task=task)
+    step = make_eval_step(network.structure, task, devices)
+    batch_size = -(-config.train.batch_size // devices.count) * devices.count
+    source = ImageExamples(split, batch_size, config.data.workers, devices.part)
+    result = evaluate(
+        step, params, stats, source, num_classes=len(run.classes), task=task, devices=devices
+    )
+    if not processes.first:
+        return result
     out.mkdir(parents=True, exist_ok=True)
     save_json(
         str(out / "metrics.json"),
@@ -60,14 +71,17 @@ def evaluate_run(
             "classes": list(run.classes),
             "dataset": config.data.dataset,
             "split": split_name,
-            "epoch": best.info.epoch,
-            "step": best.info.step,
+            "epoch": network.epoch,
+            "step": network.step,
         },
     )
     write_predictions(out / "predictions.csv", result, split, run.classes, task)
+    if devices.count > 1:  # the panels are as few as one device computes
+        params, stats = network.params, network.stats
+        step = make_eval_step(network.structure, task)
     panels = attention_panels(step, params, stats, split, run)
     if panels:
-        title = f"{run.config.model.model}, {run.config.model.norm}, epoch {best.info.epoch}"
+        title = f"{run.config.model.model}, {run.config.model.norm}, epoch {network.epoch}"
         draw_attention(panels, out / "attention.png", title=title)
     say(f"wrote metrics.json, predictions.csv and pictures to {out}")
     return result

@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from flax_attn.checkpoint import Checkpoints
 from flax_attn.config import TrainConfig
+from flax_attn.devices import ONE, Devices
 from flax_attn.errors import NonFiniteError
 from flax_attn.examples import ExampleSource, steps_per_epoch
 from flax_attn.functional import Arrays
@@ -68,11 +69,12 @@ def evaluate(
     keep_attention: bool = False,
     text: str = "evaluating",
     at_boundary: Callable[[], None] = lambda: None,
+    devices: Devices = ONE,
 ) -> Evaluation:
     """Loss, accuracy, precision, recall, average precision, ROC AUC and images/s.
 
     ``keep_attention`` keeps the attention maps of all examples in memory; ``at_boundary`` is
-    called between batches, and may raise.
+    called between batches, and may raise. ``devices`` are those of the step.
     """
     sums: Any = task.sums.zero(num_classes)
     probabilities, losses, masks = [], [], []
@@ -80,13 +82,14 @@ def evaluate(
     started = time.perf_counter()
     with closing(source.epoch(0, seed=0, shuffle=False)) as batches:
         for examples in bar(batches, steps_per_epoch(source), text):
-            batch_sums, prediction = step(params, stats, examples)
-            sums = sums.merge(batch_sums)
-            probabilities.append(np.asarray(prediction.probabilities)[examples.mask])
-            losses.append(np.asarray(prediction.loss)[examples.mask])
-            masks.append(examples.mask)
+            batch_sums, prediction = step(params, stats, devices.share(examples))
+            sums = sums.merge(devices.on_one(batch_sums))
+            mask = devices.whole(examples.mask)
+            probabilities.append(np.asarray(prediction.probabilities)[mask])
+            losses.append(np.asarray(prediction.loss)[mask])
+            masks.append(mask)
             for name, maps in prediction.attention.items() if keep_attention else ():
-                attention.setdefault(name, []).append(np.asarray(maps)[examples.mask])
+                attention.setdefault(name, []).append(np.asarray(maps)[mask])
             at_boundary()
     seconds = time.perf_counter() - started
     stacked = np.concatenate(probabilities)
@@ -108,6 +111,10 @@ class Trainer:
     A state is saved at the end of an epoch, before its evaluation, every ``save_every`` batches
     in between, and when ``stop`` is requested. ``keep(epoch, state)`` is called at the end of an
     epoch, before it is saved: killed between the two, the end is reached and kept again.
+
+    Steps share their batches over ``devices``. Where those are of several processes, ``agree``
+    is called in all of them with the images each has given to a step: it returns their sum,
+    and sees to it that all ``stop`` at the same step.
     """
 
     def __init__(
@@ -125,6 +132,8 @@ class Trainer:
         save_every: int | None,
         say: Say,
         keep: Callable[[int, TrainState], None] | None = None,
+        devices: Devices = ONE,
+        agree: Callable[[int], int] = lambda images: images,
     ):
         self._train_step, self._eval_step = train_step, eval_step
         self._train, self._val = train, val
@@ -132,6 +141,7 @@ class Trainer:
         self._checkpoints, self._log = checkpoints, log
         self._stop, self._save_every, self._say = stop, save_every, say
         self._keep = keep
+        self._devices, self._agree = devices, agree
 
     def fit(self, state: TrainState, progress: Progress) -> TrainState:
         """Trains to the last epoch.
@@ -158,12 +168,12 @@ class Trainer:
         shown = bar(batches, progress.batches, text, done=progress.batch)
         with closing(batches):
             for examples in shown:
-                state, sums = self._train_step(state, examples)
+                state, sums = self._train_step(state, self._devices.share(examples))
                 progress = progress._replace(
                     batch=progress.batch + 1,
-                    images=progress.images + int(examples.mask.sum()),
+                    images=progress.images + self._agree(int(examples.mask.sum())),
                     seconds=time.perf_counter() - began,
-                    sums=progress.sums.merge(sums),
+                    sums=progress.sums.merge(self._devices.on_one(sums)),
                 )
                 watch.add(progress.batch, sums.loss)
                 due = self._due(progress)
@@ -201,7 +211,8 @@ class Trainer:
             self._val,
             num_classes=len(self._classes),
             task=TASKS[self._config.task],
-            at_boundary=lambda: self._stop.raise_if_requested(f"checkpoint {step} is saved"),
+            at_boundary=lambda: self._leave_if_asked(step),
+            devices=self._devices,
         )
         rate = progress.images / max(progress.seconds, 1e-9)
         row = {
@@ -214,6 +225,10 @@ class Trainer:
         self._checkpoints.judge(step, row)
         self._log.write(row)
         self._say(_line(row, self._config.epochs))
+
+    def _leave_if_asked(self, step: int) -> None:
+        self._agree(0)
+        self._stop.raise_if_requested(f"checkpoint {step} is saved")
 
 
 def _so_far(progress: Progress) -> str:

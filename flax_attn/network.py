@@ -8,9 +8,11 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Key
 
 from flax_attn.config import ModelConfig
+from flax_attn.recompute import staged_features
 from flax_attn.vgg import VGG16BN, Features
 
 classifier_init = nnx.initializers.normal(0.01)
@@ -49,14 +51,29 @@ class Network(nnx.Module):
 
     backbone: VGG16BN
     dropout: float
+    precision: str = "f32"
+    remat: bool = False
 
     @classmethod
     def taps(cls, config: ModelConfig) -> tuple[str, ...]:
         """The feature maps that the head of this configuration reads."""
         raise NotImplementedError
 
+    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
+        self.backbone = backbone(config, rngs)
+        self.dropout = config.dropout or 0.0
+        self.precision = config.precision
+        self.remat = config.remat
+
     def features(self, image: Float[Array, "b h w 3"], *, train: bool) -> Features:
-        """The pooled maps of normalised images; ``train`` normalises by the batch."""
+        """The pooled maps of normalised images; ``train`` normalises by the batch.
+
+        In bfloat16 under ``precision`` bf16, whose maps a head takes in either type.
+        """
+        if self.precision == "bf16":
+            image = image.astype(jnp.bfloat16)
+        if train and self.remat:
+            return staged_features(self.backbone, image)
         return self.backbone(image, train=train)
 
     def classify(
@@ -92,14 +109,21 @@ class Network(nnx.Module):
         return jnp.where(keep, x / (1 - self.dropout), 0)
 
 
-def linear(in_features: int, features: int, rngs: nnx.Rngs) -> nnx.Linear:
-    """A linear layer of a classifier, drawn from N(0, 0.01²)."""
-    return nnx.Linear(in_features, features, kernel_init=classifier_init, rngs=rngs)
+def linear(
+    in_features: int, features: int, rngs: nnx.Rngs, *, dtype: DTypeLike | None = None
+) -> nnx.Linear:
+    """A linear layer of a classifier, drawn from N(0, 0.01²); ``dtype`` is that of its product."""
+    return nnx.Linear(in_features, features, dtype=dtype, kernel_init=classifier_init, rngs=rngs)
+
+
+def projected_in(config: ModelConfig) -> DTypeLike | None:
+    """The type of inner products before the scores and the logits; None leaves it to the inputs."""
+    return jnp.bfloat16 if config.precision == "bf16" else None
 
 
 def global_average(x: Float[Array, "b h w c"]) -> Float[Array, "b c"]:
-    """The mean over all locations."""
-    return x.mean((-3, -2))
+    """The mean over all locations, in at least float32."""
+    return x.mean((-3, -2), dtype=jnp.promote_types(x.dtype, jnp.float32))
 
 
 def backbone(config: ModelConfig, rngs: nnx.Rngs) -> VGG16BN:

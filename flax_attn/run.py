@@ -10,7 +10,7 @@ import platform
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -30,32 +30,41 @@ FREE_FIELDS = {
     "workers",
     "on_bad_image",
     "data_dir",
+    "mask_dir",
     *(f.name for f in fields(RunConfig)),
 }
 
 # Conditions that decide which images a batch holds.
 ORDER = frozenset({"batch_size", "seed", "classes", "images"})
 
-_PACKAGES = ("flax_attn", "jax", "jaxlib", "flax", "optax", "numpy", "pillow")
+_PACKAGES = ("flax_attn", "jax", "jaxlib", "flax", "optax", "numpy", "pillow", "llvmlite")
 _INSTRUCTION_SETS = ("avx2", "fma", "avx512f", "avx512_bf16", "amx_tile")
 
 
 def package_versions() -> dict[str, str]:
     """Versions of the packages that decide the numbers."""
-    return {name: version(name) for name in _PACKAGES}
+    return {name: _version(name) for name in _PACKAGES}
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:  # all but the convolutions do without llvmlite
+        return "none"
 
 
 def describe_device() -> str:
     """What decides the last bits of a number beside the program.
 
-    On CPUs these are the instruction set and the number of threads; elsewhere the kind and the
-    number of the devices.
+    On CPUs these are the instruction set and the number of threads; elsewhere the kind. The
+    number of the devices where there are several.
     """
     devices = jax.devices()
     if devices[0].platform != "cpu":
         return f"{len(devices)} x {devices[0].device_kind}"
     threads = os.environ.get("NPROC") or len(os.sched_getaffinity(0))
-    return " ".join([platform.machine(), *_instruction_sets(), f"{threads} threads"])
+    number = [] if len(devices) == 1 else [f"{len(devices)} x"]
+    return " ".join([*number, platform.machine(), *_instruction_sets(), f"{threads} threads"])
 
 
 def _instruction_sets() -> list[str]:
@@ -165,6 +174,14 @@ def _conditions(run: Run) -> dict[str, Any]:
         **run.versions,
         "device": run.device,
     }
+
+
+def default_workdir(config: Config) -> Path:
+    """``runs/<data set>-<model>-<norm>``, the norm only where there are gates."""
+    names = [config.data.dataset, config.model.model]
+    if config.model.model == "attn_vgg":
+        names.append(config.model.norm)
+    return Path("runs") / "-".join(names)
 
 
 def refuse_if_busy(workdir: Path) -> None:

@@ -1,6 +1,6 @@
 """The training and evaluation steps: pure functions over arrays, compiled once.
 
-This file holds the only ``jax.jit`` of training and evaluation.
+What is compiled for training and evaluation is compiled here, for the devices that share it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ import optax
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from flax_attn import functional
+from flax_attn.accumulation import accumulate, in_parts
 from flax_attn.config import TrainConfig
+from flax_attn.devices import ONE, Devices
 from flax_attn.functional import Arrays, Structure
 from flax_attn.image_ops import augment, normalize
 from flax_attn.losses import score_function_terms
@@ -74,23 +76,29 @@ def init_state(
 
 
 def make_train_step(
-    structure: Structure, tx: optax.GradientTransformation, config: TrainConfig
+    structure: Structure,
+    tx: optax.GradientTransformation,
+    config: TrainConfig,
+    devices: Devices = ONE,
 ) -> TrainStep:
     """``step(state, examples, seed=config.seed) -> (state', sums)``, jitted, the state donated.
 
     The loss is the mean over the examples that the mask keeps. Randomness is folded from
     (seed, step), so a resumed run draws what the uninterrupted one would have drawn.
 
+    With ``config.accumulate`` the batch is computed in as many parts, one after the other, and
+    their gradients added up: that of the whole batch, but that batch normalisations see a part
+    at a time, and that each part draws for itself.
+
     ``sums.loss`` also tells what was not finite: it is NaN when the loss was not, infinity when
     the gradient was not, minus infinity when a running statistic was not.
     """
     task = TASKS[config.task]
 
-    def step(
-        state: TrainState, examples: Examples, seed: int | Array = config.seed
-    ) -> tuple[TrainState, AnySums]:
-        key = jax.random.fold_in(jax.random.key(seed), state.step)
-        variable = trainable(state.params, freeze_backbone=config.freeze_backbone)
+    def gradient(
+        state: TrainState, examples: Examples, key: Array, kept: Array
+    ) -> tuple[Arrays, AnySums, Arrays]:
+        """That of the sum over these examples, divided by ``kept``; their sums; new statistics."""
 
         def objective(variable: Arrays) -> tuple[Array, tuple[AnySums, Arrays]]:
             model = functional.merge(structure, {**state.params, **variable}, state.stats)
@@ -98,12 +106,29 @@ def make_train_step(
             loss = task.loss(output.logits, examples.label, label_smoothing=config.label_smoothing)
             sums = task.sums.of(loss, output.logits, examples.label, examples.mask)
             total = jnp.where(examples.mask, loss + _terms(loss, output, config), 0).sum()
-            mean = total / jnp.maximum(examples.mask.sum(), 1)
-            return mean, (sums, functional.statistics(model))
+            return total / kept, (sums, functional.statistics(model))
 
+        variable = trainable(state.params, freeze_backbone=config.freeze_backbone)
         (_, (sums, stats)), grads = jax.value_and_grad(objective, has_aux=True)(variable)
+        return grads, sums, stats
+
+    def step(
+        state: TrainState, examples: Examples, seed: int | Array = config.seed
+    ) -> tuple[TrainState, AnySums]:
+        key = jax.random.fold_in(jax.random.key(seed), state.step)
+        kept = jnp.maximum(examples.mask.sum(), 1)
+        if config.accumulate == 1:
+            grads, sums, stats = gradient(state, examples, key, kept)
+        else:
+            keys = jax.random.split(key, config.accumulate)
+            grads, sums, stats = accumulate(
+                lambda stats, part, key: gradient(state._replace(stats=stats), part, key, kept),
+                state.stats,
+                (in_parts(examples, config.accumulate), keys),
+            )
         # Without a barrier XLA would compute part of the gradient again for the look at it.
         grads = jax.lax.optimization_barrier(grads)
+        variable = trainable(state.params, freeze_backbone=config.freeze_backbone)
         updates, opt_state = tx.update(grads, state.opt_state, variable)
         params = {**state.params, **optax.apply_updates(variable, updates)}
         loss = jnp.where(_finite(grads), sums.loss, jnp.inf)
@@ -111,7 +136,7 @@ def make_train_step(
         sums = sums._replace(loss=jnp.where(jnp.isfinite(sums.loss), loss, jnp.nan))
         return TrainState(state.step + 1, params, stats, opt_state), sums
 
-    return jax.jit(step, donate_argnums=0)
+    return devices.jit(step, donate_argnums=0)
 
 
 @jax.jit
@@ -144,7 +169,9 @@ def _train_output(model: Network, inputs: Inputs, key: Array, config: TrainConfi
     return model.classify(features, train=True, key=head_key)
 
 
-def make_eval_step(structure: Structure, task: Task = TASKS["multiclass"]) -> EvalStep:
+def make_eval_step(
+    structure: Structure, task: Task = TASKS["multiclass"], devices: Devices = ONE
+) -> EvalStep:
     """``step(params, stats, examples) -> (sums, prediction)``, jitted."""
 
     def step(params: Arrays, stats: Arrays, examples: Examples) -> tuple[AnySums, Prediction]:
@@ -157,11 +184,11 @@ def make_eval_step(structure: Structure, task: Task = TASKS["multiclass"]) -> Ev
         sums = task.sums.of(loss, output.logits, examples.label, examples.mask)
         return sums, Prediction(task.probabilities(output.logits), loss, output.attention)
 
-    return jax.jit(step)
+    return devices.jit(step)
 
 
 def make_feature_step(
-    structure: Structure, taps: tuple[str, ...]
+    structure: Structure, taps: tuple[str, ...], devices: Devices = ONE
 ) -> Callable[[Arrays, Arrays, UInt8[Array, "b h w 3"]], Features]:
     """``step(params, stats, image) -> features`` in evaluation mode, jitted.
 
@@ -172,4 +199,4 @@ def make_feature_step(
         model = functional.merge(structure, params, stats)
         return model.features(normalize(image), train=False).keep(*taps)
 
-    return jax.jit(step)
+    return devices.jit(step)

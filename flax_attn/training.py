@@ -18,6 +18,7 @@ from flax_attn.checkpoint import FOLDER, Checkpoints
 from flax_attn.config import Config
 from flax_attn.data import Dataset, Split, num_batches, read_image
 from flax_attn.data import quarantine as quarantines
+from flax_attn.devices import Devices, devices_for
 from flax_attn.epochs import draw_epochs
 from flax_attn.errors import DataError
 from flax_attn.evaluation import attention_panels
@@ -29,26 +30,29 @@ from flax_attn.log import Row, RunLog, Tolerant, tolerant
 from flax_attn.loop import Say, Trainer
 from flax_attn.model import build_model
 from flax_attn.optim import make_optimizer
+from flax_attn.processes import ALONE, Processes
 from flax_attn.resume import Earlier, find_earlier
-from flax_attn.run import Run, locked
+from flax_attn.run import Run
 from flax_attn.signals import Stop, stop_on_signals
 from flax_attn.snapshots import save_snapshot
 from flax_attn.sources import example_sources
 from flax_attn.step import TrainState, init_state, make_eval_step, make_train_step
 from flax_attn.stored import Progress
 from flax_attn.task import TASKS
+from flax_attn.together import (
+    NoCheckpoints,
+    held,
+    refuse_quarantine,
+    require_same,
+    run_log,
+    share_start,
+    shared_conditions,
+    shared_stop,
+)
 
 CURVES_FILE = "curves.png"
 ATTENTION_FILE = "attention.png"
 CALIBRATION_IMAGES = 64
-
-
-def default_workdir(config: Config) -> Path:
-    """``runs/<data set>-<model>-<norm>``, the norm only where there are gates."""
-    names = [config.data.dataset, config.model.model]
-    if config.model.model == "attn_vgg":
-        names.append(config.model.norm)
-    return Path("runs") / "-".join(names)
 
 
 def set_aside_before(workdir: Path) -> list[quarantines.Entry]:
@@ -67,15 +71,20 @@ def train(
     say: Say,
     attempt: Tolerant | None = None,
     draw: bool = True,
+    processes: Processes = ALONE,
 ) -> None:
     """Trains, or resumes, the run in ``workdir`` and, with ``draw``, draws its pictures.
 
-    ``attempt`` takes failures to write logs and pictures, which training survives.
+    ``attempt`` takes failures to write logs and pictures, which training survives. Of several
+    ``processes`` the first alone touches ``workdir``; all must have the same data set.
 
     Raises CheckpointError when ``workdir`` holds a run under other conditions, or no checkpoint
     of it is whole; DataError when the images' labels do not fit the task; RunBusyError when
-    another process trains there; StoppedError after SIGTERM or SIGINT.
+    another process trains there; StoppedError after SIGTERM or SIGINT; UsageError when the batch
+    cannot be split over the devices, or ``processes`` disagree.
     """
+    devices = devices_for(config.train)
+    refuse_quarantine(config, processes)
     if dataset.multilabel != (config.train.task == "multilabel"):
         kind = "any number of labels" if dataset.multilabel else "one class"
         raise DataError(
@@ -90,15 +99,20 @@ def train(
         weights=initial.provenance,
     )
     attempt = attempt or Tolerant()
-    with locked(workdir), stop_on_signals(within=config.run.stop_within) as stop:
-        checkpoints = Checkpoints(workdir, keep=config.run.keep_checkpoints)
+    fingerprints = run.data_fingerprint, run.val_fingerprint
+    require_same(shared_conditions(config, run.classes, *fingerprints), processes)
+    with held(workdir, processes), stop_on_signals(within=config.run.stop_within) as stop:
+        if processes.first:
+            checkpoints = Checkpoints(workdir, keep=config.run.keep_checkpoints)
+            said = tolerant(say, attempt)
+        else:
+            checkpoints, said = NoCheckpoints(), _silent
         earlier = find_earlier(run, checkpoints, workdir)
         if earlier is not None:
             run = replace(run, weights=earlier.run.weights)
-        said = tolerant(say, attempt)
-        job = _Job(run, dataset, workdir, checkpoints, stop, attempt, said)
+        job = _Job(run, dataset, workdir, checkpoints, stop, attempt, said, devices, processes)
         structure = job.train(initial, earlier)
-        if draw:
+        if draw and processes.first:
             job.draw(structure)
 
 
@@ -113,14 +127,20 @@ class _Job:
     stop: Stop
     attempt: Tolerant
     say: Say
+    devices: Devices
+    processes: Processes
 
     def train(self, initial: Initial, earlier: Earlier | None) -> Structure:
         """Trains from the start or from ``earlier`` to the end; returns the network."""
         config, classes = self.run.config, self.run.classes
         structure, params, stats = functional.split(
-            build_model(config.model, num_classes=len(classes), seed=config.train.seed)
+            build_model(
+                self.devices.network(config.model),
+                num_classes=len(classes),
+                seed=config.train.seed,
+            )
         )
-        if earlier is None:
+        if earlier is None and self.processes.first:
             params, stats = self._filled(initial, structure, params, stats)
         steps = num_batches(len(self.dataset.splits["train"].labels), config.train.batch_size)
         tx = make_optimizer(config.train, steps_per_epoch=steps)
@@ -131,13 +151,16 @@ class _Job:
         if earlier is not None:
             state, place, rows = earlier.resume(state, place)
             self.say(earlier.describe(config.train.epochs))
-        self.run.save(self.workdir)
-        self.dataset.quarantine.keep_in(self.workdir / quarantines.FILE)
+        state, place = share_start(self.processes, state, place)
+        state = self.devices.replicate(state)
+        if self.processes.first:
+            self.run.save(self.workdir)
+            self.dataset.quarantine.keep_in(self.workdir / quarantines.FILE)
         sources = example_sources(
-            config, structure, state.params, state.stats, self.dataset, self.say
+            config, structure, state.params, state.stats, self.dataset, self.say, self.devices
         )
         started = time.perf_counter()
-        with RunLog(self.workdir, rows, attempt=self.attempt) as log:
+        with run_log(self.workdir, rows, self.processes, attempt=self.attempt) as log:
             self._trainer(structure, tx, sources, log).fit(state, place)
         self.say(f"trained in {time.perf_counter() - started:.0f} s")
         return structure
@@ -160,20 +183,25 @@ class _Job:
         sources: tuple[ExampleSource, ExampleSource],
         log: RunLog,
     ) -> Trainer:
-        config = self.run.config
+        config, devices = self.run.config, self.devices
+        stop, agree = shared_stop(self.stop, self.processes)
         return Trainer(
-            make_train_step(structure, tx, config.train),
-            make_eval_step(structure, TASKS[config.train.task]),
+            make_train_step(structure, tx, config.train, devices),
+            make_eval_step(structure, TASKS[config.train.task], devices),
             train=sources[0],
             val=sources[1],
             config=config.train,
             classes=self.run.classes,
             checkpoints=self.checkpoints,
             log=log,
-            stop=self.stop,
+            stop=stop,
             save_every=config.run.save_every,
             say=self.say,
-            keep=partial(_keep, config=config, workdir=self.workdir),
+            keep=partial(_keep, config=config, workdir=self.workdir)
+            if self.processes.first
+            else None,
+            devices=devices,
+            agree=agree,
         )
 
     def draw(self, structure: Structure) -> None:
@@ -205,6 +233,10 @@ class _Job:
                 f"best epoch {row['epoch']}: validation accuracy {row['val']['accuracy']:.4f}, "
                 f"ROC AUC {row['val']['roc_auc']:.4f}"
             )
+
+
+def _silent(text: str) -> None:
+    del text
 
 
 def _keep(epoch: int, state: TrainState, *, config: Config, workdir: Path) -> None:

@@ -87,6 +87,7 @@ def refusal(capsys: pytest.CaptureFixture[str], started: float) -> str:
 def train(data: Path, workdir: Path, *flags: str) -> int:
     where = ["--dataset", "folder", "--data-dir", str(data), "--workdir", str(workdir)]
     cache = ["--feature-cache", str(workdir.parent / "features")]
+    cache += ["--image-cache", str(workdir.parent / "images")]
     return cli.run(train_command.main, [*SMALL, *where, *cache, *flags])
 
 

@@ -53,6 +53,7 @@ def put_images(root: Path, count: int, *, bad: Sequence[int] = ()) -> Path:
 def train(workdir: Path, data: Path, *flags: str) -> int:
     cache = str(workdir.parent / "features")
     where = ["--workdir", str(workdir), "--data-dir", str(data), "--feature-cache", cache]
+    where += ["--image-cache", "none"]  # so that images can be lost
     return cli.run(train_command.main, [*SMALL, *where, *flags])
 
 
@@ -139,6 +140,7 @@ def test_features_of_lost_images_never_count_and_are_not_kept(tmp_path: Path) ->
         split,
         lambda pixels: Features(pool5=pixels[:, ::16, ::16].astype(np.float32)),
         key="key",
+        taps=("pool5",),
         folder=cache,
         batch_size=4,
         workers=1,

@@ -29,7 +29,7 @@ def test_config_json_round_trip(tmp_path: Path, run: Run) -> None:
 
 def test_same_conditions_resume(tmp_path: Path, run: Run) -> None:
     longer = replace(run, config=run.config.updated(epochs=99, workers=7, workdir="x"))
-    longer = replace(longer, config=longer.config.updated(on_bad_image="quarantine"))
+    longer = replace(longer, config=longer.config.updated(on_bad_image="quarantine", mask_dir="m"))
     check_resumable(run, longer, tmp_path)
 
 

@@ -26,8 +26,10 @@ SMALL = (
 
 
 def train(workdir: Path, *flags: str) -> int:
-    cache = str(workdir.parent / "features")
-    argv = [*SMALL, "--workdir", str(workdir), "--feature-cache", cache, *flags]
+    caches = []
+    for name in ("feature", "image"):
+        caches += [f"--{name}-cache", str(workdir.parent / f"{name}s")]
+    argv = [*SMALL, "--workdir", str(workdir), *caches, *flags]
     return cli.run(train_command.main, argv)
 
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float
 
-from flax_attn.data.dataset import MaskedSplit, Split
+from flax_attn.data.dataset import Split, masks_of
 from flax_attn.explain.concentration import (
     area_holding,
     area_holding_inside,
@@ -20,9 +20,12 @@ from flax_attn.explain.localisation import energy_inside, pointing_game
 
 def object_masks(split: Split) -> Bool[np.ndarray, "n k s s"] | None:
     """The masks of all images, padded with empty ones to the same number; None without any."""
-    if not isinstance(split, MaskedSplit):
+    found = [masks_of(split, i) for i in range(len(split.labels))]
+    known = [masks for masks in found if masks is not None]
+    if not known:
         return None
-    each = [split.masks(i) for i in range(len(split.labels))]
+    none = known[0][:0]
+    each = [none if masks is None else masks for masks in found]
     most = max(len(masks) for masks in each)
     return np.stack([np.pad(m, ((0, most - len(m)), (0, 0), (0, 0))) for m in each])
 

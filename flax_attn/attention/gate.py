@@ -7,11 +7,12 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Key
 
 from flax_attn.attention.alignments import Alignment, Sampled
 from flax_attn.attention.scores import Score, he_normal_init
-from flax_attn.image_ops import resize_bilinear
+from flax_attn.image_ops import enlarge_bilinear
 
 # Projected features that score one channel, where each channel has weights of its own.
 CHANNEL_FEATURES = 4
@@ -43,6 +44,7 @@ class AttentionGate(nnx.Module):
     (multi-dimensional attention; Shen et al. 2018, DiSAN, in a form that fits every score).
     ``hops`` repeats scoring and pooling: what one hop pooled is projected and added to the
     query of the next (Sukhbaatar et al. 2015, equation 4, one projection a hop).
+    ``dtype`` is the type of the projections; scores, weights and pooling are at least float32.
 
     Source: Yan, Kawahara and Hamarneh (2019), section 2.2.
     """
@@ -58,6 +60,7 @@ class AttentionGate(nnx.Module):
         groups: int = 1,
         per_channel: bool = False,
         hops: int = 1,
+        dtype: DTypeLike | None = None,
         rngs: nnx.Rngs,
     ):
         size = CHANNEL_FEATURES if per_channel else attn_features
@@ -66,7 +69,9 @@ class AttentionGate(nnx.Module):
         self.units = groups * (local_features if per_channel else 1)  # scores of a location
 
         def projection(features: int, out: int) -> nnx.Linear:
-            return nnx.Linear(features, out, use_bias=False, kernel_init=he_normal_init, rngs=rngs)
+            return nnx.Linear(
+                features, out, use_bias=False, dtype=dtype, kernel_init=he_normal_init, rngs=rngs
+            )
 
         self.project_local = projection(local_features, self.units * size)
         self.project_guide = projection(guide_features, self.units * size)
@@ -93,13 +98,13 @@ class AttentionGate(nnx.Module):
         """Attention of ``local`` under ``guide``; ``key`` makes alignments that sample draw."""
         b, h, w, c = local.shape
         flat = local.reshape(b, h * w, c)
-        keys = self._by_unit(self.project_local(flat))
-        guidance = resize_bilinear(self.project_guide(guide), (h, w))
+        keys = self._by_unit(_wide(self.project_local(flat)))
+        guidance = enlarge_bilinear(_wide(self.project_guide(guide)), (h, w))
         query = self._by_unit(guidance.reshape(b, h * w, -1))
         weights, log_prob = self._attend(query, keys, (h, w), _fold(key, 0))
         pooled = self._pool(weights, flat)
         for hop, project in enumerate(self.project_hops, start=1):
-            query = query + self._refinement(project(pooled))
+            query = query + self._refinement(_wide(project(pooled)))
             weights, drawn = self._attend(query, keys, (h, w), _fold(key, hop))
             log_prob = drawn if log_prob is None or drawn is None else log_prob + drawn
             pooled = self._pool(weights, flat)
@@ -117,13 +122,12 @@ class AttentionGate(nnx.Module):
     ) -> Sampled:
         params = {name: param[...] for name, param in self.score.items()}
         if self.units == 1:
-            scores = self._score(params, query, keys)[:, None]
+            scores = self._score(params, query, keys)[:, None]  # [b, u, n]
         else:
             scores = jax.vmap(self._score, in_axes=(0, 2, 2), out_axes=1)(params, query, keys)
-        wide = scores.astype(jnp.promote_types(scores.dtype, jnp.float32))  # [b, u, n]
         if key is None or self._alignment.sample is None:
-            return Sampled(self._alignment.apply(wide, shape=shape), None)
-        weights, log_prob = self._alignment.sample(wide, key=key, shape=shape)
+            return Sampled(self._alignment.apply(scores, shape=shape), None)
+        weights, log_prob = self._alignment.sample(scores, key=key, shape=shape)
         return Sampled(weights, None if log_prob is None else log_prob.sum(-1))
 
     def _pool(
@@ -143,6 +147,10 @@ class AttentionGate(nnx.Module):
     def _refinement(self, projected: Float[Array, "b g vd"]) -> Float[Array, "b 1 *u d"]:
         """What a hop adds to the query at every location; ``v`` units in each group."""
         return self._by_unit(projected.reshape(projected.shape[0], 1, -1))
+
+
+def _wide(x: Array) -> Array:
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 def _fold(key: Key[Array, ""] | None, hop: int) -> Key[Array, ""] | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 
@@ -22,9 +23,16 @@ class SelfAttention(nnx.Module):
     feature vectors with an additional normalization layer"); Vaswani et al. (2017), section 3.2.
     """
 
-    def __init__(self, features: int, *, attn_features: int, rngs: nnx.Rngs):
+    def __init__(
+        self,
+        features: int,
+        *,
+        attn_features: int,
+        dtype: DTypeLike | None = None,
+        rngs: nnx.Rngs,
+    ):
         def projection(out: int) -> nnx.Linear:
-            return nnx.Linear(features, out, use_bias=False, rngs=rngs)
+            return nnx.Linear(features, out, use_bias=False, dtype=dtype, rngs=rngs)
 
         self.query = projection(attn_features)
         self.key = projection(attn_features)
@@ -34,9 +42,9 @@ class SelfAttention(nnx.Module):
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
         b, h, w, c = x.shape
         flat = x.reshape(b, h * w, c)
-        query, key = self.query(flat), self.key(flat)
-        scores = jnp.einsum("bmd,bnd->bmn", query, key) / jnp.sqrt(query.shape[-1])
-        wide = scores.astype(jnp.promote_types(scores.dtype, jnp.float32))
-        weights = jax.nn.softmax(wide, axis=-1).astype(x.dtype)
-        context = jnp.einsum("bmn,bnc->bmc", weights, self.value(flat))
-        return self.norm(flat + context).reshape(b, h, w, c)
+        query, key, value = self.query(flat), self.key(flat), self.value(flat)
+        wide = jnp.promote_types(query.dtype, jnp.float32)
+        products = jnp.einsum("bmd,bnd->bmn", query.astype(wide), key.astype(wide))
+        weights = jax.nn.softmax(products / jnp.sqrt(query.shape[-1]), axis=-1)
+        context = jnp.einsum("bmn,bnc->bmc", weights.astype(value.dtype), value)
+        return self.norm(flat.astype(wide) + context).reshape(b, h, w, c)
