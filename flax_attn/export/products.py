@@ -65,7 +65,7 @@ def _dot_general(graph: Graph, eqn: JaxprEqn, left: Value, right: Value) -> Valu
     free_l = _others(len(shapes[0]), (*contract_l, *batch_l))
     free_r = _others(len(shapes[1]), (*contract_r, *batch_r))
     b = len(batch_l)
-    batch = [[s[i] for i in axes] for s, axes in zip(shapes, (batch_l, batch_r), strict=True)]
+    batch = [tuple(s[i] for i in axes) for s, axes in zip(shapes, (batch_l, batch_r), strict=True)]
     out = (*broadcast(batch), *shape_of(eqn.outvars[0])[b:])
     place_l = tuple(range(b, b + len(free_l)))
     place_r = tuple(range(b + len(free_l), len(out)))
