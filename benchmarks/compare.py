@@ -1,14 +1,13 @@
 """Training and evaluation of AttnVGG: ours, stock Flax and PyTorch in turn on the same images.
 
     python -m benchmarks.compare --size 224 --batch 8 [--rounds 5] [--only ours torch]
-    python -m benchmarks.compare --size 224 --batch 8 --memory
 
-Each round times one step of every contender, so that all see the same machine; the table gives
-medians over the rounds, images a second, and the ratio to the fastest PyTorch. GFLOP/s count
-the direct arithmetic of the convolutions, as a share of this machine's matrix product, which
-is timed in every round, too; forms that need less arithmetic may exceed it. With ``--memory``
-every contender takes training steps in a process of its own, and the table gives the most memory
-that it ever held, beyond what it held with the network built.
+Every contender has a process of its own, as it has with its users, and in each round takes one
+step while the others wait, so that all see the same machine. The table gives medians over the
+rounds, images a second, the ratio to the fastest PyTorch, and the most memory that the steps
+needed beyond what the process held before the first. GFLOP/s count the direct arithmetic of the
+convolutions, as a share of this machine's matrix product, which is timed in every round, too;
+forms that need less arithmetic may exceed it.
 """
 
 from __future__ import annotations
@@ -18,6 +17,7 @@ import multiprocessing
 import statistics
 import time
 from collections.abc import Callable
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import jax
@@ -34,7 +34,7 @@ from flax_attn.step import Examples, init_state, make_eval_step, make_train_step
 
 Step = Callable[[], None]
 CONTENDERS = ["ours", "ours, --conv exact", "stock Flax", "torch", "torch.compile"]
-MEMORY_STEPS = 3
+TITLES = ("training", "evaluation")
 MATMUL_SIZE = 2048
 # Multiply-adds of VGG16's convolutions for each pixel of the image, forward.
 MACS_A_PIXEL = 15_346_630_656 / 224**2
@@ -88,21 +88,19 @@ def torch_steps(image: np.ndarray, label: np.ndarray, *, compiled: bool) -> tupl
     return train_step, eval_step
 
 
-def contenders(size: int, batch: int, names: list[str]) -> dict[str, tuple[Step, Step]]:
-    """Steps of every contender on one random batch."""
+def contender(name: str, size: int, batch: int) -> tuple[Step, Step]:
+    """The steps of a contender on a random batch, the same for all."""
     rng = np.random.default_rng(0)
     image = rng.integers(256, size=(batch, size, size, 3), dtype=np.uint8)
     label = rng.integers(2, size=batch).astype(np.int32)
-    config = make_config({"image_size": size}).model
-    exact = make_config({"image_size": size, "conv": "exact"}).model
-    makers: dict[str, Callable[[], tuple[Step, Step]]] = {
-        "ours": lambda: jax_steps(build_model(config, num_classes=2), image, label),
-        "ours, --conv exact": lambda: jax_steps(build_model(exact, num_classes=2), image, label),
-        "stock Flax": lambda: jax_steps(stock_flax(config, num_classes=2), image, label),
-        "torch": lambda: torch_steps(image, label, compiled=False),
-        "torch.compile": lambda: torch_steps(image, label, compiled=True),
-    }
-    return {name: makers[name]() for name in names}
+    if name.startswith("torch"):
+        return torch_steps(image, label, compiled=name == "torch.compile")
+    if name == "ours":
+        keep_freed_memory()  # as our commands do
+    conv = "exact" if "exact" in name else "auto"
+    config = make_config({"image_size": size, "conv": conv}).model
+    make = stock_flax if name == "stock Flax" else build_model
+    return jax_steps(make(config, num_classes=2), image, label)
 
 
 def seconds(step: Step) -> float:
@@ -129,24 +127,52 @@ def resident(field: str) -> float:
     return next(int(line.split()[1]) / 1024 for line in status if line.startswith(field))
 
 
-def held_by(name: str, size: int, batch: int) -> tuple[float, float]:
-    """MiB before the first training step, and the most of three training steps."""
-    keep_freed_memory()
-    train, _ = contenders(size, batch, [name])[name]
+def serve(name: str, size: int, batch: int, line: Connection) -> None:
+    """Takes the steps that are asked for, by number; answers with seconds and memory."""
+    steps = contender(name, size, batch)
     before = resident("VmRSS")
-    for _ in range(MEMORY_STEPS):
-        train()
-    return before, resident("VmHWM")
+    while (kind := line.recv()) is not None:
+        line.send((seconds(steps[kind]), resident("VmHWM") - before))
 
 
-def print_memory(size: int, batch: int, names: list[str]) -> None:
-    """The table of ``--memory``."""
-    fresh = multiprocessing.get_context("spawn")
-    print(f"{size} px, batch {batch}: MiB before the first training step, at most, more")
-    for name in names:
-        with fresh.Pool(1) as pool:
-            before, most = pool.apply(held_by, (name, size, batch))
-        print(f"{name:<20}{before:>8.0f}{most:>8.0f}{most - before:>8.0f}", flush=True)
+class Worker:
+    """A contender in a process of its own."""
+
+    def __init__(self, name: str, size: int, batch: int):
+        fresh = multiprocessing.get_context("spawn")
+        self._line, theirs = fresh.Pipe()
+        arguments = (name, size, batch, theirs)
+        self._process = fresh.Process(target=serve, args=arguments, daemon=True)
+        self._process.start()
+        self.batch = batch
+        self.times: list[list[float]] = [[], []]
+        self.mebibytes = [0.0, 0.0]
+
+    def step(self, kind: int) -> float:
+        self._line.send(kind)
+        elapsed, self.mebibytes[kind] = self._line.recv()
+        return elapsed
+
+    def end(self) -> None:
+        self._line.send(None)
+        self._process.join()
+
+
+def print_table(
+    kind: int, workers: dict[str, Worker], first: dict[str, float], gflop: float
+) -> None:
+    """One kind of step; ``gflop`` is a step's, over this machine's rate."""
+    medians = {name: statistics.median(worker.times[kind]) for name, worker in workers.items()}
+    rivals = [seconds for name, seconds in medians.items() if name.startswith("torch")]
+    best = min(rivals, default=float("nan"))
+    print(
+        f"{TITLES[kind]:<20}{'images/s':>10}{'x torch':>9}{'share':>8}{'first call':>12}{'MiB':>8}"
+    )
+    for name, seconds in medians.items():
+        print(
+            f"{name:<20}{workers[name].batch / seconds:>10.2f}{best / seconds:>9.2f}"
+            f"{gflop / seconds:>8.0%}{first[name]:>10.1f} s{workers[name].mebibytes[kind]:>8.0f}"
+        )
 
 
 def main() -> None:
@@ -155,35 +181,23 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--only", nargs="+", choices=CONTENDERS, default=CONTENDERS)
-    parser.add_argument("--memory", action="store_true", help="how much a training step holds")
     args = parser.parse_args()
-    if args.memory:
-        print_memory(args.size, args.batch, args.only)
-        return
-    keep_freed_memory()
-    steps = contenders(args.size, args.batch, args.only)
-    first = {name: [seconds(step) for step in pair] for name, pair in steps.items()}
-    times: dict[str, list[list[float]]] = {name: [[], []] for name in steps}
+    workers = {name: Worker(name, args.size, args.batch) for name in args.only}
+    # Evaluation first, for the memory of a training step is never less.
+    first = [{name: worker.step(kind) for name, worker in workers.items()} for kind in (1, 0)][::-1]
     rates = []
     for _ in range(args.rounds):
         rates.append(matmul_gflops())
-        for name, pair in steps.items():
-            for kind, step in enumerate(pair):
-                times[name][kind].append(seconds(step))
+        for worker in workers.values():
+            for kind in (0, 1):
+                worker.times[kind].append(worker.step(kind))
     peak = statistics.median(rates)
     print(f"{args.size} px, batch {args.batch}, matrix product {peak:.0f} GFLOP/s")
-    for kind, (title, passes) in enumerate((("training", 3), ("evaluation", 1))):
-        medians = {name: statistics.median(times[name][kind]) for name in steps}
-        rivals = [m for name, m in medians.items() if name.startswith("torch")]
-        best = min(rivals) if rivals else float("nan")
-        print(f"{title:<20}{'images/s':>10}{'x torch':>9}{'share':>8}{'first call':>12}")
-        for name, median in medians.items():
-            gflop = passes * 2e-9 * MACS_A_PIXEL * args.size**2 * args.batch
-            share = gflop / median / peak
-            print(
-                f"{name:<20}{args.batch / median:>10.2f}{best / median:>9.2f}{share:>8.0%}"
-                f"{first[name][kind]:>10.1f} s"
-            )
+    forward = 2e-9 * MACS_A_PIXEL * args.size**2 * args.batch / peak
+    print_table(0, workers, first[0], 3 * forward)
+    print_table(1, workers, first[1], forward)
+    for worker in workers.values():
+        worker.end()
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ ADDRESSES = (
     "out",  # [b, h, w, d], or [3, 3, c, d]
     "zeros",  # max(c, d), read where there is no pixel
     "waste",  # max(c, d), written where there is no pixel
-    "kernels",  # [36, d / chunk, c, chunk]
+    "kernels",  # [36, d / chunk, c, chunk], or of each worker [36, c, chunk]
     "tiles",  # [36, room, c] for products, [36, c / lanes, room, lanes] for sums
     "cotangents",  # [36, d / chunk, room, chunk]
     "products",  # of each worker: [36, block, chunk]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from llvmlite import ir
 
 from flax_attn.native import products, tiles
@@ -17,6 +19,9 @@ FORWARD_BYTES = 8 << 20
 GRADIENT_BYTES = 16 << 20
 # Tiles a unit multiplies: with a chunk of outputs they should stay in a core's own cache.
 BLOCK = 96
+# So many tiles, all in memory at once, do not repay keeping the transformed kernels.
+FEW_TILES = 192
+MOST_BYTES = 1 << 40
 
 
 def build(machine: Machine) -> ir.Module:
@@ -31,17 +36,18 @@ def build(machine: Machine) -> ir.Module:
     )
     transform = tiles.input_unit(module, machine)
     kernels = tiles.kernel_unit(module, machine)
-    turn = tiles.turn_unit(module, machine)
-    product, affine = (
-        products.product_unit(module, machine, block, affine=affine) for affine in (False, True)
+    plain, affine = (
+        Units(kernels, transform, multiplier.block_unit(), multiplier.chunk_unit())
+        for multiplier in (
+            products.Multiplier(module, machine, block, affine) for affine in (False, True)
+        )
     )
-    plain = Plan(module, machine, "convolve", parallel)
-    _convolve(plain, kernels, transform, product)
+    _convolve(Plan(module, machine, "convolve", parallel), plain)
     turned = Plan(module, machine, "convolve_turned", parallel)
-    _convolve(turned, kernels, transform, product, turn=turn)
+    _convolve(turned, plain, turn=tiles.turn_unit(module, machine))
     with_affine = Plan(module, machine, "convolve_affine_relu", parallel)
     with_affine.set(factor=with_affine.argument(2), offset=with_affine.argument(3))
-    _convolve(with_affine, kernels, transform, affine)
+    _convolve(with_affine, affine)
     gradient = Plan(module, machine, "convolve_kernel_gradient", parallel)
     cotangents = tiles.cotangent_unit(module, machine)
     sums, taps = products.sum_unit(module, machine), tiles.tap_unit(module, machine)
@@ -49,28 +55,33 @@ def build(machine: Machine) -> ir.Module:
     return module
 
 
-def _convolve(
-    plan: Plan,
-    kernels: ir.Function,
-    transform: ir.Function,
-    product: ir.Function,
-    *,
-    turn: ir.Function | None = None,
-) -> None:
+class Units(NamedTuple):
+    """The phases of a convolution."""
+
+    kernels: ir.Function
+    tiles: ir.Function
+    blocks: ir.Function
+    chunks: ir.Function
+
+
+def _convolve(plan: Plan, units: Units, *, turn: ir.Function | None = None) -> None:
     """(x, kernel) to their convolution; with ``turn`` by the kernel [3, 3, d, c] turned."""
     e, chunk = plan.e, plan.machine.chunk
     b, h, w, c = plan.sizes(0, 4)
     d = plan.sizes(1, 4)[3 if turn is None else 2]
     number, block = _set_tiling(plan, b, h, w), e.number(BLOCK)
-    room = _room(e, number, c, FORWARD_BYTES, block)
+    few = e.builder.icmp_unsigned("<=", number, e.number(FEW_TILES))
+    most_bytes = e.builder.select(few, e.number(MOST_BYTES), e.number(FORWARD_BYTES))
+    room = _room(e, number, c, most_bytes, block)
+    workers, parts = plan.threads(), e.div(d, chunk)
     plan.set(image=plan.argument(0), out=plan.result(0))
     plan.set(c=c, d=d, room=room, block=block, tile_step=c, vector_step=e.lanes)
     memory = {
         "zeros": e.maximum(c, d),
         "waste": e.maximum(c, d),
-        "kernels": e.mul(c, d, POSITIONS),
+        "kernels": e.mul(c, chunk, POSITIONS, e.builder.select(few, workers, parts)),
         "tiles": e.mul(room, c, POSITIONS),
-        "products": e.mul(plan.threads(), block, chunk * POSITIONS),
+        "products": e.mul(workers, block, chunk * POSITIONS),
     }
     if turn is None:
         plan.set(kernel=plan.argument(1))
@@ -80,10 +91,15 @@ def _convolve(
         plan.allocate(**memory, kernel=e.mul(c, d, 9))
         plan.run(turn, e.number(9))
     plan.clear("zeros", c)
-    plan.run(kernels, c)
-    with plan.rounds(number, room) as count:
-        plan.run(transform, e.ceil_div(count, TILES_A_UNIT))
-        plan.run(product, e.mul(e.ceil_div(count, block), e.div(d, chunk)))
+    with e.builder.if_else(few) as (then, otherwise):
+        with then, plan.rounds(number, room) as count:
+            plan.run(units.tiles, e.ceil_div(count, TILES_A_UNIT))
+            plan.run(units.chunks, parts)
+        with otherwise:
+            plan.run(units.kernels, c)
+            with plan.rounds(number, room) as count:
+                plan.run(units.tiles, e.ceil_div(count, TILES_A_UNIT))
+                plan.run(units.blocks, e.mul(e.ceil_div(count, block), parts))
     plan.end()
 
 
@@ -129,7 +145,7 @@ def _set_tiling(plan: Plan, b: ir.Value, h: ir.Value, w: ir.Value) -> ir.Value:
 
 
 def _room(
-    e: Emitter, tiles: ir.Value, channels: ir.Value, most_bytes: int, block: ir.Value
+    e: Emitter, tiles: ir.Value, channels: ir.Value, most_bytes: int | ir.Value, block: ir.Value
 ) -> ir.Value:
     """Tiles in memory at once: whole blocks, about as many as fit, spread evenly."""
     most = e.add(e.div(most_bytes, e.mul(channels, POSITIONS * FLOAT_BYTES)), 1)

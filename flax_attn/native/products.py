@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from llvmlite import ir
 
-from flax_attn.native.context import Machine, begin_unit
+from flax_attn.native.context import Context, Machine, begin_unit
 from flax_attn.native.emit import INT, POINTER, Emitter, Values, define
-from flax_attn.native.tiles import output_tiles, pixel_addresses
+from flax_attn.native.tiles import output_tiles, pixel_addresses, transform_kernels
 from flax_attn.winograd_maps import POSITIONS, both_axes, output_map
 
 
@@ -43,45 +45,84 @@ def block_product(
     return e.function
 
 
-def product_unit(
-    module: ir.Module, machine: Machine, block: ir.Function, *, affine: bool
-) -> ir.Function:
-    """A block of tiles and a chunk of output channels: products, and A^T M A into the output.
+@dataclass(frozen=True)
+class Multiplier:
+    """Makes the units that multiply tiles by kernels.
 
     With ``affine`` the output is max(factor * value + offset, 0).
     """
-    name = "affine_product_unit" if affine else "product_unit"
-    e, x, index, worker = begin_unit(module, name, machine)
-    chunk, c, d = machine.chunk, x.c, x.d
-    blocks = e.ceil_div(x.count, x.block)
-    part, first = e.div(index, blocks), e.mul(e.mod(index, blocks), x.block)
-    number = e.minimum(e.sub(x.count, first), x.block)
-    plane = e.mul(x.block, chunk)
-    products = e.at(x.products, e.mul(worker, plane, POSITIONS))
-    tiles, kernels = e.at(x.tiles, e.mul(first, c)), e.at(x.kernels, e.mul(part, c, chunk))
-    tile_plane, kernel_plane = e.mul(x.room, c), e.mul(c, d)
-    with e.loop(POSITIONS) as p:
-        left, right = e.at(tiles, e.mul(p, tile_plane)), e.at(kernels, e.mul(p, kernel_plane))
-        target = e.at(products, e.mul(p, plane))
-        with e.loop(number, step=machine.rows) as t:
-            a, out = e.at(left, e.mul(t, c)), e.at(target, e.mul(t, chunk))
-            e.builder.call(block, [a, c, e.number(1), right, out, e.number(chunk), c])
-    with e.loop(number) as t:
-        tile = e.add(x.first, first, t)
-        pixels = pixel_addresses(e, x, tile, output_tiles(x), outside=x.waste)
-        with e.loop(machine.columns) as column:
-            start = e.mul(column, e.lanes)
-            source = e.at(products, e.add(e.mul(t, chunk), start))
-            values = [e.load(e.at(source, e.mul(plane, p))) for p in range(POSITIONS)]
-            channel = e.add(e.mul(part, chunk), start)
-            outputs = both_axes(output_map, values)
-            if affine:
-                factor, offset = (e.load(e.at(a, channel)) for a in (x.factor, x.offset))
-                outputs = [_relu(e, value * factor + offset) for value in outputs]
-            for value, pixel in zip(outputs, pixels, strict=True):
-                e.store(value, e.at(pixel, channel))
-    e.builder.ret_void()
-    return e.function
+
+    module: ir.Module
+    machine: Machine
+    block: ir.Function
+    affine: bool
+
+    def _begin(self, name: str) -> tuple[Emitter, Context, ir.Value, ir.Value]:
+        return begin_unit(self.module, f"affine_{name}" if self.affine else name, self.machine)
+
+    def block_unit(self) -> ir.Function:
+        """A block of tiles and a chunk of output channels."""
+        e, x, index, worker = self._begin("block_unit")
+        blocks, plane = e.ceil_div(x.count, x.block), e.mul(x.c, x.d)
+        part, number = e.div(index, blocks), e.mod(index, blocks)
+        kernels = e.at(x.kernels, e.mul(part, x.c, self.machine.chunk))
+        self._multiply(e, x, worker, part, number, kernels, plane)
+        e.builder.ret_void()
+        return e.function
+
+    def chunk_unit(self) -> ir.Function:
+        """All tiles and a chunk of output channels, whose kernels are transformed on the way.
+
+        For few tiles: the transformed kernels, four times the kernels, never leave the caches.
+        """
+        e, x, part, worker = self._begin("chunk_unit")
+        plane = e.mul(x.c, self.machine.chunk)
+        kernels = e.at(x.kernels, e.mul(worker, plane, POSITIONS))
+        with e.loop(x.c) as channel:
+            target = e.at(kernels, e.mul(channel, self.machine.chunk))
+            transform_kernels(e, x, self.machine, channel, part, target, plane)
+        with e.loop(e.ceil_div(x.count, x.block)) as number:
+            self._multiply(e, x, worker, part, number, kernels, plane)
+        e.builder.ret_void()
+        return e.function
+
+    def _multiply(
+        self,
+        e: Emitter,
+        x: Context,
+        worker: ir.Value,
+        part: ir.Value,
+        number: ir.Value,
+        kernels: ir.Value,
+        kernel_plane: ir.Value,
+    ) -> None:
+        """The products of one block of tiles, and A^T M A into the output."""
+        machine, chunk, c = self.machine, self.machine.chunk, x.c
+        first = e.mul(number, x.block)
+        tiles_here = e.minimum(e.sub(x.count, first), x.block)
+        plane, tile_plane = e.mul(x.block, chunk), e.mul(x.room, c)
+        products = e.at(x.products, e.mul(worker, plane, POSITIONS))
+        tiles = e.at(x.tiles, e.mul(first, c))
+        with e.loop(POSITIONS) as p:
+            left, right = e.at(tiles, e.mul(p, tile_plane)), e.at(kernels, e.mul(p, kernel_plane))
+            target = e.at(products, e.mul(p, plane))
+            with e.loop(tiles_here, step=machine.rows) as t:
+                a, out = e.at(left, e.mul(t, c)), e.at(target, e.mul(t, chunk))
+                e.builder.call(self.block, [a, c, e.number(1), right, out, e.number(chunk), c])
+        with e.loop(tiles_here) as t:
+            tile = e.add(x.first, first, t)
+            pixels = pixel_addresses(e, x, tile, output_tiles(x), outside=x.waste)
+            with e.loop(machine.columns) as column:
+                start = e.mul(column, e.lanes)
+                source = e.at(products, e.add(e.mul(t, chunk), start))
+                values = [e.load(e.at(source, e.mul(plane, p))) for p in range(POSITIONS)]
+                channel = e.add(e.mul(part, chunk), start)
+                outputs = both_axes(output_map, values)
+                if self.affine:
+                    factor, offset = (e.load(e.at(a, channel)) for a in (x.factor, x.offset))
+                    outputs = [_relu(e, value * factor + offset) for value in outputs]
+                for value, pixel in zip(outputs, pixels, strict=True):
+                    e.store(value, e.at(pixel, channel))
 
 
 def sum_unit(module: ir.Module, machine: Machine) -> ir.Function:

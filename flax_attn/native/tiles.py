@@ -30,17 +30,32 @@ TILES_A_UNIT = 8
 def kernel_unit(module: ir.Module, machine: Machine) -> ir.Function:
     """G g G^T for the kernels of one input channel."""
     e, x, channel, _ = begin_unit(module, "kernel_unit", machine)
-    c, d, chunk = x.c, x.d, machine.chunk
-    plane = e.mul(c, d)
-    source, target = e.at(x.kernel, e.mul(channel, d)), e.at(x.kernels, e.mul(channel, chunk))
-    with e.loop(e.div(d, chunk)) as part, e.loop(machine.columns) as column:
-        offset = e.mul(column, e.lanes)
-        start, place = e.add(e.mul(part, chunk), offset), e.add(e.mul(part, c, chunk), offset)
-        taps = [e.load(e.at(source, e.add(start, e.mul(plane, i)))) for i in range(9)]
-        for i, value in enumerate(both_axes(kernel_map, taps)):
-            e.store(value, e.at(target, e.add(place, e.mul(plane, i))))
+    chunk, plane = machine.chunk, e.mul(x.c, x.d)
+    with e.loop(e.div(x.d, chunk)) as part:
+        place = e.mul(e.add(e.mul(part, x.c), channel), chunk)
+        transform_kernels(e, x, machine, channel, part, e.at(x.kernels, place), plane)
     e.builder.ret_void()
     return e.function
+
+
+def transform_kernels(
+    e: Emitter,
+    x: Context,
+    machine: Machine,
+    channel: ir.Value,
+    part: ir.Value,
+    target: ir.Value,
+    plane: ir.Value,
+) -> None:
+    """G g G^T from one input channel to one chunk of outputs, into planes so far apart."""
+    d = x.d
+    source = e.at(x.kernel, e.add(e.mul(channel, d), e.mul(part, machine.chunk)))
+    tap = e.mul(x.c, d)
+    with e.loop(machine.columns) as column:
+        start = e.mul(column, e.lanes)
+        taps = [e.load(e.at(source, e.add(start, e.mul(tap, i)))) for i in range(9)]
+        for i, value in enumerate(both_axes(kernel_map, taps)):
+            e.store(value, e.at(target, e.add(start, e.mul(plane, i))))
 
 
 def turn_unit(module: ir.Module, machine: Machine) -> ir.Function:
