@@ -23,6 +23,7 @@ from flax_attn.winograd_maps import TILE
 
 if TYPE_CHECKING:
     from flax_attn.native.compiled import Compiled
+    from flax_attn.native.normalisation import Normalised
 
 Impl = Literal["exact", "fast"]
 Form = Literal["direct", "winograd", "native"]
@@ -173,6 +174,26 @@ def native3x3_affine_relu(
     from flax_attn.native.convolution import convolve_affine_relu
 
     return convolve_affine_relu(_kernels(), x, kernel, factor, offset)
+
+
+def has_native_norm(x: Float[Array, "b h w c"]) -> bool:
+    """Whether `native_norm_relu` takes such an array."""
+    code = host_kernels() if x.dtype == jnp.float32 else None
+    whole = all(isinstance(size, int) and size for size in x.shape)
+    return code is not None and whole and x.shape[-1] % code.machine.chunk == 0
+
+
+def native_norm_relu(
+    x: Float[Array, "b h w c"],
+    scale: Float[Array, "c"],
+    bias: Float[Array, "c"],
+    *,
+    epsilon: float,
+) -> Normalised:
+    """Batch normalisation and ReLU in fewer passes; with the batch's mean and biased variance."""
+    from flax_attn.native.normalisation import normalise_relu
+
+    return normalise_relu(_kernels(), epsilon, x, scale, bias)
 
 
 def _kernels() -> Compiled:

@@ -14,7 +14,14 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from flax_attn.conv import conv3x3, conv3x3_affine_relu, max_pool2x2, select_impl
+from flax_attn.conv import (
+    conv3x3,
+    conv3x3_affine_relu,
+    has_native_norm,
+    max_pool2x2,
+    native_norm_relu,
+    select_impl,
+)
 
 VGG16_WIDTHS = (64, 128, 256, 512, 512)
 VGG16_DEPTHS = (2, 2, 3, 3, 3)
@@ -81,6 +88,15 @@ class BatchNorm(nnx.Module):
             factor, offset = self.affine(shift)
         return (x * factor + offset).astype(x.dtype)
 
+    def relu_in_training(
+        self, x: Float[Array, "b h w c"], shift: Float[Array, "c"]
+    ) -> Float[Array, "b h w c"]:
+        """``relu(self(x, shift, train=True))`` by ``native_norm_relu``."""
+        scale, bias = self.scale[...], self.bias[...]
+        out, mean, var = native_norm_relu(x, scale, bias, epsilon=self.epsilon)
+        self._update(mean + shift, var, count=x.size // x.shape[-1])
+        return out
+
     def affine(self, shift: Float[Array, "c"]) -> tuple[Float[Array, "c"], Float[Array, "c"]]:
         """Factor and offset that normalise ``x + shift`` by the running statistics."""
         return self._affine(self.mean[...] - shift, self.var[...])
@@ -111,6 +127,8 @@ class ConvNorm(nnx.Module):
             kernel = self.kernel[...].astype(x.dtype)
             return conv3x3_affine_relu(x, kernel, factor, offset, impl=self.impl)
         x = conv3x3(x, self.kernel[...].astype(x.dtype), impl=self.impl)
+        if train and self.impl == "fast" and has_native_norm(x):
+            return self.norm.relu_in_training(x, self.bias[...])
         return jax.nn.relu(self.norm(x, self.bias[...], train=train))
 
 

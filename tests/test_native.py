@@ -16,6 +16,7 @@ from flax_attn.errors import UsageError
 from flax_attn.native import check, host_kernels
 from flax_attn.native.compiled import MACHINES, compiled
 from flax_attn.native.convolution import convolve, convolve_affine_relu
+from flax_attn.native.normalisation import normalise_relu
 
 # b, h, w, c, d: one pixel; one row; sides that are no multiple of a tile; more tiles than a
 # block; more than are in memory at once; many channels; channels that fill no vector.
@@ -191,3 +192,31 @@ def test_the_look_at_them_compares_with_a_convolution():
     found = check.differences(code)
     assert found.keys() == {"convolve", "kernel_gradient"}
     assert 0 < max(found.values()) < native.TOLERANCE / 10
+
+
+@pytest.mark.parametrize("shape", [(1, 2, 3, 64), (3, 20, 19, 128), (2, 5, 6, 64)], ids=str)
+@pytest.mark.parametrize("mean", [0.0, 30.0])
+def test_normalisation_and_relu(code, shape, mean):
+    rng = np.random.default_rng(5)
+    x, g = (rng.standard_normal(shape).astype(np.float32) for _ in range(2))
+    x = mean + x * np.linspace(0.5, 3, shape[-1], dtype=np.float32)
+    scale, bias = rng.standard_normal((2, shape[-1])).astype(np.float32)
+    axes = (0, 1, 2)
+
+    def before_relu(x, scale, bias):
+        return (x - x.mean(axes)) / np.sqrt(x.var(axes) + 1e-5) * scale + bias
+
+    def reference(x, scale, bias):
+        var = jnp.square(x - x.mean(axes)).mean(axes)
+        return jax.nn.relu((x - x.mean(axes)) / jnp.sqrt(var + 1e-5) * scale + bias)
+
+    def form(*operands):
+        return normalise_relu(code, 1e-5, *operands).out
+
+    # What lies so near zero may fall on either side of it.
+    g = np.where(np.abs(before_relu(x.astype(np.float64), scale, bias)) < 1e-3, 0, g)
+    assert max(worst(form, reference, g.astype(np.float32), x, scale, bias)) < 3e-5
+    found = normalise_relu(code, 1e-5, x, scale, bias)
+    wide = x.astype(np.float64)
+    np.testing.assert_allclose(found.mean, wide.mean(axes), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(found.var, wide.var(axes), rtol=1e-5)

@@ -10,10 +10,10 @@ from flax_attn.native.emit import INT, POINTER, Emitter, define
 
 ADDRESSES = (
     "image",  # [b, h, w, c]
-    "kernel",  # [3, 3, c, d]
+    "kernel",  # [3, 3, c, d]; of sums over channels, the mean [c]
     "turned",  # [3, 3, d, c], the kernel before it is turned
     "factor",  # [d]
-    "offset",  # [d]
+    "offset",  # [d]; of moments, the pivot [c]
     "cotangent",  # [b, h, w, d], the gradient in the output
     "out",  # [b, h, w, d], or [3, 3, c, d]
     "zeros",  # max(c, d), read where there is no pixel
@@ -22,7 +22,7 @@ ADDRESSES = (
     "tiles",  # [36, room, c] for products, [36, c / lanes, room, lanes] for sums
     "cotangents",  # [36, d / chunk, room, chunk]
     "products",  # of each worker: [36, block, chunk]
-    "sums",  # [36, c, d]
+    "sums",  # [36, c, d], or of parts of the pixels [parts, 2, c]
 )
 NUMBERS = (
     "h",

@@ -49,7 +49,7 @@ def convolve_affine_relu(
     x, kernel = _whole(code, x, kernel)
     factor, offset = (_pad(a, 0, code.machine.chunk) for a in (factor, offset))
     shape = (*x.shape[:-1], kernel.shape[-1])
-    return _call(code, "convolve_affine_relu", shape, x, kernel, factor, offset)[..., :d]
+    return call(code, "convolve_affine_relu", shape, x, kernel, factor, offset)[..., :d]
 
 
 def _affine_fwd(code: Compiled, x: Array, kernel: Array, factor: Array, offset: Array) -> Any:
@@ -81,7 +81,7 @@ def input_gradient(
     g = _pad(g, 3, code.machine.lanes)
     kernel = _pad(_pad(kernel, 2, code.machine.chunk), 3, code.machine.lanes)
     shape = (*g.shape[:-1], kernel.shape[2])
-    return _call(code, "convolve_turned", shape, g, kernel)[..., :c]
+    return call(code, "convolve_turned", shape, g, kernel)[..., :c]
 
 
 def kernel_gradient(
@@ -91,13 +91,13 @@ def kernel_gradient(
     c, d = x.shape[-1], g.shape[-1]
     x, g = _pad(x, 3, code.machine.lanes), _pad(g, 3, code.machine.chunk)
     shape = (3, 3, x.shape[-1], g.shape[-1])
-    return _call(code, "convolve_kernel_gradient", shape, x, g)[:, :, :c, :d]
+    return call(code, "convolve_kernel_gradient", shape, x, g)[:, :, :c, :d]
 
 
 def _product(code: Compiled, x: Array, kernel: Array) -> Array:
     d = kernel.shape[-1]
     x, kernel = _whole(code, x, kernel)
-    return _call(code, "convolve", (*x.shape[:-1], kernel.shape[-1]), x, kernel)[..., :d]
+    return call(code, "convolve", (*x.shape[:-1], kernel.shape[-1]), x, kernel)[..., :d]
 
 
 def _whole(code: Compiled, x: Array, kernel: Array) -> tuple[Array, Array]:
@@ -112,7 +112,8 @@ def _pad(a: Array, axis: int, multiple: int) -> Array:
     return jnp.pad(a, widths) if widths[axis][1] else a
 
 
-def _call(code: Compiled, handler: str, shape: tuple[int, ...], *operands: Array) -> Array:
+def call(code: Compiled, handler: str, shape: tuple[int, ...], *operands: Array) -> Array:
+    """What a handler returns for float32 arrays; zeros where one is empty."""
     if not all(a.size for a in operands):
         return jnp.zeros(shape, jnp.float32)
     result = jax.ShapeDtypeStruct(shape, jnp.float32)

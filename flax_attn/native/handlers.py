@@ -6,7 +6,8 @@ from typing import NamedTuple
 
 from llvmlite import ir
 
-from flax_attn.native import products, tiles
+from flax_attn.native import channels, products, tiles
+from flax_attn.native.channels import PIXELS_A_PART
 from flax_attn.native.context import Machine
 from flax_attn.native.emit import FLOAT_BYTES, Emitter
 from flax_attn.native.parallel import Parallel
@@ -27,7 +28,8 @@ MOST_BYTES = 1 << 40
 def build(machine: Machine) -> ir.Module:
     """A module with every handler.
 
-    convolve, convolve_turned, convolve_affine_relu and convolve_kernel_gradient.
+    convolve, convolve_turned, convolve_affine_relu and convolve_kernel_gradient; moments and
+    relu_sums.
     """
     module = ir.Module("flax_attn")
     parallel = Parallel(module)
@@ -52,6 +54,14 @@ def build(machine: Machine) -> ir.Module:
     cotangents = tiles.cotangent_unit(module, machine)
     sums, taps = products.sum_unit(module, machine), tiles.tap_unit(module, machine)
     _kernel_gradient(gradient, transform, cotangents, sums, taps)
+    total = channels.total_unit(module, machine)
+    moments = Plan(module, machine, "moments", parallel)
+    moments.set(offset=moments.argument(1))
+    _channel_sums(moments, channels.moments_unit(module, machine), total)
+    relu_sums = Plan(module, machine, "relu_sums", parallel)
+    names = ("cotangent", "factor", "offset", "kernel")
+    relu_sums.set(**{name: relu_sums.argument(i + 1) for i, name in enumerate(names)})
+    _channel_sums(relu_sums, channels.relu_sums_unit(module, machine), total)
     return module
 
 
@@ -133,6 +143,19 @@ def _kernel_gradient(
         plan.run(sums, e.mul(e.div(c, lanes), POSITIONS))
         plan.set(keep=1)
     plan.run(taps, c)
+    plan.end()
+
+
+def _channel_sums(plan: Plan, part: ir.Function, total: ir.Function) -> None:
+    """Two sums for each channel, over all pixels: [2, c]."""
+    e = plan.e
+    b, h, w, c = plan.sizes(0, 4)
+    pixels = e.mul(b, h, w)
+    parts = e.ceil_div(pixels, PIXELS_A_PART)
+    plan.set(image=plan.argument(0), out=plan.result(0), c=c, count=pixels, room=parts)
+    plan.allocate(sums=e.mul(parts, 2, c))
+    plan.run(part, parts)
+    plan.run(total, e.div(e.mul(c, 2), e.lanes))
     plan.end()
 
 
