@@ -41,7 +41,7 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--train-subset", type=int, help="train on this many images only")
     parser.add_argument("--out", help="folder of the results (default: runs/ablation-<data set>)")
-    skipped = ("score", "norm", "seed", "workdir", "model", "init_from")
+    skipped = ("score", "norm", "seed", "workdir", "model", "init_from", "devices")
     names = [name for name in cli.setting_names() if name not in skipped]
     cli.add_settings(parser, CHOICES, only=names)
     args = parser.parse_args(argv)

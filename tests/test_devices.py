@@ -112,26 +112,51 @@ def test_eight_devices_train_as_one(runs: Runs) -> None:
     assert_same_features(runs.folder / "eight-0.npz", runs.folder / "one-0.npz")
 
 
-def test_two_processes_train_as_one_and_stop_together(runs: Runs) -> None:
-    """A signal to the one that writes nothing stops both, after the same step."""
+def test_two_processes_train_as_one(runs: Runs) -> None:
     two = runs.folder / "two"
-    pair = runs.pair("two")
-    try:
-        while not read_rows(two) and all(process.poll() is None for process in pair):
-            time.sleep(0.02)
-        pair[1].send_signal(signal.SIGTERM)
-        assert wait(pair) == [143, 143], runs.error("two")
-    finally:
-        for process in pair:
-            process.kill()
-    assert len(read_rows(two)) < 5
-    assert "checkpoint" in runs.error("two-other")
     assert wait(runs.pair("two")) == [0, 0], runs.error("two")
     assert_same_training(two, runs.one)
     assert Checkpoints(two, read_only=True).latest == 20
-    assert not (runs.folder / "two-other").exists()
+    assert not (runs.folder / "two-other").exists()  # the one that writes nothing
     for name in ("two-0.npz", "two-other-1.npz"):
         assert_same_features(runs.folder / name, runs.folder / "one-0.npz")
+
+
+@pytest.mark.faults
+def test_two_processes_stop_together_and_go_on(runs: Runs) -> None:
+    """A signal to the one that writes nothing stops both, after the same step."""
+    stopped = runs.folder / "stopped"
+    pair = runs.pair("stopped")
+    try:
+        while not read_rows(stopped) and all(process.poll() is None for process in pair):
+            time.sleep(0.02)
+        pair[1].send_signal(signal.SIGTERM)
+        assert wait(pair) == [143, 143], runs.error("stopped")
+    finally:
+        for process in pair:
+            process.kill()
+    assert len(read_rows(stopped)) < 5
+    assert "is saved" in runs.error("stopped-other")
+    assert wait(runs.pair("stopped")) == [0, 0], runs.error("stopped")
+    assert_same_training(stopped, runs.one)
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("lost", [0, 1])
+def test_a_lost_process_ends_the_other(runs: Runs, lost: int) -> None:
+    """Killed: the other ends by itself; JAX aborts it when the first is gone."""
+    name = f"lost-{lost}"
+    pair = runs.pair(name)
+    try:
+        while not read_rows(runs.folder / name) and all(p.poll() is None for p in pair):
+            time.sleep(0.02)
+        pair[lost].kill()
+        expected = [-signal.SIGKILL, -signal.SIGABRT] if lost == 0 else [9, -signal.SIGKILL]
+        assert wait(pair) == expected
+    finally:
+        for process in pair:
+            process.kill()
+    assert Checkpoints(runs.folder / name, read_only=True).load_latest().info.step >= 4
 
 
 def test_a_process_that_fails_ends_the_others(runs: Runs) -> None:
@@ -180,17 +205,19 @@ def test_parts_of_batches_make_up_the_batches() -> None:
 
 
 def test_a_signal_is_known_when_all_agree() -> None:
-    own = Stop()
-
-    class Other(Processes):
+    class Pair(Processes):
         def gather(self, numbers: np.ndarray) -> np.ndarray:
-            return np.stack([numbers, np.array([0, 5])])
+            return np.stack([numbers, np.array([theirs.signal or 0, 5])])
 
-    stop = SharedStop(own, Other(count=2))
-    own.signal = signal.SIGTERM
-    assert not stop.requested  # the other process does not know yet
-    assert stop.agree(3) == 8
-    assert stop.signal == signal.SIGTERM
+    mine, theirs = Stop(), Stop()
+    for here in (mine, theirs):
+        mine.signal = theirs.signal = None
+        stop = SharedStop(mine, Pair(count=2))
+        assert stop.agree(3) == 8 and not stop.requested
+        here.signal = signal.SIGTERM
+        assert not stop.requested  # not all know yet
+        stop.agree(3)
+        assert stop.signal == signal.SIGTERM
 
 
 def test_alone_nothing_is_asked() -> None:

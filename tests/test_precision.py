@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any
@@ -58,21 +59,22 @@ def forward(config: Config, image: jax.Array) -> AttnOutput:
     return run(params, image)
 
 
-def inner_products(config: Config, model: str = "attn_vgg", **settings: Any) -> set[str]:
-    """The types that convolutions and matrix products of a training step multiply."""
-    structure, params, stats = split(config.updated(model=model, **settings))
+def inner_products(config: Config, **settings: Any) -> Counter[tuple[str, ...]]:
+    """How often convolutions and matrix products of a network multiply which types."""
+    structure, params, stats = split(config.updated(**settings))
 
     def run(params: Any) -> jax.Array:
         network = functional.merge(structure, params, stats)
         image = normalize(examples(2).inputs)
         return network(image, train=True, key=jax.random.key(0)).logits.sum()
 
-    found = set()
+    found: Counter[tuple[str, ...]] = Counter()
 
     def visit(jaxpr: Any) -> None:
         for equation in jaxpr.eqns:
             if equation.primitive.name in ("conv_general_dilated", "dot_general"):
-                found.add("×".join(sorted(str(v.aval.dtype) for v in equation.invars)))
+                types = sorted(str(v.aval.dtype) for v in equation.invars)
+                found[equation.primitive.name, *types] += 1
             for inner in jax.tree.leaves(
                 list(equation.params.values()), is_leaf=lambda p: hasattr(p, "eqns")
             ):
@@ -85,8 +87,13 @@ def inner_products(config: Config, model: str = "attn_vgg", **settings: Any) -> 
 
 
 def test_only_convolutions_and_projections_are_bfloat16(tiny: Config) -> None:
-    assert inner_products(tiny) == {"float32×float32"}
-    assert "bfloat16×bfloat16" in inner_products(tiny, precision="bf16", conv="exact")
+    wide, narrow = (inner_products(tiny, precision=p, conv="exact") for p in ("f32", "bf16"))
+    convolutions, products = ("conv_general_dilated", "dot_general")
+    f32, bf16 = ("float32",) * 2, ("bfloat16",) * 2
+    assert wide[convolutions, *f32] == narrow[convolutions, *bf16] == 5
+    assert narrow[products, *bf16] == 4  # local and guide, in two gates
+    assert wide[products, *f32] == narrow[products, *f32] + 4
+    assert wide.total() == narrow.total() == 5 + wide[products, *f32]
 
 
 @pytest.mark.parametrize("model", ["attn_vgg", "vgg16_bn"])

@@ -133,6 +133,7 @@ class AttentionGate(nnx.Module):
     def _pool(
         self, weights: Float[Array, "b u n"], flat: Float[Array, "b n c"]
     ) -> Float[Array, "b g c"]:
+        flat = _wide(flat)
         if self.per_channel:
             b, _, n = weights.shape
             grouped = weights.reshape(b, self.groups, -1, n)
