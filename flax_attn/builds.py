@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import re
 import secrets
 import shutil
 import time
@@ -15,6 +16,8 @@ from pathlib import Path
 _PARTIAL = ".partial-"
 _LOCK = ".lock"
 _DAY = 86_400
+# What earlier versions made, and what was cut off before it had a lock: by a digest of ours.
+_OLD = re.compile(r"\.?[0-9a-f]{32}\.partial-.*")
 
 # A file system without locks: what a dead process left there stays.
 _NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL})
@@ -89,9 +92,8 @@ def remove_abandoned(parent: Path) -> None:
     for folder in parent.glob(f"*{_PARTIAL}*"):
         lock = _opened_lock(folder)
         if lock is None:
-            # Cut off before it had a lock, or of an earlier version: by its age.
             with suppress(OSError):
-                if time.time() - folder.stat().st_mtime > _DAY:
+                if _OLD.fullmatch(folder.name) and time.time() - folder.stat().st_mtime > _DAY:
                     shutil.rmtree(folder, ignore_errors=True)
             continue
         try:

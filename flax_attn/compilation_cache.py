@@ -20,6 +20,7 @@ from pathlib import Path
 import jax
 
 from flax_attn.errors import UsageError
+from flax_attn.processor import threads
 
 # Lines of /proc/cpuinfo that say which instructions there are, and how XLA tunes for them.
 _CPU_LINES = ("vendor_id", "cpu family", "model", "model name", "stepping", "flags", "Features")
@@ -66,7 +67,7 @@ def use_compilation_cache(folder: str | Path | None) -> Path | None:
 def machine_key() -> str:
     """A name for programs that may be exchanged: version of jaxlib, CPU, number of threads."""
     said = hashlib.sha256("\n".join(_describe_cpu()).encode()).hexdigest()[:_DIGITS]
-    return f"jaxlib-{version('jaxlib')}-{platform.machine()}-{_threads()}-threads-{said}"
+    return f"jaxlib-{version('jaxlib')}-{platform.machine()}-{threads()}-threads-{said}"
 
 
 def _describe_cpu() -> list[str]:
@@ -77,15 +78,6 @@ def _describe_cpu() -> list[str]:
         return [platform.platform(), platform.processor()]
     first = text.split("\n\n", 1)[0].splitlines()
     return [line for line in first if line.split(":")[0].strip() in _CPU_LINES]
-
-
-def _threads() -> int:
-    """As many as XLA starts on a CPU; it divides loops among them when it compiles."""
-    if (said := os.environ.get("NPROC", "")).isdecimal():
-        return int(said)
-    with suppress(AttributeError):  # not on macOS
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _drop_torn(folder: Path) -> None:

@@ -19,6 +19,7 @@ import jax
 from flax_attn.config import Config, RunConfig
 from flax_attn.durable import is_no_space, write_text
 from flax_attn.errors import CheckpointError, DiskFullError, RunBusyError, UsageError
+from flax_attn.processor import threads
 
 CONFIG_FILE = "config.json"
 LOCK_FILE = ".lock"
@@ -62,9 +63,8 @@ def describe_device() -> str:
     devices = jax.devices()
     if devices[0].platform != "cpu":
         return f"{len(devices)} x {devices[0].device_kind}"
-    threads = os.environ.get("NPROC") or len(os.sched_getaffinity(0))
     number = [] if len(devices) == 1 else [f"{len(devices)} x"]
-    return " ".join([*number, platform.machine(), *_instruction_sets(), f"{threads} threads"])
+    return " ".join([*number, platform.machine(), *_instruction_sets(), f"{threads()} threads"])
 
 
 def _instruction_sets() -> list[str]:

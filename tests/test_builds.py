@@ -106,10 +106,11 @@ def test_of_other_processes_only_what_the_dead_left_is_removed(tmp_path: Path) -
 
 
 def test_what_has_no_lock_is_removed_by_its_age(tmp_path: Path) -> None:
-    old, young = tmp_path / "a.partial-1", tmp_path / "b.partial-1"
-    for folder in (old, young, tmp_path / "other"):
+    old, young = tmp_path / f"{'a' * 32}.partial-1", tmp_path / f"{'b' * 32}.partial-1"
+    others = tmp_path / "other", tmp_path / "theirs.partial-1"
+    for folder in (old, young, *others):
         folder.mkdir()
-    for folder in (old, tmp_path / "other"):
+    for folder in (old, *others):
         os.utime(folder, (time.time() - 2 * 86_400,) * 2)
     remove_abandoned(tmp_path)
-    assert names(tmp_path) == ["b.partial-1", "other"]
+    assert names(tmp_path) == [young.name, "other", "theirs.partial-1"]

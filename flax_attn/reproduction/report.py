@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 import jax
 
 from flax_attn.loop import Say
+from flax_attn.processor import threads
 from flax_attn.reproduction.content import Section, Table
 from flax_attn.reproduction.evidence import Evidence
 from flax_attn.reproduction.page import write_page
@@ -134,5 +134,5 @@ def _optimizer(evidence: Evidence) -> str:
 def _device() -> str:
     device = jax.devices()[0]
     if device.platform == "cpu":
-        return f"{len(os.sched_getaffinity(0))} CPU cores"
+        return f"{threads()} CPU cores"
     return f"{jax.device_count()} × {device.device_kind}"
