@@ -3,7 +3,8 @@
 Every trial is a process of its own, forked from this one before it has any threads. It saves
 and judges step 4 into a copy of a folder with the steps 1 (the best), 2 and 3; at its n-th call
 it is killed by SIGKILL ("kill"), or there is no space from there on ("full"). Leaves the folders
-KIND/n, and prints for each the name of the call and how the process ended.
+KIND/n, and prints for each the name of the call, whether the step was there by then, and how the
+process ended. Orbax writes with several threads, so the calls differ a little from time to time.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ class Interruption:
 
     def __init__(self, at: int, fault: Callable[[], None], *, harmless: Collection[str]):
         self._at, self._fault, self._harmless, self._count = at, fault, harmless, 0
+        self._committed = False
         self.reporting = -1
 
     def __call__(self, name: str) -> None:
@@ -48,9 +50,10 @@ class Interruption:
             return
         self._count += 1
         if self._count == self._at:
-            os.write(self.reporting, name.encode())
+            os.write(self.reporting, json.dumps([name, self._committed]).encode())
         if self._count >= self._at:
             self._fault()
+        self._committed |= name == "commit"
 
 
 def kill() -> None:
@@ -96,17 +99,17 @@ def run_trial(folder: Path, interruption: Interruption) -> int:
     return 0
 
 
-def in_a_process(folder: Path, interruption: Interruption) -> tuple[str, int]:
+def in_a_process(folder: Path, interruption: Interruption) -> tuple[list[Any], int]:
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
         interruption.reporting = writing
         os._exit(run_trial(folder, interruption))
     os.close(writing)
-    name = os.read(reading, 100).decode()
+    said = os.read(reading, 100).decode()
     os.close(reading)
     _, status = os.waitpid(child, 0)
-    return name, os.waitstatus_to_exitcode(status)
+    return json.loads(said or "[]"), os.waitstatus_to_exitcode(status)
 
 
 def trials(
@@ -116,10 +119,10 @@ def trials(
     for place in count():
         folder = root / str(place)
         shutil.copytree(base, folder)
-        name, code = in_a_process(folder, Interruption(place * every + 1, fault, harmless=harmless))
-        if not name:
+        said, code = in_a_process(folder, Interruption(place * every + 1, fault, harmless=harmless))
+        if not said:
             return
-        yield name, code
+        yield *said, code
 
 
 def main(root: Path, every: int) -> None:
