@@ -112,11 +112,20 @@ def take_meeting(values: dict[str, Any]) -> Meeting | None:
     return Meeting(place, count, index)
 
 
-def run(main: Callable[[Sequence[str]], None], argv: Sequence[str] | None = None) -> int:
-    """Runs a command; a failure prints one line on standard error and gives its exit code."""
+def run(
+    main: Callable[[Sequence[str]], None],
+    argv: Sequence[str] | None = None,
+    *,
+    computes: bool = True,
+) -> int:
+    """Runs a command; a failure prints one line on standard error and gives its exit code.
+
+    One that ``computes`` keeps the memory of its steps (``keep_freed_memory``).
+    """
     arguments = list(sys.argv[1:] if argv is None else argv)
     logging.getLogger("absl").setLevel(logging.ERROR)
-    keep_freed_memory()
+    if computes:
+        keep_freed_memory()
     # A terminal that cannot show the name of a class is no reason to fail.
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")

@@ -55,7 +55,8 @@ def _port(source: Path, out: Path) -> dict[str, Any]:
     started = time.process_time()
     try:
         with contextlib.redirect_stdout(said), contextlib.redirect_stderr(errors):
-            outcome = cli.run(port.main, ["--source", str(source), "--out", str(out), *SIZES])
+            flags = ["--source", str(source), "--out", str(out), *SIZES]
+            outcome = cli.run(port.main, flags, computes=False)
     except BaseException as error:
         outcome = repr(error)
     return {

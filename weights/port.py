@@ -219,4 +219,4 @@ def _print_written(path: Path, arrays: Mapping[str, np.ndarray], layout: str) ->
 
 
 if __name__ == "__main__":
-    sys.exit(run(main))
+    sys.exit(run(main, computes=False))
