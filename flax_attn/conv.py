@@ -18,12 +18,13 @@ from jaxtyping import Array, Float, UInt8
 from flax_attn.blocks import cut
 from flax_attn.errors import UsageError
 from flax_attn.native import host_kernels
+from flax_attn.native.convolution import convolve, convolve_affine_relu
+from flax_attn.native.normalisation import Normalised, normalise_relu
 from flax_attn.winograd import winograd3x3
 from flax_attn.winograd_maps import TILE
 
 if TYPE_CHECKING:
     from flax_attn.native.compiled import Compiled
-    from flax_attn.native.normalisation import Normalised
 
 Impl = Literal["exact", "fast"]
 Form = Literal["direct", "winograd", "native"]
@@ -159,8 +160,6 @@ def native3x3(
     x: Float[Array, "b h w c"], kernel: Float[Array, "3 3 c d"]
 ) -> Float[Array, "b h w d"]:
     """`conv3x3` by the kernels compiled for this processor; raises UsageError without any."""
-    from flax_attn.native.convolution import convolve
-
     return convolve(_kernels(), x, kernel)
 
 
@@ -171,8 +170,6 @@ def native3x3_affine_relu(
     offset: Float[Array, "d"],
 ) -> Float[Array, "b h w d"]:
     """`conv3x3_affine_relu` by the kernels compiled for this processor, likewise."""
-    from flax_attn.native.convolution import convolve_affine_relu
-
     return convolve_affine_relu(_kernels(), x, kernel, factor, offset)
 
 
@@ -191,8 +188,6 @@ def native_norm_relu(
     epsilon: float,
 ) -> Normalised:
     """Batch normalisation and ReLU in fewer passes; with the batch's mean and biased variance."""
-    from flax_attn.native.normalisation import normalise_relu
-
     return normalise_relu(_kernels(), epsilon, x, scale, bias)
 
 

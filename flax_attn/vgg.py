@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from flax_attn.affine import affine
 from flax_attn.conv import (
     conv3x3,
     conv3x3_affine_relu,
@@ -102,8 +103,7 @@ class BatchNorm(nnx.Module):
         return self._affine(self.mean[...] - shift, self.var[...])
 
     def _affine(self, mean: Array, var: Array) -> tuple[Array, Array]:
-        factor = self.scale[...] * jax.lax.rsqrt(var + self.epsilon)
-        return factor, self.bias[...] - mean * factor
+        return affine(self.scale[...], self.bias[...], mean, var, epsilon=self.epsilon)
 
     def _update(self, mean: Float[Array, "c"], var: Float[Array, "c"], *, count: int) -> None:
         unbiased = var * (count / max(count - 1, 1))

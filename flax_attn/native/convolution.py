@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from flax_attn.native.compiled import Compiled
+if TYPE_CHECKING:
+    from flax_attn.native.compiled import Compiled
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))

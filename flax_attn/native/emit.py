@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -22,23 +22,22 @@ class Values:
     def __init__(self, builder: ir.IRBuilder, value: ir.Value):
         self.builder, self.value = builder, value
 
-    def _other(self, other: Values | float) -> ir.Value:
+    def _with(self, operation: Callable[..., ir.Value], other: Values | float) -> Values:
         if isinstance(other, Values):
-            return other.value
-        kind = self.value.type
-        return ir.Constant(kind, [float(other)] * kind.count)
+            right = other.value
+        else:
+            right = ir.Constant(self.value.type, [float(other)] * self.value.type.count)
+        # A product and a sum may become one operation.
+        return Values(self.builder, operation(self.value, right, flags=["contract"]))
 
     def __add__(self, other: Values | float) -> Values:
-        add = self.builder.fadd(self.value, self._other(other), flags=["contract"])
-        return Values(self.builder, add)
+        return self._with(self.builder.fadd, other)
 
     def __sub__(self, other: Values | float) -> Values:
-        sub = self.builder.fsub(self.value, self._other(other), flags=["contract"])
-        return Values(self.builder, sub)
+        return self._with(self.builder.fsub, other)
 
     def __mul__(self, other: Values | float) -> Values:
-        mul = self.builder.fmul(self.value, self._other(other), flags=["contract"])
-        return Values(self.builder, mul)
+        return self._with(self.builder.fmul, other)
 
 
 class Emitter:
@@ -101,6 +100,15 @@ class Emitter:
 
     def store(self, values: Values, pointer: ir.Value) -> None:
         self.builder.store(values.value, pointer, align=FLOAT_BYTES)
+
+    def load_planes(self, pointer: ir.Value, step: ir.Value, count: int) -> list[Values]:
+        """So many vectors, ``step`` floats from one to the next."""
+        return [self.load(self.at(pointer, self.mul(step, i))) for i in range(count)]
+
+    def store_planes(self, values: Sequence[Values], pointer: ir.Value, step: ir.Value) -> None:
+        """The inverse of ``load_planes``."""
+        for i, value in enumerate(values):
+            self.store(value, self.at(pointer, self.mul(step, i)))
 
     def broadcast(self, pointer: ir.Value) -> ir.Value:
         """One float in every lane."""

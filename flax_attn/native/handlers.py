@@ -22,7 +22,6 @@ GRADIENT_BYTES = 16 << 20
 BLOCK = 96
 # So many tiles, all in memory at once, do not repay keeping the transformed kernels.
 FEW_TILES = 192
-MOST_BYTES = 1 << 40
 
 
 def build(machine: Machine) -> ir.Module:
@@ -81,8 +80,8 @@ def _convolve(plan: Plan, units: Units, *, turn: ir.Function | None = None) -> N
     d = plan.sizes(1, 4)[3 if turn is None else 2]
     number, block = _set_tiling(plan, b, h, w), e.number(BLOCK)
     few = e.builder.icmp_unsigned("<=", number, e.number(FEW_TILES))
-    most_bytes = e.builder.select(few, e.number(MOST_BYTES), e.number(FORWARD_BYTES))
-    room = _room(e, number, c, most_bytes, block)
+    all_of_few = e.mul(e.ceil_div(number, block), block)
+    room = e.builder.select(few, all_of_few, _room(e, number, c, FORWARD_BYTES, block))
     workers, parts = plan.threads(), e.div(d, chunk)
     plan.set(image=plan.argument(0), out=plan.result(0))
     plan.set(c=c, d=d, room=room, block=block, tile_step=c, vector_step=e.lanes)
@@ -168,7 +167,7 @@ def _set_tiling(plan: Plan, b: ir.Value, h: ir.Value, w: ir.Value) -> ir.Value:
 
 
 def _room(
-    e: Emitter, tiles: ir.Value, channels: ir.Value, most_bytes: int | ir.Value, block: ir.Value
+    e: Emitter, tiles: ir.Value, channels: ir.Value, most_bytes: int, block: ir.Value
 ) -> ir.Value:
     """Tiles in memory at once: whole blocks, about as many as fit, spread evenly."""
     most = e.add(e.div(most_bytes, e.mul(channels, POSITIONS * FLOAT_BYTES)), 1)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from flax_attn.native.compiled import Compiled
+from flax_attn.affine import affine
 from flax_attn.native.convolution import call
+
+if TYPE_CHECKING:
+    from flax_attn.native.compiled import Compiled
 
 
 class Normalised(NamedTuple):
@@ -36,7 +39,7 @@ def normalise_relu(
     zero costs no digits.
     """
     mean, var = _moments(code, x)
-    factor, offset = _affine(scale, bias, mean, var, epsilon)
+    factor, offset = affine(scale, bias, mean, var, epsilon=epsilon)
     return Normalised(jax.nn.relu(x * factor + offset), mean, var)
 
 
@@ -47,7 +50,7 @@ def _fwd(code: Compiled, epsilon: float, x: Array, scale: Array, bias: Array) ->
 
 def _bwd(code: Compiled, epsilon: float, residuals: Any, cotangent: Normalised) -> tuple:
     x, scale, bias, mean, var = residuals
-    factor, offset = _affine(scale, bias, mean, var, epsilon)
+    factor, offset = affine(scale, bias, mean, var, epsilon=epsilon)
     g, pixels = cotangent.out, x.size // x.shape[-1]
     sums = call(code, "relu_sums", (2, x.shape[-1]), x, g, factor, offset, mean)
     precision = lax.rsqrt(var + epsilon)
@@ -65,10 +68,3 @@ def _moments(code: Compiled, x: Array) -> tuple[Array, Array]:
     pivot = x[0, h // 2, w // 2]
     first, second = call(code, "moments", (2, c), x, pivot) / (x.size // c)
     return pivot + first, jnp.maximum(second - first**2, 0)
-
-
-def _affine(
-    scale: Array, bias: Array, mean: Array, var: Array, epsilon: float
-) -> tuple[Array, Array]:
-    factor = scale * lax.rsqrt(var + epsilon)
-    return factor, bias - mean * factor

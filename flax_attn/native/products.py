@@ -8,7 +8,7 @@ from llvmlite import ir
 
 from flax_attn.native.context import Context, Machine, begin_unit
 from flax_attn.native.emit import INT, POINTER, Emitter, Values, define
-from flax_attn.native.tiles import output_tiles, pixel_addresses, transform_kernels
+from flax_attn.native.tiles import Grid, transform_kernels
 from flax_attn.winograd_maps import POSITIONS, both_axes, output_map
 
 
@@ -111,11 +111,11 @@ class Multiplier:
                 e.builder.call(self.block, [a, c, e.number(1), right, out, e.number(chunk), c])
         with e.loop(tiles_here) as t:
             tile = e.add(x.first, first, t)
-            pixels = pixel_addresses(e, x, tile, output_tiles(x), outside=x.waste)
+            pixels = Grid(x.out, x.d).pixels(e, x, tile, outside=x.waste)
             with e.loop(machine.columns) as column:
                 start = e.mul(column, e.lanes)
                 source = e.at(products, e.add(e.mul(t, chunk), start))
-                values = [e.load(e.at(source, e.mul(plane, p))) for p in range(POSITIONS)]
+                values = e.load_planes(source, plane, POSITIONS)
                 channel = e.add(e.mul(part, chunk), start)
                 outputs = both_axes(output_map, values)
                 if self.affine:

@@ -53,9 +53,8 @@ def transform_kernels(
     tap = e.mul(x.c, d)
     with e.loop(machine.columns) as column:
         start = e.mul(column, e.lanes)
-        taps = [e.load(e.at(source, e.add(start, e.mul(tap, i)))) for i in range(9)]
-        for i, value in enumerate(both_axes(kernel_map, taps)):
-            e.store(value, e.at(target, e.add(start, e.mul(plane, i))))
+        taps = e.load_planes(e.at(source, start), tap, 9)
+        e.store_planes(both_axes(kernel_map, taps), e.at(target, start), plane)
 
 
 def turn_unit(module: ir.Module, machine: Machine) -> ir.Function:
@@ -68,9 +67,8 @@ def turn_unit(module: ir.Module, machine: Machine) -> ir.Function:
     with e.loop(d, step=lanes) as row, e.loop(c, step=lanes) as column:
         # Of [d, c] to [c, d], a square at a time.
         start, place = e.add(e.mul(row, c), column), e.add(e.mul(column, d), row)
-        square = [e.load(e.at(source, e.add(start, e.mul(c, i)))) for i in range(lanes)]
-        for i, value in enumerate(e.transposed(square)):
-            e.store(value, e.at(target, e.add(place, e.mul(d, i))))
+        square = e.load_planes(e.at(source, start), c, lanes)
+        e.store_planes(e.transposed(square), e.at(target, place), d)
     e.builder.ret_void()
     return e.function
 
@@ -82,9 +80,8 @@ def tap_unit(module: ir.Module, machine: Machine) -> ir.Function:
     row = e.mul(channel, d)
     source, target = e.at(x.sums, row), e.at(x.out, row)
     with e.loop(d, step=e.lanes) as start:
-        sums = [e.load(e.at(source, e.add(start, e.mul(plane, i)))) for i in range(POSITIONS)]
-        for i, value in enumerate(both_axes(tap_map, sums)):
-            e.store(value, e.at(target, e.add(start, e.mul(plane, i))))
+        sums = e.load_planes(e.at(source, start), plane, POSITIONS)
+        e.store_planes(both_axes(tap_map, sums), e.at(target, start), plane)
     e.builder.ret_void()
     return e.function
 
@@ -92,79 +89,77 @@ def tap_unit(module: ir.Module, machine: Machine) -> ir.Function:
 def input_unit(module: ir.Module, machine: Machine) -> ir.Function:
     """B^T D B for a few overlapping 6x6 tiles of the image."""
     e, x, index, _ = begin_unit(module, "input_unit", machine)
-    tiles = _Tiles(x.image, x.c, x.tiles, REACH, 1, input_map)
-    _transform(e, x, index, tiles, x.tile_step, x.vector_step, together=1)
+    grid = Grid(x.image, x.c, side=REACH, margin=1)
+    to = _Target(x.tiles, x.tile_step, x.vector_step, together=1)
+    _transform(e, x, index, grid, input_map, to)
     return e.function
 
 
 def cotangent_unit(module: ir.Module, machine: Machine) -> ir.Function:
     """A Y A^T for a few 4x4 tiles of the output's gradient."""
     e, x, index, _ = begin_unit(module, "cotangent_unit", machine)
-    tiles = _Tiles(x.cotangent, x.d, x.cotangents, TILE, 0, cotangent_map)
     chunk = e.number(machine.chunk)
-    _transform(e, x, index, tiles, chunk, e.mul(x.room, chunk), together=machine.columns)
+    to = _Target(x.cotangents, chunk, e.mul(x.room, chunk), together=machine.columns)
+    _transform(e, x, index, Grid(x.cotangent, x.d), cotangent_map, to)
     return e.function
 
 
 @dataclass(frozen=True)
-class _Tiles:
+class Grid:
     """Square tiles of an image, ``side`` pixels wide, that reach ``margin`` to the top and left."""
 
     image: ir.Value
     channels: ir.Value
-    target: ir.Value
-    side: int
-    margin: int
-    one_axis: Map
+    side: int = TILE
+    margin: int = 0
+
+    def pixels(
+        self, e: Emitter, x: Context, tile: ir.Value, *, outside: ir.Value
+    ) -> list[ir.Value]:
+        """Where a tile's pixels lie, row by row; ``outside`` for those beyond the image."""
+        h, w, across = x.h, x.w, x.across
+        of_image = e.mul(x.down, across)
+        number, place = e.div(tile, of_image), e.mod(tile, of_image)
+        top = e.sub(e.mul(e.div(place, across), TILE), self.margin)
+        left = e.sub(e.mul(e.mod(place, across), TILE), self.margin)
+        columns = [e.add(left, j) for j in range(self.side)]
+        addresses = []
+        for i in range(self.side):
+            row = e.add(top, i)
+            start = e.mul(e.add(e.mul(number, h), row), w)
+            for column in columns:
+                inside = e.builder.and_(e.inside(row, h), e.inside(column, w))
+                address = e.at(self.image, e.mul(e.add(start, column), self.channels))
+                addresses.append(e.builder.select(inside, address, outside))
+        return addresses
+
+
+@dataclass(frozen=True)
+class _Target:
+    """Where transformed tiles go: floats to the next tile, and to the next group of vectors.
+
+    ``together`` vectors of channels lie side by side in a group.
+    """
+
+    start: ir.Value
+    tile_step: ir.Value
+    group_step: ir.Value
+    together: int
 
 
 def _transform(
-    e: Emitter,
-    x: Context,
-    index: ir.Value,
-    tiles: _Tiles,
-    tile_step: ir.Value,
-    group_step: ir.Value,
-    *,
-    together: int,
+    e: Emitter, x: Context, index: ir.Value, grid: Grid, one_axis: Map, to: _Target
 ) -> None:
-    """Transforms a few tiles, ``together`` vectors of channels side by side in a group."""
-    start, plane, zeros = e.mul(index, TILES_A_UNIT), e.mul(x.room, tiles.channels), x.zeros
+    """Transforms the few tiles of a unit."""
+    start, plane, zeros = e.mul(index, TILES_A_UNIT), e.mul(x.room, grid.channels), x.zeros
     with e.loop(e.minimum(e.sub(x.count, start), TILES_A_UNIT)) as i:
         number = e.add(start, i)
-        pixels = pixel_addresses(e, x, e.add(x.first, number), tiles, outside=zeros)
-        target = e.at(tiles.target, e.mul(number, tile_step))
-        groups = e.div(tiles.channels, together * e.lanes)
-        with e.loop(groups) as group, e.loop(together) as v:
-            channel = e.mul(e.add(e.mul(group, together), v), e.lanes)
+        pixels = grid.pixels(e, x, e.add(x.first, number), outside=zeros)
+        target = e.at(to.start, e.mul(number, to.tile_step))
+        groups = e.div(grid.channels, to.together * e.lanes)
+        with e.loop(groups) as group, e.loop(to.together) as v:
+            channel = e.mul(e.add(e.mul(group, to.together), v), e.lanes)
             values = [e.load(e.at(pixel, channel)) for pixel in pixels]
-            place = e.add(e.mul(group, group_step), e.mul(v, e.lanes))
-            for p, value in enumerate(both_axes(tiles.one_axis, values)):
-                e.store(value, e.at(target, e.add(place, e.mul(plane, p))))
+            place = e.add(e.mul(group, to.group_step), e.mul(v, e.lanes))
+            e.store_planes(both_axes(one_axis, values), e.at(target, place), plane)
     e.builder.ret_void()
-
-
-def pixel_addresses(
-    e: Emitter, x: Context, tile: ir.Value, tiles: _Tiles, *, outside: ir.Value
-) -> list[ir.Value]:
-    """Where the pixels of a tile lie, row by row; ``outside`` for those beyond the image."""
-    h, w, across = x.h, x.w, x.across
-    of_image = e.mul(x.down, across)
-    number, place = e.div(tile, of_image), e.mod(tile, of_image)
-    top = e.sub(e.mul(e.div(place, across), TILE), tiles.margin)
-    left = e.sub(e.mul(e.mod(place, across), TILE), tiles.margin)
-    columns = [e.add(left, j) for j in range(tiles.side)]
-    addresses = []
-    for i in range(tiles.side):
-        row = e.add(top, i)
-        start = e.mul(e.add(e.mul(number, h), row), w)
-        for column in columns:
-            inside = e.builder.and_(e.inside(row, h), e.inside(column, w))
-            address = e.at(tiles.image, e.mul(e.add(start, column), tiles.channels))
-            addresses.append(e.builder.select(inside, address, outside))
-    return addresses
-
-
-def output_tiles(x: Context) -> _Tiles:
-    """The tiles of the output, for their addresses."""
-    return _Tiles(x.out, x.d, x.out, TILE, 0, cotangent_map)
