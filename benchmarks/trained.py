@@ -11,8 +11,6 @@ import torch
 from jaxtyping import Int, UInt8
 from torch import Tensor, nn
 
-from flax_attn import functional
-from flax_attn.checkpoint import Checkpoints
 from flax_attn.config import ModelConfig
 from flax_attn.data.decode import decode
 from flax_attn.data.folder import EXTENSIONS
@@ -20,8 +18,8 @@ from flax_attn.errors import DataError, UsageError
 from flax_attn.explain.forward import NetworkForward, network_forward
 from flax_attn.functional import Arrays
 from flax_attn.image_ops import IMAGENET_MEAN, IMAGENET_STD, normalize
-from flax_attn.model import build_model
 from flax_attn.porting import TABLES, to_torch
+from flax_attn.restored import restore_best
 from flax_attn.run import Run
 from tests.torch_attn_vgg import TorchAttnVGG
 
@@ -85,11 +83,9 @@ def read_trained(workdir: Path) -> Trained:
             f"--workdir {workdir}: got {', '.join(found)}; the network in PyTorch is attn_vgg, "
             "gate, sigmoid or softmax: choose a run of it"
         )
-    _, params, stats = functional.abstract(
-        lambda: build_model(config, num_classes=len(run.classes))
-    )
-    params, stats = Checkpoints(workdir, read_only=True).load_best().model(params, stats)
-    return Trained(config, len(run.classes), run.config.data.image_size, params, stats)
+    best = restore_best(run, workdir)
+    size = run.config.data.image_size
+    return Trained(config, len(run.classes), size, best.params, best.stats)
 
 
 def read_photographs(folder: Path, count: int, size: int) -> Images:

@@ -52,22 +52,13 @@ def open_cats_vs_dogs(
     root = folder_of_tfds(tfds, data_dir)
     if not is_prepared(root, NAME, VERSION):
         prepare(tfds, root)
-    data_source, rows = open_records(
-        tfds, root, NAME, VERSION, read_row=_name_and_label, classes=CLASSES
-    )
-    splits = _follow_manifest(root / f"cats_vs_dogs-val-{val_fraction}.jsonl", rows, val_fraction)
-    record_of = {row: record for record, row in enumerate(rows)}
+    records = open_records(tfds, root, NAME, VERSION, read_row=_name_and_label, classes=CLASSES)
+    manifest = root / f"cats_vs_dogs-val-{val_fraction}.jsonl"
+    splits = _follow_manifest(manifest, list(records.places), val_fraction)
     return Dataset(
         CLASSES,
         {
-            name: RecordSplit(
-                data_source=data_source,
-                records=tuple(record_of[row] for row in split),
-                rows=split,
-                classes=CLASSES,
-                size=size,
-                resize=resize,
-            )
+            name: RecordSplit(**records.of(split), classes=CLASSES, size=size, resize=resize)
             for name, split in splits.items()
         },
     )

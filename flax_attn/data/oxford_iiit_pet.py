@@ -73,7 +73,7 @@ def open_oxford_iiit_pet(data_dir: Path | None, *, size: int, resize: Resize) ->
 
 
 def _open(tfds: Any, root: Path, split: str, size: int, resize: Resize) -> PetSplit:
-    data_source, rows = open_records(
+    records = open_records(
         tfds,
         root,
         NAME,
@@ -83,16 +83,8 @@ def _open(tfds: Any, root: Path, split: str, size: int, resize: Resize) -> PetSp
         read_row=_name_and_species,
         classes=CLASSES,
     )
-    record_of = {row: record for record, row in enumerate(rows)}
-    in_order = sort_by_name(rows)
-    return PetSplit(
-        data_source=data_source,
-        records=tuple(record_of[row] for row in in_order),
-        rows=in_order,
-        classes=CLASSES,
-        size=size,
-        resize=resize,
-    )
+    in_order = sort_by_name(records.places)
+    return PetSplit(**records.of(in_order), classes=CLASSES, size=size, resize=resize)
 
 
 def _name_and_species(record: Mapping[str, Any]) -> tuple[str, int]:

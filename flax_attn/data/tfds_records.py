@@ -60,6 +60,19 @@ def is_prepared(root: Path, name: str, version: str) -> bool:
     return (root / name / version / "dataset_info.json").exists()
 
 
+@dataclass(frozen=True)
+class Records:
+    """The data source of a split, and where in it the record of each row is."""
+
+    data_source: Any
+    places: Mapping[ManifestRow, int]
+
+    def of(self, rows: Sequence[ManifestRow]) -> dict[str, Any]:
+        """These rows in their order, as fields of a ``RecordSplit``."""
+        places = tuple(self.places[row] for row in rows)
+        return {"data_source": self.data_source, "records": places, "rows": tuple(rows)}
+
+
 def open_records(
     tfds: Any,
     root: Path,
@@ -70,8 +83,8 @@ def open_records(
     encoded: Sequence[str] = ("image",),
     read_row: Callable[[Mapping[str, Any]], tuple[str, int]],
     classes: Sequence[str],
-) -> tuple[Any, list[ManifestRow]]:
-    """The data source of a split, and a row for each of its records, in their order.
+) -> Records:
+    """The records of a split, with a row for each.
 
     ``encoded`` are the features that are not decoded; ``read_row`` gives the name and the label of
     a record. Reads every record once.
@@ -88,7 +101,7 @@ def open_records(
             download=False,
             decoders={feature: tfds.decode.SkipDecoding() for feature in encoded},
         )
-        return data_source, _read_rows(data_source, name, read_row, classes)
+        return Records(data_source, _read_rows(data_source, name, read_row, classes))
     except DataError:
         raise
     except NotImplementedError as error:
@@ -109,14 +122,14 @@ def _read_rows(
     name: str,
     read_row: Callable[[Mapping[str, Any]], tuple[str, int]],
     classes: Sequence[str],
-) -> list[ManifestRow]:
-    rows = []
+) -> dict[ManifestRow, int]:
+    rows: dict[ManifestRow, int] = {}
     for place in range(len(data_source)):
         record = data_source[place]
         path, label = read_row(record)
         if not 0 <= label < len(classes):
             raise DataError(f"{name}, {path!r}: label {label}, expected 0 to {len(classes) - 1}")
-        rows.append(ManifestRow(path, label, hashlib.sha256(record["image"]).hexdigest()))
-    if len(set(rows)) != len(rows):
+        rows[ManifestRow(path, label, hashlib.sha256(record["image"]).hexdigest())] = place
+    if len(rows) != len(data_source):
         raise DataError(f"{name} holds the same photograph twice under one name: prepare anew")
     return rows

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from flax_attn.builds import Build
 from flax_attn.config import Config
 from flax_attn.data import Dataset
 from flax_attn.errors import DataError
@@ -87,17 +88,17 @@ def share_features(trained: Trained, config: Config, dataset: Dataset) -> None:
     here, there = (MODELS[c.model.model].taps(c.model) for c in (trained.config, config))
     if not config.train.freeze_backbone or not set(there) < set(here):
         return
-    folder = Path(config.run.feature_cache)
+    folder, precision = Path(config.run.feature_cache), config.model.precision
     for split in dataset.splits.values():
         whole, part = (
-            folder / cache_key(split, trained.params, trained.stats, taps) for taps in (here, there)
+            folder / cache_key(split, trained.params, trained.stats, taps, precision)
+            for taps in (here, there)
         )
         if whole.is_dir() and not part.is_dir():
-            partial = folder / f"{part.name}.partial-{os.getpid()}"
-            partial.mkdir()
+            build = Build(part)
             for name in there:
-                _link(whole / f"{name}.npy", partial / f"{name}.npy")
-            partial.rename(part)
+                _link(whole / f"{name}.npy", build.folder / f"{name}.npy")
+            build.publish()
 
 
 def _link(source: Path, target: Path) -> None:
