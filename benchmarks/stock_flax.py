@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from flax_attn.config import ModelConfig
@@ -13,14 +15,21 @@ from flax_attn.vgg import Features
 class StockBackbone(nnx.Module):
     """nnx.Conv, nnx.BatchNorm, nnx.relu and nnx.max_pool."""
 
-    def __init__(self, widths: tuple[int, ...], depths: tuple[int, ...], *, rngs: nnx.Rngs):
+    def __init__(
+        self,
+        widths: tuple[int, ...],
+        depths: tuple[int, ...],
+        *,
+        dtype: DTypeLike | None,
+        rngs: nnx.Rngs,
+    ):
         self.stages = nnx.List()
         before = 3
         for width, depth in zip(widths, depths, strict=True):
             layers = nnx.List()
             for _ in range(depth):
-                layers.append(nnx.Conv(before, width, (3, 3), rngs=rngs))
-                layers.append(nnx.BatchNorm(width, momentum=0.9, rngs=rngs))
+                layers.append(nnx.Conv(before, width, (3, 3), dtype=dtype, rngs=rngs))
+                layers.append(nnx.BatchNorm(width, momentum=0.9, dtype=dtype, rngs=rngs))
                 before = width
             self.stages.append(layers)
 
@@ -41,6 +50,9 @@ def stock_flax(config: ModelConfig, *, num_classes: int) -> Network:
     """The network of a configuration with its backbone replaced."""
     model = build_model(config, num_classes=num_classes)
     model.backbone = StockBackbone(  # type: ignore[assignment]  # the same call and result
-        config.widths, config.depths, rngs=nnx.Rngs(0)
+        config.widths,
+        config.depths,
+        dtype=jnp.bfloat16 if config.precision == "bf16" else None,
+        rngs=nnx.Rngs(0),
     )
     return model
