@@ -19,7 +19,11 @@ from flax_attn.blocks import cut
 from flax_attn.errors import UsageError
 from flax_attn.native import host_kernels
 from flax_attn.native.convolution import convolve, convolve_affine_relu
-from flax_attn.native.normalisation import Normalised, normalise_relu
+from flax_attn.native.normalisation import (
+    Normalised,
+    normalise_relu,
+    normalise_relu_convolve,
+)
 from flax_attn.winograd import winograd3x3
 from flax_attn.winograd_maps import TILE
 
@@ -189,6 +193,18 @@ def native_norm_relu(
 ) -> Normalised:
     """Batch normalisation and ReLU in fewer passes; with the batch's mean and biased variance."""
     return normalise_relu(_kernels(), epsilon, x, scale, bias)
+
+
+def native_norm_relu_conv(
+    x: Float[Array, "b h w c"],
+    scale: Float[Array, "c"],
+    bias: Float[Array, "c"],
+    kernel: Float[Array, "3 3 c d"],
+    *,
+    epsilon: float,
+) -> Normalised:
+    """`native3x3` of `native_norm_relu`, whose output is neither written nor kept."""
+    return normalise_relu_convolve(_kernels(), epsilon, x, scale, bias, kernel)
 
 
 def _kernels() -> Compiled:

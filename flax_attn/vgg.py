@@ -7,6 +7,7 @@ initialisation are torchvision's ``vgg16_bn``.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import NamedTuple
 
 import jax
@@ -16,11 +17,14 @@ from jaxtyping import Array, Float
 
 from flax_attn.affine import affine
 from flax_attn.conv import (
+    Normalised,
+    choose_form,
     conv3x3,
     conv3x3_affine_relu,
     has_native_norm,
     max_pool2x2,
     native_norm_relu,
+    native_norm_relu_conv,
     select_impl,
 )
 
@@ -94,9 +98,19 @@ class BatchNorm(nnx.Module):
     ) -> Float[Array, "b h w c"]:
         """``relu(self(x, shift, train=True))`` by ``native_norm_relu``."""
         scale, bias = self.scale[...], self.bias[...]
-        out, mean, var = native_norm_relu(x, scale, bias, epsilon=self.epsilon)
-        self._update(mean + shift, var, count=x.size // x.shape[-1])
-        return out
+        return self._noted(x, shift, native_norm_relu(x, scale, bias, epsilon=self.epsilon))
+
+    def relu_conv_in_training(
+        self, x: Float[Array, "b h w c"], shift: Float[Array, "c"], kernel: Float[Array, "3 3 c d"]
+    ) -> Float[Array, "b h w d"]:
+        """The convolution of ``relu(self(x, shift, train=True))`` by ``native_norm_relu_conv``."""
+        scale, bias = self.scale[...], self.bias[...]
+        result = native_norm_relu_conv(x, scale, bias, kernel, epsilon=self.epsilon)
+        return self._noted(x, shift, result)
+
+    def _noted(self, x: Array, shift: Array, result: Normalised) -> Array:
+        self._update(result.mean + shift, result.var, count=x.size // x.shape[-1])
+        return result.out
 
     def affine(self, shift: Float[Array, "c"]) -> tuple[Float[Array, "c"], Float[Array, "c"]]:
         """Factor and offset that normalise ``x + shift`` by the running statistics."""
@@ -121,15 +135,31 @@ class ConvNorm(nnx.Module):
         self.bias = nnx.Param(jnp.zeros(features))
         self.norm = BatchNorm(features)
 
-    def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b h w d"]:
-        if not train and self.impl == "fast":
-            factor, offset = self.norm.affine(self.bias[...])
-            kernel = self.kernel[...].astype(x.dtype)
-            return conv3x3_affine_relu(x, kernel, factor, offset, impl=self.impl)
-        x = conv3x3(x, self.kernel[...].astype(x.dtype), impl=self.impl)
-        if train and self.impl == "fast" and has_native_norm(x):
-            return self.norm.relu_in_training(x, self.bias[...])
-        return jax.nn.relu(self.norm(x, self.bias[...], train=train))
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w d"]:
+        """In evaluation mode."""
+        if self.impl == "exact":
+            return jax.nn.relu(self.norm(self.convolve(x), self.bias[...], train=False))
+        factor, offset = self.norm.affine(self.bias[...])
+        kernel = self.kernel[...].astype(x.dtype)
+        return conv3x3_affine_relu(x, kernel, factor, offset, impl=self.impl)
+
+    def convolve(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w d"]:
+        """The convolution alone."""
+        return conv3x3(x, self.kernel[...].astype(x.dtype), impl=self.impl)
+
+    def normalise(self, z: Float[Array, "b h w d"]) -> Float[Array, "b h w d"]:
+        """What follows the convolution, in training mode."""
+        if self.impl == "fast" and has_native_norm(z):
+            return self.norm.relu_in_training(z, self.bias[...])
+        return jax.nn.relu(self.norm(z, self.bias[...], train=True))
+
+    def then(self, following: ConvNorm, z: Float[Array, "b h w d"]) -> Float[Array, "b h w e"]:
+        """``following.convolve(self.normalise(z))``, where it can in one operation."""
+        kernel = following.kernel[...]
+        if self.impl == "fast" and has_native_norm(z):
+            if choose_form(z.shape, kernel.shape[-1], z.dtype) == "native":
+                return self.norm.relu_conv_in_training(z, self.bias[...], kernel)
+        return following.convolve(self.normalise(z))
 
 
 class ConvStage(nnx.Module):
@@ -144,9 +174,14 @@ class ConvStage(nnx.Module):
 
     def convolve(self, x: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b h w d"]:
         """The activation of the last convolution."""
-        for layer in self.layers:
-            x = layer(x, train=train)
-        return x
+        if not train:
+            for layer in self.layers:
+                x = layer(x)
+            return x
+        x = self.layers[0].convolve(x)
+        for layer, following in pairwise(self.layers):
+            x = layer.then(following, x)
+        return self.layers[-1].normalise(x)
 
     def pool(self, x: Float[Array, "b h w d"]) -> Float[Array, "b h//2 w//2 d"]:
         """The pooled activation."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
@@ -9,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from flax_attn import native, winograd_maps
 from flax_attn.conv import choose_form, conv3x3_affine_relu, xla3x3
@@ -16,7 +18,8 @@ from flax_attn.errors import UsageError
 from flax_attn.native import check, host_kernels
 from flax_attn.native.compiled import MACHINES, compiled
 from flax_attn.native.convolution import convolve, convolve_affine_relu
-from flax_attn.native.normalisation import normalise_relu
+from flax_attn.native.normalisation import normalise_relu, normalise_relu_convolve
+from flax_attn.vgg import ConvStage
 
 # b, h, w, c, d: one pixel; one row; sides that are no multiple of a tile; more tiles than a
 # block; more than are in memory at once; many channels; channels that fill no vector.
@@ -150,6 +153,39 @@ def test_where_they_are_used():
     np.testing.assert_allclose(fast, exact, atol=LIMIT * float(np.abs(exact).max()))
 
 
+def test_a_stage_in_training_keeps_no_normalised_map():
+    rng = np.random.default_rng(1)
+    x = rng.standard_normal((2, 16, 16, 64)).astype(np.float32)
+
+    def trained(impl: str):
+        stage = ConvStage(64, 64, depth=3, impl=impl, rngs=nnx.Rngs(0))
+        structure, params, stats = nnx.split(stage, nnx.Param, nnx.BatchStat)
+
+        def loss(params, x, stats):
+            again = nnx.merge(structure, params, stats)
+            out = again.convolve(x, train=True)
+            return jnp.square(out).mean(), nnx.as_pure(nnx.state(again, nnx.BatchStat))
+
+        return jax.value_and_grad(loss, argnums=(0, 1), has_aux=True), (
+            nnx.as_pure(params),
+            x,
+            nnx.as_pure(stats),
+        )
+
+    step, operands = trained("fast")
+    program = str(jax.make_jaxpr(step)(*operands))
+    calls = re.findall(r"flax_attn_(\w+?)_\d+", program)
+    counts = {name: calls.count(name) for name in set(calls)}
+    assert counts["convolve"] == counts["kernel_gradient"] == 1
+    assert counts["convolve_normalised"] == counts["normalised_kernel_gradient"] == 2
+    (fast, gradients), (exact, wanted) = (
+        jax.jit(step)(*operands) for step in (step, trained("exact")[0])
+    )
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=1e-5), fast, exact)
+    for a, b in zip(jax.tree.leaves(gradients), jax.tree.leaves(wanted), strict=True):
+        assert jnp.abs(a - b).max() <= 1e-3 * jnp.abs(b).max() + 1e-7
+
+
 @pytest.fixture
 def forgetful(monkeypatch: pytest.MonkeyPatch):
     """The look for kernels is taken anew, before and after."""
@@ -190,8 +226,18 @@ def test_the_look_at_them_compares_with_a_convolution():
     code = host_kernels()
     assert code is not None
     found = check.differences(code)
-    assert found.keys() == {"convolution", "normalisation"}
+    assert found.keys() == {"convolution", "normalisation", "both"}
     assert 0 < max(found.values()) < native.TOLERANCE / 10
+
+
+def normalised(x, scale, bias):
+    axes = (0, 1, 2)
+    var = jnp.square(x - x.mean(axes)).mean(axes)
+    return (x - x.mean(axes)) / jnp.sqrt(var + 1e-5) * scale + bias
+
+
+def normalised_relu(*operands):
+    return jax.nn.relu(normalised(*operands))
 
 
 @pytest.mark.parametrize("shape", [(1, 2, 3, 64), (3, 20, 19, 128), (2, 5, 6, 64)], ids=str)
@@ -203,20 +249,41 @@ def test_normalisation_and_relu(code, shape, mean):
     scale, bias = rng.standard_normal((2, shape[-1])).astype(np.float32)
     axes = (0, 1, 2)
 
-    def before_relu(x, scale, bias):
-        return (x - x.mean(axes)) / np.sqrt(x.var(axes) + 1e-5) * scale + bias
-
-    def reference(x, scale, bias):
-        var = jnp.square(x - x.mean(axes)).mean(axes)
-        return jax.nn.relu((x - x.mean(axes)) / jnp.sqrt(var + 1e-5) * scale + bias)
-
     def form(*operands):
         return normalise_relu(code, 1e-5, *operands).out
 
     # What lies so near zero may fall on either side of it.
-    g = np.where(np.abs(before_relu(x.astype(np.float64), scale, bias)) < 1e-3, 0, g)
-    assert max(worst(form, reference, g.astype(np.float32), x, scale, bias)) < 3e-5
+    g = np.where(np.abs(normalised(x.astype(np.float64), scale, bias)) < 1e-3, 0, g)
+    assert max(worst(form, normalised_relu, g.astype(np.float32), x, scale, bias)) < 3e-5
     found = normalise_relu(code, 1e-5, x, scale, bias)
     wide = x.astype(np.float64)
     np.testing.assert_allclose(found.mean, wide.mean(axes), rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(found.var, wide.var(axes), rtol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [*SHAPES[1:4], (3, 50, 48, 512, 64)], ids=str)
+def test_normalisation_relu_and_convolution(code, shape):
+    x, kernel, (scale, bias), g = arrays(shape)
+    scale, bias = np.resize(scale, shape[3]), np.resize(bias, shape[3])
+    scale[0], bias[:2] = 0, 3  # all of a channel above zero, as nothing beyond the border is
+
+    def reference(x, scale, bias, kernel):
+        return xla3x3(normalised_relu(x, scale, bias), kernel)
+
+    def form(*operands):
+        return normalise_relu_convolve(code, 1e-5, *operands).out
+
+    # What lies near zero is moved away from it, so that it falls on one side of it.
+    factor = scale / np.sqrt(x.var((0, 1, 2)) + 1e-5)
+    near = np.abs(normalised(x.astype(np.float64), scale, bias)) < 1e-2
+    x = np.where(near, x + 0.1 / np.where(factor, factor, 1), x).astype(np.float32)
+    assert max(worst(form, reference, g, x, scale, bias, kernel)) < 3e-5
+    found, wanted = normalise_relu_convolve(code, 1e-5, x, scale, bias, kernel), x.mean((0, 1, 2))
+    np.testing.assert_allclose(found.mean, wanted, atol=1e-5)
+    np.testing.assert_allclose(found.var, x.var((0, 1, 2)), rtol=1e-4)
+
+
+def test_normalised_values_that_are_no_number_stay_none(code):
+    x, kernel, (scale, bias), _ = arrays((2, 8, 8, 64, 64))
+    x[0, 0, 0, 0] = np.nan
+    assert np.isnan(normalise_relu_convolve(code, 1e-5, x, scale, bias, kernel).out).all()

@@ -14,6 +14,8 @@ ADDRESSES = (
     "turned",  # [3, 3, d, c], the kernel before it is turned
     "factor",  # [d]
     "offset",  # [d]; of moments, the pivot [c]
+    "input_factor",  # [c]
+    "input_offset",  # [c]
     "cotangent",  # [b, h, w, d], the gradient in the output
     "out",  # [b, h, w, d], or [3, 3, c, d]
     "zeros",  # max(c, d), read where there is no pixel

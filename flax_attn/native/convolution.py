@@ -92,7 +92,7 @@ def kernel_gradient(
     c, d = x.shape[-1], g.shape[-1]
     x, g = _pad(x, 3, code.machine.lanes), _pad(g, 3, code.machine.chunk)
     shape = (3, 3, x.shape[-1], g.shape[-1])
-    return call(code, "convolve_kernel_gradient", shape, x, g)[:, :, :c, :d]
+    return call(code, "kernel_gradient", shape, x, g)[:, :, :c, :d]
 
 
 def _product(code: Compiled, x: Array, kernel: Array) -> Array:

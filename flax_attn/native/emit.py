@@ -110,6 +110,11 @@ class Emitter:
         for i, value in enumerate(values):
             self.store(value, self.at(pointer, self.mul(step, i)))
 
+    def relu(self, values: Values) -> Values:
+        """max(values, 0), where what is not a number stays one."""
+        below = self.builder.fcmp_ordered("<", values.value, self.zeros)
+        return Values(self.builder, self.builder.select(below, self.zeros, values.value))
+
     def broadcast(self, pointer: ir.Value) -> ir.Value:
         """One float in every lane."""
         scalar = self.builder.load(pointer, align=FLOAT_BYTES, typ=FLOAT)

@@ -27,15 +27,24 @@ FEW_TILES = 192
 def build(machine: Machine) -> ir.Module:
     """A module with every handler.
 
-    convolve, convolve_turned, convolve_affine_relu and convolve_kernel_gradient; moments and
-    relu_sums.
+    convolve, convolve_turned, convolve_affine_relu, convolve_normalised; kernel_gradient and
+    normalised_kernel_gradient; moments and relu_sums.
     """
     module = ir.Module("flax_attn")
     parallel = Parallel(module)
     block = products.block_product(
         module, machine, "block_product", rows=machine.rows, accumulate=False
     )
-    transform = tiles.input_unit(module, machine)
+
+    def plan(name: str, *operands: str, first: int) -> Plan:
+        """A handler that takes these operands from the given one on."""
+        started = Plan(module, machine, name, parallel)
+        started.set(**{field: started.argument(first + i) for i, field in enumerate(operands)})
+        return started
+
+    transform, normalised = (
+        tiles.input_unit(module, machine, normalised=normalised) for normalised in (False, True)
+    )
     kernels = tiles.kernel_unit(module, machine)
     plain, affine = (
         Units(kernels, transform, multiplier.block_unit(), multiplier.chunk_unit())
@@ -43,23 +52,26 @@ def build(machine: Machine) -> ir.Module:
             products.Multiplier(module, machine, block, affine) for affine in (False, True)
         )
     )
-    _convolve(Plan(module, machine, "convolve", parallel), plain)
-    turned = Plan(module, machine, "convolve_turned", parallel)
-    _convolve(turned, plain, turn=tiles.turn_unit(module, machine))
-    with_affine = Plan(module, machine, "convolve_affine_relu", parallel)
-    with_affine.set(factor=with_affine.argument(2), offset=with_affine.argument(3))
-    _convolve(with_affine, affine)
-    gradient = Plan(module, machine, "convolve_kernel_gradient", parallel)
-    cotangents = tiles.cotangent_unit(module, machine)
-    sums, taps = products.sum_unit(module, machine), tiles.tap_unit(module, machine)
-    _kernel_gradient(gradient, transform, cotangents, sums, taps)
+    _convolve(plan("convolve", first=2), plain)
+    _convolve(plan("convolve_turned", first=2), plain, turn=tiles.turn_unit(module, machine))
+    _convolve(plan("convolve_affine_relu", "factor", "offset", first=2), affine)
+    of_input = ("input_factor", "input_offset")
+    _convolve(plan("convolve_normalised", *of_input, first=2), plain._replace(tiles=normalised))
+    gradient = GradientUnits(
+        transform,
+        tiles.cotangent_unit(module, machine),
+        products.sum_unit(module, machine),
+        tiles.tap_unit(module, machine),
+    )
+    _kernel_gradient(plan("kernel_gradient", first=2), gradient)
+    _kernel_gradient(
+        plan("normalised_kernel_gradient", *of_input, first=2),
+        gradient._replace(tiles=normalised),
+    )
     total = channels.total_unit(module, machine)
-    moments = Plan(module, machine, "moments", parallel)
-    moments.set(offset=moments.argument(1))
+    moments = plan("moments", "offset", first=1)
     _channel_sums(moments, channels.moments_unit(module, machine), total)
-    relu_sums = Plan(module, machine, "relu_sums", parallel)
-    names = ("cotangent", "factor", "offset", "kernel")
-    relu_sums.set(**{name: relu_sums.argument(i + 1) for i, name in enumerate(names)})
+    relu_sums = plan("relu_sums", "cotangent", "factor", "offset", "kernel", first=1)
     _channel_sums(relu_sums, channels.relu_sums_unit(module, machine), total)
     return module
 
@@ -73,6 +85,15 @@ class Units(NamedTuple):
     chunks: ir.Function
 
 
+class GradientUnits(NamedTuple):
+    """The phases of a kernel's gradient."""
+
+    tiles: ir.Function
+    cotangents: ir.Function
+    sums: ir.Function
+    taps: ir.Function
+
+
 def _convolve(plan: Plan, units: Units, *, turn: ir.Function | None = None) -> None:
     """(x, kernel) to their convolution; with ``turn`` by the kernel [3, 3, d, c] turned."""
     e, chunk = plan.e, plan.machine.chunk
@@ -83,7 +104,7 @@ def _convolve(plan: Plan, units: Units, *, turn: ir.Function | None = None) -> N
     all_of_few = e.mul(e.ceil_div(number, block), block)
     room = e.builder.select(few, all_of_few, _room(e, number, c, FORWARD_BYTES, block))
     workers, parts = plan.threads(), e.div(d, chunk)
-    plan.set(image=plan.argument(0), out=plan.result(0))
+    plan.set(image=plan.argument(0), out=plan.result(e.mul(b, h, w, d)))
     plan.set(c=c, d=d, room=room, block=block, tile_step=c, vector_step=e.lanes)
     memory = {
         "zeros": e.maximum(c, d),
@@ -112,13 +133,7 @@ def _convolve(plan: Plan, units: Units, *, turn: ir.Function | None = None) -> N
     plan.end()
 
 
-def _kernel_gradient(
-    plan: Plan,
-    transform: ir.Function,
-    cotangents: ir.Function,
-    sums: ir.Function,
-    taps: ir.Function,
-) -> None:
+def _kernel_gradient(plan: Plan, units: GradientUnits) -> None:
     """(x, the output's gradient) to the kernel's gradient.
 
     Sums run over the tiles in their order, however many threads there are.
@@ -127,7 +142,7 @@ def _kernel_gradient(
     (b, h, w, c), (_, _, _, d) = plan.sizes(0, 4), plan.sizes(1, 4)
     number = _set_tiling(plan, b, h, w)
     room = _room(e, number, e.add(c, d), GRADIENT_BYTES, e.number(1))
-    plan.set(image=plan.argument(0), cotangent=plan.argument(1), out=plan.result(0))
+    plan.set(image=plan.argument(0), cotangent=plan.argument(1), out=plan.result(e.mul(c, d, 9)))
     plan.set(c=c, d=d, room=room, tile_step=lanes, vector_step=e.mul(room, lanes), keep=0)
     plan.allocate(
         zeros=e.maximum(c, d),
@@ -137,11 +152,11 @@ def _kernel_gradient(
     )
     plan.clear("zeros", e.maximum(c, d))
     with plan.rounds(number, room) as count:
-        plan.run(transform, e.ceil_div(count, TILES_A_UNIT))
-        plan.run(cotangents, e.ceil_div(count, TILES_A_UNIT))
-        plan.run(sums, e.mul(e.div(c, lanes), POSITIONS))
+        plan.run(units.tiles, e.ceil_div(count, TILES_A_UNIT))
+        plan.run(units.cotangents, e.ceil_div(count, TILES_A_UNIT))
+        plan.run(units.sums, e.mul(e.div(c, lanes), POSITIONS))
         plan.set(keep=1)
-    plan.run(taps, c)
+    plan.run(units.taps, c)
     plan.end()
 
 
@@ -151,7 +166,8 @@ def _channel_sums(plan: Plan, part: ir.Function, total: ir.Function) -> None:
     b, h, w, c = plan.sizes(0, 4)
     pixels = e.mul(b, h, w)
     parts = e.ceil_div(pixels, PIXELS_A_PART)
-    plan.set(image=plan.argument(0), out=plan.result(0), c=c, count=pixels, room=parts)
+    plan.set(image=plan.argument(0), out=plan.result(e.mul(c, 2)))
+    plan.set(c=c, count=pixels, room=parts)
     plan.allocate(sums=e.mul(parts, 2, c))
     plan.run(part, parts)
     plan.run(total, e.div(e.mul(c, 2), e.lanes))

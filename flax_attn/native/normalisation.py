@@ -1,4 +1,4 @@
-"""Batch normalisation and ReLU together, for float32 maps of whole chunks of channels."""
+"""Batch normalisation, ReLU and what follows, for float32 maps of whole chunks of channels."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from flax_attn.affine import affine
-from flax_attn.native.convolution import call
+from flax_attn.native.convolution import call, input_gradient
 
 if TYPE_CHECKING:
     from flax_attn.native.compiled import Compiled
@@ -49,18 +49,66 @@ def _fwd(code: Compiled, epsilon: float, x: Array, scale: Array, bias: Array) ->
 
 
 def _bwd(code: Compiled, epsilon: float, residuals: Any, cotangent: Normalised) -> tuple:
+    return _gradients(code, epsilon, residuals, cotangent.out)
+
+
+normalise_relu.defvjp(_fwd, _bwd)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def normalise_relu_convolve(
+    code: Compiled,
+    epsilon: float,
+    x: Float[Array, "b h w c"],
+    scale: Float[Array, "c"],
+    bias: Float[Array, "c"],
+    kernel: Float[Array, "3 3 c d"],
+) -> Normalised:
+    """``convolve`` of what ``normalise_relu`` gives, which is never in memory as a whole.
+
+    Values are normalised as the convolution and its gradient read them. Both c and d must fill
+    whole chunks.
+    """
+    mean, var = _moments(code, x)
+    factor, offset = affine(scale, bias, mean, var, epsilon=epsilon)
+    shape = (*x.shape[:-1], kernel.shape[-1])
+    out = call(code, "convolve_normalised", shape, x, kernel, factor, offset)
+    return Normalised(out, mean, var)
+
+
+def _convolve_fwd(
+    code: Compiled, epsilon: float, x: Array, scale: Array, bias: Array, kernel: Array
+) -> tuple:
+    result = normalise_relu_convolve(code, epsilon, x, scale, bias, kernel)
+    return result, ((x, scale, bias, result.mean, result.var), kernel)
+
+
+def _convolve_bwd(code: Compiled, epsilon: float, residuals: Any, cotangent: Normalised) -> tuple:
+    norm, kernel = residuals
+    x, scale, bias, mean, var = norm
+    factor, offset = affine(scale, bias, mean, var, epsilon=epsilon)
+    operands = (x, cotangent.out, factor, offset)
+    through_kernel = call(code, "normalised_kernel_gradient", kernel.shape, *operands)
+    g = input_gradient(code, cotangent.out, kernel)
+    return *_gradients(code, epsilon, norm, g), through_kernel
+
+
+normalise_relu_convolve.defvjp(_convolve_fwd, _convolve_bwd)
+
+
+def _gradients(
+    code: Compiled, epsilon: float, residuals: tuple[Array, ...], g: Array
+) -> tuple[Array, Array, Array]:
+    """Of ``normalise_relu`` in x, scale and bias, for the gradient in its output."""
     x, scale, bias, mean, var = residuals
     factor, offset = affine(scale, bias, mean, var, epsilon=epsilon)
-    g, pixels = cotangent.out, x.size // x.shape[-1]
+    pixels = x.size // x.shape[-1]
     sums = call(code, "relu_sums", (2, x.shape[-1]), x, g, factor, offset, mean)
     precision = lax.rsqrt(var + epsilon)
     through_mean, through_var = sums[0] / pixels, sums[1] * precision**2 / pixels
     passed = jnp.where(x * factor + offset > 0, g, 0)
     dx = factor * (passed - through_mean - (x - mean) * through_var)
     return dx, sums[1] * precision, sums[0]
-
-
-normalise_relu.defvjp(_fwd, _bwd)
 
 
 def _moments(code: Compiled, x: Array) -> tuple[Array, Array]:

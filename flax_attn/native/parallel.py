@@ -27,6 +27,7 @@ class Libc(dict[str, ir.Function]):
         "malloc": (POINTER, [INT]),
         "free": (VOID, [POINTER]),
         "sched_yield": (INT32, []),
+        "madvise": (INT32, [POINTER, INT, INT32]),
     }
 
     def __init__(self, module: ir.Module):

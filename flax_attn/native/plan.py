@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import mmap
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -24,6 +26,8 @@ from flax_attn.native.interface import (
 from flax_attn.native.parallel import Parallel
 
 ALIGNMENT = 64
+# From this size on, memory is asked for in huge pages.
+HUGE_BYTES = 4 << 20
 NO_MEMORY = "no memory for a convolution: use a smaller --batch-size\0"
 
 
@@ -62,9 +66,12 @@ class Plan:
         """The address of an argument's numbers."""
         return self.e.field(self._buffer(index, CallFrame.args.offset), Buffer.data.offset, POINTER)
 
-    def result(self, index: int) -> ir.Value:
-        """The address of a result's numbers."""
-        return self.e.field(self._buffer(index, CallFrame.rets.offset), Buffer.data.offset, POINTER)
+    def result(self, floats: ir.Value) -> ir.Value:
+        """The address of the result, of so many numbers."""
+        buffer = self._buffer(0, CallFrame.rets.offset)
+        address = self.e.field(buffer, Buffer.data.offset, POINTER)
+        self._ask_for_huge_pages(address, self.e.mul(floats, FLOAT_BYTES))
+        return address
 
     def sizes(self, index: int, rank: int) -> list[ir.Value]:
         """The shape of an argument."""
@@ -87,7 +94,24 @@ class Plan:
         self._memory = b.call(self.parallel.libc["aligned_alloc"], [e.number(ALIGNMENT), bytes_])
         with b.if_then(b.icmp_unsigned("==", self._memory, NULL), likely=False):
             b.ret(self._error(NO_MEMORY))
+        self._ask_for_huge_pages(self._memory, bytes_)
         self.set(**{name: e.at(self._memory, start) for name, start in starts.items()})
+
+    def _ask_for_huge_pages(self, address: ir.Value, bytes_: ir.Value) -> None:
+        """Lets the system back what is not touched yet by pages of 2 MiB, where it has them.
+
+        XLA takes the memory of a step anew each time, and the system clears each page of it when
+        it is first touched.
+        """
+        if sys.platform != "linux":
+            return
+        e, b = self.e, self.e.builder
+        with b.if_then(b.icmp_unsigned(">=", bytes_, e.number(HUGE_BYTES))):
+            first = b.ptrtoint(address, INT)
+            start = e.mul(e.ceil_div(first, mmap.PAGESIZE), mmap.PAGESIZE)
+            length = e.sub(e.add(first, bytes_), start)
+            arguments = [b.inttoptr(start, POINTER), length, INT32(mmap.MADV_HUGEPAGE)]
+            b.call(self.parallel.libc["madvise"], arguments)
 
     def _error(self, message: str) -> ir.Value:
         e, text = self.e, ir.Constant(ir.ArrayType(BYTE, len(message)), bytearray(message, "ascii"))

@@ -111,7 +111,9 @@ class Multiplier:
                 e.builder.call(self.block, [a, c, e.number(1), right, out, e.number(chunk), c])
         with e.loop(tiles_here) as t:
             tile = e.add(x.first, first, t)
-            pixels = Grid(x.out, x.d).pixels(e, x, tile, outside=x.waste)
+            pixels = Grid(x.out, x.d).pixels(e, x, tile)
+            waste = x.waste
+            places = [pixel.or_else(e, waste) for pixel in pixels]
             with e.loop(machine.columns) as column:
                 start = e.mul(column, e.lanes)
                 source = e.at(products, e.add(e.mul(t, chunk), start))
@@ -120,9 +122,9 @@ class Multiplier:
                 outputs = both_axes(output_map, values)
                 if self.affine:
                     factor, offset = (e.load(e.at(a, channel)) for a in (x.factor, x.offset))
-                    outputs = [_relu(e, value * factor + offset) for value in outputs]
-                for value, pixel in zip(outputs, pixels, strict=True):
-                    e.store(value, e.at(pixel, channel))
+                    outputs = [e.relu(value * factor + offset) for value in outputs]
+                for value, place in zip(outputs, places, strict=True):
+                    e.store(value, e.at(place, channel))
 
 
 def sum_unit(module: ir.Module, machine: Machine) -> ir.Function:
@@ -153,9 +155,3 @@ def sum_unit(module: ir.Module, machine: Machine) -> ir.Function:
 def _fused_multiply_add(module: ir.Module, e: Emitter) -> ir.Function:
     name, kind = f"llvm.fma.v{e.lanes}f32", ir.FunctionType(e.vector, [e.vector] * 3)
     return module.globals.get(name) or ir.Function(module, kind, name)
-
-
-def _relu(e: Emitter, value: Values) -> Values:
-    # Kept where not below zero, so that what is not a number stays one.
-    below = e.builder.fcmp_ordered("<", value.value, e.zeros)
-    return Values(e.builder, e.builder.select(below, e.zeros, value.value))

@@ -6,12 +6,14 @@ channels. Tiles are numbered through the batch, row by row.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from llvmlite import ir
 
 from flax_attn.native.context import Context, Machine, begin_unit
-from flax_attn.native.emit import Emitter
+from flax_attn.native.emit import Emitter, Values
 from flax_attn.winograd_maps import (
     POSITIONS,
     REACH,
@@ -86,12 +88,16 @@ def tap_unit(module: ir.Module, machine: Machine) -> ir.Function:
     return e.function
 
 
-def input_unit(module: ir.Module, machine: Machine) -> ir.Function:
-    """B^T D B for a few overlapping 6x6 tiles of the image."""
-    e, x, index, _ = begin_unit(module, "input_unit", machine)
+def input_unit(module: ir.Module, machine: Machine, *, normalised: bool) -> ir.Function:
+    """B^T D B for a few overlapping 6x6 tiles of the image.
+
+    With ``normalised`` of max(input_factor * value + input_offset, 0) in place of each value.
+    """
+    name, read = ("normalised_", _read_normalised) if normalised else ("", _read)
+    e, x, index, _ = begin_unit(module, f"{name}input_unit", machine)
     grid = Grid(x.image, x.c, side=REACH, margin=1)
     to = _Target(x.tiles, x.tile_step, x.vector_step, together=1)
-    _transform(e, x, index, grid, input_map, to)
+    _transform(e, x, index, grid, read, input_map, to)
     return e.function
 
 
@@ -100,8 +106,19 @@ def cotangent_unit(module: ir.Module, machine: Machine) -> ir.Function:
     e, x, index, _ = begin_unit(module, "cotangent_unit", machine)
     chunk = e.number(machine.chunk)
     to = _Target(x.cotangents, chunk, e.mul(x.room, chunk), together=machine.columns)
-    _transform(e, x, index, Grid(x.cotangent, x.d), cotangent_map, to)
+    _transform(e, x, index, Grid(x.cotangent, x.d), _read, cotangent_map, to)
     return e.function
+
+
+class Pixel(NamedTuple):
+    """Where a pixel's channels lie, if it is inside the image."""
+
+    inside: ir.Value
+    address: ir.Value
+
+    def or_else(self, e: Emitter, other: ir.Value, inside: ir.Value | None = None) -> ir.Value:
+        """Its address, or the one given for ``inside``; another for pixels outside."""
+        return e.builder.select(self.inside, self.address if inside is None else inside, other)
 
 
 @dataclass(frozen=True)
@@ -113,25 +130,23 @@ class Grid:
     side: int = TILE
     margin: int = 0
 
-    def pixels(
-        self, e: Emitter, x: Context, tile: ir.Value, *, outside: ir.Value
-    ) -> list[ir.Value]:
-        """Where a tile's pixels lie, row by row; ``outside`` for those beyond the image."""
+    def pixels(self, e: Emitter, x: Context, tile: ir.Value) -> list[Pixel]:
+        """A tile's pixels, row by row."""
         h, w, across = x.h, x.w, x.across
         of_image = e.mul(x.down, across)
         number, place = e.div(tile, of_image), e.mod(tile, of_image)
         top = e.sub(e.mul(e.div(place, across), TILE), self.margin)
         left = e.sub(e.mul(e.mod(place, across), TILE), self.margin)
         columns = [e.add(left, j) for j in range(self.side)]
-        addresses = []
+        pixels = []
         for i in range(self.side):
             row = e.add(top, i)
             start = e.mul(e.add(e.mul(number, h), row), w)
             for column in columns:
                 inside = e.builder.and_(e.inside(row, h), e.inside(column, w))
                 address = e.at(self.image, e.mul(e.add(start, column), self.channels))
-                addresses.append(e.builder.select(inside, address, outside))
-        return addresses
+                pixels.append(Pixel(inside, address))
+        return pixels
 
 
 @dataclass(frozen=True)
@@ -147,19 +162,50 @@ class _Target:
     together: int
 
 
+# Of a tile's pixels, the vectors that start at a channel.
+Read = Callable[[ir.Value], list[Values]]
+
+
+def _read(e: Emitter, x: Context, pixels: Sequence[Pixel]) -> Read:
+    """The values, zero outside the image."""
+    zeros = x.zeros
+    places = [pixel.or_else(e, zeros) for pixel in pixels]
+    return lambda channel: [e.load(e.at(place, channel)) for place in places]
+
+
+def _read_normalised(e: Emitter, x: Context, pixels: Sequence[Pixel]) -> Read:
+    """The values normalised, after ReLU; zero outside the image, where the offset is zero too."""
+    values, zeros, factors, offset = _read(e, x, pixels), x.zeros, x.input_factor, x.input_offset
+    offsets = [pixel.or_else(e, zeros, offset) for pixel in pixels]
+
+    def read(channel: ir.Value) -> list[Values]:
+        factor = e.load(e.at(factors, channel))
+        return [
+            e.relu(value * factor + e.load(e.at(place, channel)))
+            for value, place in zip(values(channel), offsets, strict=True)
+        ]
+
+    return read
+
+
 def _transform(
-    e: Emitter, x: Context, index: ir.Value, grid: Grid, one_axis: Map, to: _Target
+    e: Emitter,
+    x: Context,
+    index: ir.Value,
+    grid: Grid,
+    reader: Callable[[Emitter, Context, Sequence[Pixel]], Read],
+    one_axis: Map,
+    to: _Target,
 ) -> None:
     """Transforms the few tiles of a unit."""
-    start, plane, zeros = e.mul(index, TILES_A_UNIT), e.mul(x.room, grid.channels), x.zeros
+    start, plane = e.mul(index, TILES_A_UNIT), e.mul(x.room, grid.channels)
     with e.loop(e.minimum(e.sub(x.count, start), TILES_A_UNIT)) as i:
         number = e.add(start, i)
-        pixels = grid.pixels(e, x, e.add(x.first, number), outside=zeros)
+        read = reader(e, x, grid.pixels(e, x, e.add(x.first, number)))
         target = e.at(to.start, e.mul(number, to.tile_step))
         groups = e.div(grid.channels, to.together * e.lanes)
         with e.loop(groups) as group, e.loop(to.together) as v:
             channel = e.mul(e.add(e.mul(group, to.together), v), e.lanes)
-            values = [e.load(e.at(pixel, channel)) for pixel in pixels]
             place = e.add(e.mul(group, to.group_step), e.mul(v, e.lanes))
-            e.store_planes(both_axes(one_axis, values), e.at(target, place), plane)
+            e.store_planes(both_axes(one_axis, read(channel)), e.at(target, place), plane)
     e.builder.ret_void()
