@@ -3,7 +3,8 @@
     python -m benchmarks.compare --size 224 --batch 8 [--precision bf16] [--rounds 5] [--only ours]
 
 Every contender has a process of its own, as it has with its users, and in each round takes one
-step while the others wait, so that all see the same machine. The table gives medians over the
+step of either kind while the others wait, so that all see the same machine. Each round begins with
+another, and before each a pause lets the threads of the one before fall asleep. The table gives medians over the
 rounds, images a second, the ratio to the fastest PyTorch, and the most memory that the steps
 needed: on a CPU beyond what the process held before the first, on an accelerator in all. GFLOP/s
 count the direct arithmetic of the convolutions, as a share of this machine's matrix product, which
@@ -26,6 +27,7 @@ import numpy as np
 from benchmarks.contenders import CONTENDERS, Step, contender, held_mebibytes, peak_mebibytes
 
 TITLES = ("training", "evaluation")
+PAUSE_SECONDS = 0.3
 MATMUL_SIZE, MATMUL_SIZE_OF_ACCELERATORS = 2048, 8192
 # Multiply-adds of VGG16's convolutions for each pixel of the image, forward.
 MACS_A_PIXEL = 15_346_630_656 / 224**2
@@ -113,9 +115,12 @@ def main() -> None:
     # Evaluation first, for the memory of a training step is never less.
     first = [{name: worker.step(kind) for name, worker in workers.items()} for kind in (1, 0)][::-1]
     rates = []
-    for _ in range(args.rounds):
+    for i in range(args.rounds):
         rates.append(matmul_gflops(args.precision))
-        for worker in workers.values():
+        begin = i % len(workers)
+        order = list(workers.values())
+        for worker in order[begin:] + order[:begin]:
+            time.sleep(PAUSE_SECONDS)
             for kind in (0, 1):
                 worker.times[kind].append(worker.step(kind))
     peak = statistics.median(rates)
