@@ -4,11 +4,11 @@
 
 Every contender has a process of its own, as it has with its users, and in each round takes one
 step of either kind while the others wait, so that all see the same machine. Each round begins with
-another, and before each a pause lets the threads of the one before fall asleep. The table gives medians over the
-rounds, images a second, the ratio to the fastest PyTorch, and the most memory that the steps
-needed: on a CPU beyond what the process held before the first, on an accelerator in all. GFLOP/s
-count the direct arithmetic of the convolutions, as a share of this machine's matrix product, which
-is timed in every round, too; forms that need less arithmetic may exceed it.
+another, and before each a pause lets the threads of the one before fall asleep. The table gives
+medians over the rounds, images a second, the ratio to the fastest PyTorch, and the most memory that
+the steps needed: on a CPU beyond what the process held before the first, on an accelerator in all.
+GFLOP/s count the direct arithmetic of the convolutions, as a share of this machine's matrix
+product, which is timed in every round, too; forms that need less arithmetic may exceed it.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from typing import Any, Literal, NoReturn, get_args, get_origin, get_type_hints
 
 from flax_attn.config import PRESETS, Config
 from flax_attn.durable import is_no_space
-from flax_attn.errors import DiskFullError, FlaxAttnError, UsageError
+from flax_attn.errors import DiskFullError, FlaxAttnError, OutOfMemoryError, UsageError
 from flax_attn.native.memory import keep_freed_memory
 from flax_attn.processes import Meeting
 
@@ -145,6 +145,17 @@ def run(
         where = f" for {error.filename}" if error.filename else ""
         print(f"error: no space left{where}: free some and repeat the command", file=sys.stderr)
         return DiskFullError.exit_code
+    except Exception as error:
+        if not OutOfMemoryError.is_meant_by(error):
+            raise
+        if "--debug" in arguments:
+            traceback.print_exc()
+        print(
+            "error: out of memory: use a smaller --batch-size; training also has --accumulate "
+            "and --remat",
+            file=sys.stderr,
+        )
+        return OutOfMemoryError.exit_code
     except KeyboardInterrupt:
         print("error: interrupted", file=sys.stderr)
         return INTERRUPTED

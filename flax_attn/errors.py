@@ -51,6 +51,17 @@ class RunBusyError(FlaxAttnError):
     exit_code = 8
 
 
+class OutOfMemoryError(FlaxAttnError):
+    """No memory left for a step, of the host or of an accelerator."""
+
+    exit_code = 10
+
+    @staticmethod
+    def is_meant_by(error: Exception) -> bool:
+        """Whether the error is Python's, or of any type that XLA's own takes."""
+        return isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)
+
+
 class ProcessLostError(FlaxAttnError):
     """One of several processes that train together is gone."""
 

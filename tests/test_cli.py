@@ -73,6 +73,25 @@ def test_interrupt(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().err == "error: interrupted\n"
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError("Unable to allocate 3 GiB"),
+        ValueError("RESOURCE_EXHAUSTED: no memory for a convolution"),
+        RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_without_memory(error: Exception, capsys: pytest.CaptureFixture[str]) -> None:
+    def main(argv: Sequence[str]) -> None:
+        raise error
+
+    assert cli.run(main, []) == 10
+    said = capsys.readouterr().err
+    assert said.startswith("error: out of memory: use a smaller --batch-size")
+    assert said.count("\n") == 1
+
+
 def test_programming_errors_are_not_hidden() -> None:
     def main(argv: Sequence[str]) -> None:
         raise ZeroDivisionError

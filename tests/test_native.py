@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
@@ -287,3 +288,30 @@ def test_normalised_values_that_are_no_number_stay_none(code):
     x, kernel, (scale, bias), _ = arrays((2, 8, 8, 64, 64))
     x[0, 0, 0, 0] = np.nan
     assert np.isnan(normalise_relu_convolve(code, 1e-5, x, scale, bias, kernel).out).all()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits of memory are not kept elsewhere")
+def test_without_memory_the_step_fails_and_the_process_lives():
+    # Of 512 channels the transformed kernels take 38 MB, what XLA itself needs 3 MB.
+    script = """
+import resource
+import jax, jax.numpy as jnp
+from flax_attn.conv import native3x3
+
+x, kernel = jnp.ones((1, 60, 60, 512)), jnp.ones((3, 3, 512, 512))
+run = jax.jit(lambda *a: native3x3(*a)[0, 1, 1, 0]).lower(x, kernel).compile()
+run(x, kernel)
+held = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (held + (20 << 20), resource.RLIM_INFINITY))
+try:
+    run(x, kernel).block_until_ready()
+except Exception as error:
+    print(error)
+resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY,) * 2)
+print(float(run(x, kernel)))
+"""
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=100)
+    error, value = done.stdout.splitlines()
+    assert "RESOURCE_EXHAUSTED" in error and "use a smaller --batch-size" in error
+    assert float(value) == pytest.approx(9 * 512, rel=LIMIT)
