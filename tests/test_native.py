@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import re
 import subprocess
 import sys
@@ -315,3 +317,31 @@ print(float(run(x, kernel)))
     error, value = done.stdout.splitlines()
     assert "RESOURCE_EXHAUSTED" in error and "use a smaller --batch-size" in error
     assert float(value) == pytest.approx(9 * 512, rel=LIMIT)
+
+
+def test_nothing_is_kept_of_a_call():
+    libc = ctypes.CDLL(None)
+    if not hasattr(libc, "mallinfo2"):
+        pytest.skip("only glibc says how much memory is in use")
+
+    class Info(ctypes.Structure):
+        _fields_ = [(f"field{i}", ctypes.c_size_t) for i in range(10)]
+
+    libc.mallinfo2.restype = Info
+    code = host_kernels()
+    x, kernel = (jnp.asarray(a) for a in arrays((1, 4, 4, 64, 64))[:2])
+    run = jax.jit(lambda *a: convolve(code, *a))
+
+    def in_use() -> int:
+        return libc.mallinfo2().field7  # uordblks, bytes of the main arena
+
+    def calls(count: int) -> None:
+        for _ in range(count):
+            run(x, kernel).block_until_ready()
+        gc.collect()
+
+    calls(500)
+    before = in_use()
+    calls(2000)
+    # A call takes two jobs of 56 bytes.
+    assert in_use() - before < 2000 * 56 / 10
