@@ -51,8 +51,13 @@ class Tolerant:
 def tolerant(say: Callable[[str], None], attempt: Tolerant) -> Callable[[str], None]:
     """``say``, for an output that may be on a full disk."""
 
+    def shown(text: str) -> None:
+        say(text)
+        # What stays in the buffer would fail later, when a progress bar empties it.
+        sys.stdout.flush()
+
     def said(text: str) -> None:
-        attempt(lambda: say(text), "standard output")
+        attempt(lambda: shown(text), "standard output")
 
     return said
 
