@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 import io
 import logging
-import os
 import sys
 import traceback
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import fields
 from types import NoneType, UnionType
 from typing import Any, Literal, NoReturn, get_args, get_origin, get_type_hints
@@ -18,6 +18,7 @@ from flax_attn.config import PRESETS, Config
 from flax_attn.durable import is_no_space
 from flax_attn.errors import DiskFullError, FlaxAttnError, OutOfMemoryError, UsageError
 from flax_attn.native.memory import keep_freed_memory
+from flax_attn.output import flush_output
 from flax_attn.processes import Meeting
 
 INTERRUPTED = 130
@@ -134,44 +135,36 @@ def run(
     warnings.filterwarnings("ignore", module=r"PIL\.")
     try:
         main(arguments)
-    except FlaxAttnError as error:
-        if "--debug" in arguments:
-            traceback.print_exc()
-        print("error: " + " ".join(str(error).split()), file=sys.stderr)
-        return error.exit_code
-    except OSError as error:
-        if not is_no_space(error):
-            raise
-        where = f" for {error.filename}" if error.filename else ""
-        print(f"error: no space left{where}: free some and repeat the command", file=sys.stderr)
-        return DiskFullError.exit_code
     except Exception as error:
-        if not OutOfMemoryError.is_meant_by(error):
+        failure = _known(error)
+        if failure is None:
             raise
         if "--debug" in arguments:
             traceback.print_exc()
-        print(
-            "error: out of memory: use a smaller --batch-size; training also has --accumulate "
-            "and --remat",
-            file=sys.stderr,
-        )
-        return OutOfMemoryError.exit_code
+        print("error: " + " ".join(str(failure).split()), file=sys.stderr)
+        return failure.exit_code
     except KeyboardInterrupt:
         print("error: interrupted", file=sys.stderr)
         return INTERRUPTED
     finally:
-        _flush()
+        with suppress(OSError):
+            flush_output()
     return 0
 
 
-def _flush() -> None:
-    """What was said may be on a full disk; the interpreter would end with a code of its own."""
-    try:
-        sys.stdout.flush()
-    except OSError:
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, sys.stdout.fileno())
-        os.close(nowhere)
+def _known(error: Exception) -> FlaxAttnError | None:
+    """The error of ours that one of any other type stands for."""
+    if isinstance(error, FlaxAttnError):
+        return error
+    if isinstance(error, OSError) and is_no_space(error):
+        where = f" for {error.filename}" if error.filename else ""
+        return DiskFullError(f"no space left{where}: free some and repeat the command")
+    # XLA has several types for it.
+    if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
+        return OutOfMemoryError(
+            "out of memory: use a smaller --batch-size; training also has --accumulate and --remat"
+        )
+    return None
 
 
 def _argument(hint: Any, choices: Sequence[str] | None) -> dict[str, Any]:

@@ -56,11 +56,6 @@ class OutOfMemoryError(FlaxAttnError):
 
     exit_code = 10
 
-    @staticmethod
-    def is_meant_by(error: Exception) -> bool:
-        """Whether the error is Python's, or of any type that XLA's own takes."""
-        return isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)
-
 
 class ProcessLostError(FlaxAttnError):
     """One of several processes that train together is gone."""

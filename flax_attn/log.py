@@ -18,6 +18,7 @@ from typing import Any
 from tqdm import tqdm
 
 from flax_attn.durable import write_text
+from flax_attn.output import flush_output
 
 METRICS_FILE = "metrics.jsonl"
 
@@ -51,13 +52,9 @@ class Tolerant:
 def tolerant(say: Callable[[str], None], attempt: Tolerant) -> Callable[[str], None]:
     """``say``, for an output that may be on a full disk."""
 
-    def shown(text: str) -> None:
-        say(text)
-        # What stays in the buffer would fail later, when a progress bar empties it.
-        sys.stdout.flush()
-
     def said(text: str) -> None:
-        attempt(lambda: shown(text), "standard output")
+        attempt(lambda: say(text), "standard output")
+        attempt(flush_output, "standard output")
 
     return said
 

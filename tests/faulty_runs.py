@@ -46,6 +46,8 @@ class Trainers:
             "JAX_COMPILATION_CACHE_DIR": str(self.cache),
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         }
+        # Buffered, as by default: what cannot be written then fails later than where it was said.
+        environment.pop("PYTHONUNBUFFERED", None)
         with open(f"{workdir}.out", "a") as log, open(f"{workdir}.err", "w") as err:
             return subprocess.Popen(
                 [*command, *more],
