@@ -184,6 +184,11 @@ def has_native_norm(x: Float[Array, "b h w c"]) -> bool:
     return code is not None and whole and x.shape[-1] % code.machine.chunk == 0
 
 
+def has_native_norm_conv(x: Float[Array, "b h w c"], d: int) -> bool:
+    """Whether `native_norm_relu_conv` takes such an array, with kernels of `d` channels."""
+    return has_native_norm(x) and choose_form(x.shape, d, x.dtype) == "native"
+
+
 def native_norm_relu(
     x: Float[Array, "b h w c"],
     scale: Float[Array, "c"],

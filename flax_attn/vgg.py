@@ -18,10 +18,10 @@ from jaxtyping import Array, Float
 from flax_attn.affine import affine
 from flax_attn.conv import (
     Normalised,
-    choose_form,
     conv3x3,
     conv3x3_affine_relu,
     has_native_norm,
+    has_native_norm_conv,
     max_pool2x2,
     native_norm_relu,
     native_norm_relu_conv,
@@ -156,9 +156,8 @@ class ConvNorm(nnx.Module):
     def then(self, following: ConvNorm, z: Float[Array, "b h w d"]) -> Float[Array, "b h w e"]:
         """``following.convolve(self.normalise(z))``, where it can in one operation."""
         kernel = following.kernel[...]
-        if self.impl == "fast" and has_native_norm(z):
-            if choose_form(z.shape, kernel.shape[-1], z.dtype) == "native":
-                return self.norm.relu_conv_in_training(z, self.bias[...], kernel)
+        if self.impl == "fast" and has_native_norm_conv(z, kernel.shape[-1]):
+            return self.norm.relu_conv_in_training(z, self.bias[...], kernel)
         return following.convolve(self.normalise(z))
 
 

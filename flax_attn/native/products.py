@@ -113,7 +113,7 @@ class Multiplier:
             tile = e.add(x.first, first, t)
             pixels = Grid(x.out, x.d).pixels(e, x, tile)
             waste = x.waste
-            places = [pixel.or_else(e, waste) for pixel in pixels]
+            places = [e.builder.select(pixel.inside, pixel.address, waste) for pixel in pixels]
             with e.loop(machine.columns) as column:
                 start = e.mul(column, e.lanes)
                 source = e.at(products, e.add(e.mul(t, chunk), start))

@@ -116,10 +116,6 @@ class Pixel(NamedTuple):
     inside: ir.Value
     address: ir.Value
 
-    def or_else(self, e: Emitter, other: ir.Value, inside: ir.Value | None = None) -> ir.Value:
-        """Its address, or the one given for ``inside``; another for pixels outside."""
-        return e.builder.select(self.inside, self.address if inside is None else inside, other)
-
 
 @dataclass(frozen=True)
 class Grid:
@@ -169,14 +165,14 @@ Read = Callable[[ir.Value], list[Values]]
 def _read(e: Emitter, x: Context, pixels: Sequence[Pixel]) -> Read:
     """The values, zero outside the image."""
     zeros = x.zeros
-    places = [pixel.or_else(e, zeros) for pixel in pixels]
+    places = [e.builder.select(pixel.inside, pixel.address, zeros) for pixel in pixels]
     return lambda channel: [e.load(e.at(place, channel)) for place in places]
 
 
 def _read_normalised(e: Emitter, x: Context, pixels: Sequence[Pixel]) -> Read:
     """The values normalised, after ReLU; zero outside the image, where the offset is zero too."""
     values, zeros, factors, offset = _read(e, x, pixels), x.zeros, x.input_factor, x.input_offset
-    offsets = [pixel.or_else(e, zeros, offset) for pixel in pixels]
+    offsets = [e.builder.select(pixel.inside, offset, zeros) for pixel in pixels]
 
     def read(channel: ir.Value) -> list[Values]:
         factor = e.load(e.at(factors, channel))
