@@ -7,6 +7,7 @@ select-and-scatter; both are many times slower than the forms written here.
 
 from __future__ import annotations
 
+from functools import reduce
 from typing import TYPE_CHECKING, Literal, cast, get_args
 
 import jax
@@ -15,7 +16,7 @@ from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, UInt8
 
-from flax_attn.blocks import cut
+from flax_attn.blocks import Blocks, cut
 from flax_attn.errors import UsageError
 from flax_attn.native import host_kernels
 from flax_attn.native.convolution import convolve, convolve_affine_relu
@@ -272,14 +273,31 @@ def kernel_gradient(
 
     dkernel[u,v] = sum over blocks of pixels of x_uv^T g, with x_uv the image shifted by (u, v)
 
-    One block at a time, so that the shifted copies stay in the cache. Rows and images that
-    overhang the last block are zero and add nothing.
+    One block at a time, so that the shifted copies stay in the cache, and sums are short enough
+    to be exact: rows longer than two blocks are cut. Rows and images that overhang the last block
+    are zero and add nothing.
     """
     (b, h, w, c), d = x.shape, g.shape[-1]
-    blocks = cut(b, h, w, BLOCK_PIXELS if c > FEW_CHANNELS else FEW_CHANNELS_BLOCK_PIXELS)
+    size = BLOCK_PIXELS if c > FEW_CHANNELS else FEW_CHANNELS_BLOCK_PIXELS
+    columns = -(-w // -(-w // (2 * size)))
+    blocks = cut(b, h, columns, size)
     over_b, over_h = blocks.overhang(b, h)
     x = jnp.pad(x, ((0, over_b), (1, 1 + over_h), (1, 1), (0, 0)))
     g = jnp.pad(g, ((0, over_b), (0, over_h), (0, 0), (0, 0)))
+    parts = [
+        _sum_over_blocks(
+            x[:, :, start : start + columns + 2], g[:, :, start : start + columns], blocks
+        )
+        for start in range(0, w, columns)
+    ]
+    return reduce(jnp.add, parts).reshape(3, 3, c, d)
+
+
+def _sum_over_blocks(
+    x: Float[Array, "b h+2 w+2 c"], g: Float[Array, "b h w d"], blocks: Blocks
+) -> Float[Array, "9*c d"]:
+    """The kernel gradient of a padded image that whole blocks cover."""
+    w, c, d = g.shape[2], x.shape[-1], g.shape[-1]
     shifts = [(u, v) for u in range(3) for v in range(3)]
     together = _shifts_a_product(c)
     # XLA transposes the left matrix in memory, so that should be the narrower one.
@@ -302,7 +320,7 @@ def kernel_gradient(
 
     zeros = [jnp.zeros(p.shape, p.dtype) for p in jax.eval_shape(products, 0)]
     sums, _ = lax.scan(add_block, zeros, jnp.arange(blocks.number))
-    return jnp.concatenate([s if columns_left else s.T for s in sums]).reshape(3, 3, c, d)
+    return jnp.concatenate([s if columns_left else s.T for s in sums])
 
 
 def _pool_xla(x: Float[Array, "b h w c"]) -> Float[Array, "b h//2 w//2 c"]:

@@ -45,9 +45,10 @@ class GuardedSplit:
     ) -> None:
         self._split, self._name, self._quarantine = split, name, quarantine
         self._kept = np.setdiff1d(np.arange(len(rows)), np.asarray(absent, np.int64))
-        self._rows = [rows[i] for i in self._kept]
+        kept = self._kept.tolist()
+        self._rows = [rows[i] for i in kept]
         self._lost = set(np.flatnonzero(np.isin(self._kept, np.asarray(lost, np.int64))).tolist())
-        self.names: Sequence[str] = [split.names[i] for i in self._kept]
+        self.names: Sequence[str] = [split.names[i] for i in kept]
         self.labels: Int[np.ndarray, " n *k"] = np.asarray(split.labels)[self._kept]
         self.fingerprint = _without(split.fingerprint, absent)
 

@@ -135,10 +135,11 @@ def gaussian_blur(
         margin = [(radius, radius) if i == axis else (0, 0) for i in range(4)]
         padded = jnp.pad(image, margin, mode="edge")
         extent = image.shape[axis]
-        image = sum(
+        shifted = (
             weight * jax.lax.slice_in_dim(padded, i, i + extent, axis=axis)
             for i, weight in enumerate(weights)
         )
+        image = sum(shifted, start=jnp.zeros_like(image))
     return image
 
 

@@ -172,7 +172,7 @@ def _squared_distance(mask: Bool[Array, "b H W"], h: int, w: int) -> Float[Array
     across = (columns[:, None] - np.arange(mask.shape[-1])) ** 2  # [w, W]
     along = (rows[:, None] - np.arange(mask.shape[-2])) ** 2  # [h, H]
     in_row = jnp.where(mask[:, :, None, :], across.astype(np.float32), jnp.inf).min(-1)
-    return (along.astype(np.float32)[:, None, :] + in_row.mT[:, None]).min(-1)
+    return (in_row.mT[:, None] + along.astype(np.float32)[:, None, :]).min(-1)
 
 
 def _require_equal_batch(maps: Array, mask: Array) -> None:

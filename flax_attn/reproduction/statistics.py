@@ -50,7 +50,7 @@ def draws_and_images(values: Float[np.ndarray, "d n"]) -> Interval:
     rng = np.random.default_rng(0)
     d, n = values.shape
     means = [
-        _nanmean(values[np.ix_(rng.integers(d, size=d), rng.integers(n, size=n))])
+        _nanmean(values[rng.integers(d, size=(d, 1)), rng.integers(n, size=(1, n))])
         for _ in range(RESAMPLES)
     ]
     return _percentiles(float(np.nanmean(values)), np.array(means))
