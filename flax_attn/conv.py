@@ -273,9 +273,9 @@ def kernel_gradient(
 
     dkernel[u,v] = sum over blocks of pixels of x_uv^T g, with x_uv the image shifted by (u, v)
 
-    One block at a time, so that the shifted copies stay in the cache, and sums are short enough
-    to be exact: rows longer than two blocks are cut. Rows and images that overhang the last block
-    are zero and add nothing.
+    One block at a time, so that the shifted copies stay in the cache and rounding errors of long
+    sums do not add up; rows longer than two blocks are cut. Rows and images that overhang the last
+    block are zero and add nothing.
     """
     (b, h, w, c), d = x.shape, g.shape[-1]
     size = BLOCK_PIXELS if c > FEW_CHANNELS else FEW_CHANNELS_BLOCK_PIXELS
