@@ -28,12 +28,13 @@ def cut(b: int, h: int, w: int, size: int) -> Blocks:
     A large image is cut into strips of whole rows; small images share a block. Within that
     range the blocks overhang as little as they can.
     """
-    rows = _even_part(h, size / w)
-    images = _even_part(b, size / (h * w)) if rows == h else 1
+    rows = even_part(h, size / w)
+    images = even_part(b, size / (h * w)) if rows == h else 1
     return Blocks(images, -(-b // images), rows, -(-h // rows))
 
 
-def _even_part(total: int, wanted: float) -> int:
+def even_part(total: int, wanted: float) -> int:
+    """`wanted` to just under twice as many of `total`, or all; equal parts where there are any."""
     least = min(total, max(1, round(wanted)))
     parts = range(least, min(total + 1, 2 * least))
     return min(parts, key=lambda part: (-(-total // part) * part, part))

@@ -16,7 +16,7 @@ from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, UInt8
 
-from flax_attn.blocks import Blocks, cut
+from flax_attn.blocks import Blocks, cut, even_part
 from flax_attn.errors import UsageError
 from flax_attn.native import host_kernels
 from flax_attn.native.convolution import convolve, convolve_affine_relu
@@ -274,12 +274,12 @@ def kernel_gradient(
     dkernel[u,v] = sum over blocks of pixels of x_uv^T g, with x_uv the image shifted by (u, v)
 
     One block at a time, so that the shifted copies stay in the cache and rounding errors of long
-    sums do not add up; rows longer than two blocks are cut. Rows and images that overhang the last
+    sums do not add up; rows of two blocks or more are cut. Rows and images that overhang the last
     block are zero and add nothing.
     """
     (b, h, w, c), d = x.shape, g.shape[-1]
     size = BLOCK_PIXELS if c > FEW_CHANNELS else FEW_CHANNELS_BLOCK_PIXELS
-    columns = -(-w // -(-w // (2 * size)))
+    columns = even_part(w, size)
     blocks = cut(b, h, columns, size)
     over_b, over_h = blocks.overhang(b, h)
     x = jnp.pad(x, ((0, over_b), (1, 1 + over_h), (1, 1), (0, 0)))
