@@ -1,75 +1,8 @@
-"""Train a network: ``python train.py --norm sigmoid``."""
-
-from __future__ import annotations
+"""Train a network from a clone: ``python train.py --norm sigmoid`` (or ``flax-attn train``)."""
 
 import sys
-import time
-from collections.abc import Sequence
-from functools import partial
-from pathlib import Path
 
-from flax_attn import cli
-from flax_attn.choices import CHOICES
-from flax_attn.compilation_cache import use_compilation_cache
-from flax_attn.config import Config, make_config
-from flax_attn.data import Quarantine, open_dataset
-from flax_attn.data.quarantine import FILE
-from flax_attn.devices import devices_for
-from flax_attn.initial import from_chance, resolve_initial
-from flax_attn.log import Tolerant, tolerant
-from flax_attn.processes import Processes, joined
-from flax_attn.run import default_workdir, refuse_if_busy
-from weights.sources import resolve_imagenet
-
-WEIGHTS = Path(__file__).parent / "weights"
-
-
-def main(argv: Sequence[str]) -> None:
-    parser = cli.Parser(prog="train.py", description=__doc__)
-    cli.add_common(parser)
-    cli.add_meeting(parser)
-    cli.add_preset(parser)
-    cli.add_settings(parser, CHOICES)
-    values = vars(parser.parse_args(argv))
-    values.pop("debug")
-    meeting = cli.take_meeting(values)
-    config = make_config(values, preset=values.pop("preset"))
-    use_compilation_cache(config.run.compilation_cache)
-    with joined(meeting) as processes:
-        _train(config, processes)
-
-
-def _train(config: Config, processes: Processes) -> None:
-    started = time.perf_counter()
-    attempt = Tolerant()
-    say = tolerant(print if processes.first else lambda text: None, attempt)
-    workdir = Path(config.run.workdir) if config.run.workdir else default_workdir(config)
-    if processes.first:
-        refuse_if_busy(workdir)
-    # Imports that take a second: a directory in use is refused before.
-    from flax_attn.training import set_aside_before, train
-
-    devices_for(config.train)  # to be told of a wrong number before images are read
-    quarantine = Quarantine(config.data.on_bad_image, earlier=set_aside_before(workdir))
-    dataset = open_dataset(
-        config.data,
-        quarantine,
-        cache=Path(config.run.feature_cache),
-        images=config.run.image_folder,
-    )
-    if quarantine.entries:
-        say(f"{len(quarantine.entries)} unusable images set aside: {workdir / FILE}")
-    initial = from_chance()  # which others replace by what the first process has
-    if processes.first:
-        initial = resolve_initial(
-            config.run, dataset.classes, imagenet=partial(resolve_imagenet, WEIGHTS, say=say)
-        )
-    train(config, dataset, initial, workdir=workdir, say=say, attempt=attempt, processes=processes)
-    say(
-        f"done in {time.perf_counter() - started:.0f} s; judge it: "
-        f"python eval.py --workdir {workdir}"
-    )
-
+from flax_attn.system.cli import main
 
 if __name__ == "__main__":
-    sys.exit(cli.run(main))
+    sys.exit(main(["train", *sys.argv[1:]]))

@@ -15,12 +15,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.stock_flax import stock_flax
-from flax_attn import functional
 from flax_attn.config import TrainConfig, make_config
-from flax_attn.model import Network, build_model
-from flax_attn.native.memory import keep_freed_memory
-from flax_attn.optim import make_optimizer
-from flax_attn.step import Examples, init_state, make_eval_step, make_train_step
+from flax_attn.models import Network, build_model, functional
+from flax_attn.system.memory import keep_freed_memory
+from flax_attn.training.optimizer import make_optimizer
+from flax_attn.training.step import Examples, init_state, make_eval_step, make_train_step
 
 Step = Callable[[], None]
 CONTENDERS = ["ours", "ours, --conv exact", "stock Flax", "torch", "torch.compile"]

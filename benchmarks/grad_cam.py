@@ -53,13 +53,12 @@ from benchmarks.trained import (
     read_trained,
     torch_images,
 )
-from flax_attn import functional
 from flax_attn.explain.cam import grad_cam, grad_cam_pp, hires_cam
 from flax_attn.explain.forward import NetworkForward
 from flax_attn.explain.gradients import attributions
 from flax_attn.explain.methods import Method
 from flax_attn.explain.scaling import enlarge, scale_to_unit
-from flax_attn.model import build_model
+from flax_attn.models import build_model, functional
 
 STAGES = ("conv4", "conv5")
 PAIRS: dict[str, tuple[Method, type[BaseCAM]]] = {

@@ -17,9 +17,9 @@ from typing import NamedTuple
 import jax
 from jax import Array
 
-from flax_attn.conv import choose_form, direct3x3, native3x3, xla3x3
-from flax_attn.native.memory import keep_freed_memory
-from flax_attn.winograd import winograd3x3
+from flax_attn.ops.conv import choose_form, direct3x3, native3x3, xla3x3
+from flax_attn.ops.winograd import winograd3x3
+from flax_attn.system.memory import keep_freed_memory
 
 Conv = Callable[[Array, Array], Array]
 FORMS: dict[str, Conv] = {

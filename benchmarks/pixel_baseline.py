@@ -17,7 +17,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
 from flax_attn.data.dataset import Split
-from flax_attn.data.drawn_pets import open_drawn_pets
+from flax_attn.data.drawn.pets import open_drawn_pets
 
 STRENGTHS = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 VIEWS = {"32x32 RGB": ("RGB", 32), "64x64 gray": ("L", 64)}

@@ -24,13 +24,13 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
-from flax_attn import functional, step
-from flax_attn.checkpoint import Checkpoints
 from flax_attn.config import Config, make_config
-from flax_attn.model import build_model
-from flax_attn.optim import make_optimizer
-from flax_attn.stored import Progress, to_files
-from flax_attn.task import TASKS
+from flax_attn.models import build_model, functional
+from flax_attn.models.tasks import TASKS
+from flax_attn.runs.checkpoint_format import Progress, to_files
+from flax_attn.runs.checkpoints import Checkpoints
+from flax_attn.training import step
+from flax_attn.training.optimizer import make_optimizer
 
 
 def in_turns(

@@ -8,8 +8,8 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from flax_attn.config import ModelConfig
-from flax_attn.model import Network, build_model
-from flax_attn.vgg import Features
+from flax_attn.models import Network, build_model
+from flax_attn.models.vgg import Features
 
 
 class StockBackbone(nnx.Module):

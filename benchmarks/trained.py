@@ -13,15 +13,15 @@ from torch import Tensor, nn
 
 from flax_attn.config import ModelConfig
 from flax_attn.data.decode import decode
-from flax_attn.data.folder import EXTENSIONS
+from flax_attn.data.sets.folder import EXTENSIONS
 from flax_attn.errors import DataError, UsageError
 from flax_attn.explain.forward import NetworkForward, network_forward
-from flax_attn.functional import Arrays
-from flax_attn.image_ops import IMAGENET_MEAN, IMAGENET_STD, normalize
+from flax_attn.models.functional import Arrays
+from flax_attn.ops.images import IMAGENET_MEAN, IMAGENET_STD, normalize
 from flax_attn.porting import TABLES, to_torch
-from flax_attn.restored import restore_best
-from flax_attn.run import Run
-from tests.torch_attn_vgg import TorchAttnVGG
+from flax_attn.runs.directory import Run
+from flax_attn.runs.load import restore_best
+from tests.helpers.torch_attn_vgg import TorchAttnVGG
 
 Images = UInt8[np.ndarray, "b h w 3"]
 Labels = Int[np.ndarray, "b"]

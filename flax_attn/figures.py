@@ -14,8 +14,8 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure, SubFigure
 
-from flax_attn.image_ops import resize_bilinear
-from flax_attn.plain_text import plain
+from flax_attn.ops.images import resize_bilinear
+from flax_attn.system.plain_text import plain
 
 CURVES = ("loss", "accuracy", "precision", "recall")
 COLOURS = {"train": "#4477aa", "val": "#cc6677"}

@@ -3,23 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from faulty_runs import SMALL, Reference, make_reference
 
 from flax_attn.config import Config, make_config
-
-TINY = {
-    "widths": (4, 4, 8, 8, 8),
-    "depths": (1, 1, 1, 1, 1),
-    "attn_features": 8,
-    "hidden": 16,
-    "image_size": 32,
-    "train_count": 10,
-    "val_count": 6,
-    "batch_size": 4,
-    "epochs": 2,
-    "weights": "none",
-    "freeze_backbone": False,
-}
+from tests.helpers.faulty_runs import SMALL, Reference, make_reference
+from tests.helpers.networks import TINY
 
 
 @pytest.fixture
@@ -30,7 +17,7 @@ def tiny() -> Config:
 @pytest.fixture
 def no_compiled_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a processor that there are no compiled convolutions for."""
-    monkeypatch.setattr("flax_attn.conv.host_kernels", lambda: None)
+    monkeypatch.setattr("flax_attn.ops.conv.host_kernels", lambda: None)
 
 
 @pytest.fixture(scope="session")

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from flax_attn.choices import CHOICES
 from flax_attn.config import DATASET_DEFAULTS, PRESETS, Config, make_config
 from flax_attn.data import DATASETS
 from flax_attn.errors import UsageError
+from flax_attn.training.choices import CHOICES
 
 
 def test_json_round_trip_keeps_every_field() -> None:

@@ -6,14 +6,10 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-from flax_attn.attention import (
-    alignments,
-    alignments_sampled,
-    alignments_sparse,
-    alignments_spatial,
-    scores,
-    scores_multiplicative,
-)
+from flax_attn.attention import alignments, scores, scores_multiplicative
+from flax_attn.attention import sampled as alignments_sampled
+from flax_attn.attention import sparse as alignments_sparse
+from flax_attn.attention import spatial as alignments_spatial
 from flax_attn.attention.alignments import Alignment
 from flax_attn.attention.gate import AttentionGate, GateOutput
 from flax_attn.attention.heads import merge_heads, overlap

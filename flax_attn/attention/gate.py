@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Key
 
 from flax_attn.attention.alignments import Alignment, Sampled
 from flax_attn.attention.scores import Score, he_normal_init
-from flax_attn.image_ops import enlarge_bilinear
+from flax_attn.ops.images import enlarge_bilinear
 
 # Projected features that score one channel, where each channel has weights of its own.
 CHANNEL_FEATURES = 4

@@ -7,16 +7,16 @@ from pathlib import Path
 
 from flax_attn.config import DataConfig
 from flax_attn.data.batches import Batch, batches, num_batches, read_image
+from flax_attn.data.check import preflight
 from flax_attn.data.concatenate import concatenate
 from flax_attn.data.dataset import Dataset, Split
 from flax_attn.data.manifest import ManifestRow
-from flax_attn.data.preflight import preflight
 from flax_attn.data.quarantine import Quarantine
 from flax_attn.errors import DataError, UsageError
 
 
 def _drawn_pets(config: DataConfig) -> Dataset:
-    from flax_attn.data.drawn_pets import open_drawn_pets
+    from flax_attn.data.drawn.pets import open_drawn_pets
 
     return open_drawn_pets(
         seed=config.data_seed,
@@ -27,7 +27,7 @@ def _drawn_pets(config: DataConfig) -> Dataset:
 
 
 def _drawn_pets_scenes(config: DataConfig) -> Dataset:
-    from flax_attn.data.drawn_pets_scenes import open_drawn_scenes
+    from flax_attn.data.drawn.scenes import open_drawn_scenes
 
     return open_drawn_scenes(
         seed=config.data_seed,
@@ -40,7 +40,7 @@ def _drawn_pets_scenes(config: DataConfig) -> Dataset:
 def _folder(
     config: DataConfig, *, known: Sequence[ManifestRow] = (), masks: bool = False
 ) -> Dataset:
-    from flax_attn.data.folder import masks_beside, open_folder
+    from flax_attn.data.sets.folder import masks_beside, open_folder
 
     root = Path(config.data_dir or ".")
     return open_folder(
@@ -56,7 +56,7 @@ def _folder(
 def _labelled_csv(
     config: DataConfig, *, undivided: bool = False, class_names: tuple[str, ...] | None = None
 ) -> Dataset:
-    from flax_attn.data.labelled_csv import open_labelled_csv
+    from flax_attn.data.sets.labelled_csv import open_labelled_csv
 
     return open_labelled_csv(
         Path(config.data_dir or "."),
@@ -68,7 +68,7 @@ def _labelled_csv(
 
 
 def _cats_vs_dogs(config: DataConfig) -> Dataset:
-    from flax_attn.data.cats_vs_dogs import open_cats_vs_dogs
+    from flax_attn.data.sets.cats_vs_dogs import open_cats_vs_dogs
 
     return open_cats_vs_dogs(
         Path(config.data_dir) if config.data_dir else None,
@@ -79,7 +79,7 @@ def _cats_vs_dogs(config: DataConfig) -> Dataset:
 
 
 def _oxford_iiit_pet(config: DataConfig) -> Dataset:
-    from flax_attn.data.oxford_iiit_pet import open_oxford_iiit_pet
+    from flax_attn.data.sets.oxford_iiit_pet import open_oxford_iiit_pet
 
     return open_oxford_iiit_pet(
         Path(config.data_dir) if config.data_dir else None,
@@ -145,7 +145,7 @@ def open_split(
     _check_masks(config, masks)
     quarantine = quarantine or Quarantine(config.on_bad_image)
     if name == "all" and config.dataset == "folder":
-        from flax_attn.data.folder import masks_beside, open_tree
+        from flax_attn.data.sets.folder import masks_beside, open_tree
 
         root = Path(config.data_dir or ".")
         dataset = open_tree(

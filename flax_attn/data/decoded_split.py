@@ -10,7 +10,7 @@ from jaxtyping import Bool, UInt8
 
 from flax_attn.data.dataset import Dataset, EncodedSplit, masks_of
 from flax_attn.data.decode import ImageError
-from flax_attn.data.decoded import DecodedImages, Shelf, cache_key
+from flax_attn.data.pixel_cache import DecodedImages, Shelf, cache_key
 
 
 class DecodedSplit:

@@ -11,11 +11,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, UInt8
 
-from flax_attn import functional
 from flax_attn.config import ModelConfig
-from flax_attn.functional import Arrays, Structure
-from flax_attn.image_ops import normalize
-from flax_attn.model import build_model
+from flax_attn.models import build_model, functional
+from flax_attn.models.functional import Arrays, Structure
+from flax_attn.ops.images import normalize
 
 Images = UInt8[Array, "b h w 3"] | Float[Array, "b h w 3"]
 Activations = Mapping[str, Float[Array, "b h w c"]]

@@ -17,9 +17,9 @@ import numpy as np
 from jaxtyping import Bool, Float, UInt8
 from PIL import Image
 
-from flax_attn.explain.collect import Explained
 from flax_attn.explain.colour_scales import ScaleName
-from flax_attn.explain.on_objects import MEASURES, OnObjects, left_out, outline, summarize
+from flax_attn.explain.explainer import Explained
+from flax_attn.explain.measures.on_objects import MEASURES, OnObjects, left_out, outline, summarize
 from flax_attn.explain.wording import truth_text, verdict
 
 TEMPLATE = files("flax_attn.explain") / "template"

@@ -13,8 +13,8 @@ from jaxtyping import Bool, Int, UInt8
 
 from flax_attn.data import Split
 from flax_attn.data.decode import ImageError, Resize, decode
-from flax_attn.data.folder import EXTENSIONS, image_files
 from flax_attn.data.masks import objects
+from flax_attn.data.sets.folder import EXTENSIONS, image_files
 from flax_attn.errors import DataError
 
 _SHOWN = 5

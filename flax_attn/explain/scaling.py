@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from flax_attn.image_ops import resize_bilinear
+from flax_attn.ops.images import resize_bilinear
 
 
 def enlarge(maps: Float[Array, "b h w"], size: tuple[int, int]) -> Float[Array, "b H W"]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Bool
 
-from flax_attn.explain.collect import Explained
+from flax_attn.explain.explainer import Explained
 
 
 def verdict(item: Explained, classes: Sequence[str]) -> str:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from flax_attn.porting.convert import to_flax, to_torch, unwrap
-from flax_attn.porting.files import Ported, read_ported, sha256_of, write_ported
-from flax_attn.porting.load import Loaded, load_into
+from flax_attn.porting.load_into import Loaded, load_into
+from flax_attn.porting.ported_files import Ported, read_ported, sha256_of, write_ported
 from flax_attn.porting.tables import (
     TABLES,
     Table,

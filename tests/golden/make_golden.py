@@ -1,23 +1,20 @@
 """Writes tiny.npz: tiny AttnVGGs in PyTorch, their weights, input and every output.
 
-Run as ``python tests/golden/make_golden.py``; it needs the torch extra, its readers do not.
+Run as ``python -m tests.golden.make_golden``; it needs the torch extra, its readers do not.
 Names are ``NORM/weights/PYTORCH_KEY`` and ``NORM/output/PART``, maps are [b, h, w, c].
 """
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from tests.helpers.parity import named_outputs, random_images, randomize, torch_images
+from tests.helpers.torch_attn_vgg import TorchAttnVGG
+
 HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE.parent))
-
-from parity import named_outputs, random_images, randomize, torch_images  # noqa: E402
-from torch_attn_vgg import TorchAttnVGG  # noqa: E402
-
 WIDTHS = (4, 8, 8, 8, 8)
 ATTN_FEATURES = 8
 SIDE = 64

@@ -1,0 +1,139 @@
+"""Show what a trained run looks at: ``flax-attn explain --workdir RUN --images PATH``."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from collections.abc import Sequence
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+
+from flax_attn.attention import ALIGNMENTS
+from flax_attn.config import validate
+from flax_attn.data import Quarantine, open_split
+from flax_attn.data.quarantine import FILE, left_out_by
+from flax_attn.errors import UsageError
+from flax_attn.explain.colour_scales import ScaleName
+from flax_attn.explain.explain_run import explain, restore
+from flax_attn.explain.explainer import Explainer, Request
+from flax_attn.explain.methods import METHODS
+from flax_attn.explain.photographs import Photographs, from_paths, from_split, spread
+from flax_attn.models.vgg import LAST_CONVS
+from flax_attn.runs.directory import Run
+from flax_attn.system import cli
+from flax_attn.system.compilation_cache import use_compilation_cache
+from flax_attn.training.choices import CHOICES
+
+DATA_FLAGS = (
+    *("dataset", "data_dir", "train_count", "val_count", "workers", "on_bad_image"),
+    *("image_cache", "compilation_cache", "mask_dir"),
+)
+COUNT = 24
+
+
+def main(argv: Sequence[str]) -> None:
+    args = _parse(argv)
+    use_compilation_cache(getattr(args, "compilation_cache", None))
+    workdir = Path(args.workdir)
+    run = Run.load(workdir)
+    request = Request(args.methods, args.stages, _numbers(args.classes, run.classes))
+    network, epoch = restore(run, workdir)
+    explainer = Explainer(network, run)
+    photographs, chosen = _photographs(args, run, explainer)
+    model = run.config.model
+    explain(
+        explainer,
+        photographs,
+        request,
+        classes=run.classes,
+        title=workdir.resolve().name,
+        summary=f"{model.model}, {model.norm}, epoch {epoch} · {chosen}",
+        scale=args.scale or ("rank" if ALIGNMENTS[model.norm]().sums_to_one else "linear"),
+        batch_size=args.batch_size,
+        out=Path(args.out or workdir / ("explain-" + args.split if args.split else "explain")),
+        say=print,
+    )
+
+
+def _parse(argv: Sequence[str]) -> Namespace:
+    parser = cli.Parser(prog="flax-attn explain", description=__doc__)
+    cli.add_common(parser)
+    parser.add_argument("--workdir", required=True, help="run directory of train.py")
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument("--images", nargs="+", help="photographs, or folders of photographs")
+    which.add_argument("--split", choices=("train", "val", "all"), help="images of the data set")
+    parser.add_argument("--count", type=int, help=f"images of the split (default: {COUNT})")
+    parser.add_argument(
+        "--worst", action="store_true", help="the split's highest losses, not an even spread"
+    )
+    parser.add_argument(
+        "--methods", nargs="+", choices=list(METHODS), default=["grad_cam"], help="maps to add"
+    )
+    parser.add_argument(
+        "--stages", nargs="+", choices=LAST_CONVS, default=["conv4", "conv5"], help="where"
+    )
+    parser.add_argument(
+        "--classes", nargs="+", default=(), help="explain these, not the likeliest of each image"
+    )
+    parser.add_argument(
+        "--scale",
+        choices=get_args(ScaleName),
+        help="colours of the pictures (default: rank where weights sum to one, else linear)",
+    )
+    parser.add_argument("--batch-size", type=int, default=8, help="images computed at a time")
+    parser.add_argument("--out", help="folder of the results (default: WORKDIR/explain[-<split>])")
+    cli.add_settings(parser, CHOICES, only=DATA_FLAGS)
+    args = parser.parse_args(argv)
+    for flag, value in (("--count", args.count), ("--batch-size", args.batch_size)):
+        if value is not None and value < 1:
+            raise UsageError(f"{flag} must be at least 1, got {value}")
+    if args.images and (args.count is not None or args.worst or hasattr(args, "mask_dir")):
+        raise UsageError(
+            "--count, --worst and --mask-dir belong to a data set: give --split, not --images"
+        )
+    return args
+
+
+def _photographs(args: Namespace, run: Run, explainer: Explainer) -> tuple[Photographs, str]:
+    """What to explain, and how it was chosen."""
+    given = {name: getattr(args, name) for name in DATA_FLAGS if hasattr(args, name)}
+    other_data = {"dataset", "data_dir"} & given.keys()
+    if other_data:
+        given.setdefault("mask_dir", None)  # the run's own are of other images
+    config = run.config.updated(**given)
+    validate(config)
+    data = config.data
+    if args.images:
+        paths = [Path(path) for path in args.images]
+        found = from_paths(paths, size=data.image_size, resize=data.resize, workers=data.workers)
+        return found, f"{len(found.names)} photographs"
+    left_out = [] if other_data else left_out_by(Path(args.workdir) / FILE)
+    split = open_split(
+        data,
+        args.split,
+        classes=run.classes,
+        quarantine=Quarantine(data.on_bad_image, earlier=left_out),
+        cache=Path(config.run.feature_cache),
+        images=config.run.image_folder,
+        masks=True,
+    )
+    n, count = len(split.labels), args.count or COUNT
+    places, how = spread(n, count), "evenly spread"
+    if args.worst:
+        losses = explainer.losses(split, batch_size=args.batch_size, workers=data.workers)
+        known = np.flatnonzero(np.isfinite(losses))  # the others are images that were lost
+        order = known[np.argsort(-losses[known], kind="stable")]
+        places, how = order[:count].tolist(), "of highest loss"
+    found = from_split(split, places, workers=data.workers)
+    which = how if len(places) < n else "all"
+    return found, f"{len(places)} of the {n} images of {args.split}, {which}"
+
+
+def _numbers(names: Sequence[str], classes: Sequence[str]) -> list[int]:
+    unknown = [name for name in names if name not in classes]
+    if unknown:
+        raise UsageError(
+            f"--classes: no class {', '.join(unknown)}; the run has {', '.join(classes)}"
+        )
+    return [classes.index(name) for name in dict.fromkeys(names)]

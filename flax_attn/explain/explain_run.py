@@ -1,0 +1,142 @@
+"""Explains photographs: restores a run, computes the maps, writes pictures and the page."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+
+from flax_attn.errors import DiskFullError, UsageError
+from flax_attn.explain.colour_scales import ScaleName
+from flax_attn.explain.explainer import Explained, Explainer, Request
+from flax_attn.explain.forward import NetworkForward, network_forward
+from flax_attn.explain.maps_figure import colour_table, draw_explained, is_explained
+from flax_attn.explain.measures.on_objects import measure, summary_lines, write_values
+from flax_attn.explain.page import write_page
+from flax_attn.explain.photographs import Photographs
+from flax_attn.runs.directory import Run
+from flax_attn.runs.load import restore_best
+from flax_attn.system.files import is_no_space
+from flax_attn.training.trainer import Say, bar
+
+PAGE, ON_OBJECTS = "index.html", "localisation.csv"
+
+
+def restore(run: Run, workdir: Path) -> tuple[NetworkForward, int]:
+    """The network of a run's best checkpoint, and the epoch of that.
+
+    Raises CheckpointError when there is no checkpoint, or it does not fit.
+    """
+    best = restore_best(run, workdir)
+    network = network_forward(
+        run.config.model, best.params, best.stats, num_classes=len(run.classes)
+    )
+    return network, best.epoch
+
+
+def explain(
+    explainer: Explainer,
+    photographs: Photographs,
+    request: Request,
+    *,
+    classes: Sequence[str],
+    title: str,
+    summary: str,
+    scale: ScaleName,
+    batch_size: int,
+    out: Path,
+    say: Say,
+) -> list[Explained]:
+    """Writes a PNG for each photograph and ``index.html`` with all of them into ``out``.
+
+    Where objects have masks, also ``localisation.csv`` with measures of the maps. What an earlier
+    call left there and this one has no use for is removed.
+
+    Raises NonFiniteError for a network that gives no numbers, UsageError or DiskFullError where
+    nothing can be written.
+    """
+    with writing(out):
+        out.mkdir(parents=True, exist_ok=True)
+    n = len(photographs.names)
+    found = explainer.explain(photographs, request, batch_size=batch_size)
+    explained = list(bar(found, n, "explaining"))
+    ranges = _ranges(explained)
+    right = [item.correct for item in explained if item.correct is not None]
+    if right:
+        summary += f" · {sum(right)} of {n} right"
+    found_on = measure(explained)
+    with writing(out):
+        kept = _draw(explained, out, classes=classes, scale=scale, ranges=ranges)
+        write_page(
+            out / PAGE,
+            explained,
+            title=title,
+            summary=summary,
+            classes=classes,
+            scale=scale,
+            ranges=ranges,
+            colours=colour_table(),
+            on_objects=found_on,
+        )
+        _remove_others(out, kept)
+        if found_on is None:
+            (out / ON_OBJECTS).unlink(missing_ok=True)
+        else:
+            write_values(out / ON_OBJECTS, found_on, explained)
+    for line in summary_lines(found_on, n) if found_on else ():
+        say(line)
+    say(f"wrote {PAGE} and {n} pictures to {out}")
+    return explained
+
+
+def _draw(
+    explained: Sequence[Explained],
+    out: Path,
+    *,
+    classes: Sequence[str],
+    scale: ScaleName,
+    ranges: Mapping[str, tuple[float, float]],
+) -> list[Path]:
+    """The pictures, in the order of the photographs."""
+    paths = []
+    for number, item in enumerate(bar(explained, len(explained), "drawing"), start=1):
+        paths.append(out / f"{number:03d}-{_file_name(item.name)}.png")
+        draw_explained(item, paths[-1], classes=classes, scale=scale, ranges=ranges)
+    return paths
+
+
+@contextmanager
+def writing(out: Path) -> Iterator[None]:
+    """What cannot be written becomes an error of one line."""
+    try:
+        yield
+    except OSError as error:
+        if is_no_space(error):
+            raise DiskFullError(f"no space left for pictures in {out}") from error
+        raise UsageError(f"cannot write in {out}: {error.strerror or error}") from error
+
+
+def _remove_others(out: Path, kept: Sequence[Path]) -> None:
+    """Removes the pictures of an earlier call; files of others are told by what is in them."""
+    for path in set(out.glob("[0-9][0-9][0-9]*-*.png")) - set(kept):
+        if is_explained(path):
+            path.unlink()
+
+
+def _ranges(explained: Sequence[Explained]) -> Mapping[str, tuple[float, float]]:
+    """The smallest and the largest value of each map over all photographs."""
+    return {
+        name: (
+            float(np.min([item.maps[name].min() for item in explained])),
+            float(np.max([item.maps[name].max() for item in explained])),
+        )
+        for name in explained[0].maps
+    }
+
+
+def _file_name(name: str) -> str:
+    """The end of a path without its ending, as letters, digits, dots and hyphens."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "_", Path(name).stem)[:60]

@@ -1,0 +1,144 @@
+"""Running statistics of a VGG set to those of given images, its function kept.
+
+This is how convolutions trained without batch normalisation become a VGG16_bn: insert
+normalisations that do nothing, then calibrate. Evaluation computes what it did before;
+training normalises activations by statistics of the right scale.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float, UInt8
+
+from flax_attn.errors import DataError, NonFiniteError
+from flax_attn.models.functional import Arrays, Structure, merge, split
+from flax_attn.models.vgg import VGG16BN, BatchNorm, ConvNorm
+from flax_attn.ops.conv import conv3x3, max_pool2x2
+from flax_attn.ops.images import normalize
+
+
+def calibrate(
+    structure: Structure,
+    params: Mapping[str, Any],
+    stats: Mapping[str, Any],
+    batches: Iterable[UInt8[np.ndarray, "b h w 3"]],
+) -> tuple[Arrays, Arrays]:
+    """Parameters and statistics of the same function, calibrated on all images of ``batches``.
+
+    For every convolution with output z (its bias included), whose normalisation computes
+    ``a z + c``: running mean m and variance v (unbiased) become those of z over the images
+    and locations, scale becomes ``a sqrt(v + eps)`` and bias ``c + a m``. The module is a
+    ``VGG16BN`` or a network with one as its ``backbone``.
+
+    As the function stays, so do the inputs of every layer: one pass over the images does for
+    all layers. Moments of a batch are float32, their sums float64.
+
+    Raises:
+      DataError: there are no images.
+      NonFiniteError: an activation is NaN or infinite.
+    """
+
+    @jax.jit
+    def moments(params: Arrays, stats: Arrays, image: Array) -> list[tuple[Array, Array]]:
+        return _moments(_backbone(merge(structure, params, stats)), normalize(image))
+
+    # Copies: a module over numpy arrays writes its new statistics into the caller's.
+    params, stats = jax.tree.map(jnp.array, (dict(params), dict(stats)))
+    model = merge(structure, params, stats)
+    totals: list[_Moments] = []
+    for image in batches:
+        found = jax.device_get(moments(params, stats, image))
+        counts = _locations(_backbone(model), image.shape)
+        batch = [_Moments(count, m, v) for count, (m, v) in zip(counts, found, strict=True)]
+        totals = [a.merged(b) for a, b in zip(totals, batch, strict=True)] if totals else batch
+    if not totals:
+        raise DataError("calibration got no images: give at least one batch")
+    for (name, layer), total in zip(_layers(_backbone(model)), totals, strict=True):
+        if not (np.isfinite(total.mean).all() and np.isfinite(total.variance).all()):
+            raise NonFiniteError(f"activations of {name} are not finite: check the weights")
+        _set_statistics(layer.norm, total.mean, total.variance)
+    _, new_params, new_stats = split(model)
+    return new_params, new_stats
+
+
+class _Moments:
+    """Mean and biased variance of ``count`` values a channel."""
+
+    def __init__(self, count: int, mean: Any, variance: Any):
+        self.count = count
+        self.mean = np.asarray(mean, np.float64)
+        self._variance = np.asarray(variance, np.float64)
+
+    @property
+    def variance(self) -> Float[np.ndarray, "c"]:
+        """Unbiased, as PyTorch's running variance."""
+        return self._variance * (self.count / max(self.count - 1, 1))
+
+    def merged(self, other: _Moments) -> _Moments:
+        """Moments of both sets of values together."""
+        count = self.count + other.count
+        share = other.count / count
+        gap = other.mean - self.mean
+        mean = self.mean + share * gap
+        variance = (1 - share) * self._variance + share * other._variance
+        return _Moments(count, mean, variance + share * (1 - share) * gap**2)
+
+
+def _moments(backbone: VGG16BN, x: Float[Array, "b h w c"]) -> list[tuple[Array, Array]]:
+    """Mean and biased variance of every convolution's output, in evaluation mode."""
+    found = []
+    for stage in backbone.stages:
+        for layer in stage.layers:
+            bias = layer.bias[...]
+            z = conv3x3(x, layer.kernel[...], impl=layer.impl)
+            mean = z.mean((0, 1, 2))
+            found.append((mean + bias, jnp.square(z - mean).mean((0, 1, 2))))
+            x = jax.nn.relu(layer.norm(z, bias, train=False))
+        x = max_pool2x2(x, impl=stage.impl)
+    return found
+
+
+def _set_statistics(
+    norm: BatchNorm, mean: Float[np.ndarray, "c"], variance: Float[np.ndarray, "c"]
+) -> None:
+    def wide(leaf: nnx.Variable) -> np.ndarray:
+        return np.asarray(leaf[...], np.float64)
+
+    # The float32 that is stored, so that its rounding cancels.
+    mean, variance = mean.astype(np.float32), variance.astype(np.float32)
+    factor = wide(norm.scale) / np.sqrt(wide(norm.var) + norm.epsilon)
+    offset = wide(norm.bias) - factor * wide(norm.mean)
+    new = {
+        "scale": factor * np.sqrt(variance.astype(np.float64) + norm.epsilon),
+        "bias": offset + factor * mean.astype(np.float64),
+        "mean": mean,
+        "var": variance,
+    }
+    for name, value in new.items():
+        leaf = getattr(norm, name)
+        leaf[...] = jnp.asarray(value, leaf[...].dtype)
+
+
+def _locations(backbone: VGG16BN, shape: tuple[int, ...]) -> list[int]:
+    b, h, w, _ = shape
+    return [
+        b * (h >> i) * (w >> i) for i, stage in enumerate(backbone.stages) for _ in stage.layers
+    ]
+
+
+def _layers(backbone: VGG16BN) -> list[tuple[str, ConvNorm]]:
+    return [
+        (f"stages/{i}/layers/{j}", layer)
+        for i, stage in enumerate(backbone.stages)
+        for j, layer in enumerate(stage.layers)
+    ]
+
+
+def _backbone(model: Any) -> VGG16BN:
+    return model if isinstance(model, VGG16BN) else model.backbone

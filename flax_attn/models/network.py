@@ -1,0 +1,136 @@
+"""What every network shares: a backbone, a head that reads its maps, and what they return."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Key
+
+from flax_attn.config import ModelConfig
+from flax_attn.models.recompute import staged_features
+from flax_attn.models.vgg import VGG16BN, Features
+
+classifier_init = nnx.initializers.normal(0.01)
+
+
+class Policy(NamedTuple):
+    """What the score-function estimator needs of alignments that draw their weights.
+
+    ``log_prob`` is of all that was drawn for an image, in nats; ``baseline`` is a prediction of
+    its loss.
+    """
+
+    log_prob: Float[Array, "b"]
+    baseline: Float[Array, "b"]
+
+
+class AttnOutput(NamedTuple):
+    """What a network says of a batch; unused parts cost nothing under jit.
+
+    ``attention`` holds a map for each gate and ``pooled`` the vectors the classifier sees,
+    both by feature map; networks without gates leave ``attention`` empty. Axes for the classes
+    (``per_class``) and the heads stand before the map's, in that order, where there are several.
+    ``overlap`` says how alike the heads' maps are, in [0, 1].
+    """
+
+    logits: Float[Array, "b k"]
+    attention: dict[str, Float[Array, "b *g h w"]]
+    pooled: dict[str, Float[Array, "b *g c"]]
+    features: Features
+    policy: Policy | None = None
+    overlap: Float[Array, "b"] | None = None
+
+
+class Network(nnx.Module):
+    """A backbone and a head that reads some of its feature maps (``taps``)."""
+
+    backbone: VGG16BN
+    dropout: float
+    precision: str = "f32"
+    remat: bool = False
+
+    @classmethod
+    def taps(cls, config: ModelConfig) -> tuple[str, ...]:
+        """The feature maps that the head of this configuration reads."""
+        raise NotImplementedError
+
+    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
+        self.backbone = backbone(config, rngs)
+        self.dropout = config.dropout or 0.0
+        self.precision = config.precision
+        self.remat = config.remat
+
+    def features(self, image: Float[Array, "b h w 3"], *, train: bool) -> Features:
+        """The pooled maps of normalised images; ``train`` normalises by the batch.
+
+        In bfloat16 under ``precision`` bf16, whose maps a head takes in either type.
+        """
+        if self.precision == "bf16":
+            image = image.astype(jnp.bfloat16)
+        if train and self.remat:
+            return staged_features(self.backbone, image)
+        return self.backbone(image, train=train)
+
+    def classify(
+        self, features: Features, *, train: bool, key: Key[Array, ""] | None = None
+    ) -> AttnOutput:
+        """Logits from feature maps; ``key`` feeds dropout in training."""
+        raise NotImplementedError
+
+    def __call__(
+        self, image: Float[Array, "b h w 3"], *, train: bool, key: Key[Array, ""] | None = None
+    ) -> AttnOutput:
+        return self.classify(self.features(image, train=train), train=train, key=key)
+
+    def with_activations(
+        self,
+        image: Float[Array, "b h w 3"],
+        *,
+        perturb: Mapping[str, Float[Array, "b h w c"]] | None = None,
+    ) -> tuple[AttnOutput, dict[str, Float[Array, "b h w c"]]]:
+        """Evaluation, and the activation of each stage's last convolution: see ``VGG16BN``."""
+        features, activations = self.backbone.with_activations(image, train=False, perturb=perturb)
+        return self.classify(features, train=False), activations
+
+    def drop(
+        self, x: Float[Array, "b c"], key: Key[Array, ""] | None, *, train: bool
+    ) -> Float[Array, "b c"]:
+        """Dropout at the network's rate; raises ValueError without a key in training."""
+        if not train or self.dropout == 0:
+            return x
+        if key is None:
+            raise ValueError("dropout needs a key in training, got None")
+        keep = jax.random.bernoulli(key, 1 - self.dropout, x.shape)
+        return jnp.where(keep, x / (1 - self.dropout), 0)
+
+
+def linear(
+    in_features: int, features: int, rngs: nnx.Rngs, *, dtype: DTypeLike | None = None
+) -> nnx.Linear:
+    """A linear layer of a classifier, drawn from N(0, 0.01²); ``dtype`` is that of its product."""
+    return nnx.Linear(in_features, features, dtype=dtype, kernel_init=classifier_init, rngs=rngs)
+
+
+def projected_in(config: ModelConfig) -> DTypeLike | None:
+    """The type of inner products before the scores and the logits; None leaves it to the inputs."""
+    return jnp.bfloat16 if config.precision == "bf16" else None
+
+
+def global_average(x: Float[Array, "b h w c"]) -> Float[Array, "b c"]:
+    """The mean over all locations, in at least float32."""
+    return x.mean((-3, -2), dtype=jnp.promote_types(x.dtype, jnp.float32))
+
+
+def backbone(config: ModelConfig, rngs: nnx.Rngs) -> VGG16BN:
+    """The backbone of a configuration."""
+    return VGG16BN(widths=config.widths, depths=config.depths, conv=config.conv, rngs=rngs)
+
+
+def channels(config: ModelConfig) -> dict[str, int]:
+    """Channels of each pooled map."""
+    return {f"pool{i + 1}": width for i, width in enumerate(config.widths)}

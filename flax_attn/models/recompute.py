@@ -1,0 +1,53 @@
+"""Rematerialisation: a backbone's activations computed again in the backward pass, not kept."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+from flax import nnx
+from jaxtyping import Array, Float
+
+from flax_attn.models.vgg import VGG16BN, ConvStage, Features
+from flax_attn.ops.order import after
+
+
+def staged_features(backbone: VGG16BN, image: Float[Array, "b h w 3"]) -> Features:
+    """``backbone(image, train=True)`` that keeps the pooled maps only, for the gradient.
+
+    What is inside a stage is computed a second time when the gradient reaches it: memory for
+    the largest stage instead of for all, at the price of another forward pass.
+    """
+    pooled = []
+    x = image
+    for stage in backbone.stages:
+        x = _stage(stage, x)
+        pooled.append(x)
+    return Features(*pooled)
+
+
+def _stage(stage: ConvStage, x: Float[Array, "b h w c"]) -> Float[Array, "b h//2 w//2 d"]:
+    structure, params, stats = nnx.split(stage, nnx.Param, nnx.BatchStat)  # type: ignore[misc]
+
+    def run(params: Any, stats: Any, x: Array) -> tuple[Array, Any]:
+        again = nnx.merge(structure, params, stats)
+        out = again.pool(again.convolve(x, train=True))
+        return out, nnx.as_pure(nnx.state(again, nnx.BatchStat))
+
+    # Not jax.checkpoint: XLA undoes it on a CPU (see ``after``).
+    @jax.custom_vjp
+    def kept(params: Any, stats: Any, x: Array) -> tuple[Array, Any]:
+        return run(params, stats, x)
+
+    def forward(params: Any, stats: Any, x: Array) -> tuple[Any, tuple[Any, Any, Array]]:
+        return run(params, stats, x), (params, stats, x)
+
+    def backward(inputs: tuple[Any, Any, Array], cotangent: tuple[Array, Any]) -> tuple[Any, ...]:
+        params, stats, x = inputs
+        _, gradient = jax.vjp(run, params, stats, after(x, cotangent[0]))
+        return gradient(cotangent)
+
+    kept.defvjp(forward, backward)
+    out, stats = kept(nnx.as_pure(params), nnx.as_pure(stats), x)
+    nnx.update(stage, stats)
+    return out

@@ -1,0 +1,61 @@
+"""What is asked of an image: one of several classes, or any number of labels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from flax_attn.ops.losses import binary_cross_entropy, cross_entropy
+from flax_attn.ops.metrics import LabelSums, Sums, label_ranking, ranking
+
+
+class Task(NamedTuple):
+    """The loss per example, its sums, and how logits become probabilities and rankings.
+
+    Labels are class numbers [b] in ``multiclass`` and 0 or 1 for each label [b, k] in
+    ``multilabel``. On the host, ``truth(labels, k)`` and ``decide(probabilities)`` give for each
+    class whether an image has it, and whether it is said to.
+    """
+
+    loss: Callable[..., Array]
+    sums: type[Sums] | type[LabelSums]
+    probabilities: Callable[[Array], Array]
+    ranking: Callable[..., dict[str, float]]
+    truth: Callable[[np.ndarray, int], np.ndarray]
+    decide: Callable[[np.ndarray], np.ndarray]
+
+
+def _class_of(labels: Int[np.ndarray, "n"], k: int) -> Bool[np.ndarray, "n k"]:
+    return labels[:, None] == np.arange(k)
+
+
+def _likeliest(probabilities: Float[np.ndarray, "n k"]) -> Bool[np.ndarray, "n k"]:
+    return _class_of(probabilities.argmax(-1), probabilities.shape[-1])
+
+
+def _labels_of(labels: Int[np.ndarray, "n k"], k: int) -> Bool[np.ndarray, "n k"]:
+    del k
+    return labels.astype(bool)
+
+
+def _more_likely_than_not(probabilities: Float[np.ndarray, "n k"]) -> Bool[np.ndarray, "n k"]:
+    return probabilities > 0.5
+
+
+TASKS: dict[str, Task] = {
+    "multiclass": Task(
+        cross_entropy, Sums, jax.nn.softmax, ranking, truth=_class_of, decide=_likeliest
+    ),
+    "multilabel": Task(
+        binary_cross_entropy,
+        LabelSums,
+        jax.nn.sigmoid,
+        label_ranking,
+        truth=_labels_of,
+        decide=_more_likely_than_not,
+    ),
+}

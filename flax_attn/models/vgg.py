@@ -1,0 +1,242 @@
+"""VGG with batch normalisation, returning every pooled feature map.
+
+Source: Simonyan and Zisserman (2015), configuration D; the batch-normalised form and its
+initialisation are torchvision's ``vgg16_bn``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import pairwise
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from flax_attn.ops.affine import affine
+from flax_attn.ops.conv import (
+    Normalised,
+    conv3x3,
+    conv3x3_affine_relu,
+    has_native_norm,
+    has_native_norm_conv,
+    max_pool2x2,
+    native_norm_relu,
+    native_norm_relu_conv,
+    select_impl,
+)
+
+VGG16_WIDTHS = (64, 128, 256, 512, 512)
+VGG16_DEPTHS = (2, 2, 3, 3, 3)
+
+# The last convolution of each stage, by the name of its activation.
+LAST_CONVS = ("conv1", "conv2", "conv3", "conv4", "conv5")
+
+kernel_init = nnx.initializers.variance_scaling(2.0, "fan_out", "normal")
+
+
+class Features(NamedTuple):
+    """The pooled map of each stage, at 1/2 … 1/32 of the image; None where not asked for."""
+
+    pool1: Float[Array, "b h w c"] | None = None
+    pool2: Float[Array, "b h w c"] | None = None
+    pool3: Float[Array, "b h w c"] | None = None
+    pool4: Float[Array, "b h w c"] | None = None
+    pool5: Float[Array, "b h w c"] | None = None
+
+    def take(self, name: str) -> Float[Array, "b h w c"]:
+        """The named map; raises ValueError when it was not asked for."""
+        value = getattr(self, name)
+        if value is None:
+            raise ValueError(f"{name} is not among these features")
+        return value
+
+    def keep(self, *names: str) -> Features:
+        """Only the named maps, the others None."""
+        return Features(**{name: getattr(self, name) for name in names})
+
+
+class BatchNorm(nnx.Module):
+    """Batch normalisation over all axes but the last, with PyTorch's running statistics.
+
+    Normalises with the batch's biased variance and keeps the unbiased one, as PyTorch does
+    (Flax keeps the biased one). Variances are taken in two passes: the one-pass formula
+    cancels badly for means far from zero. Statistics are float32 or wider.
+    """
+
+    def __init__(self, features: int, *, momentum: float = 0.9, epsilon: float = 1e-5):
+        self.momentum = momentum
+        self.epsilon = epsilon
+        self.scale = nnx.Param(jnp.ones(features))
+        self.bias = nnx.Param(jnp.zeros(features))
+        self.mean = nnx.BatchStat(jnp.zeros(features))
+        self.var = nnx.BatchStat(jnp.ones(features))
+
+    def __call__(
+        self, x: Float[Array, "*b c"], shift: Float[Array, "c"], *, train: bool
+    ) -> Float[Array, "*b c"]:
+        """Normalised ``x + shift``, where ``shift`` is the convolution's bias.
+
+        In training the batch mean cancels the shift, so it is never added to the map: only
+        the running mean sees it, and its gradient is exactly zero.
+        """
+        if train:
+            wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+            axes = tuple(range(x.ndim - 1))
+            mean = wide.mean(axes)
+            var = jnp.square(wide - mean).mean(axes)
+            self._update(mean + shift, var, count=x.size // x.shape[-1])
+            factor, offset = self._affine(mean, var)
+        else:
+            factor, offset = self.affine(shift)
+        return (x * factor + offset).astype(x.dtype)
+
+    def relu_in_training(
+        self, x: Float[Array, "b h w c"], shift: Float[Array, "c"]
+    ) -> Float[Array, "b h w c"]:
+        """``relu(self(x, shift, train=True))`` by ``native_norm_relu``."""
+        scale, bias = self.scale[...], self.bias[...]
+        return self._noted(x, shift, native_norm_relu(x, scale, bias, epsilon=self.epsilon))
+
+    def relu_conv_in_training(
+        self, x: Float[Array, "b h w c"], shift: Float[Array, "c"], kernel: Float[Array, "3 3 c d"]
+    ) -> Float[Array, "b h w d"]:
+        """The convolution of ``relu(self(x, shift, train=True))`` by ``native_norm_relu_conv``."""
+        scale, bias = self.scale[...], self.bias[...]
+        result = native_norm_relu_conv(x, scale, bias, kernel, epsilon=self.epsilon)
+        return self._noted(x, shift, result)
+
+    def _noted(self, x: Array, shift: Array, result: Normalised) -> Array:
+        self._update(result.mean + shift, result.var, count=x.size // x.shape[-1])
+        return result.out
+
+    def affine(self, shift: Float[Array, "c"]) -> tuple[Float[Array, "c"], Float[Array, "c"]]:
+        """Factor and offset that normalise ``x + shift`` by the running statistics."""
+        return self._affine(self.mean[...] - shift, self.var[...])
+
+    def _affine(self, mean: Array, var: Array) -> tuple[Array, Array]:
+        return affine(self.scale[...], self.bias[...], mean, var, epsilon=self.epsilon)
+
+    def _update(self, mean: Float[Array, "c"], var: Float[Array, "c"], *, count: int) -> None:
+        unbiased = var * (count / max(count - 1, 1))
+        for running, batch in ((self.mean, mean), (self.var, unbiased)):
+            batch = jax.lax.stop_gradient(batch)
+            running[...] = self.momentum * running[...] + (1 - self.momentum) * batch
+
+
+class ConvNorm(nnx.Module):
+    """3×3 convolution, batch normalisation, ReLU."""
+
+    def __init__(self, in_features: int, features: int, *, impl: str, rngs: nnx.Rngs):
+        self.impl = impl
+        self.kernel = nnx.Param(kernel_init(rngs.params(), (3, 3, in_features, features)))
+        self.bias = nnx.Param(jnp.zeros(features))
+        self.norm = BatchNorm(features)
+
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w d"]:
+        """In evaluation mode."""
+        if self.impl == "exact":
+            return jax.nn.relu(self.norm(self.convolve(x), self.bias[...], train=False))
+        factor, offset = self.norm.affine(self.bias[...])
+        kernel = self.kernel[...].astype(x.dtype)
+        return conv3x3_affine_relu(x, kernel, factor, offset, impl=self.impl)
+
+    def convolve(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w d"]:
+        """The convolution alone."""
+        return conv3x3(x, self.kernel[...].astype(x.dtype), impl=self.impl)
+
+    def normalise(self, z: Float[Array, "b h w d"]) -> Float[Array, "b h w d"]:
+        """What follows the convolution, in training mode."""
+        if self.impl == "fast" and has_native_norm(z):
+            return self.norm.relu_in_training(z, self.bias[...])
+        return jax.nn.relu(self.norm(z, self.bias[...], train=True))
+
+    def then(self, following: ConvNorm, z: Float[Array, "b h w d"]) -> Float[Array, "b h w e"]:
+        """``following.convolve(self.normalise(z))``, where it can in one operation."""
+        kernel = following.kernel[...]
+        if self.impl == "fast" and has_native_norm_conv(z, kernel.shape[-1]):
+            return self.norm.relu_conv_in_training(z, self.bias[...], kernel)
+        return following.convolve(self.normalise(z))
+
+
+class ConvStage(nnx.Module):
+    """``depth`` convolutions of equal width, then 2×2 max pooling."""
+
+    def __init__(self, in_features: int, features: int, *, depth: int, impl: str, rngs: nnx.Rngs):
+        self.impl = impl
+        self.layers = nnx.List(
+            ConvNorm(in_features if i == 0 else features, features, impl=impl, rngs=rngs)
+            for i in range(depth)
+        )
+
+    def convolve(self, x: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b h w d"]:
+        """The activation of the last convolution."""
+        if not train:
+            for layer in self.layers:
+                x = layer(x)
+            return x
+        x = self.layers[0].convolve(x)
+        for layer, following in pairwise(self.layers):
+            x = layer.then(following, x)
+        return self.layers[-1].normalise(x)
+
+    def pool(self, x: Float[Array, "b h w d"]) -> Float[Array, "b h//2 w//2 d"]:
+        """The pooled activation."""
+        return max_pool2x2(x, impl=self.impl)
+
+
+class VGG16BN(nnx.Module):
+    """The convolutional part of VGG16_bn; width and depth of its five stages are free."""
+
+    def __init__(
+        self,
+        *,
+        widths: tuple[int, ...] = VGG16_WIDTHS,
+        depths: tuple[int, ...] = VGG16_DEPTHS,
+        conv: str = "auto",
+        rngs: nnx.Rngs,
+    ):
+        if len(widths) != 5 or len(depths) != 5:
+            raise ValueError(f"VGG has five stages, got widths {widths} and depths {depths}")
+        impl = select_impl(conv)
+        self.stages = nnx.List(
+            ConvStage(before, width, depth=depth, impl=impl, rngs=rngs)
+            for before, width, depth in zip((3, *widths[:-1]), widths, depths, strict=True)
+        )
+
+    def __call__(self, image: Float[Array, "b h w 3"], *, train: bool) -> Features:
+        """All five pooled maps of normalised images whose sides are multiples of 32."""
+        return self.with_activations(image, train=train)[0]
+
+    def with_activations(
+        self,
+        image: Float[Array, "b h w 3"],
+        *,
+        train: bool,
+        perturb: Mapping[str, Float[Array, "b h w c"]] | None = None,
+    ) -> tuple[Features, dict[str, Float[Array, "b h w c"]]]:
+        """The pooled maps, and the activation of each stage's last convolution before pooling.
+
+        ``perturb`` is added to the activations it names (``LAST_CONVS``), so that a derivative in
+        it at zero takes every path from there to the output. Raises ValueError for another name.
+        """
+        perturb = perturb or {}
+        unknown = perturb.keys() - set(LAST_CONVS)
+        if unknown:
+            known = ", ".join(LAST_CONVS)
+            raise ValueError(f"no activation {', '.join(unknown)} to perturb, expected {known}")
+        height, width = image.shape[-3:-1]
+        if height % 32 or width % 32:
+            raise ValueError(f"image sides must be multiples of 32, got {height}×{width}")
+        pooled, activations = [], {}
+        x = image
+        for name, stage in zip(LAST_CONVS, self.stages, strict=True):
+            x = stage.convolve(x, train=train)
+            if name in perturb:
+                x = x + perturb[name]
+            activations[name] = x
+            x = stage.pool(x)
+            pooled.append(x)
+        return Features(*pooled), activations

@@ -1,0 +1,48 @@
+"""Convolution kernels for CPUs, compiled for the processor at hand when first used."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from functools import cache
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from flax_attn.ops.llvm.compile import Compiled
+
+
+@cache
+def host_kernels() -> Compiled | None:
+    """The kernels for this processor; None where they cannot be had.
+
+    That is without ``llvmlite``, elsewhere than on Linux and macOS, and on processors whose
+    vectors are too short to pay. Before their first use they are compared with XLA's
+    convolution; if that fails they are left alone, with a warning.
+    """
+    if sys.platform not in ("linux", "darwin"):
+        return None
+    try:
+        import llvmlite  # noqa: F401
+    except ImportError:
+        return None
+    from flax_attn.ops.llvm.check import differences
+    from flax_attn.ops.llvm.compile import compiled, host_machine
+
+    machine = host_machine()
+    if machine is None:
+        return None
+    try:
+        code = compiled(machine)
+        worst = max(differences(code).values())
+    except Exception as error:  # whatever LLVM, XLA and the processor may disagree on
+        warnings.warn(f"compiled convolutions are not used: {error}", RuntimeWarning, stacklevel=2)
+        return None
+    if not worst < TOLERANCE:
+        text = f"compiled convolutions are not used: off by {worst:.1e} of the largest value"
+        warnings.warn(text, RuntimeWarning, stacklevel=2)
+        return None
+    return code
+
+
+# Share of the largest value by which the kernels may differ from XLA's convolution.
+TOLERANCE = 1e-4

@@ -1,0 +1,80 @@
+"""Kernels compiled for a processor by LLVM, and registered with XLA under names of their own."""
+
+from __future__ import annotations
+
+import ctypes
+from functools import cache
+
+import jax
+from llvmlite import binding as llvm
+
+from flax_attn.ops.llvm.context import Machine
+from flax_attn.ops.llvm.handlers import build
+
+# By what the processor has: vectors of 64 bytes, of 32, or of 16.
+MACHINES = {
+    "avx512f": Machine(lanes=16, columns=4, rows=6, sum_rows=4),
+    "avx2": Machine(lanes=8, columns=2, rows=6, sum_rows=4),
+    "neon": Machine(lanes=4, columns=4, rows=6, sum_rows=4),
+}
+
+
+def host_machine() -> Machine | None:
+    """The machine for this processor; None where vectors are too short to pay."""
+    features = llvm.get_host_cpu_features()
+    return next((m for name, m in MACHINES.items() if features.get(name)), None)
+
+
+class Compiled:
+    """The handlers of a machine, compiled and registered; ``name`` gives XLA's name of one."""
+
+    def __init__(self, machine: Machine):
+        self.machine = machine
+        target = _host_target()
+        module = llvm.parse_assembly(str(build(machine)))
+        module.triple, module.data_layout = target.triple, str(target.target_data)
+        options = llvm.create_pipeline_tuning_options(speed_level=2)
+        # Loops are written as they should run.
+        options.loop_vectorization = options.slp_vectorization = options.loop_unrolling = False
+        passes = llvm.create_pass_builder(target, options)
+        passes.getModulePassManager().run(module, passes)
+        # The engine owns the code, which XLA may call as long as the process lives.
+        self._engine = llvm.create_mcjit_compiler(module, target)
+        self._engine.finalize_object()
+
+    def name(self, handler: str) -> str:
+        """The name of a handler in XLA, registered when first asked for."""
+        return _register(self, handler)
+
+
+@cache
+def compiled(machine: Machine) -> Compiled:
+    """The kernels of a machine, compiled once a process."""
+    return Compiled(machine)
+
+
+@cache
+def _register(code: Compiled, handler: str) -> str:
+    name = f"flax_attn_{handler}_{code.machine.lanes}"
+    address = code._engine.get_function_address(handler)
+    capsule = ctypes.pythonapi.PyCapsule_New
+    capsule.restype = ctypes.py_object
+    capsule.argtypes = [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p]
+    jax.ffi.register_ffi_target(name, capsule(address, None, None), platform="cpu")
+    return name
+
+
+@cache
+def _host_target() -> llvm.TargetMachine:
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()
+    features = llvm.get_host_cpu_features()
+    return llvm.Target.from_default_triple().create_target_machine(
+        cpu=llvm.get_host_cpu_name(),
+        # LLVM would rather halve the longest vectors of some processors.
+        features=f"{features.flatten()},-prefer-256-bit"
+        if features.get("avx512f")
+        else features.flatten(),
+        opt=3,
+        jit=True,
+    )

@@ -1,0 +1,155 @@
+"""A handler being written: what it answers XLA, its table, its memory, its parallel phases."""
+
+from __future__ import annotations
+
+import mmap
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from llvmlite import ir
+
+from flax_attn.ops.llvm.context import FIELD, Machine
+from flax_attn.ops.llvm.ir import BYTE, FLOAT, FLOAT_BYTES, INT, INT32, NULL, POINTER, define
+from flax_attn.ops.llvm.threads import Parallel
+from flax_attn.ops.llvm.xla_ffi import (
+    EXTENSION_METADATA,
+    RESOURCE_EXHAUSTED,
+    VERSION,
+    Buffer,
+    CallFrame,
+    CreateError,
+    Metadata,
+    MetadataExtension,
+    Values,
+    Version,
+)
+
+ALIGNMENT = 64
+# From this size on, memory is asked for in huge pages.
+HUGE_BYTES = 4 << 20
+NO_MEMORY = "no memory for a convolution: use a smaller --batch-size\0"
+
+
+class Plan:
+    """Writes the function that XLA calls for an operation of its own.
+
+    Everything is in terms of values of the function, not of numbers known now.
+    """
+
+    def __init__(self, module: ir.Module, machine: Machine, name: str, parallel: Parallel):
+        self.machine, self.parallel = machine, parallel
+        self.e, (self.frame,) = define(module, name, [POINTER], machine.lanes, returns=POINTER)
+        self._answer_query()
+        self._table = self.e.stack(len(FIELD))
+        self._memory = NULL
+
+    def _answer_query(self) -> None:
+        """XLA first asks which version of its interface the handler was written for."""
+        e, b = self.e, self.e.builder
+        extension = e.field(self.frame, CallFrame.extension_start.offset, POINTER)
+        with b.if_then(b.icmp_unsigned("!=", extension, NULL)):
+            kind = e.field(extension, MetadataExtension.type.offset, INT32)
+            with b.if_then(b.icmp_unsigned("==", kind, INT32(EXTENSION_METADATA))):
+                answer = e.field(extension, MetadataExtension.metadata.offset, POINTER)
+                version = e.byte_at(answer, Metadata.api_version.offset)
+                for part, number in zip((Version.major, Version.minor), VERSION, strict=True):
+                    b.store(INT32(number), e.byte_at(version, part.offset))
+                b.store(INT32(0), e.byte_at(answer, Metadata.traits.offset))
+                b.ret(NULL)
+
+    def _buffer(self, index: int, values_offset: int) -> ir.Value:
+        array = self.e.field(self.frame, values_offset + Values.values.offset, POINTER)
+        return self.e.builder.load(self.e.word(array, index), typ=POINTER)
+
+    def argument(self, index: int) -> ir.Value:
+        """The address of an argument's numbers."""
+        return self.e.field(self._buffer(index, CallFrame.args.offset), Buffer.data.offset, POINTER)
+
+    def result(self, floats: ir.Value) -> ir.Value:
+        """The address of the result, of so many numbers."""
+        buffer = self._buffer(0, CallFrame.rets.offset)
+        address = self.e.field(buffer, Buffer.data.offset, POINTER)
+        self._ask_for_huge_pages(address, self.e.mul(floats, FLOAT_BYTES))
+        return address
+
+    def sizes(self, index: int, rank: int) -> list[ir.Value]:
+        """The shape of an argument."""
+        dims = self.e.field(self._buffer(index, CallFrame.args.offset), Buffer.dims.offset, POINTER)
+        return [self.e.builder.load(self.e.word(dims, i), typ=INT) for i in range(rank)]
+
+    def set(self, **fields: int | ir.Value) -> None:
+        """Writes into the table that units read."""
+        for name, value in fields.items():
+            self.e.builder.store(self.e.number(value), self.e.word(self._table, FIELD[name]))
+
+    def allocate(self, **floats: ir.Value) -> None:
+        """Memory for several fields of the table, until ``end``; an error to XLA without it."""
+        e, b = self.e, self.e.builder
+        total, starts = e.number(0), {}
+        for name, size in floats.items():
+            starts[name] = total
+            total = e.add(total, e.mul(e.ceil_div(size, ALIGNMENT), ALIGNMENT))
+        bytes_ = e.mul(total, FLOAT_BYTES)
+        self._memory = b.call(self.parallel.libc["aligned_alloc"], [e.number(ALIGNMENT), bytes_])
+        with b.if_then(b.icmp_unsigned("==", self._memory, NULL), likely=False):
+            b.ret(self._error(NO_MEMORY))
+        self._ask_for_huge_pages(self._memory, bytes_)
+        self.set(**{name: e.at(self._memory, start) for name, start in starts.items()})
+
+    def _ask_for_huge_pages(self, address: ir.Value, bytes_: ir.Value) -> None:
+        """Lets the system back what is not touched yet by pages of 2 MiB, where it has them.
+
+        XLA takes the memory of a step anew each time, and the system clears each page of it when
+        it is first touched.
+        """
+        if sys.platform != "linux":
+            return
+        e, b = self.e, self.e.builder
+        with b.if_then(b.icmp_unsigned(">=", bytes_, e.number(HUGE_BYTES))):
+            first = b.ptrtoint(address, INT)
+            start = e.mul(e.ceil_div(first, mmap.PAGESIZE), mmap.PAGESIZE)
+            length = e.sub(e.add(first, bytes_), start)
+            arguments = [b.inttoptr(start, POINTER), length, INT32(mmap.MADV_HUGEPAGE)]
+            b.call(self.parallel.libc["madvise"], arguments)
+
+    def _error(self, message: str) -> ir.Value:
+        e, text = self.e, ir.Constant(ir.ArrayType(BYTE, len(message)), bytearray(message, "ascii"))
+        name = f"{self.e.function.name}_message"
+        place = ir.GlobalVariable(e.function.module, text.type, name)
+        place.initializer, place.global_constant = text, True
+        call = self.parallel.struct(e, CreateError)
+        address = e.builder.inttoptr(e.builder.ptrtoint(place, INT), POINTER)
+        e.builder.store(address, e.byte_at(call, CreateError.message.offset))
+        e.builder.store(INT32(RESOURCE_EXHAUSTED), e.byte_at(call, CreateError.code.offset))
+        return self.parallel.call_api(e, self.frame, "error_create", call)
+
+    def clear(self, field: str, floats: ir.Value) -> None:
+        """Sets the numbers of a field to zero."""
+        e = self.e
+        start = e.builder.load(e.word(self._table, FIELD[field]), typ=POINTER)
+        with e.loop(floats) as i:
+            e.builder.store(FLOAT(0.0), e.at(start, i))
+
+    def run(self, unit: ir.Function, count: ir.Value) -> None:
+        """Runs so many units of work on all threads, and waits for them."""
+        self.e.builder.call(self.parallel.run, [self.frame, unit, self._table, count])
+
+    def threads(self) -> ir.Value:
+        """How many units may run at once."""
+        return self.e.builder.call(self.parallel.threads, [self.frame])
+
+    @contextmanager
+    def rounds(self, tiles: ir.Value, room: ir.Value) -> Iterator[ir.Value]:
+        """For every part of the tiles that is in memory at once, how many it has."""
+        e = self.e
+        with e.loop(e.ceil_div(tiles, room)) as i:
+            first = e.mul(i, room)
+            count = e.minimum(e.sub(tiles, first), room)
+            self.set(first=first, count=count)
+            yield count
+
+    def end(self) -> None:
+        """Frees the memory and tells XLA that all went well."""
+        self.e.builder.call(self.parallel.libc["free"], [self._memory])
+        self.e.builder.ret(NULL)

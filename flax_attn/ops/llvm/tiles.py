@@ -1,0 +1,207 @@
+"""Units that take images and kernels to the 36 planes of Winograd's form, and sums back.
+
+Images are [b, h, w, c] with channels innermost, and every instruction works on a vector of
+channels. Tiles are numbered through the batch, row by row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from llvmlite import ir
+
+from flax_attn.ops.llvm.context import Context, Machine, begin_unit
+from flax_attn.ops.llvm.ir import Emitter, Values
+from flax_attn.ops.winograd_maps import (
+    POSITIONS,
+    REACH,
+    TILE,
+    Map,
+    both_axes,
+    cotangent_map,
+    input_map,
+    kernel_map,
+    tap_map,
+)
+
+TILES_A_UNIT = 8
+
+
+def kernel_unit(module: ir.Module, machine: Machine) -> ir.Function:
+    """G g G^T for the kernels of one input channel."""
+    e, x, channel, _ = begin_unit(module, "kernel_unit", machine)
+    chunk, plane = machine.chunk, e.mul(x.c, x.d)
+    with e.loop(e.div(x.d, chunk)) as part:
+        place = e.mul(e.add(e.mul(part, x.c), channel), chunk)
+        transform_kernels(e, x, machine, channel, part, e.at(x.kernels, place), plane)
+    e.builder.ret_void()
+    return e.function
+
+
+def transform_kernels(
+    e: Emitter,
+    x: Context,
+    machine: Machine,
+    channel: ir.Value,
+    part: ir.Value,
+    target: ir.Value,
+    plane: ir.Value,
+) -> None:
+    """G g G^T from one input channel to one chunk of outputs, into planes so far apart."""
+    d = x.d
+    source = e.at(x.kernel, e.add(e.mul(channel, d), e.mul(part, machine.chunk)))
+    tap = e.mul(x.c, d)
+    with e.loop(machine.columns) as column:
+        start = e.mul(column, e.lanes)
+        taps = e.load_planes(e.at(source, start), tap, 9)
+        e.store_planes(both_axes(kernel_map, taps), e.at(target, start), plane)
+
+
+def turn_unit(module: ir.Module, machine: Machine) -> ir.Function:
+    """One tap of the kernel turned by 180 degrees, its channels transposed."""
+    e, x, tap, _ = begin_unit(module, "turn_unit", machine)
+    c, d, lanes = x.c, x.d, e.lanes
+    plane = e.mul(c, d)
+    source = e.at(x.turned, e.mul(e.sub(8, tap), plane))
+    target = e.at(x.kernel, e.mul(tap, plane))
+    with e.loop(d, step=lanes) as row, e.loop(c, step=lanes) as column:
+        # Of [d, c] to [c, d], a square at a time.
+        start, place = e.add(e.mul(row, c), column), e.add(e.mul(column, d), row)
+        square = e.load_planes(e.at(source, start), c, lanes)
+        e.store_planes(e.transposed(square), e.at(target, place), d)
+    e.builder.ret_void()
+    return e.function
+
+
+def tap_unit(module: ir.Module, machine: Machine) -> ir.Function:
+    """G^T u G for the sums of one input channel."""
+    e, x, channel, _ = begin_unit(module, "tap_unit", machine)
+    d, plane = x.d, e.mul(x.c, x.d)
+    row = e.mul(channel, d)
+    source, target = e.at(x.sums, row), e.at(x.out, row)
+    with e.loop(d, step=e.lanes) as start:
+        sums = e.load_planes(e.at(source, start), plane, POSITIONS)
+        e.store_planes(both_axes(tap_map, sums), e.at(target, start), plane)
+    e.builder.ret_void()
+    return e.function
+
+
+def input_unit(module: ir.Module, machine: Machine, *, normalised: bool) -> ir.Function:
+    """B^T D B for a few overlapping 6x6 tiles of the image.
+
+    With ``normalised`` of max(input_factor * value + input_offset, 0) in place of each value.
+    """
+    name, read = ("normalised_", _read_normalised) if normalised else ("", _read)
+    e, x, index, _ = begin_unit(module, f"{name}input_unit", machine)
+    grid = Grid(x.image, x.c, side=REACH, margin=1)
+    to = _Target(x.tiles, x.tile_step, x.vector_step, together=1)
+    _transform(e, x, index, grid, read, input_map, to)
+    return e.function
+
+
+def cotangent_unit(module: ir.Module, machine: Machine) -> ir.Function:
+    """A Y A^T for a few 4x4 tiles of the output's gradient."""
+    e, x, index, _ = begin_unit(module, "cotangent_unit", machine)
+    chunk = e.number(machine.chunk)
+    to = _Target(x.cotangents, chunk, e.mul(x.room, chunk), together=machine.columns)
+    _transform(e, x, index, Grid(x.cotangent, x.d), _read, cotangent_map, to)
+    return e.function
+
+
+class Pixel(NamedTuple):
+    """Where a pixel's channels lie, if it is inside the image."""
+
+    inside: ir.Value
+    address: ir.Value
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Square tiles of an image, ``side`` pixels wide, that reach ``margin`` to the top and left."""
+
+    image: ir.Value
+    channels: ir.Value
+    side: int = TILE
+    margin: int = 0
+
+    def pixels(self, e: Emitter, x: Context, tile: ir.Value) -> list[Pixel]:
+        """A tile's pixels, row by row."""
+        h, w, across = x.h, x.w, x.across
+        of_image = e.mul(x.down, across)
+        number, place = e.div(tile, of_image), e.mod(tile, of_image)
+        top = e.sub(e.mul(e.div(place, across), TILE), self.margin)
+        left = e.sub(e.mul(e.mod(place, across), TILE), self.margin)
+        columns = [e.add(left, j) for j in range(self.side)]
+        pixels = []
+        for i in range(self.side):
+            row = e.add(top, i)
+            start = e.mul(e.add(e.mul(number, h), row), w)
+            for column in columns:
+                inside = e.builder.and_(e.inside(row, h), e.inside(column, w))
+                address = e.at(self.image, e.mul(e.add(start, column), self.channels))
+                pixels.append(Pixel(inside, address))
+        return pixels
+
+
+@dataclass(frozen=True)
+class _Target:
+    """Where transformed tiles go: floats to the next tile, and to the next group of vectors.
+
+    ``together`` vectors of channels lie side by side in a group.
+    """
+
+    start: ir.Value
+    tile_step: ir.Value
+    group_step: ir.Value
+    together: int
+
+
+# Of a tile's pixels, the vectors that start at a channel.
+Read = Callable[[ir.Value], list[Values]]
+
+
+def _read(e: Emitter, x: Context, pixels: Sequence[Pixel]) -> Read:
+    """The values, zero outside the image."""
+    zeros = x.zeros
+    places = [e.builder.select(pixel.inside, pixel.address, zeros) for pixel in pixels]
+    return lambda channel: [e.load(e.at(place, channel)) for place in places]
+
+
+def _read_normalised(e: Emitter, x: Context, pixels: Sequence[Pixel]) -> Read:
+    """The values normalised, after ReLU; zero outside the image, where the offset is zero too."""
+    values, zeros, factors, offset = _read(e, x, pixels), x.zeros, x.input_factor, x.input_offset
+    offsets = [e.builder.select(pixel.inside, offset, zeros) for pixel in pixels]
+
+    def read(channel: ir.Value) -> list[Values]:
+        factor = e.load(e.at(factors, channel))
+        return [
+            e.relu(value * factor + e.load(e.at(place, channel)))
+            for value, place in zip(values(channel), offsets, strict=True)
+        ]
+
+    return read
+
+
+def _transform(
+    e: Emitter,
+    x: Context,
+    index: ir.Value,
+    grid: Grid,
+    reader: Callable[[Emitter, Context, Sequence[Pixel]], Read],
+    one_axis: Map,
+    to: _Target,
+) -> None:
+    """Transforms the few tiles of a unit."""
+    start, plane = e.mul(index, TILES_A_UNIT), e.mul(x.room, grid.channels)
+    with e.loop(e.minimum(e.sub(x.count, start), TILES_A_UNIT)) as i:
+        number = e.add(start, i)
+        read = reader(e, x, grid.pixels(e, x, e.add(x.first, number)))
+        target = e.at(to.start, e.mul(number, to.tile_step))
+        groups = e.div(grid.channels, to.together * e.lanes)
+        with e.loop(groups) as group, e.loop(to.together) as v:
+            channel = e.mul(e.add(e.mul(group, to.together), v), e.lanes)
+            place = e.add(e.mul(group, to.group_step), e.mul(v, e.lanes))
+            e.store_planes(both_axes(one_axis, read(channel)), e.at(target, place), plane)
+    e.builder.ret_void()

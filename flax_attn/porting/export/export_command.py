@@ -1,0 +1,167 @@
+"""``eval.py --export DIR``: the best checkpoint of a run as files that need no flax_attn."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Sequence
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import UInt8
+
+from flax_attn.data import Split, read_image
+from flax_attn.errors import UsageError, WeightsError
+from flax_attn.models import build_model, functional
+from flax_attn.porting.export.formats import FORMATS, PLATFORMS, require_packages
+from flax_attn.porting.export.program import INPUT, network_outputs
+from flax_attn.runs.checkpoints import Checkpoints
+from flax_attn.runs.directory import Run
+from flax_attn.system.files import is_no_space, sync, write_text
+from flax_attn.training.trainer import Say
+
+INFO_FILE = "export.json"
+CHECKED_IMAGES = 8
+# Of the largest value of an output: a hundred times what rounding makes of it in float32, with
+# Winograd's convolutions on one side, and far below what a wrong operator makes of it.
+TOLERANCE = 1e-4
+
+
+def export_run(
+    run: Run, split: Split, *, workdir: Path, out: Path, formats: Sequence[str], say: Say
+) -> dict[str, Any]:
+    """Writes the best checkpoint of a run to a new folder, and what it says in ``export.json``.
+
+    Every file is read back and compared with the network on images of ``split``, all together
+    and one alone. The folder appears when all have passed.
+
+    Raises UsageError for a folder that holds something, a format that a network or installation
+    does not allow; WeightsError when a file differs from the network; CheckpointError when there
+    is no checkpoint, or it does not fit.
+    """
+    formats = list(dict.fromkeys(formats))
+    require_packages(formats)
+    _require_free(out)
+    best = Checkpoints(workdir, read_only=True).load_best()
+    _, params, stats = functional.abstract(
+        lambda: build_model(run.config.model, num_classes=len(run.classes))
+    )
+    params, stats = best.model(params, stats)
+    images = _images(split)
+    # On accelerators the default precision is less than float32's.
+    with jax.default_matmul_precision("highest"):
+        network = jax.jit(network_outputs(run, conv=run.config.model.conv))
+        expected = {n: np.asarray(v) for n, v in network(params, stats, images).items()}
+        program = partial(network_outputs(run, conv="exact"), params, stats)
+        info = {**_describe(run, expected), "epoch": best.info.epoch, "step": best.info.step}
+        about = {name: json.dumps(value) for name, value in info.items()}
+        folder = _folder_beside(out)
+        try:
+            info["files"] = {}
+            for name in formats:
+                path = folder / FORMATS[name].file
+                FORMATS[name].write(program, run.config.data.image_size, path, about)
+                sync(path)
+                differences = _compare(name, path, images, expected)
+                info["files"][path.name] = {
+                    "format": name,
+                    "bytes": path.stat().st_size,
+                    "relative_difference": differences,
+                }
+                say(
+                    f"{path.name}: {path.stat().st_size / 1e6:.1f} MB, differs from the network "
+                    f"by at most {max(differences.values()):.1e} of the largest value"
+                )
+            write_text(folder / INFO_FILE, json.dumps(info, indent=2) + "\n")
+            _publish(folder, out)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+    say(f"wrote {', '.join(info['files'])} and {INFO_FILE} to {out}")
+    return info
+
+
+def _require_free(out: Path) -> None:
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UsageError(f"--export: {out} holds something already: name a new folder")
+
+
+def _folder_beside(out: Path) -> Path:
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+        folder.chmod(0o755)
+    except OSError as error:
+        if is_no_space(error):
+            raise
+        reason = error.strerror or error
+        raise UsageError(f"--export: cannot write in {out.parent}: {reason}") from error
+    return folder
+
+
+def _publish(folder: Path, out: Path) -> None:
+    try:
+        folder.rename(out)
+    except OSError as error:
+        raise UsageError(f"--export: cannot make {out}: {error.strerror}") from error
+    sync(out.parent)
+
+
+def _images(split: Split) -> UInt8[np.ndarray, "n s s 3"]:
+    """A few images, evenly spread over the split, and so over its classes."""
+    count = min(CHECKED_IMAGES, len(split.labels))
+    places = np.linspace(0, len(split.labels) - 1, count).round().astype(int)
+    return np.stack([read_image(split, int(place))[0] for place in places])
+
+
+def _describe(run: Run, expected: dict[str, np.ndarray]) -> dict[str, Any]:
+    """What a user of the files must know."""
+    data, model = run.config.data, run.config.model
+    return {
+        "input": {
+            "name": INPUT,
+            "dtype": "uint8",
+            "shape": ["batch", data.image_size, data.image_size, 3],
+            "channels": "RGB",
+            "resize": data.resize,
+            "normalised": "inside the model",
+        },
+        "outputs": {
+            name: {"dtype": str(value.dtype), "shape": ["batch", *value.shape[1:]]}
+            for name, value in expected.items()
+        },
+        "classes": list(run.classes),
+        "task": run.config.train.task,
+        "network": {"model": model.model, "norm": model.norm, "score": model.score},
+        "platforms": list(PLATFORMS),
+        "versions": {name: version(name) for name in ("flax_attn", "jax", "jaxlib", "flax")},
+    }
+
+
+def _compare(
+    name: str, path: Path, images: UInt8[np.ndarray, "n s s 3"], expected: dict[str, np.ndarray]
+) -> dict[str, float]:
+    """Of each output the largest difference, relative to the largest value.
+
+    Raises WeightsError when one is over the tolerance, not finite or of another shape.
+    """
+    run = FORMATS[name].load(path)
+    differences = dict.fromkeys(expected, 0.0)
+    for part in (slice(None), slice(0, 1)):
+        got = run(images[part])
+        for output, value in expected.items():
+            if got[output].shape != value[part].shape:
+                shapes = f"{got[output].shape}, expected {value[part].shape}"
+                raise WeightsError(f"--export: {path.name} gives {output} {shapes}; nothing kept")
+            difference = np.abs(got[output] - value[part]).max() / np.abs(value).max()
+            differences[output] = max(differences[output], float(difference))
+            if not difference <= TOLERANCE:
+                raise WeightsError(
+                    f"--export: {path.name} differs from the network by {difference:.1e} of the "
+                    f"largest value of {output}, at most {TOLERANCE:.0e} is allowed; nothing kept"
+                )
+    return differences

@@ -1,0 +1,88 @@
+"""The files of an export: each format writes one, and reads it back to be compared."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from jax import export
+from jaxtyping import UInt8
+
+from flax_attn.errors import UsageError
+from flax_attn.porting.export.program import INPUT, Program, any_batch
+
+PLATFORMS = ("cpu", "cuda", "tpu")
+# A protobuf message, which an ONNX file is, cannot be larger.
+ONNX_LIMIT = 2**31
+
+Loaded = Callable[[UInt8[np.ndarray, "b s s 3"]], dict[str, np.ndarray]]
+
+
+class Format(NamedTuple):
+    """``write(program, size, path, about)``, and ``load(path)`` as a function on the host."""
+
+    file: str
+    write: Callable[[Program, int, Path, Mapping[str, str]], None]
+    load: Callable[[Path], Loaded]
+    needs: tuple[str, ...]
+
+
+def write_stablehlo(program: Program, size: int, path: Path, about: Mapping[str, str]) -> None:
+    """StableHLO with its calling convention, as ``jax.export`` reads it."""
+    del about
+    exported = export.export(jax.jit(program), platforms=PLATFORMS)(any_batch(size))
+    path.write_bytes(exported.serialize())
+
+
+def load_stablehlo(path: Path) -> Loaded:
+    """The function of a file, run where JAX runs now."""
+    exported = export.deserialize(bytearray(path.read_bytes()))
+    call = jax.jit(exported.call)
+    return lambda images: {name: np.asarray(value) for name, value in call(images).items()}
+
+
+def write_onnx(program: Program, size: int, path: Path, about: Mapping[str, str]) -> None:
+    """One ONNX file.
+
+    Raises UsageError for a network that has no ONNX form here, or is larger than ONNX files are.
+    """
+    from flax_attn.porting.export.onnx import to_onnx
+
+    model = to_onnx(program, any_batch(size), input_name=INPUT, about=about)
+    if model.ByteSize() >= ONNX_LIMIT:
+        raise UsageError(
+            f"--export: the network takes {model.ByteSize()} bytes, an ONNX file at most "
+            f"{ONNX_LIMIT}; leave onnx out: --export-formats stablehlo"
+        )
+    path.write_bytes(model.SerializeToString())
+
+
+def load_onnx(path: Path) -> Loaded:
+    """The function of a file, run by onnxruntime on the CPU."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # errors
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+    return lambda images: dict(zip(names, session.run(names, {INPUT: images}), strict=True))
+
+
+FORMATS: dict[str, Format] = {
+    "stablehlo": Format("model.stablehlo", write_stablehlo, load_stablehlo, ("flatbuffers",)),
+    "onnx": Format("model.onnx", write_onnx, load_onnx, ("onnx", "onnxruntime")),
+}
+
+
+def require_packages(formats: list[str]) -> None:
+    """Raises UsageError naming the packages that are missing, before anything is computed."""
+    missing = [n for name in formats for n in FORMATS[name].needs if find_spec(n) is None]
+    if missing:
+        raise UsageError(
+            f"--export needs {', '.join(missing)}: pip install 'flax_attn[export]'"
+            + (", or --export-formats stablehlo" if "flatbuffers" not in missing else "")
+        )

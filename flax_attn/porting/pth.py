@@ -1,0 +1,219 @@
+"""The only reader and writer of PyTorch's own files: tensors only, never code.
+
+The reader needs no PyTorch. It knows both containers, the zip archive (since PyTorch 1.6) and
+the plain file before it, and leaves the pickle inside to `pickled_tensors`.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from types import ModuleType
+from typing import Any, BinaryIO, NamedTuple
+
+import numpy as np
+
+from flax_attn.errors import UsageError, WeightsError
+from flax_attn.porting.convert import unwrap
+from flax_attn.porting.pickled_names import ForeignName, Malformed, Storage, Tensor
+from flax_attn.porting.ported_files import write_bytes
+from flax_attn.porting.report import Report, printable
+from flax_attn.porting.torch_pickle import read_pickle
+
+# The pickle of 200 tensors has 30 kB.
+MAX_PICKLE = 1 << 20
+
+_ZIP = b"PK\x03\x04"
+_LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
+_LEGACY_PROTOCOL = 1001
+
+_REMEDY = "Save model.state_dict() of a dense model on the CPU."
+
+# bfloat16 is none of numpy's: the upper half of a float32.
+_NUMPY = {"bfloat16": "<u2", "bool": "?"}
+
+
+class _File(NamedTuple):
+    """What a file holds, and where the numbers of a storage are."""
+
+    content: Any
+    read: Callable[[Storage], bytes]
+    stored: Mapping[str, int]
+
+
+class StoredTensor:
+    """A tensor of a file: shape and dtype now, values with ``numpy.asarray``."""
+
+    def __init__(self, tensor: Tensor, read: Callable[[Storage], bytes]):
+        self._tensor, self._read = tensor, read
+        self.shape = tensor.shape
+        self.dtype = tensor.dtype
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        storage = self._tensor.storage
+        assert storage is not None
+        kind = np.dtype(_NUMPY.get(self.dtype, self.dtype)).newbyteorder("<")
+        numbers = np.frombuffer(self._read(storage), kind)
+        if self.dtype == "bfloat16":
+            numbers = (numbers.astype(np.uint32) << 16).view(np.float32)
+        # The view was checked to lie within its storage (`pickled_names`).
+        view = np.lib.stride_tricks.as_strided(
+            numbers[self._tensor.offset :],
+            self.shape,
+            [stride * numbers.itemsize for stride in self._tensor.strides],
+        )
+        return np.array(view, dtype=dtype)
+
+
+def import_torch() -> ModuleType:
+    """torch. Raises UsageError if it is not installed."""
+    if find_spec("torch") is None:
+        raise UsageError("writing .pth files needs PyTorch: pip install 'flax_attn[torch]'")
+    import torch
+
+    return torch
+
+
+def read_state_dict(path: Path) -> dict[str, StoredTensor]:
+    """The tensors of a ``.pth`` or ``.pt`` file, unwrapped; their values are not read yet.
+
+    Raises WeightsError for a file that is damaged or holds anything but dense tensors whose
+    values are in the file; nothing in it is executed.
+    """
+    if not path.is_file():
+        raise WeightsError(f"cannot read {path}: no such file")
+    try:
+        with open(path, "rb") as file:
+            is_zip = file.read(len(_ZIP)) == _ZIP
+        found = _read_zip(path) if is_zip else _read_legacy(path)
+    except OSError as error:
+        raise WeightsError(f"cannot read {path}: {error.strerror or error}") from error
+    except ForeignName as error:
+        raise WeightsError(
+            f"{path} holds more than tensors ({printable(str(error))}) and was not loaded; "
+            "save model.state_dict() instead of the model"
+        ) from error
+    except Malformed as error:
+        raise WeightsError(
+            f"{path} is no file of PyTorch tensors, or a damaged one ({printable(str(error))}): "
+            "fetch it again, or save model.state_dict()"
+        ) from error
+    if not isinstance(found.content, Mapping):
+        raise WeightsError(
+            f"{path} holds a {type(found.content).__name__}, expected a dictionary of tensors; "
+            "save model.state_dict()"
+        )
+    tensors = unwrap(found.content, source=str(path))
+    report = Report()
+    for key, tensor in tensors.items():
+        if problem := tensor.problem or _missing_values(tensor.storage, found.stored):
+            report.add(problem, key)
+    report.raise_if_any(f"{path} holds tensors that are not read", remedy=_REMEDY)
+    return {key: StoredTensor(tensor, found.read) for key, tensor in tensors.items()}
+
+
+def write_state_dict(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
+    """``torch.save`` of a state dict, all or nothing."""
+    torch = import_torch()
+    buffer = io.BytesIO()
+    torch.save({key: torch.from_numpy(value) for key, value in tensors.items()}, buffer)
+    write_bytes(path, buffer.getvalue())
+
+
+def _missing_values(storage: Storage, stored: Mapping[str, int]) -> str | None:
+    if stored.get(storage.key, 0) == storage.nbytes:
+        return None
+    return "without as many values in the file as it says"
+
+
+def _read_zip(path: Path) -> _File:
+    with _verified(path) as archive:
+        names = {info.filename: info.file_size for info in archive.infolist()}
+        roots = [name.removesuffix("data.pkl") for name in names if name.endswith("/data.pkl")]
+        if len(roots) != 1:
+            raise Malformed(f"{len(roots)} records data.pkl, expected one")
+        root = roots[0]
+        if names[f"{root}data.pkl"] > MAX_PICKLE:
+            raise Malformed(f"data.pkl has more than {MAX_PICKLE:,} bytes")
+        order = f"{root}byteorder"
+        if order in names and archive.read(order) != b"little":
+            raise Malformed("numbers in another byte order")
+        content = read_pickle(archive.read(f"{root}data.pkl")).value
+
+    def read(storage: Storage) -> bytes:
+        with zipfile.ZipFile(path) as again:
+            return again.read(f"{root}data/{storage.key}")
+
+    prefix = f"{root}data/"
+    stored = {name.removeprefix(prefix): n for name, n in names.items() if name.startswith(prefix)}
+    return _File(content, read, stored)
+
+
+@contextmanager
+def _verified(path: Path) -> Iterator[zipfile.ZipFile]:
+    """An archive whose records are plain, apart from each other, and whole."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            records = archive.infolist()
+            if len({info.filename for info in records}) != len(records):
+                raise Malformed("two records of one name")
+            # PyTorch never compresses; compressed or overlapping records could be bombs.
+            plain = all(
+                info.compress_type == zipfile.ZIP_STORED and info.compress_size == info.file_size
+                for info in records
+            )
+            if not plain or sum(info.file_size for info in records) > path.stat().st_size:
+                raise Malformed("records that are packed or overlap")
+            broken = archive.testzip()
+            if broken is not None:
+                raise WeightsError(f"{path} is damaged at {printable(broken)}: fetch it again")
+            yield archive
+    except (Malformed, ForeignName):
+        raise
+    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, ValueError) as error:
+        raise Malformed(str(error) or type(error).__name__) from error
+
+
+def _read_legacy(path: Path) -> _File:
+    """Five pickles (magic number, version, platform, content, keys), then the storages."""
+    with open(path, "rb") as file:
+        head, pickles, place = file.read(MAX_PICKLE), [], 0
+        for _ in range(5):
+            pickles.append(read_pickle(head, place))
+            place = pickles[-1].end
+        magic, protocol, platform, content, keys = (pickle.value for pickle in pickles)
+        if (magic, protocol) != (_LEGACY_MAGIC, _LEGACY_PROTOCOL):
+            raise Malformed("no magic number of PyTorch's")
+        if not isinstance(platform, dict) or platform.get("little_endian") is not True:
+            raise Malformed("numbers in another byte order")
+        places = _legacy_places(file, place, keys, pickles[3].storages)
+
+    def read(storage: Storage) -> bytes:
+        with open(path, "rb") as again:
+            again.seek(places[storage.key])
+            return again.read(storage.nbytes)
+
+    return _File(content, read, {key: pickles[3].storages[key].nbytes for key in places})
+
+
+def _legacy_places(
+    file: BinaryIO, place: int, keys: Any, storages: Mapping[str, Storage]
+) -> dict[str, int]:
+    """Where each storage begins: behind one another, each behind the number of its elements."""
+    size = os.fstat(file.fileno()).st_size
+    places = {}
+    for key in keys if isinstance(keys, list) else []:
+        if not isinstance(key, str) or key not in storages:
+            raise Malformed("a storage that no tensor is of")
+        file.seek(place)
+        count = int.from_bytes(file.read(8), "little")
+        places[key] = place + 8
+        place += 8 + storages[key].nbytes
+        if count != storages[key].elements or place > size:
+            raise Malformed(f"storage {printable(key)} is cut short")
+    return places

@@ -1,0 +1,182 @@
+"""What a checkpoint holds: its files, what its manifest says, and how its arrays fit a state.
+
+A checkpoint is a folder named by its step:
+
+- ``model`` (Orbax): parameters and running statistics, all that evaluation needs;
+- ``training`` (Orbax): step, optimizer state and the running sums of the epoch;
+- ``manifest.json``: sealed; how far the run had come, its metrics so far, and the SHA-256 of
+  every array;
+- ``judged.json``: sealed; the metrics of its own epoch, added once it has been evaluated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from flax_attn.errors import CheckpointError
+from flax_attn.models.functional import Arrays
+from flax_attn.runs.log import Row
+from flax_attn.runs.orbax_arrays import Record
+from flax_attn.system.files import read_sealed
+from flax_attn.training.step import TrainState
+
+MANIFEST = "manifest.json"
+JUDGED = "judged.json"
+MODEL = "model"
+TRAINING = "training"
+
+# How damage shows: a file gone or unreadable, a seal or digest broken, a value absent.
+DAMAGE = (OSError, ValueError, TypeError, KeyError)
+
+
+class Progress(NamedTuple):
+    """How far a run has come: ``batch`` of ``batches`` of ``epoch``, which counts from 1.
+
+    ``sums`` add up the ``images`` of the epoch so far, ``seconds`` is the time they took.
+    """
+
+    epoch: int
+    batch: int
+    batches: int
+    images: int
+    seconds: float
+    sums: Any
+
+    @staticmethod
+    def start(epoch: int, batches: int, zero: Any) -> Progress:
+        """The place before the first of an epoch's batches; ``zero`` are sums over nothing."""
+        return Progress(epoch, 0, batches, 0, 0.0, zero)
+
+    @property
+    def finished(self) -> bool:
+        """Whether the epoch's last batch is done."""
+        return self.batch == self.batches
+
+
+class Info(NamedTuple):
+    """What a manifest says; ``place`` has the fields of ``Progress`` but the sums.
+
+    ``rows`` are the metrics of the epochs before; ``row`` those of its own, None until judged.
+    """
+
+    step: int
+    place: Mapping[str, Any]
+    classes: tuple[str, ...]
+    rows: tuple[Row, ...]
+    row: Row | None
+    files: Mapping[str, Record]
+
+    @property
+    def epoch(self) -> int:
+        return self.place["epoch"]
+
+
+class Loaded(NamedTuple):
+    """A verified checkpoint, its arrays still on the host."""
+
+    info: Info
+    arrays: Mapping[str, Mapping[str, np.ndarray]]
+    where: str
+
+    def model(self, params: Arrays, stats: Arrays) -> tuple[Arrays, Arrays]:
+        """Parameters and statistics, for templates of these shapes and dtypes.
+
+        Raises CheckpointError naming every leaf that is missing, unexpected or of another
+        shape or dtype; nothing is cast.
+        """
+        item = self._fit(MODEL, {**params, **stats})
+        return {name: item[name] for name in params}, {name: item[name] for name in stats}
+
+    def training(self, template: TrainState, sums: Any) -> tuple[TrainState, Progress]:
+        """The whole state and its place in the run; raises CheckpointError as ``model`` does."""
+        params, stats = self.model(template.params, template.stats)
+        rest = self._fit(TRAINING, _training(template, sums))
+        state = template._replace(params=params, stats=stats, **rest["state"])
+        return state, Progress(**self.info.place, sums=rest["sums"])
+
+    def _fit(self, file: str, template: Any) -> Any:
+        found, wanted = self.arrays[file], _by_name(template)
+        _compare(found, wanted, self.where)
+        leaves = [_placed(found[name], leaf) for name, leaf in wanted.items()]
+        return jax.tree.unflatten(jax.tree.structure(template), leaves)
+
+
+def describe(
+    state: TrainState, progress: Progress, classes: Sequence[str], rows: Sequence[Row]
+) -> dict[str, Any]:
+    """The values of a manifest, but those of its files; ``read_info`` is the inverse."""
+    place = {name: value for name, value in progress._asdict().items() if name != "sums"}
+    return {"step": int(state.step), **place, "classes": list(classes), "rows": list(rows)}
+
+
+def to_files(state: TrainState, sums: Any) -> dict[str, dict[str, Any]]:
+    """The arrays of each file by name; ``Loaded.training`` is the inverse."""
+    return {
+        MODEL: _by_name({**state.params, **state.stats}),
+        TRAINING: _by_name(_training(state, sums)),
+    }
+
+
+def read_info(folder: Path) -> Info:
+    """What the manifest in a checkpoint's folder says; raises one of ``DAMAGE``.
+
+    Metrics that cannot be read count as absent: they can be computed again.
+    """
+    values = read_sealed(folder / MANIFEST)
+    if str(values["step"]) != folder.name:
+        raise ValueError(f"it is checkpoint {values['step']}, renamed")
+    try:
+        row = read_sealed(folder / JUDGED)
+    except (OSError, ValueError):
+        row = None
+    return Info(
+        step=values["step"],
+        place={name: values[name] for name in Progress._fields if name != "sums"},
+        classes=tuple(values["classes"]),
+        rows=tuple(values["rows"]),
+        row=row,
+        files={name: Record.from_json(record) for name, record in values["files"].items()},
+    )
+
+
+def _training(state: TrainState, sums: Any) -> dict[str, Any]:
+    rest = {k: v for k, v in state._asdict().items() if k not in ("params", "stats")}
+    return {"state": rest, "sums": sums}
+
+
+def _by_name(tree: Any) -> dict[str, Any]:
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
+
+
+def _placed(array: np.ndarray, leaf: Any) -> jax.Array:
+    # A copy: a donated buffer must not share its memory with the host's array.
+    copy = jnp.array(array)
+    if isinstance(leaf, jax.Array) and leaf.committed:
+        return jax.device_put(copy, leaf.sharding)
+    return copy
+
+
+def _compare(found: Mapping[str, Any], wanted: Mapping[str, Any], where: str) -> None:
+    got = {name: _kind(leaf) for name, leaf in found.items()}
+    want = {name: _kind(leaf) for name, leaf in wanted.items()}
+    problems = [f"{name} is missing" for name in want.keys() - got.keys()]
+    problems += [f"{name} is unexpected" for name in got.keys() - want.keys()]
+    problems += [
+        f"{name} is {got[name]}, expected {want[name]}"
+        for name in want.keys() & got.keys()
+        if got[name] != want[name]
+    ]
+    if problems:
+        more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
+        raise CheckpointError(f"{where} does not fit: {'; '.join(sorted(problems)[:5])}{more}")
+
+
+def _kind(leaf: Any) -> str:
+    return f"{np.dtype(leaf.dtype)}{list(leaf.shape)}"

@@ -1,0 +1,292 @@
+"""Checkpoints of a run: committed by one rename, verified leaf by leaf when they are read.
+
+Names that are not whole numbers are never read: what is being written or deleted starts with a
+dot, and a damaged checkpoint that training went back from ends in ``.damaged``.
+"""
+
+from __future__ import annotations
+
+import errno
+import math
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from flax_attn.errors import CheckpointError, DiskFullError, UsageError
+from flax_attn.runs.checkpoint_format import (
+    DAMAGE,
+    JUDGED,
+    MANIFEST,
+    MODEL,
+    TRAINING,
+    Info,
+    Loaded,
+    Progress,
+    describe,
+    read_info,
+    to_files,
+)
+from flax_attn.runs.log import Row, warn
+from flax_attn.runs.orbax_arrays import read_arrays, write_arrays
+from flax_attn.system.files import free_bytes, is_no_space, seal, sync, write_text
+from flax_attn.training.step import TrainState
+
+FOLDER = "checkpoints"
+BEST_METRIC = "roc_auc"
+
+_SAVING = ".saving-"
+_DELETING = ".deleting-"
+_DAMAGED = ".damaged"
+
+# How often, and after how many seconds, a failed save is deleted again.
+_REMOVALS, _PAUSE = 20, 0.05
+
+# A reader looks again when the trainer deletes what it reads; this often at most.
+_LOOKS = 20
+
+
+class Checkpoints:
+    """The checkpoints below a run directory, named by step.
+
+    Saves are synchronous: when ``save`` returns, the checkpoint is on the disk. The newest
+    ``keep`` stay, and the one with the best validation ROC AUC. Read-only access never creates,
+    changes or deletes a file; a writer must hold the run directory's lock.
+    """
+
+    def __init__(self, workdir: Path, *, read_only: bool = False, keep: int = 2):
+        self.folder = workdir.absolute() / FOLDER
+        self._read_only, self._keep = read_only, keep
+        if read_only:
+            if not self.folder.is_dir():
+                raise CheckpointError(
+                    f"no checkpoints in {workdir}: train there first, or check --workdir"
+                )
+            return
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            for path in self.folder.iterdir():
+                if path.name.startswith((_SAVING, _DELETING)):
+                    _remove(path)
+        except OSError as error:
+            raise UsageError(f"cannot write in {self.folder}: {_reason(error)}") from error
+
+    @property
+    def steps(self) -> list[int]:
+        """The steps on disk, ascending; not yet verified."""
+        names = [path.name for path in self.folder.iterdir() if path.is_dir()]
+        return sorted(int(name) for name in names if name.isdecimal() and str(int(name)) == name)
+
+    @property
+    def latest(self) -> int | None:
+        """The newest step on disk, None before the first."""
+        return max(self.steps, default=None)
+
+    @property
+    def best(self) -> int | None:
+        """The judged step on disk with the highest validation ROC AUC, None before the first."""
+        return _best(self._rows(), among=self.steps)
+
+    @property
+    def rows(self) -> list[Row]:
+        """The metrics of every judged epoch, in their order."""
+        rows = self._rows()
+        return [rows[step] for step in sorted(rows)]
+
+    def require_space(self, state: Any) -> None:
+        """Raises DiskFullError unless the checkpoints that will be kept, and one more, fit."""
+        needed = _size(state) * max(1, self._keep + 2 - len(self.steps))
+        if (free := free_bytes(self.folder)) < needed:
+            raise DiskFullError(
+                f"{free / 1e6:,.0f} MB free in {self.folder}, the checkpoints need "
+                f"{needed / 1e6:,.0f} MB: free some space, or choose another --workdir"
+            )
+
+    def save(
+        self,
+        state: TrainState,
+        progress: Progress,
+        *,
+        classes: Sequence[str],
+        rows: Sequence[Row],
+    ) -> int:
+        """Commits a state under its step, and returns that.
+
+        ``rows`` are the metrics of the epochs before. Whatever fails, earlier checkpoints stay;
+        raises DiskFullError when there is no space.
+        """
+        values = describe(state, progress, classes, rows)
+        step = values["step"]
+        partial = self.folder / f"{_SAVING}{step}"
+        items = to_files(state, progress.sums).items()
+        try:
+            _remove(partial)
+            self._raise_if_full(state)
+            partial.mkdir()
+            records = {name: write_arrays(partial / name, item) for name, item in items}
+            values["files"] = {name: record.to_json() for name, record in records.items()}
+            write_text(partial / MANIFEST, seal(values))
+            self._discard(step)
+            partial.rename(self.folder / str(step))
+            sync(self.folder)
+            self._prune()
+        except OSError as error:
+            _remove_persistently(partial)
+            self._explain(error, f"checkpoint {step}")
+            raise
+        return step
+
+    def _raise_if_full(self, state: TrainState) -> None:
+        """Before the library that writes arrays finds out, which takes it badly."""
+        if free_bytes(self.folder) < _size(state):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def judge(self, step: int, row: Row) -> None:
+        """Adds the metrics of a step's epoch; raises DiskFullError when there is no space."""
+        try:
+            write_text(self.folder / str(step) / JUDGED, seal(row))
+            self._prune()
+        except OSError as error:
+            self._explain(error, f"the metrics of checkpoint {step}")
+            raise
+
+    def load_best(self) -> Loaded:
+        """The model of the best checkpoint, or of the newest good one if the best is damaged.
+
+        Raises CheckpointError when there is none.
+        """
+
+        best, left = _best(self._rows()), self.best
+        if best != left:
+            warn(f"the best checkpoint, {best}, is gone from {self.folder}")
+
+        def order(steps: list[int]) -> list[int]:
+            first = self.best
+            return sorted(steps, key=lambda step: (step == first, step), reverse=True)
+
+        return self._load(order, (MODEL,))
+
+    def load_latest(self) -> Loaded:
+        """The newest good checkpoint, whole; a writer sets newer, damaged ones aside.
+
+        Raises CheckpointError when there is none.
+        """
+        loaded = self._load(lambda steps: steps[::-1], (MODEL, TRAINING))
+        if not self._read_only:
+            for step in self.steps:
+                if step > loaded.info.step:
+                    aside = self.folder / f"{step}{_DAMAGED}"
+                    _remove(aside)
+                    (self.folder / str(step)).rename(aside)
+        return loaded
+
+    def _load(self, order: Callable[[list[int]], list[int]], files: tuple[str, ...]) -> Loaded:
+        damaged: dict[int, str] = {}
+        for _ in range(_LOOKS):
+            waiting = [step for step in order(self.steps) if step not in damaged]
+            if not waiting:
+                break
+            step, path = waiting[0], self.folder / str(waiting[0])
+            try:
+                info = read_info(path)
+                arrays = {name: read_arrays(path / name, info.files[name]) for name in files}
+            except DAMAGE as error:
+                if path.exists():  # else the trainer has deleted it: look again
+                    damaged[step] = _reason(error)
+                continue
+            if damaged:
+                warn(f"{_listed(damaged)} in {self.folder}: using checkpoint {step}")
+            return Loaded(info, arrays, f"checkpoint {step} in {self.folder}")
+        if damaged:
+            raise CheckpointError(
+                f"no checkpoint is left to use in {self.folder}: {_listed(damaged)}; "
+                "restore a copy, or choose another --workdir"
+            )
+        raise CheckpointError(f"no checkpoint in {self.folder} yet: train at least one epoch")
+
+    def _rows(self) -> dict[int, Row]:
+        """Metrics by step, those of deleted steps included."""
+        rows: dict[int, Row] = {}
+        for info in self._infos():
+            rows |= {row["step"]: row for row in (*info.rows, info.row) if row}
+        return rows
+
+    def _infos(self) -> Iterable[Info]:
+        for step in self.steps:
+            try:
+                info = read_info(self.folder / str(step))
+            except DAMAGE:
+                continue
+            yield info
+
+    def _prune(self) -> None:
+        keep = {*self.steps[-self._keep :], self.best}
+        for step in self.steps:
+            if step not in keep:
+                self._discard(step)
+
+    def _discard(self, step: int) -> None:
+        """Deletes a step; renamed first, so that no half of it bears its name."""
+        path, doomed = self.folder / str(step), self.folder / f"{_DELETING}{step}"
+        if path.exists():
+            _remove(doomed)
+            path.rename(doomed)
+            _remove(doomed)
+
+    def _explain(self, error: OSError, what: str) -> None:
+        if is_no_space(error):
+            raise DiskFullError(
+                f"no space left for {what} in {self.folder}: free some and run the same command "
+                "again, earlier checkpoints are whole"
+            ) from error
+
+
+def _size(state: Any) -> int:
+    return sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+
+
+def _best(rows: Mapping[int, Row], *, among: Iterable[int] | None = None) -> int | None:
+    """The step of the highest metric, the newest of equal ones."""
+
+    def rank(step: int) -> tuple[float, int]:
+        value = rows[step]["val"][BEST_METRIC]
+        return (-math.inf if math.isnan(value) else value), step
+
+    steps = rows.keys() if among is None else rows.keys() & set(among)
+    return max(steps, key=rank, default=None)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _remove_persistently(path: Path) -> None:
+    """Deletes what threads may still be writing to; the rest is left to the next trainer."""
+    for _ in range(_REMOVALS):
+        with suppress(OSError):
+            _remove(path)
+        time.sleep(_PAUSE)
+        if not path.exists():
+            return
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, FileNotFoundError) and error.filename:
+        return f"{Path(error.filename).name} is missing"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    if isinstance(error, KeyError):
+        return f"{error} is missing"
+    return str(error)
+
+
+def _listed(damaged: Mapping[int, str]) -> str:
+    return "; ".join(f"checkpoint {step} is damaged ({why})" for step, why in damaged.items())

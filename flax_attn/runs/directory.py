@@ -1,0 +1,243 @@
+"""The run directory: ``config.json`` says all that is needed to rebuild the network."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import platform
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, fields
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from flax_attn.config import Config, RunConfig
+from flax_attn.errors import CheckpointError, DiskFullError, RunBusyError, UsageError
+from flax_attn.system.cpu import threads
+from flax_attn.system.files import is_no_space, write_text
+
+CONFIG_FILE = "config.json"
+LOCK_FILE = ".lock"
+
+# Fields a resumed run may change: none of them alters what the next epoch computes. Where the
+# images lie does not, either: their fingerprint does.
+FREE_FIELDS = {
+    "epochs",
+    "workers",
+    "on_bad_image",
+    "data_dir",
+    "mask_dir",
+    *(f.name for f in fields(RunConfig)),
+}
+
+# Conditions that decide which images a batch holds.
+ORDER = frozenset({"batch_size", "seed", "classes", "images"})
+
+_PACKAGES = ("flax_attn", "jax", "jaxlib", "flax", "optax", "numpy", "pillow", "llvmlite")
+_INSTRUCTION_SETS = ("avx2", "fma", "avx512f", "avx512_bf16", "amx_tile")
+
+
+def package_versions() -> dict[str, str]:
+    """Versions of the packages that decide the numbers."""
+    return {name: _version(name) for name in _PACKAGES}
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:  # all but the convolutions do without llvmlite
+        return "none"
+
+
+def describe_device() -> str:
+    """What decides the last bits of a number beside the program.
+
+    On CPUs these are the instruction set and the number of threads; elsewhere the kind. The
+    number of the devices where there are several.
+    """
+    devices = jax.devices()
+    if devices[0].platform != "cpu":
+        return f"{len(devices)} x {devices[0].device_kind}"
+    number = [] if len(devices) == 1 else [f"{len(devices)} x"]
+    return " ".join([*number, platform.machine(), *_instruction_sets(), f"{threads()} threads"])
+
+
+def _instruction_sets() -> list[str]:
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return []
+    flags = next((line.split() for line in text.splitlines() if line.startswith("flags")), [])
+    return [name for name in _INSTRUCTION_SETS if name in flags]
+
+
+@dataclass(frozen=True)
+class Run:
+    """What ``config.json`` holds."""
+
+    config: Config
+    classes: tuple[str, ...]
+    data_fingerprint: str
+    weights: Mapping[str, str]
+    val_fingerprint: str = ""
+    versions: Mapping[str, str] = field(default_factory=package_versions)
+    device: str = field(default_factory=describe_device)
+
+    def save(self, workdir: Path) -> None:
+        """Writes ``config.json``, all or nothing; raises DiskFullError or UsageError."""
+        values = {
+            "config": self.config.to_json(),
+            "classes": list(self.classes),
+            "data_fingerprint": self.data_fingerprint,
+            "val_fingerprint": self.val_fingerprint,
+            "weights": dict(self.weights),
+            "versions": dict(self.versions),
+            "device": self.device,
+        }
+        path = workdir / CONFIG_FILE
+        try:
+            write_text(path, json.dumps(values, indent=2) + "\n")
+        except OSError as error:
+            if is_no_space(error):
+                raise DiskFullError(f"no space left for {path}: free some") from error
+            raise UsageError(f"cannot write {path}: {error.strerror or error}") from error
+
+    @staticmethod
+    def load(workdir: Path) -> Run:
+        """Reads ``config.json``; raises CheckpointError when there is none or it is damaged."""
+        path = workdir / CONFIG_FILE
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+            return Run(
+                config=Config.from_json(values["config"]),
+                classes=tuple(values["classes"]),
+                data_fingerprint=values["data_fingerprint"],
+                weights=values["weights"],
+                val_fingerprint=values.get("val_fingerprint", ""),
+                versions=values["versions"],
+                device=values.get("device", ""),
+            )
+        except FileNotFoundError:
+            raise CheckpointError(f"no {CONFIG_FILE} in {workdir}: not a run directory") from None
+        except (KeyError, ValueError, TypeError, AttributeError, UsageError) as error:
+            raise CheckpointError(f"{path} is damaged: {error!r}") from error
+
+
+def check_resumable(
+    old: Run, new: Run, workdir: Path, *, anyway: Collection[str] = ()
+) -> dict[str, tuple[Any, Any]]:
+    """The conditions that a resume changes, each with its old and new value.
+
+    Raises CheckpointError naming those that are not to be changed ``anyway``, UsageError for a
+    name in ``anyway`` that is no condition.
+    """
+    before, after = _conditions(old), _conditions(new)
+    if unknown := set(anyway) - before.keys() - after.keys():
+        raise UsageError(
+            f"--resume-anyway does not know {', '.join(sorted(unknown))}: name conditions that "
+            "the message of a refused resume names"
+        )
+    changes = {
+        name: (before.get(name), after.get(name))
+        for name in sorted(before.keys() | after.keys())
+        if before.get(name) != after.get(name)
+    }
+    refused = [name for name in changes if name not in anyway]
+    if refused:
+        shown = "; ".join(f"{k} was {changes[k][0]!r}, now {changes[k][1]!r}" for k in refused)
+        raise CheckpointError(
+            f"{workdir} holds a run under other conditions ({shown}): repeat its settings, "
+            f"choose another --workdir, or add --resume-anyway {' '.join(refused)}"
+        )
+    return changes
+
+
+def _conditions(run: Run) -> dict[str, Any]:
+    flat = {
+        name: value
+        for section in asdict(run.config).values()
+        for name, value in section.items()
+        if name not in FREE_FIELDS
+    }
+    if run.config.train.schedule == "cosine":  # its course depends on the run's length
+        flat["epochs"] = run.config.train.epochs
+    return {
+        **flat,
+        "classes": run.classes,
+        "images": run.data_fingerprint[:16],
+        "validation_images": run.val_fingerprint[:16],
+        **run.versions,
+        "device": run.device,
+    }
+
+
+def default_workdir(config: Config) -> Path:
+    """``runs/<data set>-<model>-<norm>``, the norm only where there are gates."""
+    names = [config.data.dataset, config.model.model]
+    if config.model.model == "attn_vgg":
+        names.append(config.model.norm)
+    return Path("runs") / "-".join(names)
+
+
+def refuse_if_busy(workdir: Path) -> None:
+    """Raises RunBusyError when a process trains in ``workdir``; creates nothing.
+
+    To be told so before images are read and weights fetched; ``locked`` decides.
+    """
+    try:
+        file = os.open(workdir / LOCK_FILE, os.O_RDWR)
+    except OSError:
+        return
+    try:
+        _take(file, workdir)
+    finally:
+        os.close(file)
+
+
+@contextmanager
+def locked(workdir: Path) -> Iterator[None]:
+    """Holds the run directory for one trainer; made if missing.
+
+    Raises RunBusyError naming the process that holds it, UsageError if it is not writable or
+    holds other things than a run.
+    """
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        _raise_unless_ours(workdir)
+        file = os.open(workdir / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        if is_no_space(error):
+            raise DiskFullError(f"no space left for the run directory {workdir}") from error
+        reason = error.strerror or error
+        raise UsageError(f"cannot write in the run directory {workdir}: {reason}") from error
+    try:
+        _take(file, workdir)
+        os.ftruncate(file, 0)
+        os.pwrite(file, str(os.getpid()).encode(), 0)
+        yield
+    finally:
+        os.close(file)
+
+
+def _raise_unless_ours(workdir: Path) -> None:
+    names = {path.name for path in workdir.iterdir()}
+    if names and not names & {LOCK_FILE, CONFIG_FILE}:
+        raise UsageError(
+            f"{workdir} is no run directory but holds {len(names)} other files: choose a new "
+            "folder for --workdir"
+        )
+
+
+def _take(file: int, workdir: Path) -> None:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno not in (errno.EAGAIN, errno.EACCES):
+            raise UsageError(f"cannot lock {workdir}: {error.strerror}") from error
+        holder = os.pread(file, 32, 0).decode(errors="replace").strip() or "unknown"
+        raise RunBusyError(f"process {holder} trains in {workdir}: wait, or stop it") from None

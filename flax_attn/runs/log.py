@@ -1,0 +1,175 @@
+"""What a run says of itself: ``metrics.jsonl``, TensorBoard events, and lines for people.
+
+None of it may stop the training: what cannot be written costs one warning.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from flax_attn.system.console import flush_output
+from flax_attn.system.files import write_text
+
+METRICS_FILE = "metrics.jsonl"
+
+Row = dict[str, Any]
+
+
+def warn(text: str) -> None:
+    """One line on standard error; progress bars stay intact."""
+    with suppress(OSError):
+        tqdm.write("warning: " + " ".join(text.split()), file=sys.stderr)
+
+
+class Tolerant:
+    """Runs what may fail for want of space or rights; the first failure is warned of."""
+
+    def __init__(self) -> None:
+        self._warned = False
+
+    def __call__(self, action: Callable[[], object], what: str) -> bool:
+        """Whether the action succeeded."""
+        try:
+            action()
+        except OSError as error:
+            if not self._warned:
+                self._warned = True
+                warn(f"cannot write {what} ({error.strerror or error}); training goes on")
+            return False
+        return True
+
+
+def tolerant(say: Callable[[str], None], attempt: Tolerant) -> Callable[[str], None]:
+    """``say``, for an output that may be on a full disk."""
+
+    def said(text: str) -> None:
+        attempt(lambda: say(text), "standard output")
+        attempt(flush_output, "standard output")
+
+    return said
+
+
+def read_rows(workdir: Path) -> list[Row]:
+    """The rows of ``metrics.jsonl``, one an epoch; a cut last line is dropped."""
+    path = workdir / METRICS_FILE
+    if not path.exists():
+        return []
+    rows = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            break
+    return rows
+
+
+class RunLog:
+    """Writes a row an epoch; use as a context manager.
+
+    ``rows`` are those of the epochs before, as the checkpoint has them: what a dead process
+    left in the file is replaced. ``attempt`` is what takes failures.
+    """
+
+    def __init__(self, workdir: Path, rows: Sequence[Row] = (), *, attempt: Tolerant | None = None):
+        self.rows = list(rows)
+        self._path = workdir / METRICS_FILE
+        self._events = _Events(workdir / "events")
+        self._attempt = attempt or Tolerant()
+        self._attempt(self._write_rows, str(self._path))
+
+    def __enter__(self) -> RunLog:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._attempt(self._events.close, str(self._events.folder))
+
+    def write(self, row: Row) -> None:
+        """Appends a row; its groups of numbers become TensorBoard curves."""
+        self.rows.append(row)
+        self._attempt(self._write_rows, str(self._path))
+        self._attempt(lambda: self._events.add(row), str(self._events.folder))
+
+    def _write_rows(self) -> None:
+        # The whole file each time: it is small, and so it is never cut, nor lacks a row that
+        # there was no space for.
+        write_text(self._path, "".join(json.dumps(row) + "\n" for row in self.rows))
+
+
+class _Events:
+    """TensorBoard curves by epoch, in a new file for each life of the run.
+
+    tensorboardX's own ``SummaryWriter`` hands events to a thread, which dies unseen when the
+    disk is full and makes the next flush wait for ever.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self._file: Any = None
+
+    def add(self, row: Row) -> None:
+        """Raises OSError; the next row then starts another file."""
+        messages, summary, records = _tensorboard()
+        now, epoch = time.time(), row["epoch"]
+        events = [
+            messages.Event(wall_time=now, step=epoch, summary=summary.scalar(name, value))
+            for name, value in _curves(row)
+        ]
+        try:
+            if self._file is None:
+                self.folder.mkdir(exist_ok=True)
+                name = f"events.out.tfevents.{now:.6f}.{os.getpid()}"
+                self._file = records.RecordWriter(str(self.folder / name))
+                # Tells TensorBoard to forget what a dead process said of this epoch and later.
+                start = messages.SessionLog(status=messages.SessionLog.START)
+                events[:0] = [
+                    messages.Event(wall_time=now, file_version="brain.Event:2"),
+                    messages.Event(wall_time=now, step=epoch, session_log=start),
+                ]
+            for event in events:
+                self._file.write(event.SerializeToString())
+            self._file.flush()
+        except OSError:
+            with suppress(OSError):
+                self.close()
+            raise
+
+    def close(self) -> None:
+        if self._file is not None:
+            file, self._file = self._file, None
+            file.close()
+
+
+def _curves(row: Row) -> Iterator[tuple[str, float]]:
+    for group, values in row.items():
+        if isinstance(values, Mapping):
+            for name, value in values.items():
+                if math.isfinite(value):
+                    yield f"{name}/{group}", value
+
+
+def _tensorboard() -> tuple[Any, Any, Any]:
+    """tensorboardX's messages, summaries and files, imported without torch.
+
+    Where torch is installed, tensorboardX would import it: seconds of start-up, and memory on
+    the accelerator, for nothing that is used here.
+    """
+    absent = "torch" not in sys.modules
+    if absent:
+        sys.modules["torch"] = None  # type: ignore[assignment]  # makes its import fail
+    try:
+        from tensorboardX import record_writer, summary
+        from tensorboardX.proto import event_pb2
+    finally:
+        if absent:
+            del sys.modules["torch"]
+    return event_pb2, summary, record_writer

@@ -1,0 +1,118 @@
+"""Light snapshots of a run: what training changes, one file an epoch, without optimizer state.
+
+A snapshot is laid over the arrays of any checkpoint of the same run; those of a frozen backbone
+are in none of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from safetensors.numpy import save
+
+from flax_attn.errors import CheckpointError, WeightsError
+from flax_attn.models.functional import Arrays
+from flax_attn.porting.ported_files import open_safetensors, write_bytes
+from flax_attn.training.features import digest_arrays
+from flax_attn.training.step import trainable
+
+FOLDER = "snapshots"
+_PREFIX, _ENDING = "epoch-", ".safetensors"
+_PARAMS, _STATS = "params/", "stats/"
+_DIGEST = "content_sha256"
+
+
+def snapshot_path(workdir: Path, epoch: int) -> Path:
+    """Where the snapshot after an epoch lies."""
+    return workdir / FOLDER / f"{_PREFIX}{epoch}{_ENDING}"
+
+
+def snapshot_epochs(workdir: Path) -> list[int]:
+    """The epochs of a run that have a snapshot, in order."""
+    names = [path.name for path in (workdir / FOLDER).glob(f"{_PREFIX}*{_ENDING}")]
+    numbers = [name[len(_PREFIX) : -len(_ENDING)] for name in names]
+    return sorted(int(number) for number in numbers if number.isdecimal())
+
+
+def save_snapshot(
+    workdir: Path, epoch: int, params: Arrays, stats: Arrays, *, freeze_backbone: bool
+) -> None:
+    """Writes the snapshot after ``epoch`` (counted from 1), all of it or nothing.
+
+    Raises CheckpointError or DiskFullError when it cannot be written.
+    """
+    arrays: dict[str, Any] = {
+        name: np.asarray(jax.device_get(array), order="C")
+        for name, array in _changing(params, stats, freeze_backbone=freeze_backbone).items()
+    }
+    metadata = {"epoch": str(epoch), _DIGEST: digest_arrays(arrays)}
+    path = snapshot_path(workdir, epoch)
+    try:
+        path.parent.mkdir(exist_ok=True)
+        write_bytes(path, save(arrays, metadata=metadata))
+    except (OSError, WeightsError) as error:
+        raise CheckpointError(f"cannot write the snapshot of epoch {epoch}: {error}") from error
+
+
+def load_snapshot(
+    workdir: Path, epoch: int, params: Arrays, stats: Arrays, *, freeze_backbone: bool
+) -> tuple[Arrays, Arrays]:
+    """A checkpoint's arrays with those of the snapshot after ``epoch`` in their places.
+
+    Raises CheckpointError when there is none, it is damaged, or it is of another network.
+    """
+    path = snapshot_path(workdir, epoch)
+    if not path.is_file():
+        kept = ", ".join(map(str, snapshot_epochs(workdir))) or "none"
+        raise CheckpointError(
+            f"no snapshot of epoch {epoch} in {workdir} (there are: {kept}): "
+            f"train again with --snapshot-epochs {epoch}"
+        )
+    try:
+        with open_safetensors(path) as file:
+            metadata = file.metadata() or {}
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except WeightsError as error:
+        raise CheckpointError(str(error)) from error
+    if metadata.get(_DIGEST) != digest_arrays(arrays):
+        raise CheckpointError(f"{path} is damaged: its digest differs; delete it and train again")
+    _compare(arrays, _changing(params, stats, freeze_backbone=freeze_backbone), path)
+    return (
+        {**params, **_below(arrays, _PARAMS)},
+        {**stats, **_below(arrays, _STATS)},
+    )
+
+
+def _changing(params: Arrays, stats: Arrays, *, freeze_backbone: bool) -> Arrays:
+    """What training changes; a frozen backbone keeps its running statistics, too."""
+    changed = trainable(params, freeze_backbone=freeze_backbone)
+    moving = {} if freeze_backbone else stats
+    return {
+        **{_PARAMS + name: array for name, array in changed.items()},
+        **{_STATS + name: array for name, array in moving.items()},
+    }
+
+
+def _below(arrays: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    return {
+        name.removeprefix(prefix): array
+        for name, array in arrays.items()
+        if name.startswith(prefix)
+    }
+
+
+def _compare(found: Mapping[str, Any], expected: Mapping[str, Any], path: Path) -> None:
+    got, want = (
+        {name: f"{np.dtype(a.dtype)}{list(a.shape)}" for name, a in arrays.items()}
+        for arrays in (found, expected)
+    )
+    odd = sorted(name for name in got.keys() | want.keys() if got.get(name) != want.get(name))
+    if odd:
+        raise CheckpointError(
+            f"{path} is of another network: {len(odd)} arrays differ, {odd[0]} is "
+            f"{got.get(odd[0], 'missing')}, expected {want.get(odd[0], 'none')}"
+        )

@@ -1,0 +1,144 @@
+"""Compare scores and alignments under one budget: ``flax-attn ablate``."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from itertools import product
+from pathlib import Path
+
+from flax_attn.config import Config, make_config, save_json
+from flax_attn.data import Dataset, open_dataset
+from flax_attn.data.subset import random_subset
+from flax_attn.errors import CheckpointError, UsageError
+from flax_attn.models import build_model, functional
+from flax_attn.porting.imagenet import resolve_imagenet
+from flax_attn.runs.directory import locked
+from flax_attn.studies.ablate import table
+from flax_attn.studies.ablate.concentration_of_runs import object_masks
+from flax_attn.studies.ablate.grid import Bench, Combination, run_combination
+from flax_attn.studies.ablate.grid_figure import draw_grid
+from flax_attn.system import cli
+from flax_attn.system.compilation_cache import use_compilation_cache
+from flax_attn.training.choices import CHOICES
+from flax_attn.training.sources import example_sources
+from flax_attn.training.start import Initial, resolve_initial
+from flax_attn.training.trainer import Say
+
+BY = {"multiclass": "roc_auc", "multilabel": "average_precision"}
+
+
+def main(argv: Sequence[str]) -> None:
+    parser = cli.Parser(prog="flax-attn ablate", description=__doc__)
+    cli.add_common(parser)
+    parser.add_argument("--scores", nargs="+", choices=CHOICES["score"], default=CHOICES["score"])
+    parser.add_argument("--norms", nargs="+", choices=CHOICES["norm"], default=CHOICES["norm"])
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--train-subset", type=int, help="train on this many images only")
+    parser.add_argument("--out", help="folder of the results (default: runs/ablation-<data set>)")
+    skipped = ("score", "norm", "seed", "workdir", "model", "init_from", "devices")
+    names = [name for name in cli.setting_names() if name not in skipped]
+    cli.add_settings(parser, CHOICES, only=names)
+    args = parser.parse_args(argv)
+    given = {name: getattr(args, name) for name in names if hasattr(args, name)}
+    config = make_config(given)
+    use_compilation_cache(config.run.compilation_cache)
+    if not config.train.freeze_backbone:
+        raise UsageError("the grid trains on frozen features: drop --no-freeze-backbone")
+    out = Path(args.out or f"runs/ablation-{config.data.dataset}")
+    dataset = open_dataset(
+        config.data, cache=Path(config.run.feature_cache), images=config.run.image_folder
+    )
+    if args.train_subset is not None:
+        part = random_subset(dataset.splits["train"], args.train_subset, seed=0)
+        dataset = replace(dataset, splits={**dataset.splits, "train": part})
+    initial = resolve_initial(
+        config.run, dataset.classes, imagenet=partial(resolve_imagenet, say=print)
+    )
+    grid = [Combination(score, norm) for norm, score in product(args.norms, args.scores)]
+    with locked(out):
+        run_grid(config, dataset, initial, grid, args.seeds, out=out, say=print)
+
+
+def run_grid(
+    config: Config,
+    dataset: Dataset,
+    initial: Initial,
+    grid: Sequence[Combination],
+    seeds: Sequence[int],
+    *,
+    out: Path,
+    say: Say,
+) -> None:
+    """Trains what is missing of the grid and writes its rows, table and picture into ``out``.
+
+    Raises CheckpointError when ``out`` holds a grid under other conditions.
+    """
+    _check_conditions(config, dataset, out)
+    bench = _bench(config, dataset, initial, say)
+    rows = table.read(out / table.ROWS_FILE)
+    done = {(row["score"], row["norm"], row["seed"]) for row in rows}
+    with open(out / table.ROWS_FILE, "w", encoding="utf-8") as file:
+        file.writelines(json.dumps(row) + "\n" for row in rows)
+        for number, combination in enumerate(grid, start=1):
+            left = [seed for seed in seeds if (*combination, seed) not in done]
+            started = time.perf_counter()
+            for row in run_combination(bench, combination, left) if left else ():
+                file.write(json.dumps(row) + "\n")
+                file.flush()
+                rows.append(row)
+            if left:
+                mean = sum(row["accuracy"] for row in rows[-len(left) :]) / len(left)
+                say(
+                    f"{number}/{len(grid)} {combination.score} × {combination.norm}: "
+                    f"accuracy {mean:.4f}, {time.perf_counter() - started:.0f} s"
+                )
+    _report(rows, config, out, say)
+
+
+def _bench(config: Config, dataset: Dataset, initial: Initial, say: Say) -> Bench:
+    structure, params, stats = functional.split(
+        build_model(config.model, num_classes=len(dataset.classes))
+    )
+    params, stats = initial.fill(params, stats)
+    train, val = example_sources(config, structure, params, stats, dataset, say)
+    return Bench(config, dataset.classes, train, val, object_masks(dataset.splits["val"]))
+
+
+def _check_conditions(config: Config, dataset: Dataset, out: Path) -> None:
+    """Remembers what decides the numbers, or compares it with what was remembered."""
+    path = out / "conditions.json"
+    free = ("workers", "feature_cache", "image_cache", "compilation_cache", "workdir")
+    flat = {k: v for part in config.to_json().values() for k, v in part.items() if k not in free}
+    images = [dataset.splits[name].fingerprint[:16] for name in ("train", "val")]
+    now = json.loads(json.dumps({**flat, "images": images}))
+    if not path.exists():
+        save_json(str(path), now)
+        return
+    before = json.loads(path.read_text(encoding="utf-8"))
+    changes = [
+        f"{k} was {before.get(k)!r}, now {v!r}" for k, v in now.items() if before.get(k) != v
+    ]
+    if changes:
+        raise CheckpointError(
+            f"{out} holds a grid under other conditions ({'; '.join(changes)}): "
+            "choose another --out, or repeat its settings"
+        )
+
+
+def _report(rows: Sequence[table.Row], config: Config, out: Path, say: Say) -> None:
+    by = BY[config.train.task]
+    summaries = table.summarize(rows)
+    text = table.markdown(summaries, by=by)
+    table.write_csv(rows, out / "table.csv")
+    (out / "table.md").write_text(text, encoding="utf-8")
+    measures = ["accuracy", by, "area90"]
+    if any(s.values["energy"] is not None for s in summaries):
+        measures.append("energy")
+    title = f"{config.data.dataset}, {config.train.epochs} epochs, mean over the seeds"
+    draw_grid(summaries, out / "grid.png", measures=measures, title=title)
+    say(text + table.verdict(summaries, by=by))
+    say(f"wrote table.csv, table.md and grid.png to {out}")

@@ -1,0 +1,118 @@
+"""Rows of a grid: kept line by line, and summed up over the seeds."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from flax_attn.explain.intervals import Interval, student_t
+from flax_attn.studies.ablate.concentration_of_runs import mean_over_maps
+
+Row = Mapping[str, Any]
+
+ROWS_FILE = "rows.jsonl"
+JUDGED = ("accuracy", "average_precision", "roc_auc")
+SPREAD = ("entropy", "area90", "energy", "pointing", "attended", "inside90")
+
+
+class Summary(NamedTuple):
+    """One combination over its seeds: intervals of Student's t, None for what was not taken."""
+
+    score: str
+    norm: str
+    seeds: int
+    values: Mapping[str, Interval | None]
+    parameters: int
+    seconds: float
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """The rows written so far; a cut last line is dropped."""
+    rows: list[dict[str, Any]] = []
+    if path.exists():
+        for line in path.read_text(encoding="utf-8").splitlines():
+            try:
+                rows.append(json.loads(line))
+            except ValueError:
+                break
+    return rows
+
+
+def summarize(rows: Sequence[Row]) -> list[Summary]:
+    """One summary a combination, in the order of their first rows."""
+    groups: dict[tuple[str, str], list[Row]] = {}
+    for row in rows:
+        groups.setdefault((row["score"], row["norm"]), []).append(row)
+    return [_summary(score, norm, group) for (score, norm), group in groups.items()]
+
+
+def _summary(score: str, norm: str, rows: Sequence[Row]) -> Summary:
+    values = {name: [row[name] for row in rows] for name in JUDGED}
+    values |= {name: [mean_over_maps(row, name) for row in rows] for name in SPREAD}
+    return Summary(
+        score=score,
+        norm=norm,
+        seeds=len(rows),
+        values={name: _interval(each) for name, each in values.items()},
+        parameters=rows[0]["parameters"],
+        seconds=float(np.mean([row["seconds"] for row in rows])),
+    )
+
+
+def _interval(values: Sequence[float]) -> Interval | None:
+    kept = np.asarray(values, np.float64)
+    return student_t(kept) if len(kept) and np.isfinite(kept).all() else None
+
+
+def write_csv(rows: Sequence[Row], path: Path) -> None:
+    """All rows, a column for each value that any of them has."""
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, columns)
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def markdown(summaries: Sequence[Summary], *, by: str) -> str:
+    """A table of all combinations, the best by the measure ``by`` first."""
+    taken = [n for n in (*JUDGED, *SPREAD) if any(s.values[n] is not None for s in summaries)]
+    header = ["score", "norm", "seeds", *taken, "head parameters", "seconds"]
+    lines = [" | ".join(header), " | ".join("--" for _ in header)]
+    for s in sorted(summaries, key=lambda s: -_estimate(s, by)):
+        cells = [s.score, s.norm, str(s.seeds), *(_shown(s.values[name]) for name in taken)]
+        lines.append(" | ".join([*cells, f"{s.parameters:,}", f"{s.seconds:.1f}"]))
+    return "\n".join(f"| {line} |" for line in lines) + "\n"
+
+
+def verdict(summaries: Sequence[Summary], *, by: str) -> str:
+    """Which combination is best, and how many of the others its interval leaves behind."""
+    ranked = sorted(summaries, key=lambda s: -_estimate(s, by))
+    best = ranked[0]
+    lead = best.values[by]
+    if lead is None:
+        return f"no {by} to compare"
+    if not np.isfinite(lead.low):
+        return f"best {by}: {best.score} × {best.norm}, {lead.estimate:.4f}; one seed, no interval"
+    within = [s for s in ranked[1:] if (v := s.values[by]) is not None and v.high >= lead.low]
+    return (
+        f"best {by}: {best.score} × {best.norm}, {_shown(lead)}; the 95 % intervals of "
+        f"{len(within)} of {len(ranked) - 1} others overlap it"
+    )
+
+
+def _estimate(summary: Summary, by: str) -> float:
+    value = summary.values[by]
+    return -np.inf if value is None else value.estimate
+
+
+def _shown(value: Interval | None) -> str:
+    if value is None:
+        return ""
+    if not np.isfinite(value.low):
+        return f"{value.estimate:.4f}"
+    return f"{value.estimate:.4f} ± {value.high - value.estimate:.4f}"

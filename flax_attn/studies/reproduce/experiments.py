@@ -1,0 +1,241 @@
+"""Trains what is missing, measures it, and writes the report."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Bool
+
+from flax_attn.data import Dataset, Split
+from flax_attn.data.masks import objects
+from flax_attn.errors import DataError, UsageError
+from flax_attn.explain.photographs import spread
+from flax_attn.runs.directory import locked
+from flax_attn.runs.log import read_rows
+from flax_attn.studies.reproduce import cost, sanity
+from flax_attn.studies.reproduce import measure as collect
+from flax_attn.studies.reproduce.evidence import Evidence
+from flax_attn.studies.reproduce.experiment_plan import SIGMOID, SOFTMAX, Plan
+from flax_attn.studies.reproduce.head_masks import heads
+from flax_attn.studies.reproduce.networks import (
+    Trained,
+    restore,
+    share_features,
+    trainable_size,
+    validation_source,
+)
+from flax_attn.studies.reproduce.report import write_report
+from flax_attn.studies.reproduce.stages import Stage, Stages
+from flax_attn.training.examples import ExampleSource
+from flax_attn.training.start import Initial
+from flax_attn.training.train import train
+from flax_attn.training.trainer import Say
+
+# Images of each class that pictures may show.
+SHOWN = 4
+# Images that are explained at a time, and the seed of the first randomised network.
+TOGETHER = 16
+FRESH_SEED = 1_000_000
+
+
+def reproduce(
+    plan: Plan,
+    dataset: Dataset,
+    initial: Callable[[], Initial],
+    *,
+    workdir: Path,
+    out: Path,
+    say: Say,
+) -> Path:
+    """Writes the report into ``out`` and returns its page; what ``workdir`` holds is not redone.
+
+    ``initial`` is asked for only when something is left to train. Raises DataError unless there
+    are two classes with validation images of both, CheckpointError when ``workdir`` was filled
+    under other conditions.
+    """
+    _check(dataset)
+    images = {name: split.fingerprint[:16] for name, split in dataset.splits.items()}
+    conditions = {**plan.conditions(), "images": images, "classes": list(dataset.classes)}
+    with locked(workdir):
+        stages = Stages(workdir / "stages", conditions, total=_count(plan), say=say)
+        evidence, weights = _gather(plan, dataset, initial, stages, workdir, say)
+    page = write_report(
+        evidence, out, conditions=conditions, weights=weights, seconds=stages.seconds, say=say
+    )
+    return page
+
+
+def _count(plan: Plan) -> int:
+    """Trainings, what each network shows, Grad-CAM and sanity of two, two of cost."""
+    return 2 * len(plan.runs()) + 2 * 2 + 2
+
+
+def _check(dataset: Dataset) -> None:
+    if dataset.multilabel or len(dataset.classes) != 2:
+        raise DataError(
+            f"the article tells two classes apart, the data set has {len(dataset.classes)}: "
+            "choose a data set of two classes"
+        )
+    present = np.unique(np.asarray(dataset.splits["val"].labels))
+    if len(present) < 2:
+        raise DataError("the validation images are all of one class: add some of the other")
+
+
+def _gather(
+    plan: Plan,
+    dataset: Dataset,
+    initial: Callable[[], Initial],
+    stages: Stages,
+    workdir: Path,
+    say: Say,
+) -> tuple[Evidence, Mapping[str, str]]:
+    split = dataset.splits["val"]
+    labels = np.asarray(split.labels)
+    places = spread(len(labels), plan.sizes.map_images)
+    if len(np.unique(labels[places])) < 2:
+        raise UsageError(f"--map-images {len(places)} leaves a class out: judge more images")
+    # Before hours of training, as a mask that cannot be used ends the command.
+    animals = _animals(plan, split, places, say)
+    trained = _train(plan, dataset, initial, stages, workdir, say)
+    networks = {
+        name: _shown(plan, each, dataset, places, stages, say) for name, each in trained.items()
+    }
+    explained = {run: trained[run] for run in (SIGMOID, SOFTMAX)}
+    for run, each in explained.items():
+        networks[run] |= stages.get(
+            f"grad_cam-{run}",
+            f"Grad-CAM of {len(places)} images, {run}",
+            partial(_cams, plan, each, dataset, places, networks[run]),
+        )
+    checked = {
+        run: stages.get(
+            f"sanity-{run}",
+            f"sanity check, {run}",
+            partial(_sanity, plan, each, dataset, places),
+        )
+        for run, each in explained.items()
+    }
+    evidence = Evidence(
+        plan=plan,
+        classes=dataset.classes,
+        labels=labels,
+        train_images=len(dataset.splits["train"].labels),
+        places=places,
+        images=_pictures(dataset, places),
+        networks=networks,
+        rows={name: read_rows(workdir / name) for name in trained},
+        trained_parameters={name: trainable_size(each) for name, each in trained.items()},
+        cost=_cost(plan, stages),
+        sanity=checked,
+        animals=animals,
+        heads=heads(split, places),
+    )
+    return evidence, trained[SIGMOID].run.weights
+
+
+def _animals(
+    plan: Plan, split: Split, places: list[int], say: Say
+) -> Bool[np.ndarray, "m s s"] | None:
+    found = objects(split, places, workers=plan.config.data.workers)
+    if found is not None and not found.any((1, 2)).all():
+        say(f"{found.any((1, 2)).sum()} of the {len(places)} judged images have masks")
+    return found
+
+
+def _train(
+    plan: Plan,
+    dataset: Dataset,
+    initial: Callable[[], Initial],
+    stages: Stages,
+    workdir: Path,
+    say: Say,
+) -> dict[str, Trained]:
+    trained: dict[str, Trained] = {}
+    start: list[Initial] = []
+    for name, config in plan.runs().items():
+
+        def fit(name: str = name, config=config) -> Stage:
+            if not start:
+                start.append(initial())
+            if SIGMOID in trained:
+                share_features(trained[SIGMOID], config, dataset)
+            train(config, dataset, start[0], workdir=workdir / name, say=say, draw=False)
+            return {}
+
+        stages.get(f"train-{name}", f"training {name}", fit)
+        trained[name] = restore(workdir / name)
+    return trained
+
+
+def _shown(
+    plan: Plan, trained: Trained, dataset: Dataset, places: list[int], stages: Stages, say: Say
+) -> Stage:
+    """The attention and probabilities of a network, after all epochs that it has snapshots of."""
+    name = trained.workdir.name
+    epochs = plan.frames if name in (SIGMOID, SOFTMAX) else (plan.last_epoch,)
+
+    def compute() -> Stage:
+        source: ExampleSource = validation_source(trained, dataset, say)
+        return collect.attention(trained, source, epochs, places)
+
+    return dict(stages.get(f"shown-{name}", f"what {name} says and shows", compute))
+
+
+def _cams(plan: Plan, trained: Trained, dataset: Dataset, places: list[int], shown: Stage) -> Stage:
+    said = shown[collect.PROBABILITIES].argmax(-1)[places]
+    maps = collect.cams(
+        trained.forward(plan.last_epoch),
+        collect.images_at(dataset.splits["val"], places),
+        said,
+        stages=tuple(collect.CAMS.values()),
+        batch_size=TOGETHER,
+        text="Grad-CAM",
+    )
+    return {name: maps[stage] for name, stage in collect.CAMS.items()}
+
+
+def _sanity(plan: Plan, trained: Trained, dataset: Dataset, places: list[int]) -> Stage:
+    sizes = plan.sizes
+    chosen = [places[i] for i in spread(len(places), sizes.sanity_images)]
+    return sanity.rank_correlations(
+        trained,
+        plan.last_epoch,
+        collect.images_at(dataset.splits["val"], chosen),
+        # Of both networks' attention; the other methods once.
+        methods=sizes.methods if trained.workdir.name == SIGMOID else (),
+        draws=sizes.sanity_draws,
+        seed=FRESH_SEED,
+    )
+
+
+def _cost(plan: Plan, stages: Stages) -> Stage:
+    sizes, models = plan.sizes, plan.article_models()
+    counted = stages.get(
+        "count",
+        "counting parameters and operations",
+        partial(cost.count, models, size=sizes.timing_size),
+    )
+    timed = stages.get(
+        "time",
+        f"timing both networks at {sizes.timing_size} pixels",
+        partial(
+            cost.time_steps,
+            models,
+            plan.config.train,
+            size=sizes.timing_size,
+            batch=sizes.timing_batch,
+            rounds=sizes.timing_rounds,
+        ),
+    )
+    return {**counted, **timed}
+
+
+def _pictures(dataset: Dataset, places: list[int]) -> dict[int, np.ndarray]:
+    """The first judged images of each class, by their place among the judged ones."""
+    split = dataset.splits["val"]
+    labels = np.asarray(split.labels)[places]
+    chosen = [int(i) for k in (0, 1) for i in np.flatnonzero(labels == k)[:SHOWN]]
+    return dict(zip(chosen, collect.images_at(split, [places[i] for i in chosen]), strict=True))

@@ -1,0 +1,138 @@
+"""The report: its sections in the article's order, written in all forms."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from flax_attn.runs.directory import package_versions
+from flax_attn.studies.reproduce.content import Section, Table
+from flax_attn.studies.reproduce.evidence import Evidence
+from flax_attn.studies.reproduce.experiment_plan import SIGMOID
+from flax_attn.studies.reproduce.report_page import write_page
+from flax_attn.studies.reproduce.sections import (
+    comparison,
+    dogs,
+    on_the_animal,
+    over_epochs,
+    sanity_check,
+    spread,
+    versus_grad_cam,
+)
+from flax_attn.studies.reproduce.written import write_markdown, write_numbers
+from flax_attn.system.cpu import threads
+from flax_attn.training.trainer import Say
+
+PAGE, MARKDOWN, NUMBERS = "index.html", "report.md", "numbers.json"
+TITLE = "How attention improves a CNN's performance: the article reproduced"
+
+
+def write_report(
+    evidence: Evidence,
+    out: Path,
+    *,
+    conditions: Mapping[str, Any],
+    weights: Mapping[str, str],
+    seconds: Mapping[str, float],
+    say: Say,
+) -> Path:
+    """Writes ``index.html``, ``report.md``, ``numbers.json`` and the pictures; gives the page."""
+    out.mkdir(parents=True, exist_ok=True)
+    sections = [*make_sections(evidence, out), _how(evidence, weights, seconds)]
+    counts = Counter(finding.verdict for section in sections for finding in section.findings)
+    said = ", ".join(f"{counts[v]} {v}" for v in ("supported", "not supported", "undecided"))
+    summary = f"{_setting(evidence)} Of {sum(counts.values())} claims: {said}."
+    write_page(sections, out / PAGE, title=TITLE, summary=summary)
+    write_markdown(sections, out / MARKDOWN, title=TITLE, summary=summary)
+    write_numbers(sections, out / NUMBERS, conditions=conditions)
+    for section in sections:
+        for finding in section.findings:
+            first = finding.numbers[0]
+            say(f"{finding.verdict:<14}{finding.claim} ({first.label}: {first.text()})")
+    say(f"{said}; report: {out / PAGE}")
+    return out / PAGE
+
+
+def make_sections(evidence: Evidence, out: Path) -> list[Section]:
+    """Every section the data set allows, its pictures drawn into ``out``."""
+    makers = [spread, over_epochs, dogs, comparison, versus_grad_cam]
+    if evidence.animals is not None:
+        makers.append(on_the_animal)
+    return [maker.section(evidence, out) for maker in [*makers, sanity_check]]
+
+
+def _setting(evidence: Evidence) -> str:
+    config = evidence.plan.config
+    trained = (
+        "gates and classifiers trained on features of a frozen backbone"
+        if config.train.freeze_backbone
+        else "every layer trained"
+    )
+    return (
+        f"{config.data.dataset}: {evidence.train_images:,} training and "
+        f"{len(evidence.labels):,} validation images of {config.data.image_size} pixels, "
+        f"{config.train.epochs} epochs, {trained}."
+    )
+
+
+def _how(evidence: Evidence, weights: Mapping[str, str], seconds: Mapping[str, float]) -> Section:
+    plan = evidence.plan
+    config = plan.config
+    ours = [
+        ("images", _setting(evidence), "10,000 photographs of cats and dogs, 224 pixels"),
+        ("weights", weights.get("source", "unknown"), "ImageNet (torchvision's VGG16_bn)"),
+        ("epochs", str(config.train.epochs), "up to 20; curves over 15"),
+        ("optimizer", _optimizer(evidence), "Adam, rate not named"),
+        ("batch", str(config.train.batch_size), "not named"),
+        ("seeds", ", ".join(map(str, plan.sizes.seeds)), "one"),
+        ("device", _device(), "a GPU"),
+        ("packages", ", ".join(f"{k} {v}" for k, v in package_versions().items()), "PyTorch"),
+    ]
+    times = [[name, f"{value:.0f} s"] for name, value in seconds.items()]
+    return Section(
+        title="How this was made",
+        article="",
+        tables=[
+            Table(["", "here", "the article"], ours, ""),
+            Table(["stage", "time"], times, f"In all {sum(seconds.values()) / 60:.1f} minutes."),
+        ],
+        remarks=[
+            "A verdict is given when the whole 95 % interval lies on one side of what decides the "
+            "claim; otherwise the claim is undecided. Intervals are percentile bootstraps over "
+            "validation images unless said otherwise, and are not corrected for their number.",
+            "Networks are those after the last epoch, so that nothing was chosen on the "
+            "validation images. Pictures show the first images of each class.",
+            "An interval over images does not tell how another training would have come out: "
+            f"only what is shown for each seed does. Other numbers are of {SIGMOID} with the "
+            "first seed.",
+            *_on_masks(evidence),
+        ],
+    )
+
+
+def _on_masks(evidence: Evidence) -> list[str]:
+    """How many images were left out for want of a mask."""
+    if evidence.animals is None:
+        return []
+    missing = int((~evidence.animals.any((1, 2))).sum())
+    if not missing:
+        return []
+    n = len(evidence.places)
+    return [f"{missing} of the {n} judged images have no mask: what needs one leaves them out."]
+
+
+def _optimizer(evidence: Evidence) -> str:
+    train = evidence.plan.config.train
+    text = f"{train.optimizer}, rate {train.learning_rate:g}"
+    return text if train.freeze_backbone else f"{text}, backbone {train.backbone_learning_rate:g}"
+
+
+def _device() -> str:
+    device = jax.devices()[0]
+    if device.platform == "cpu":
+        return f"{threads()} CPU cores"
+    return f"{jax.device_count()} × {device.device_kind}"

@@ -1,0 +1,90 @@
+"""The report as Markdown beside its pictures, and its numbers as JSON."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from flax_attn.studies.reproduce.content import Finding, Section, Table
+
+
+def write_markdown(sections: Sequence[Section], path: Path, *, title: str, summary: str) -> None:
+    """Every section with its findings, pictures, tables and remarks."""
+    parts = [f"# {title}", summary]
+    for number, section in enumerate(sections, 1):
+        parts.append(f"## {number}. {section.title}")
+        if section.article:
+            parts.append(f"> The article: {section.article}")
+        if section.findings:
+            header = ["claim", "decided by", "measured [95 %]", "verdict"]
+            parts.append(_table(header, [_row(finding) for finding in section.findings]))
+        parts += [f"![{p.caption}]({p.file})\n\n*{p.caption}*" for p in section.pictures]
+        for table in section.tables:
+            parts += [_table(table.header, table.rows), *([table.caption] if table.caption else [])]
+        if section.remarks:
+            parts.append("\n".join(f"- {remark}" for remark in section.remarks))
+    path.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+
+
+def write_numbers(
+    sections: Sequence[Section], path: Path, *, conditions: Mapping[str, Any]
+) -> None:
+    """Every finding's numbers with their intervals and its verdict, and every table's text.
+
+    A number that is not defined is null.
+    """
+    values = {
+        "conditions": dict(conditions),
+        "sections": [
+            {
+                "title": section.title,
+                "findings": [_finding(finding) for finding in section.findings],
+                "tables": [_plain(table) for table in section.tables],
+            }
+            for section in sections
+        ],
+    }
+    text = json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False)
+    path.write_text(text + "\n", encoding="utf-8")
+
+
+def _finding(finding: Finding) -> dict[str, Any]:
+    numbers = [
+        {"label": n.label, **{k: _finite(v) for k, v in n.value._asdict().items()}}
+        for n in finding.numbers
+    ]
+    return {
+        "claim": finding.claim,
+        "rule": finding.rule,
+        "numbers": numbers,
+        "verdict": finding.verdict,
+    }
+
+
+def _plain(table: Table) -> dict[str, Any]:
+    return {
+        "caption": table.caption,
+        "header": list(table.header),
+        "rows": [list(row) for row in table.rows],
+    }
+
+
+def _finite(value: float) -> float | None:
+    return float(value) if math.isfinite(value) else None
+
+
+def _row(finding: Finding) -> list[str]:
+    numbers = "<br>".join(f"{number.label}: {number.text()}" for number in finding.numbers)
+    return [finding.claim, finding.rule, numbers, f"**{finding.verdict}**"]
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [header, ["--"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(map(_cell, line)) + " |" for line in lines)
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")

@@ -1,0 +1,237 @@
+"""Command lines derived from the configuration, and one way to fail: a line and a code."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import logging
+import sys
+import traceback
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import fields
+from importlib import import_module
+from importlib.metadata import version
+from types import NoneType, UnionType
+from typing import Any, Literal, NamedTuple, NoReturn, get_args, get_origin, get_type_hints
+
+from flax_attn.config import PRESETS, Config
+from flax_attn.errors import DiskFullError, FlaxAttnError, OutOfMemoryError, UsageError
+from flax_attn.system.console import flush_output
+from flax_attn.system.files import is_no_space
+from flax_attn.system.memory import keep_freed_memory
+from flax_attn.system.processes import Meeting
+
+INTERRUPTED = 130
+
+
+class Command(NamedTuple):
+    """A sub-command: the module whose ``main`` it runs, and a line of help.
+
+    ``computes`` says whether it keeps the memory of its steps (``keep_freed_memory``).
+    """
+
+    module: str
+    text: str
+    computes: bool = True
+
+
+COMMANDS = {
+    "train": Command("flax_attn.training.train_command", "train a network, or resume a run"),
+    "eval": Command("flax_attn.training.eval_command", "evaluate a run's best checkpoint"),
+    "explain": Command("flax_attn.explain.explain_command", "show what a run looks at"),
+    "ablate": Command("flax_attn.studies.ablate.ablate_command", "compare scores and alignments"),
+    "reproduce": Command(
+        "flax_attn.studies.reproduce.reproduce_command", "judge the article's claims"
+    ),
+    "port": Command("flax_attn.porting.port_command", "port weights from and to PyTorch", False),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs ``flax-attn COMMAND …``; returns the exit code (docs/reliability.md)."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    name = arguments[0] if arguments else "--help"
+    if name in ("-h", "--help"):
+        print("usage: flax-attn COMMAND [flags]   (flax-attn COMMAND --help lists the flags)\n")
+        for command, entry in COMMANDS.items():
+            print(f"  {command:<10} {entry.text}")
+        return 0
+    if name == "--version":
+        print(version("flax_attn"))
+        return 0
+    if name not in COMMANDS:
+        print(
+            f"error: unknown command {name!r}: choose from {', '.join(COMMANDS)}", file=sys.stderr
+        )
+        return UsageError.exit_code
+    chosen = COMMANDS[name]
+
+    def start(rest: Sequence[str]) -> None:
+        import_module(chosen.module).main(rest)
+
+    return run(start, arguments[1:], computes=chosen.computes)
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser that raises UsageError instead of printing its usage."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message} (--help lists the flags)")
+
+
+class _Tuple(argparse.Action):
+    """Stores several values as a tuple, as the configuration does."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option: Any = None) -> None:
+        setattr(namespace, self.dest, tuple(values))
+
+
+def add_settings(
+    parser: argparse.ArgumentParser,
+    choices: Mapping[str, Sequence[str]],
+    *,
+    only: Sequence[str] | None = None,
+) -> None:
+    """A flag for each configuration field; fields not given stay out of the namespace.
+
+    ``choices`` lists the names a field may take; ``only`` restricts the flags to some fields.
+    """
+    for section in fields(Config):
+        kind: Any = type(section.default)
+        group = parser.add_argument_group(section.name)
+        hints = get_type_hints(kind)
+        for f in fields(kind):
+            if only is None or f.name in only:
+                text = f.metadata["help"]
+                if f.default is not None:
+                    text += f" (default: {_shown(f.default)})"
+                group.add_argument(
+                    "--" + f.name.replace("_", "-"),
+                    help=text,
+                    default=argparse.SUPPRESS,
+                    **_argument(hints[f.name], choices.get(f.name)),
+                )
+
+
+def setting_names() -> list[str]:
+    """The names of all settings, in the order of the help."""
+    sections: list[Any] = [section.default for section in fields(Config)]
+    return [f.name for section in sections for f in fields(section)]
+
+
+def add_common(parser: argparse.ArgumentParser) -> None:
+    """Flags that every command has."""
+    parser.add_argument("--debug", action="store_true", help="show the traceback of a failure")
+
+
+def add_preset(parser: argparse.ArgumentParser) -> None:
+    """``--preset``, for commands that build a configuration."""
+    parser.add_argument("--preset", choices=list(PRESETS), help="settings to start from")
+
+
+def add_meeting(parser: argparse.ArgumentParser) -> None:
+    """The flags of a process that trains or judges together with others."""
+    group = parser.add_argument_group("several processes (docs/scaling.md)")
+    group.add_argument("--coordinator", help="host:port of the first process, for all to meet")
+    group.add_argument("--num-processes", type=int, help="how many there are")
+    group.add_argument("--process-id", type=int, help="which this one is, from 0")
+
+
+def take_meeting(values: dict[str, Any]) -> Meeting | None:
+    """Removes the flags of ``add_meeting`` from parsed values; None where they were not given.
+
+    Raises UsageError for some of them without the others, or values that make no sense.
+    """
+    place, count, index = (
+        values.pop(name) for name in ("coordinator", "num_processes", "process_id")
+    )
+    if place is None and count is None and index is None:
+        return None
+    if place is None or count is None or index is None:
+        raise UsageError(
+            "several processes need all of --coordinator, --num-processes and --process-id"
+        )
+    host, _, port = place.rpartition(":")
+    if not host or not port.isdecimal() or not 0 < int(port) < 65536:
+        raise UsageError(f"--coordinator takes host:port, got {place!r}")
+    if count < 2:
+        raise UsageError(f"--num-processes must be at least 2, got {count}")
+    if not 0 <= index < count:
+        raise UsageError(f"--process-id must be between 0 and {count - 1}, got {index}")
+    return Meeting(place, count, index)
+
+
+def run(
+    main: Callable[[Sequence[str]], None],
+    argv: Sequence[str] | None = None,
+    *,
+    computes: bool = True,
+) -> int:
+    """Runs a command; a failure prints one line on standard error and gives its exit code.
+
+    One that ``computes`` keeps the memory of its steps (``keep_freed_memory``).
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    logging.getLogger("absl").setLevel(logging.ERROR)
+    if computes:
+        keep_freed_memory()
+    # A terminal that cannot show the name of a class is no reason to fail.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+    # Of an image that can be used they say nothing, of others there is an error of our own
+    # (flax_attn/data/decode.py).
+    warnings.filterwarnings("ignore", module=r"PIL\.")
+    try:
+        main(arguments)
+    except Exception as error:
+        failure = _known(error)
+        if failure is None:
+            raise
+        if "--debug" in arguments:
+            traceback.print_exc()
+        print("error: " + " ".join(str(failure).split()), file=sys.stderr)
+        return failure.exit_code
+    except KeyboardInterrupt:
+        print("error: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    finally:
+        with suppress(OSError):
+            flush_output()
+    return 0
+
+
+def _known(error: Exception) -> FlaxAttnError | None:
+    """The error of ours that one of any other type stands for."""
+    if isinstance(error, FlaxAttnError):
+        return error
+    if isinstance(error, OSError) and is_no_space(error):
+        where = f" for {error.filename}" if error.filename else ""
+        return DiskFullError(f"no space left{where}: free some and repeat the command")
+    # XLA has several types for it.
+    if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
+        return OutOfMemoryError(
+            "out of memory: use a smaller --batch-size; training also has --accumulate and --remat"
+        )
+    return None
+
+
+def _argument(hint: Any, choices: Sequence[str] | None) -> dict[str, Any]:
+    if isinstance(hint, UnionType):
+        (hint,) = (option for option in get_args(hint) if option is not NoneType)
+    if hint is bool:
+        return {"action": argparse.BooleanOptionalAction}
+    if get_origin(hint) is Literal:
+        return {"choices": get_args(hint)}
+    if get_args(hint):  # tuple[int, ...]
+        return {"type": get_args(hint)[0], "nargs": "+", "action": _Tuple}
+    return {"type": hint, **({"choices": list(choices)} if choices else {})}
+
+
+def _shown(value: Any) -> str:
+    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,267 @@
+"""Several processes that train one network: joining, telling each other, and ending together.
+
+JAX has the processes meet at a coordinator, which the first of them starts, and compiles steps
+over the devices of all. Waiting for each other inside a step cannot be interrupted, so a process
+that fails leaves word with the coordinator, where a thread of every other one looks for it.
+"""
+
+from __future__ import annotations
+
+import atexit
+import json
+import os
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import jax
+import numpy as np
+from jaxtyping import Int
+
+from flax_attn.errors import FlaxAttnError, ProcessLostError, UsageError
+from flax_attn.system.signals import StoppedError
+
+Tree = TypeVar("Tree")
+
+# Seconds: for all processes to start; without a sign of life until one counts as lost; for the
+# others at the end while the first writes and draws; for the others to hear of a failure.
+JOIN_WITHIN, SILENT_FOR, LEAVE_WITHIN, HEAR_WITHIN = 120, 30, 1800, 5
+_LOOK_EVERY = 0.3
+
+_NAMES = ("failed", "heard", "gone", "alive", "said", "left")
+_FAILED, _HEARD, _GONE, _ALIVE, _SAID, _LEFT = (f"flax_attn/{name}" for name in _NAMES)
+
+
+@dataclass(frozen=True)
+class Meeting:
+    """Where processes meet (``host:port`` of the first), how many, and which this one is."""
+
+    coordinator: str
+    count: int
+    index: int
+
+
+@dataclass(frozen=True)
+class Processes:
+    """The processes of a run and this one's place among them; a single one by default."""
+
+    count: int = 1
+    index: int = 0
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the process that writes."""
+        return self.index == 0
+
+    def gather(self, numbers: Int[np.ndarray, "n"]) -> Int[np.ndarray, "p n"]:
+        """The numbers of every process; all must call this."""
+        if self.count == 1:
+            return numbers[None]
+        from jax.experimental import multihost_utils
+
+        return multihost_utils.process_allgather(numbers)
+
+    def from_first(self, tree: Tree) -> Tree:
+        """The first process's values of a tree of arrays, bit for bit; all must call this."""
+        if self.count == 1:
+            return tree
+        from jax.experimental import multihost_utils
+
+        leaves, structure = jax.tree.flatten(tree)
+        arrays = [np.array(leaf, ndmin=1) for leaf in leaves]
+        packed = np.concatenate([array.reshape(-1).view(np.uint8) for array in arrays])
+        packed = np.asarray(multihost_utils.broadcast_one_to_all(packed))
+        ends = np.cumsum([array.nbytes for array in arrays])
+        told = [
+            piece.view(array.dtype).reshape(np.shape(leaf))
+            for piece, array, leaf in zip(np.split(packed, ends[:-1]), arrays, leaves, strict=True)
+        ]
+        return jax.tree.unflatten(structure, told)
+
+    def first_says(self, name: str, text: str) -> str:
+        """What the first process says under a name, once in its life; ``text`` if this is it."""
+        if self.count == 1:
+            return text
+        if self.first:
+            _client().key_value_set(f"{_SAID}/{name}", text)
+            return text
+        return _client().blocking_key_value_get(f"{_SAID}/{name}", 1000 * LEAVE_WITHIN)
+
+
+ALONE = Processes()
+
+
+@contextmanager
+def joined(meeting: Meeting | None) -> Iterator[Processes]:
+    """Meets the other processes, before anything else uses JAX, and leaves with them.
+
+    A failure in one process ends the others with its line and exit code. Without a meeting the
+    process is alone. Raises UsageError when the others do not come, ProcessLostError when one
+    is gone.
+    """
+    if meeting is None:
+        yield ALONE
+        return
+    _meet(meeting)
+    processes = Processes(meeting.count, meeting.index)
+    watch = _Watch(processes)
+    try:
+        try:
+            yield processes
+        except StoppedError:
+            watch.leave()
+            raise
+        watch.leave()
+    except jax.errors.JaxRuntimeError as error:
+        line = str(error).splitlines()[0]
+        lost = ProcessLostError(
+            f"process {processes.index} of {processes.count} cannot go on, another may be lost: "
+            f"{line}; start all again, the last checkpoint is whole"
+        )
+        watch.fail(lost)
+        raise lost from error
+    except StoppedError:
+        raise
+    except BaseException as error:
+        watch.fail(error)
+        raise
+
+
+def _meet(meeting: Meeting) -> None:
+    who = f"process {meeting.index} of {meeting.count}"
+    advice = "start all of them, each with its own --process-id, and the address of the first one"
+    late = f"{who} met no others at {meeting.coordinator} within {JOIN_WITHIN} s: {advice}"
+    # JAX would abort, with a stack trace.
+    timer = threading.Timer(JOIN_WITHIN, _give_up, args=(late,))
+    timer.daemon = True
+    timer.start()
+    try:
+        jax.distributed.initialize(
+            meeting.coordinator,
+            num_processes=meeting.count,
+            process_id=meeting.index,
+            initialization_timeout=2 * JOIN_WITHIN,
+            heartbeat_timeout_seconds=2 * SILENT_FOR,
+            shutdown_timeout_seconds=SILENT_FOR,
+        )
+    except (RuntimeError, ValueError) as error:
+        line = str(error).splitlines()[0]
+        raise UsageError(f"{who} cannot meet the others ({line}): {advice}") from error
+    finally:
+        timer.cancel()
+
+
+def _give_up(line: str) -> None:
+    os.write(2, f"error: {line}\n".encode())
+    os._exit(UsageError.exit_code)
+
+
+def _client() -> Any:
+    # JAX has no public name for its coordinator's store; Orbax uses this one, too.
+    from jax._src import distributed
+
+    return distributed.global_state.client
+
+
+class _Watch:
+    """Looks for failures of other processes, and leaves word of this one's.
+
+    The first process has the store, so it goes last: JAX aborts those that find it gone.
+    """
+
+    def __init__(self, processes: Processes):
+        self._me, self._client = processes, _client()
+        self._over = threading.Event()
+        now = time.monotonic()
+        self._alive = {i: ("", now) for i in range(processes.count) if i != processes.index}
+        self._thread = threading.Thread(target=self._look, name="processes", daemon=True)
+        self._thread.start()
+
+    def leave(self) -> None:
+        """Waits for all processes to come here."""
+        self._client.wait_at_barrier(_LEFT, 1000 * LEAVE_WITHIN)
+        self._stop()
+
+    def fail(self, error: BaseException) -> None:
+        """Leaves word, waits until the others have heard, and lets the process end at once."""
+        self._stop()
+        code, line = _told(error)
+        with suppress(RuntimeError):
+            self._tell(_FAILED, json.dumps({"code": code, "line": line}))
+        self._wait(_HEARD, _FAILED)
+        # JAX would wait for the others once more.
+        atexit.register(self._go, code)
+
+    def _tell(self, name: str, text: str = "") -> None:
+        self._client.key_value_set(f"{name}/{self._me.index}", text, allow_overwrite=True)
+
+    def _told_by(self, name: str) -> dict[int, str]:
+        entries = self._client.key_value_dir_get(name)
+        return {int(key.rpartition("/")[2]): text for key, text in entries}
+
+    def _wait(self, *names: str) -> None:
+        """Until all other processes have told one of these, or the time to hear is over."""
+        deadline = time.monotonic() + HEAR_WITHIN
+        with suppress(RuntimeError):
+            while time.monotonic() < deadline:
+                told = set().union(*(self._told_by(name) for name in names))
+                if len(told | {self._me.index}) == self._me.count:
+                    return
+                time.sleep(_LOOK_EVERY / 3)
+
+    def _go(self, code: int) -> None:
+        with suppress(RuntimeError):
+            self._tell(_GONE)
+        if self._me.first:
+            self._wait(_GONE)
+        os._exit(code)
+
+    def _stop(self) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _look(self) -> None:
+        turn = 0
+        while not self._over.wait(_LOOK_EVERY):
+            turn += 1
+            with suppress(RuntimeError):
+                self._tell(_ALIVE, str(turn))
+                for index, text in self._told_by(_FAILED).items():
+                    failure = json.loads(text)
+                    self._end(failure["code"], f"process {index} ended: {failure['line']}")
+                self._miss(self._told_by(_ALIVE))
+
+    def _miss(self, told: dict[int, str]) -> None:
+        """Ends this process when another has been silent for too long."""
+        now = time.monotonic()
+        for index, (before, since) in self._alive.items():
+            text = told.get(index, "")
+            if text != before:
+                self._alive[index] = (text, now)
+            elif now - since > SILENT_FOR:
+                self._end(
+                    ProcessLostError.exit_code,
+                    f"process {index} is lost, there was no sign of it for {SILENT_FOR} s; start "
+                    "all again, the last checkpoint is whole",
+                )
+
+    def _end(self, code: int, line: str) -> None:
+        self._tell(_HEARD)
+        with suppress(OSError, ValueError):
+            sys.stdout.flush()
+        os.write(2, f"\rerror: {line}\n".encode())
+        self._go(code)
+
+
+def _told(error: BaseException) -> tuple[int, str]:
+    """Exit code and line of a failure, as the command gives them."""
+    line = " ".join(str(error).split())
+    if isinstance(error, FlaxAttnError):
+        return error.exit_code, line
+    if isinstance(error, KeyboardInterrupt):
+        return 130, "interrupted"
+    return 1, f"{type(error).__name__}: {line}"

@@ -1,0 +1,17 @@
+"""The names each setting may take, read from the tables that define them."""
+
+from __future__ import annotations
+
+from flax_attn.attention import ALIGNMENTS, SCORES
+from flax_attn.data import DATASETS
+from flax_attn.models import MODELS
+from flax_attn.training.optimizer import OPTIMIZERS, SCHEDULES
+
+CHOICES: dict[str, tuple[str, ...]] = {
+    "model": tuple(MODELS),
+    "norm": tuple(ALIGNMENTS),
+    "score": tuple(SCORES),
+    "dataset": tuple(DATASETS),
+    "optimizer": tuple(OPTIMIZERS),
+    "schedule": tuple(SCHEDULES),
+}

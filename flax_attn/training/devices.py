@@ -1,0 +1,147 @@
+"""The devices that share a batch: a single one, or a mesh with the one axis ``data``.
+
+Every device holds all parameters and an equal part of each batch. Steps are compiled for the
+whole batch, so that sums over it (the loss, the gradient, the statistics of batch
+normalisations) are over all devices; XLA inserts what they have to tell each other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from flax_attn.config import ModelConfig, TrainConfig
+from flax_attn.errors import UsageError
+from flax_attn.ops.conv import select_impl
+
+Tree = TypeVar("Tree")
+
+AXIS = "data"
+
+
+@dataclass(frozen=True)
+class Devices:
+    """Where steps run; without a mesh on JAX's default device, as if this class were not there."""
+
+    mesh: Mesh | None = None
+
+    @property
+    def count(self) -> int:
+        return 1 if self.mesh is None else self.mesh.size
+
+    def network(self, config: ModelConfig) -> ModelConfig:
+        """The configuration of a network whose batches these devices share."""
+        if self.count > 1 and select_impl(config.conv, devices=self.count) == "exact":
+            return replace(config, conv="exact")
+        return config
+
+    def jit(self, step: Callable[..., Any], **options: Any) -> Any:
+        """``jax.jit`` of a step whose results every device, and so every process, has whole."""
+        if self.mesh is None:
+            return jax.jit(step, **options)
+        return jax.jit(step, out_shardings=self._on_all(), **options)
+
+    def share(self, batch: Tree) -> Tree:
+        """A host's part of a batch, laid out over the devices by its first axis.
+
+        The parts of all processes, in their order, make up the batch.
+        """
+        if self.mesh is None:
+            return batch
+        sharding, parts = NamedSharding(self.mesh, PartitionSpec(AXIS)), jax.process_count()
+
+        def place(part: Any) -> jax.Array:
+            whole = (parts * part.shape[0], *part.shape[1:])
+            return jax.make_array_from_process_local_data(sharding, np.asarray(part), whole)
+
+        return jax.tree.map(place, batch)
+
+    def replicate(self, tree: Tree) -> Tree:
+        """A tree of arrays, the same in every process, on all devices."""
+        if self.mesh is None:
+            return tree
+
+        def place(leaf: Any) -> jax.Array:
+            # A copy: steps are given these arrays to overwrite.
+            copy = np.array(leaf)
+            return jax.make_array_from_process_local_data(self._on_all(), copy, copy.shape)
+
+        return jax.tree.map(place, tree)
+
+    def whole(self, part: np.ndarray) -> np.ndarray:
+        """The parts that the processes have of an array, one after the other."""
+        if self.mesh is None or jax.process_count() == 1:
+            return part
+        from jax.experimental import multihost_utils
+
+        return multihost_utils.process_allgather(part, tiled=True)
+
+    def all(self, here: bool) -> bool:
+        """Whether something holds in every process."""
+        return bool(self.whole(np.array([here])).all())
+
+    @property
+    def part(self) -> tuple[int, int]:
+        """The part (i, n) of each batch that this process reads: the i-th of n, from 0."""
+        return (0, 1) if self.mesh is None else (jax.process_index(), jax.process_count())
+
+    def on_one(self, tree: Tree) -> Tree:
+        """Arrays that every device has whole, as those of one device of this process."""
+        if self.mesh is None:
+            return tree
+        return jax.tree.map(lambda leaf: leaf.addressable_data(0), tree)
+
+    def _on_all(self) -> NamedSharding:
+        assert self.mesh is not None
+        return NamedSharding(self.mesh, PartitionSpec())
+
+
+ONE = Devices()
+
+
+def devices_for(config: TrainConfig) -> Devices:
+    """The devices that training shares each batch over.
+
+    Raises UsageError when there are too few, or when they would not get equal parts.
+    """
+    devices = choose_devices(config.devices)
+    parts = devices.count * config.accumulate
+    if config.batch_size % parts:
+        cut = f"{devices.count} devices"
+        if config.accumulate > 1:
+            cut += f", each in {config.accumulate} parts (--accumulate)"
+        raise UsageError(
+            f"--batch-size {config.batch_size} cannot be split evenly over {cut}: choose a "
+            f"multiple of {parts}, or other --devices"
+        )
+    return devices
+
+
+def choose_devices(count: int | None) -> Devices:
+    """The first ``count`` devices, all there are by default; those of all processes together.
+
+    Raises UsageError when there are not as many, or when processes would be left without.
+    """
+    # By process, so that each has the rows of a batch that follow those of the one before.
+    there = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
+    wanted = len(there) if count is None else count
+    if wanted > len(there):
+        raise UsageError(
+            f"--devices {wanted}: there are {len(there)} ({there[0].device_kind}); choose fewer"
+        )
+    if len(there) != jax.process_count() * jax.local_device_count():
+        raise UsageError(
+            f"this process has {jax.local_device_count()} devices, all {jax.process_count()} "
+            f"together {len(there)}: give each the same number"
+        )
+    if jax.process_count() > 1 and wanted < len(there):
+        raise UsageError(
+            f"--devices {wanted}: with several processes all {len(there)} devices share each "
+            "batch; drop the flag"
+        )
+    return ONE if len(there) == 1 or wanted == 1 else Devices(Mesh(there[:wanted], (AXIS,)))

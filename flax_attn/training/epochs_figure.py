@@ -1,0 +1,66 @@
+"""How a run's attention changed: its snapshots on the same few images, drawn."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from flax_attn.data import Split
+from flax_attn.explain.photographs import spread
+from flax_attn.figures import Panel
+from flax_attn.models.functional import Arrays
+from flax_attn.runs.directory import Run
+from flax_attn.runs.snapshots import load_snapshot, snapshot_epochs
+from flax_attn.strips import Shown, Strip, animate_strips, draw_strips
+from flax_attn.training.evaluation import attention_panels
+from flax_attn.training.step import EvalStep
+from flax_attn.training.trainer import Say
+
+FIGURE, ANIMATION = "epochs.png", "epochs.webp"
+IMAGES = 4
+# Snapshots side by side in the still picture, spread evenly if there are more.
+COLUMNS = 4
+
+
+def draw_epochs(
+    run: Run,
+    step: EvalStep,
+    params: Arrays,
+    stats: Arrays,
+    split: Split,
+    workdir: Path,
+    say: Say,
+) -> None:
+    """Draws the attention at a run's snapshots: ``epochs.png`` and, of all, ``epochs.webp``.
+
+    Nothing is drawn without snapshots, or of a network without gates. ``params`` and ``stats``
+    are those of any checkpoint of the run. Raises CheckpointError for a damaged snapshot.
+    """
+    panels: dict[int, list[Panel]] = {}
+    for epoch in snapshot_epochs(workdir):
+        arrays = load_snapshot(
+            workdir, epoch, params, stats, freeze_backbone=run.config.train.freeze_backbone
+        )
+        panels[epoch] = attention_panels(step, *arrays, split, run)[:IMAGES]
+    if not any(panels.values()):
+        return
+    last = panels[max(panels)]
+    shown = [Shown(panel.image, panel.title, panel.correct) for panel in last]
+    by_epoch = {
+        epoch: {name: [panel.attention[name] for panel in each] for name in last[0].attention}
+        for epoch, each in panels.items()
+    }
+    photographs = Strip("photograph")
+    few = [list(by_epoch)[i] for i in spread(len(by_epoch), COLUMNS)]
+    columns = [
+        Strip(f"{name}\nepoch {epoch}", by_epoch[epoch][name])
+        for name in last[0].attention
+        for epoch in few
+    ]
+    title = f"{run.config.model.model}, {run.config.model.norm}, {run.config.data.dataset}"
+    draw_strips(shown, [photographs, *columns], workdir / FIGURE, title=title, columns=True)
+    frames = [
+        (f"epoch {epoch}", [photographs, *(Strip(name, value) for name, value in maps.items())])
+        for epoch, maps in by_epoch.items()
+    ]
+    animate_strips(shown, frames, workdir / ANIMATION)
+    say(f"attention over the epochs: {workdir / FIGURE}, {workdir / ANIMATION}")

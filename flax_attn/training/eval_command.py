@@ -1,0 +1,107 @@
+"""Judge a trained run, or export it: ``python eval.py --workdir RUN [--export DIR]``."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from collections.abc import Sequence
+from pathlib import Path
+
+from flax_attn.config import validate
+from flax_attn.data import Quarantine, open_split
+from flax_attn.data.quarantine import FILE, left_out_by
+from flax_attn.errors import UsageError
+from flax_attn.porting.export.export_command import export_run
+from flax_attn.porting.export.formats import FORMATS
+from flax_attn.runs.directory import Run
+from flax_attn.system import cli
+from flax_attn.system.compilation_cache import use_compilation_cache
+from flax_attn.system.processes import Processes, joined
+from flax_attn.training.choices import CHOICES
+from flax_attn.training.evaluation import confusion_lines, evaluate_run
+from flax_attn.training.trainer import Evaluation
+
+DATA_FLAGS = (
+    *("dataset", "data_dir", "val_count", "workers", "on_bad_image", "batch_size", "image_cache"),
+    *("compilation_cache", "devices"),
+)
+LEFT_OUT = "left_out.json"
+SHOWN = ("loss", "accuracy", "precision", "recall", "average_precision", "roc_auc")
+
+
+def main(argv: Sequence[str]) -> None:
+    parser = cli.Parser(prog="flax-attn eval", description=__doc__)
+    cli.add_common(parser)
+    parser.add_argument("--workdir", required=True, help="run directory of train.py")
+    parser.add_argument("--split", choices=("train", "val", "all"), default="val")
+    parser.add_argument("--out", help="folder of the results (default: WORKDIR/eval-<split>)")
+    parser.add_argument(
+        "--export",
+        metavar="DIR",
+        help="do not judge the run: write its network to a new folder (docs/export.md)",
+    )
+    parser.add_argument(
+        "--export-formats",
+        nargs="+",
+        choices=list(FORMATS),
+        default=list(FORMATS),
+        help="files to write (default: all)",
+    )
+    cli.add_meeting(parser)
+    cli.add_settings(parser, CHOICES, only=DATA_FLAGS)
+    args = parser.parse_args(argv)
+    meeting = cli.take_meeting(vars(args))
+    if args.export and meeting is not None:
+        raise UsageError("--export is the work of one process: drop --coordinator and the like")
+    use_compilation_cache(getattr(args, "compilation_cache", None))
+    with joined(meeting) as processes:
+        _judge(args, processes)
+
+
+def _judge(args: Namespace, processes: Processes) -> None:
+    workdir = Path(args.workdir)
+    run = Run.load(workdir)
+    chosen = {name: getattr(args, name) for name in DATA_FLAGS if hasattr(args, name)}
+    # As many devices as there are here, whatever the run was trained on.
+    config = run.config.updated(**{"devices": None, "accumulate": 1, **chosen})
+    validate(config)
+    other_data = {"dataset", "data_dir"} & chosen.keys()
+    left_out = [] if other_data else left_out_by(workdir / FILE)
+    quarantine = Quarantine(config.data.on_bad_image, earlier=left_out)
+    split = open_split(
+        config.data,
+        args.split,
+        classes=run.classes,
+        quarantine=quarantine,
+        cache=Path(config.run.feature_cache),
+        images=config.run.image_folder,
+    )
+    if args.export:
+        target, formats = Path(args.export), args.export_formats
+        export_run(run, split, workdir=workdir, out=target, formats=formats, say=print)
+        return
+    out = Path(args.out) if args.out else workdir / f"eval-{args.split}"
+    if processes.first:
+        out.mkdir(parents=True, exist_ok=True)
+        quarantine.keep_in(out / LEFT_OUT)
+        if quarantine.entries:
+            print(f"{len(quarantine.entries)} unusable images left out: {out / LEFT_OUT}")
+    result = evaluate_run(
+        run,
+        split,
+        config=config,
+        split_name=args.split,
+        workdir=workdir,
+        out=out,
+        say=print,
+        processes=processes,
+    )
+    if processes.first:
+        _show(result, run.classes)
+
+
+def _show(result: Evaluation, classes: Sequence[str]) -> None:
+    for name in SHOWN:
+        print(f"{name:<18}{result.metrics[name]:.4f}")
+    print(f"{len(result.probabilities)} images, {result.metrics['images_per_second']:.1f} images/s")
+    for line in confusion_lines(result.confusion, classes):
+        print(line)

@@ -1,0 +1,178 @@
+"""Judging a run from its checkpoint alone: numbers, predictions and pictures."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from flax_attn.config import Config, save_json
+from flax_attn.data import Split, read_image
+from flax_attn.figures import Panel, draw_attention
+from flax_attn.models.functional import Arrays
+from flax_attn.models.maps import named_maps
+from flax_attn.models.tasks import TASKS, Task
+from flax_attn.runs.directory import Run
+from flax_attn.runs.load import restore_best
+from flax_attn.system.plain_text import plain
+from flax_attn.system.processes import ALONE, Processes
+from flax_attn.training.devices import choose_devices
+from flax_attn.training.examples import ImageExamples
+from flax_attn.training.multihost import refuse_quarantine, require_same, shared_conditions
+from flax_attn.training.step import EvalStep, Examples, make_eval_step
+from flax_attn.training.trainer import Evaluation, Say, evaluate
+
+PANELS = 8
+
+
+def evaluate_run(
+    run: Run,
+    split: Split,
+    *,
+    config: Config,
+    split_name: str,
+    workdir: Path,
+    out: Path,
+    say: Say,
+    processes: Processes = ALONE,
+) -> Evaluation:
+    """Judges the best checkpoint of a run on the images of a split.
+
+    ``config`` is the run's with the data settings to judge on; its devices share the batches,
+    enlarged to equal parts. Writes ``metrics.json``, ``predictions.csv`` and, of networks with
+    gates, ``attention.png`` into ``out``, of several ``processes`` the first one. Raises
+    CheckpointError when there is no checkpoint, or it does not fit.
+    """
+    devices = choose_devices(config.train.devices)
+    refuse_quarantine(config, processes)
+    require_same(shared_conditions(config, run.classes, split.fingerprint), processes)
+    run = replace(run, config=run.config.updated(conv=devices.network(run.config.model).conv))
+    network = restore_best(run, workdir)
+    params, stats = devices.replicate(processes.from_first((network.params, network.stats)))
+    task = TASKS[run.config.train.task]
+    step = make_eval_step(network.structure, task, devices)
+    batch_size = -(-config.train.batch_size // devices.count) * devices.count
+    source = ImageExamples(split, batch_size, config.data.workers, devices.part)
+    result = evaluate(
+        step, params, stats, source, num_classes=len(run.classes), task=task, devices=devices
+    )
+    if not processes.first:
+        return result
+    out.mkdir(parents=True, exist_ok=True)
+    save_json(
+        str(out / "metrics.json"),
+        {
+            **result.metrics,
+            "confusion": result.confusion.tolist(),
+            "classes": list(run.classes),
+            "dataset": config.data.dataset,
+            "split": split_name,
+            "epoch": network.epoch,
+            "step": network.step,
+        },
+    )
+    write_predictions(out / "predictions.csv", result, split, run.classes, task)
+    if devices.count > 1:  # the panels are as few as one device computes
+        params, stats = network.params, network.stats
+        step = make_eval_step(network.structure, task)
+    panels = attention_panels(step, params, stats, split, run)
+    if panels:
+        title = f"{run.config.model.model}, {run.config.model.norm}, epoch {network.epoch}"
+        draw_attention(panels, out / "attention.png", title=title)
+    say(f"wrote metrics.json, predictions.csv and pictures to {out}")
+    return result
+
+
+def write_predictions(
+    path: Path, result: Evaluation, split: Split, classes: Sequence[str], task: Task
+) -> None:
+    """A row an image judged: name, label, prediction, loss in nats, a probability a class.
+
+    Several labels are separated by ``|``.
+    """
+    truth = task.truth(np.asarray(split.labels), len(classes))[result.judged]
+    decided = task.decide(result.probabilities)
+    names = [split.names[place] for place in np.flatnonzero(result.judged).tolist()]
+    with open(path, "w", newline="", encoding="utf-8", errors="backslashreplace") as file:
+        writer = csv.writer(file)
+        writer.writerow(["name", "label", "prediction", "loss", *classes])
+        for i, name in enumerate(names):
+            said = ["|".join(_names(classes, row[i])) for row in (truth, decided)]
+            shown = [f"{p:.6f}" for p in result.probabilities[i]]
+            writer.writerow([name, *said, f"{result.loss[i]:.6f}", *shown])
+
+
+def confusion_lines(confusion: Int[np.ndarray, "k *k"], classes: Sequence[str]) -> list[str]:
+    """The counts as lines of text: a matrix of classes, or four numbers for each label."""
+    if confusion.ndim == 2:
+        header, rows = "confusion (rows: label, columns: prediction)", confusion
+    else:
+        header = "columns: found, missed, falsely said, rightly not said"
+        rows = confusion[:, [1, 1, 0, 0], [1, 0, 1, 0]]
+    lines = [
+        f"  {plain(n):<16}" + "".join(f"{c:>7}" for c in r)
+        for n, r in zip(classes, rows, strict=True)
+    ]
+    return [header, *lines]
+
+
+def attention_panels(
+    step: EvalStep, params: Arrays, stats: Arrays, split: Split, run: Run
+) -> list[Panel]:
+    """Up to eight images of the split, the classes in turn, with their attention maps.
+
+    Empty when the network has no gates.
+    """
+    task, classes = TASKS[run.config.train.task], run.classes
+    truth = task.truth(np.asarray(split.labels), len(classes))
+    chosen = _in_turn(truth, PANELS)
+    # An image lost by now is replaced as in a batch, and shown as what it is.
+    pixels, places = zip(*(read_image(split, int(i)) for i in chosen), strict=True)
+    images, chosen = np.stack(pixels), np.array(places)
+    labels = np.asarray(split.labels)[chosen].astype(np.int32)
+    _, prediction = step(params, stats, Examples(images, labels, np.ones(len(chosen), bool)))
+    if not prediction.attention:
+        return []
+    maps = named_maps(prediction.attention, run.config.model, classes)
+    probabilities = np.asarray(prediction.probabilities)
+    decided = task.decide(probabilities)
+    return [
+        Panel(
+            image=images[i],
+            attention={name: value[i] for name, value in maps.items()},
+            title=_verdict(classes, truth[place], decided[i], probabilities[i]),
+            correct=bool((truth[place] == decided[i]).all()),
+        )
+        for i, place in enumerate(chosen)
+    ]
+
+
+def _in_turn(truth: Bool[np.ndarray, "n k"], count: int) -> Int[np.ndarray, "m"]:
+    """Places of up to ``count`` examples, taken from the kinds of labels in turn."""
+    _, kinds = np.unique(truth[:, ::-1], axis=0, return_inverse=True)
+    rank = np.empty(len(truth), np.int64)
+    for kind in np.unique(kinds):
+        members = np.flatnonzero(kinds == kind)
+        rank[members] = np.arange(len(members))
+    return np.lexsort((kinds, rank))[:count]
+
+
+def _names(classes: Sequence[str], has: Bool[np.ndarray, "k"]) -> list[str]:
+    return [name for name, there in zip(classes, has, strict=True) if there]
+
+
+def _verdict(
+    classes: Sequence[str],
+    truth: Bool[np.ndarray, "k"],
+    decided: Bool[np.ndarray, "k"],
+    probabilities: Float[np.ndarray, "k"],
+) -> str:
+    said = [f"{classes[j]} {probabilities[j]:.0%}" for j in np.flatnonzero(decided).tolist()]
+    text = ", ".join(said) or "nothing"
+    if (truth == decided).all():
+        return text
+    return f"{text} (is {', '.join(_names(classes, truth)) or 'nothing'})"

@@ -1,0 +1,207 @@
+"""Feature maps of a frozen backbone, computed once and kept on disk.
+
+The maps are memory-mapped float32 arrays, one file a map, in a folder named by the digest of
+all that decides them: the images, the backbone's arrays and the maps asked for.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import logging
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import Bool, Float, UInt8
+
+from flax_attn.data import Split, batches, num_batches
+from flax_attn.errors import DiskFullError, UsageError
+from flax_attn.models.functional import Arrays
+from flax_attn.models.paths import BACKBONE
+from flax_attn.models.vgg import Features
+from flax_attn.system.files import is_no_space
+from flax_attn.system.folders import Build
+from flax_attn.training.devices import ONE, Devices
+
+FeatureStep = Callable[[UInt8[np.ndarray, "b h w 3"]], Features]
+Progress = Callable[[Iterator, int], Iterator]
+
+_log = logging.getLogger(__name__)
+
+
+class FrozenFeatures(NamedTuple):
+    """Maps by name; where ``present`` is false there is no image, and the rows hold nothing."""
+
+    maps: dict[str, Float[np.ndarray, "n h w c"]]
+    present: Bool[np.ndarray, "n"]
+
+
+def digest_arrays(arrays: Arrays) -> str:
+    """SHA-256 over names, shapes, dtypes and bytes, in the order of the names."""
+    digest = hashlib.sha256()
+    for name in sorted(arrays):
+        array = np.asarray(arrays[name])
+        digest.update(f"{name} {array.dtype} {array.shape}\n".encode())
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
+
+
+def cache_key(
+    split: Split, params: Arrays, stats: Arrays, taps: tuple[str, ...], precision: str = "f32"
+) -> str:
+    """Changes with the images, the backbone, the maps, their precision and jaxlib's version."""
+    backbone = {p: a for p, a in {**params, **stats}.items() if p.startswith(BACKBONE)}
+    parts = (split.fingerprint, digest_arrays(backbone), *taps, jax.__version__)
+    if precision != "f32":
+        parts = (*parts, precision)
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
+
+
+def frozen_features(
+    split: Split,
+    step: FeatureStep,
+    *,
+    key: str,
+    taps: Sequence[str],
+    folder: Path,
+    batch_size: int,
+    workers: int,
+    progress: Progress,
+    devices: Devices = ONE,
+) -> FrozenFeatures:
+    """The maps ``taps`` of every image of a split, read from ``folder`` or computed into it.
+
+    A folder appears under its final name only when complete; two processes that compute the
+    same one do not disturb each other, and what a killed one left is removed. A folder that is
+    incomplete or cut short is a warning, and computed anew. Maps that lack an image, because it was
+    lost meanwhile and quarantined, are not kept.
+
+    ``devices`` are those of the step. Where those are of several processes, each reads its part of
+    the images and writes all maps, unless every one of them finds the folder.
+
+    Raises:
+      DiskFullError: no space for the maps; found out before the first is computed.
+      UsageError: ``folder`` cannot be written.
+    """
+    final = folder / key
+    found = _find(final, taps, split)
+    if devices.all(found is not None) and found is not None:
+        return found
+    with _writing(folder):
+        build = Build(final)
+    try:
+        present = _compute(split, step, build.folder, batch_size, workers, progress, devices)
+        if not present.all():
+            # The files are gone after this; their maps last as long as the process.
+            return FrozenFeatures(_load(build.folder, taps, len(present)), present)
+        with _writing(folder):
+            build.publish()
+    finally:
+        build.close()
+    return FrozenFeatures(_load(final, taps, len(present)), present)
+
+
+def _find(folder: Path, taps: Sequence[str], split: Split) -> FrozenFeatures | None:
+    """The maps in a folder; None where there is none, or a damaged one, which is removed."""
+    if not folder.is_dir():
+        return None
+    n = len(split.labels)
+    try:
+        return FrozenFeatures(_load(folder, taps, n), np.ones(n, bool))
+    except (OSError, ValueError, EOFError) as error:
+        reason = getattr(error, "strerror", None) or error
+        _log.warning("features in %s are damaged (%s): computed anew", folder, reason)
+        shutil.rmtree(folder, ignore_errors=True)
+        return None
+
+
+def _load(folder: Path, taps: Sequence[str], n: int) -> dict[str, Float[np.ndarray, "n h w c"]]:
+    """The mapped files; raises OSError, ValueError or EOFError for one that is cut short."""
+    maps = {}
+    for name in taps:
+        array = np.load(folder / f"{name}.npy", mmap_mode="r")
+        if array.dtype != np.float32 or len(array) != n:
+            raise ValueError(f"{name} is {array.dtype}[{len(array)}], expected float32[{n}]")
+        maps[name] = array
+    return maps
+
+
+def _compute(
+    split: Split,
+    step: FeatureStep,
+    folder: Path,
+    batch_size: int,
+    workers: int,
+    progress: Progress,
+    devices: Devices,
+) -> Bool[np.ndarray, "n"]:
+    n = len(split.labels)
+    present = np.zeros(n, bool)
+    maps: dict[str, np.memmap] = {}
+    epoch = batches(
+        split,
+        batch_size=batch_size,
+        epoch=0,
+        seed=0,
+        shuffle=False,
+        workers=workers,
+        part=devices.part,
+    )
+    for batch in progress(epoch, num_batches(n, batch_size)):
+        computed = step(devices.share(batch.image))
+        features = {k: v for k, v in computed._asdict().items() if v is not None}
+        if not maps:
+            shapes = {name: (n, *value.shape[1:]) for name, value in features.items()}
+            maps = _create(folder, shapes)
+        index, mask = devices.whole(batch.index), devices.whole(batch.mask)
+        rows = index[mask]
+        present[rows] = True
+        for name, value in features.items():
+            maps[name][rows] = np.asarray(value)[mask]
+    for array in maps.values():
+        array.flush()
+    return present
+
+
+def _create(folder: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, np.memmap]:
+    maps = {}
+    with _writing(folder.parent):
+        for name, shape in shapes.items():
+            path = folder / f"{name}.npy"
+            maps[name] = np.lib.format.open_memmap(path, "w+", np.float32, shape)
+            _reserve(path)
+    return maps
+
+
+def _reserve(path: Path) -> None:
+    """Takes the space of a file now: a write to a map that finds none ends the process."""
+    file = os.open(path, os.O_RDWR)
+    try:
+        os.posix_fallocate(file, 0, os.fstat(file).st_size)
+    except OSError as error:
+        if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):  # file systems that cannot
+            raise
+    finally:
+        os.close(file)
+
+
+@contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if is_no_space(error):
+            raise DiskFullError(
+                f"no space left for features in {folder}: free some, or choose another "
+                "--feature-cache"
+            ) from error
+        reason = error.strerror or error
+        raise UsageError(
+            f"cannot write features in {folder}: {reason}; choose another --feature-cache"
+        ) from error

@@ -1,0 +1,155 @@
+"""A run of several processes: what they must agree on, and who writes what.
+
+The first process holds the run directory's lock, writes, draws and speaks; the others compute
+their part of every step and need no run directory.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from flax_attn.config import Config
+from flax_attn.errors import UsageError
+from flax_attn.runs.checkpoint_format import Progress
+from flax_attn.runs.checkpoints import Checkpoints
+from flax_attn.runs.directory import locked, package_versions
+from flax_attn.runs.log import Row, RunLog, Tolerant
+from flax_attn.system.processes import Processes
+from flax_attn.system.signals import Stop
+from flax_attn.training.step import TrainState
+
+# Settings that each process may have for itself.
+OWN_SETTINGS = frozenset(
+    "workers data_dir mask_dir workdir feature_cache image_cache compilation_cache stop_within "
+    "weights init_from".split()
+)
+
+
+def refuse_quarantine(config: Config, processes: Processes) -> None:
+    """Raises UsageError where several processes would each set images aside."""
+    if processes.count > 1 and config.data.on_bad_image == "quarantine":
+        raise UsageError(
+            "several processes cannot keep one list of unusable images: use --on-bad-image fail, "
+            "or one process"
+        )
+
+
+def shared_conditions(config: Config, classes: Sequence[str], *images: str) -> dict[str, Any]:
+    """What must be the same in all processes; ``images`` are fingerprints of splits."""
+    settings = {k: v for part in config.to_json().values() for k, v in part.items()}
+    shared = {k: v for k, v in settings.items() if k not in OWN_SETTINGS}
+    return {**shared, "classes": list(classes), "images": list(images), **package_versions()}
+
+
+def require_same(mine: Mapping[str, Any], processes: Processes) -> None:
+    """Raises UsageError naming what this process has otherwise than the first."""
+    if processes.count == 1:
+        return
+    first = json.loads(processes.first_says("conditions", json.dumps(mine)))
+    mine = json.loads(json.dumps(mine))  # tuples as lists
+    differing = [
+        f"{name} is {mine.get(name)!r}, there {first.get(name)!r}"
+        for name in sorted(mine.keys() | first.keys())
+        if mine.get(name) != first.get(name)
+    ]
+    if differing:
+        raise UsageError(
+            f"process {processes.index} differs from process 0 ({'; '.join(differing)}): start all "
+            "with the same settings, images and packages"
+        )
+
+
+@contextmanager
+def held(workdir: Path, processes: Processes) -> Iterator[None]:
+    """The run directory's lock, which the first process holds for all."""
+    if not processes.first:
+        yield
+        return
+    with locked(workdir):
+        yield
+
+
+def share_start(
+    processes: Processes, state: TrainState, place: Progress
+) -> tuple[TrainState, Progress]:
+    """The first process's state and place, in all of them."""
+    if processes.count == 1:
+        return state, place
+    counts = np.array([place.epoch, place.batch, place.batches, place.images])
+    state, sums, counts = processes.from_first((state, place.sums, counts))
+    epoch, batch, batches, images = (int(count) for count in counts)
+    sums = jax.tree.map(jnp.asarray, sums)  # which divides in float32, NumPy in float64
+    return state, Progress(epoch, batch, batches, images, place.seconds, sums)
+
+
+class SharedStop(Stop):
+    """Whether a signal has asked any process to stop, as all learned when they last agreed."""
+
+    def __init__(self, own: Stop, processes: Processes):
+        super().__init__()
+        self._own, self._processes = own, processes
+
+    def agree(self, images: int) -> int:
+        """The images of all processes; a signal one has had is known to all from here on."""
+        told = self._processes.gather(np.array([self._own.signal or 0, images], np.int32))
+        self.signal = int(told[:, 0].max()) or None
+        return int(told[:, 1].sum())
+
+
+def shared_stop(own: Stop, processes: Processes) -> tuple[Stop, Callable[[int], int]]:
+    """What ``Trainer`` takes as ``stop`` and ``agree``."""
+    if processes.count == 1:
+        return own, lambda images: images
+    stop = SharedStop(own, processes)
+    return stop, stop.agree
+
+
+class NoCheckpoints(Checkpoints):
+    """The checkpoints of a process that writes none."""
+
+    def __init__(self) -> None:
+        self.folder = Path()
+
+    @property
+    def steps(self) -> list[int]:
+        return []
+
+    def require_space(self, state: Any) -> None:
+        del state
+
+    def save(
+        self, state: TrainState, progress: Progress, *, classes: Sequence[str], rows: Sequence[Row]
+    ) -> int:
+        del progress, classes, rows
+        return int(state.step)
+
+    def judge(self, step: int, row: Row) -> None:
+        del step, row
+
+
+class NoLog(RunLog):
+    """The log of a process that writes none."""
+
+    def __init__(self) -> None:
+        self.rows = []
+
+    def __exit__(self, *error: object) -> None:
+        del error
+
+    def write(self, row: Row) -> None:
+        self.rows.append(row)
+
+
+def run_log(
+    workdir: Path, rows: Sequence[Row], processes: Processes, *, attempt: Tolerant
+) -> RunLog:
+    """The log of a run in the process that writes it."""
+    return RunLog(workdir, rows, attempt=attempt) if processes.first else NoLog()

@@ -1,0 +1,89 @@
+"""Schedules and optimizers by name, built from the configuration with Optax."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import optax
+
+from flax_attn.config import TrainConfig
+from flax_attn.models.paths import BACKBONE
+
+
+def constant(peak: float, config: TrainConfig, steps_per_epoch: int) -> optax.Schedule:
+    del config, steps_per_epoch
+    return optax.constant_schedule(peak)
+
+
+def step(peak: float, config: TrainConfig, steps_per_epoch: int) -> optax.Schedule:
+    """Times ``step_factor`` every ``step_epochs`` epochs (the parent paper: 0.1, 10)."""
+    period = config.step_epochs * steps_per_epoch
+    return optax.exponential_decay(peak, period, config.step_factor, staircase=True)
+
+
+def cosine(peak: float, config: TrainConfig, steps_per_epoch: int) -> optax.Schedule:
+    """Half a cosine from the peak to 0 over the whole run (Loshchilov and Hutter 2017)."""
+    return optax.cosine_decay_schedule(peak, config.epochs * steps_per_epoch)
+
+
+SCHEDULES: dict[str, Callable[[float, TrainConfig, int], optax.Schedule]] = {
+    "constant": constant,
+    "step": step,
+    "cosine": cosine,
+}
+
+
+def adam(schedule: optax.Schedule, config: TrainConfig) -> optax.GradientTransformation:
+    """Kingma and Ba (2015); weight decay is L2, added to the gradient."""
+    return optax.chain(optax.add_decayed_weights(config.weight_decay), optax.adam(schedule))
+
+
+def adamw(schedule: optax.Schedule, config: TrainConfig) -> optax.GradientTransformation:
+    """Loshchilov and Hutter (2019): weight decay apart from the gradient."""
+    return optax.adamw(schedule, weight_decay=config.weight_decay)
+
+
+def sgd(schedule: optax.Schedule, config: TrainConfig) -> optax.GradientTransformation:
+    """Nesterov momentum 0.9 with L2 weight decay (the parent paper's)."""
+    return optax.chain(
+        optax.add_decayed_weights(config.weight_decay),
+        optax.sgd(schedule, momentum=0.9, nesterov=True),
+    )
+
+
+OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
+    "adam": adam,
+    "adamw": adamw,
+    "sgd": sgd,
+}
+
+
+def make_schedule(peak: float, config: TrainConfig, *, steps_per_epoch: int) -> optax.Schedule:
+    """Learning rate by step: linear warm-up over ``warmup_epochs``, times the named course."""
+    course = SCHEDULES[config.schedule](peak, config, steps_per_epoch)
+    warmup = round(config.warmup_epochs * steps_per_epoch)
+    if warmup == 0:
+        return course
+    ramp = optax.linear_schedule(1 / warmup, 1.0, warmup - 1 if warmup > 1 else 1)
+    return lambda count: ramp(count) * course(count)
+
+
+def make_optimizer(config: TrainConfig, *, steps_per_epoch: int) -> optax.GradientTransformation:
+    """The named optimizer, with learning rates of their own for backbone and head.
+
+    Works on flat dictionaries; parameters whose path starts with ``backbone/`` are the
+    backbone's.
+    """
+
+    def group(peak: float) -> optax.GradientTransformation:
+        schedule = make_schedule(peak, config, steps_per_epoch=steps_per_epoch)
+        return OPTIMIZERS[config.optimizer](schedule, config)
+
+    def label(params: Mapping[str, Any]) -> dict[str, str]:
+        return {path: "backbone" if path.startswith(BACKBONE) else "head" for path in params}
+
+    return optax.multi_transform(
+        {"backbone": group(config.backbone_learning_rate), "head": group(config.learning_rate)},
+        label,
+    )

@@ -1,0 +1,103 @@
+"""The arrays a run starts from: ported weights, another run's checkpoint, or chance."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from flax_attn.config import RunConfig
+from flax_attn.errors import DataError, WeightsError
+from flax_attn.models.functional import Arrays
+from flax_attn.porting import load_into, read_ported, sha256_of
+from flax_attn.runs.checkpoints import Checkpoints
+from flax_attn.runs.directory import Run
+
+# Whether batch normalisations were trained, or inserted into foreign convolutions.
+BATCH_NORM = "batch_norm"
+INSERTED = "inserted"
+
+
+@dataclass(frozen=True)
+class Initial:
+    """``fill(params, stats)`` replaces what the source has; ``provenance`` names the source.
+
+    ``calibrate`` asks for batch normalisations inserted into foreign convolutions to be
+    calibrated on the training images before training end to end.
+    """
+
+    fill: Callable[[Arrays, Arrays], tuple[Arrays, Arrays]]
+    provenance: dict[str, str]
+    calibrate: bool = False
+
+
+def from_chance() -> Initial:
+    """The freshly drawn arrays as they are."""
+    return Initial(lambda params, stats: (params, stats), {"source": "none"})
+
+
+def from_file(path: Path) -> Initial:
+    """A file of ported weights: a whole network or its backbone.
+
+    Raises WeightsError when it cannot be read; ``fill`` does when it does not fit.
+    """
+    arrays, metadata = read_ported(path)
+
+    def fill(params: Arrays, stats: Arrays) -> tuple[Arrays, Arrays]:
+        loaded = load_into(arrays, params, stats, source=str(path))
+        return loaded.params, loaded.stats
+
+    provenance = {
+        "source": metadata["source"],
+        "source_sha256": metadata["source_sha256"],
+        "file": path.name,
+        "file_sha256": sha256_of(path),
+        BATCH_NORM: metadata["batch_norm"],
+    }
+    return Initial(fill, provenance, calibrate=metadata["batch_norm"] == INSERTED)
+
+
+def from_run(folder: Path, classes: tuple[str, ...]) -> Initial:
+    """The best checkpoint of another run.
+
+    Raises CheckpointError when none is whole, DataError when its classes differ.
+    """
+    other = Run.load(folder)
+    if other.classes != classes:
+        raise DataError(
+            f"{folder} was trained on the classes {', '.join(other.classes)}, "
+            f"this data set has {', '.join(classes)}"
+        )
+    best = Checkpoints(folder, read_only=True).load_best()
+    untouched = other.config.train.freeze_backbone and other.weights.get(BATCH_NORM) == INSERTED
+    origin = {f"its_{name}": value for name, value in other.weights.items() if name != BATCH_NORM}
+    provenance = {
+        "source": f"run {folder.name}, epoch {best.info.epoch}",
+        **origin,
+        BATCH_NORM: INSERTED if untouched else "trained",
+    }
+    return Initial(best.model, provenance, calibrate=untouched)
+
+
+def resolve_initial(
+    config: RunConfig, classes: tuple[str, ...], *, imagenet: Callable[[], Path]
+) -> Initial:
+    """What ``--init-from`` and ``--weights`` ask for; ``imagenet`` finds or fetches a file.
+
+    Raises WeightsError when the weights cannot be had or read.
+    """
+    if config.init_from is not None:
+        return from_run(Path(config.init_from), classes)
+    if config.weights == "none":
+        return from_chance()
+    if config.weights == "imagenet":
+        return from_file(imagenet())
+    path = Path(config.weights)
+    if not path.is_file():
+        raise WeightsError(f"no weight file {path}; --weights takes imagenet, none or a file")
+    if path.suffix != ".safetensors":
+        raise WeightsError(
+            f"{path} is no .safetensors file: port it first with "
+            f"flax-attn port --source {path} --out {path.stem}.safetensors"
+        )
+    return from_file(path)

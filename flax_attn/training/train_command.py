@@ -1,0 +1,68 @@
+"""Train a network: ``python train.py --norm sigmoid``."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+from flax_attn.config import Config, make_config
+from flax_attn.data import Quarantine, open_dataset
+from flax_attn.data.quarantine import FILE
+from flax_attn.porting.imagenet import resolve_imagenet
+from flax_attn.runs.directory import default_workdir, refuse_if_busy
+from flax_attn.runs.log import Tolerant, tolerant
+from flax_attn.system import cli
+from flax_attn.system.compilation_cache import use_compilation_cache
+from flax_attn.system.processes import Processes, joined
+from flax_attn.training.choices import CHOICES
+from flax_attn.training.devices import devices_for
+from flax_attn.training.start import from_chance, resolve_initial
+
+
+def main(argv: Sequence[str]) -> None:
+    parser = cli.Parser(prog="flax-attn train", description=__doc__)
+    cli.add_common(parser)
+    cli.add_meeting(parser)
+    cli.add_preset(parser)
+    cli.add_settings(parser, CHOICES)
+    values = vars(parser.parse_args(argv))
+    values.pop("debug")
+    meeting = cli.take_meeting(values)
+    config = make_config(values, preset=values.pop("preset"))
+    use_compilation_cache(config.run.compilation_cache)
+    with joined(meeting) as processes:
+        _train(config, processes)
+
+
+def _train(config: Config, processes: Processes) -> None:
+    started = time.perf_counter()
+    attempt = Tolerant()
+    say = tolerant(print if processes.first else lambda text: None, attempt)
+    workdir = Path(config.run.workdir) if config.run.workdir else default_workdir(config)
+    if processes.first:
+        refuse_if_busy(workdir)
+    # Imports that take a second: a directory in use is refused before.
+    from flax_attn.training.train import set_aside_before, train
+
+    devices_for(config.train)  # to be told of a wrong number before images are read
+    quarantine = Quarantine(config.data.on_bad_image, earlier=set_aside_before(workdir))
+    dataset = open_dataset(
+        config.data,
+        quarantine,
+        cache=Path(config.run.feature_cache),
+        images=config.run.image_folder,
+    )
+    if quarantine.entries:
+        say(f"{len(quarantine.entries)} unusable images set aside: {workdir / FILE}")
+    initial = from_chance()  # which others replace by what the first process has
+    if processes.first:
+        initial = resolve_initial(
+            config.run, dataset.classes, imagenet=partial(resolve_imagenet, say=say)
+        )
+    train(config, dataset, initial, workdir=workdir, say=say, attempt=attempt, processes=processes)
+    say(
+        f"done in {time.perf_counter() - started:.0f} s; judge it: "
+        f"flax-attn eval --workdir {workdir}"
+    )

@@ -1,0 +1,73 @@
+"""A training without pictures, as one of several processes or on several devices.
+
+    python tests/scaled_process.py --workdir RUN [--coordinator … ] [settings]
+
+Beside RUN it leaves the features that a frozen backbone would have been trained on, as each
+process has them.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from flax_attn.config import Config, make_config
+from flax_attn.data import open_dataset
+from flax_attn.models import build_model, functional
+from flax_attn.system import cli
+from flax_attn.system.processes import joined
+from flax_attn.training.choices import CHOICES
+from flax_attn.training.devices import devices_for
+from flax_attn.training.examples import FeatureExamples
+from flax_attn.training.sources import example_sources
+from flax_attn.training.start import from_chance
+from flax_attn.training.train import train
+
+FLAGS = (
+    "--widths 4 4 4 4 4 --depths 1 1 1 1 1 --attn-features 4 --image-size 32 --train-count 60 "
+    "--val-count 10 --batch-size 16 --epochs 5 --gates pool4 --weights none "
+    "--no-freeze-backbone --conv exact --flip --backbone-learning-rate 1e-3 --image-cache none"
+).split()
+
+
+def main(argv: Sequence[str]) -> None:
+    parser = cli.Parser()
+    cli.add_meeting(parser)
+    cli.add_settings(parser, CHOICES)
+    values = vars(parser.parse_args([*FLAGS, *argv]))
+    meeting = cli.take_meeting(values)
+    config = make_config(values)
+    with joined(meeting) as processes:
+        dataset, workdir = open_dataset(config.data), Path(config.run.workdir or "")
+        train(
+            config,
+            dataset,
+            from_chance(),
+            workdir=workdir,
+            say=lambda text: None,
+            draw=False,
+            processes=processes,
+        )
+        features = frozen(config, dataset, workdir.with_name(f"{workdir.name}-features"))
+        np.savez(workdir.with_name(f"{workdir.name}-{processes.index}.npz"), **features)
+
+
+def frozen(config: Config, dataset, folder: Path) -> dict[str, np.ndarray]:
+    """The validation images' features under freshly drawn weights."""
+    config = config.updated(freeze_backbone=True, feature_cache=str(folder))
+    devices = devices_for(config.train)
+    model = devices.network(config.model)
+    structure, params, stats = functional.split(build_model(model, num_classes=2))
+    arrays = devices.replicate((params, stats))
+    _, val = example_sources(config, structure, *arrays, dataset, lambda text: None, devices)
+    assert isinstance(val, FeatureExamples)
+    return {name: np.asarray(array) for name, array in val.maps.items()}
+
+
+if __name__ == "__main__":
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    sys.exit(cli.run(main))

@@ -1,0 +1,137 @@
+"""Evaluation in float32 against PyTorch: feature maps, attention, pooled vectors, logits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torchvision.models import vgg16_bn
+
+from flax_attn.config import ModelConfig
+from flax_attn.models import AttnOutput, build_model, functional
+from flax_attn.models.functional import Arrays, Structure
+from flax_attn.ops.images import normalize
+from flax_attn.porting import TABLES, to_torch
+from tests.helpers.parity import (
+    SIDE,
+    from_torch,
+    largest_error,
+    named_outputs,
+    random_images,
+    randomize,
+    relative_error,
+    torch_images,
+    torch_network,
+)
+from tests.helpers.torch_attn_vgg import TorchAttnVGG, TorchOutput
+
+# float32 rounds at 6e-8; sixteen layers add up to about 1e-5 in the steepest part, exp.
+FORWARD = 1e-5
+
+NORMS = ["sigmoid", "softmax"]
+CONVS = ["auto", "exact"]
+
+
+class Reference(NamedTuple):
+    norm: str
+    network: TorchAttnVGG
+    images: np.ndarray
+    output: TorchOutput
+
+
+@pytest.fixture(scope="module", autouse=True)
+def highest_precision() -> Iterator[None]:
+    with jax.default_matmul_precision("highest"):
+        yield
+
+
+@pytest.fixture(scope="module", params=NORMS)
+def reference(request: pytest.FixtureRequest) -> Reference:
+    network = torch_network(request.param)
+    images = random_images(2, SIDE, seed=2)
+    with torch.no_grad():
+        return Reference(request.param, network, images, network(torch_images(images)))
+
+
+@partial(jax.jit, static_argnums=0)
+def evaluate(structure: Structure, params: Arrays, stats: Arrays, images: jax.Array) -> AttnOutput:
+    return functional.merge(structure, params, stats)(normalize(images), train=False)
+
+
+@pytest.mark.parametrize("conv", CONVS)
+def test_every_part_of_attn_vgg(reference: Reference, conv: str) -> None:
+    config = ModelConfig(norm=reference.norm, conv=conv)
+    ours = evaluate(*from_torch(reference.network, config), reference.images)
+    got = {
+        **{f"map {name}": x for name, x in ours.features._asdict().items()},
+        **{f"attention {name}": x for name, x in ours.attention.items()},
+        **{f"pooled {name}": x for name, x in ours.pooled.items()},
+        "logits": ours.logits,
+    }
+    expected = named_outputs(reference.output)
+    assert len(got) == 5 + 2 + 3 + 1
+    error, name = largest_error(got, expected)
+    assert error < FORWARD, f"{name}: {error:.1e}"
+
+
+def test_attention_is_worth_comparing(reference: Reference) -> None:
+    # Flat or saturated maps would agree whatever the gates computed.
+    for name, attention in reference.output.attention.items():
+        low, high = torch.quantile(attention.flatten(), torch.tensor([0.05, 0.95]))
+        assert high > 1.5 * low, name
+        assert low < 0.95, name
+
+
+def test_exported_parameters_load_into_pytorch(reference: Reference) -> None:
+    config = ModelConfig(norm=reference.norm)
+    structure, params, stats = from_torch(reference.network, config)
+    # Not the reference's own values, so that nothing left behind by it can pass for them.
+    params = {path: array * np.float32(0.9) for path, array in params.items()}
+
+    tensors = to_torch(TABLES["attn_vgg"](config.depths), {**params, **stats})
+    network = TorchAttnVGG(normalize_attn=reference.norm == "softmax").eval()
+    network.load_state_dict({k: torch.from_numpy(v) for k, v in tensors.items()}, strict=True)
+    with torch.no_grad():
+        expected = network(torch_images(reference.images)).logits
+
+    got = evaluate(structure, params, stats, reference.images).logits
+    assert relative_error(got, expected) < FORWARD
+
+
+@pytest.fixture(scope="module")
+def dense() -> nn.Module:
+    return randomize(vgg16_bn(weights=None, init_weights=False), seed=4)
+
+
+# At 96 px pool-5 is 3×3, which adaptive average pooling spreads over the 7×7 grid.
+@pytest.mark.parametrize("side", [SIDE, 96])
+def test_logits_of_plain_vgg16_bn(dense: nn.Module, side: int) -> None:
+    config = ModelConfig(model="vgg16_bn")
+    images = random_images(2, side, seed=5)
+    with torch.no_grad():
+        expected = dense(torch_images(images))
+    ours = from_torch(dense, config, layout="vgg16_bn", num_classes=1000)
+    assert relative_error(evaluate(*ours, images).logits, expected) < FORWARD
+
+
+def count(network: nn.Module) -> int:
+    return sum(p.numel() for p in network.parameters() if p.requires_grad)
+
+
+def count_ours(model: str, num_classes: int) -> int:
+    config = ModelConfig(model=model)
+    _, params, _ = functional.abstract(lambda: build_model(config, num_classes=num_classes))
+    return sum(leaf.size for leaf in params.values())
+
+
+def test_parameter_counts(dense: nn.Module) -> None:
+    with torch.device("meta"):
+        attn_vgg = TorchAttnVGG()
+    assert count_ours("attn_vgg", 2) == count(attn_vgg) == 15_184_964
+    assert count_ours("vgg16_bn", 1000) == count(dense) == 138_365_992

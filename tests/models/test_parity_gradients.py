@@ -1,0 +1,153 @@
+"""The gradient of the cross entropy in every parameter, against PyTorch.
+
+The comparison is in float64. In float32 the two libraries round a few activations to
+different sides of zero, or of a tie in max pooling; each such activation moves its gradient by
+all of its size, so that float32 gradients differ by far more than the rounding, PyTorch's from
+its own float64 ones no less than from ours. That is what the last test checks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import lru_cache, partial
+from typing import NamedTuple
+
+import jax
+import numpy as np
+import pytest
+import torch
+from torch.nn.functional import cross_entropy as torch_cross_entropy
+
+from flax_attn.config import ModelConfig
+from flax_attn.models import functional
+from flax_attn.models.functional import Arrays, Structure
+from flax_attn.ops.losses import cross_entropy
+from tests.helpers.parity import (
+    LABELS,
+    SIDE,
+    as_double,
+    as_ours,
+    from_torch,
+    is_conv_bias,
+    largest_error,
+    random_images,
+    relative_error,
+    torch_images,
+    torch_network,
+    vanishes,
+)
+
+# The issue asks for 1e-4. Double precision leaves 1e-13; an epsilon of another size, 1e-6.
+GRADIENT = 1e-9
+# Gradients that are zero in exact arithmetic, relative to those of the neighbouring parameter.
+ROUNDING = 1e-11
+# Which activations flip is chance, and there are few: the errors agree in magnitude only.
+FLOAT32_EXCESS = 3
+# The fast convolutions give up a digit of float32; this is what the issue asks for.
+FLOAT32_MEDIAN = 1e-4
+
+
+class Case(NamedTuple):
+    norm: str
+    train: bool
+    side: int
+
+    def __str__(self) -> str:
+        return f"{self.norm}-{'train' if self.train else 'eval'}-{self.side}"
+
+
+# The last one only: the cases that share a reference stand side by side.
+@lru_cache(maxsize=1)
+def torch_gradient(case: Case, dtype: torch.dtype) -> dict[str, np.ndarray]:
+    network = torch_network(case.norm).to(dtype).train(case.train)
+    logits = network(torch_images(random_images(2, case.side, seed=2), dtype)).logits
+    torch_cross_entropy(logits, torch.from_numpy(LABELS).long()).backward()
+    return as_ours({name: p.grad for name, p in network.named_parameters()})
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def gradient(
+    structure: Structure, train: bool, params: Arrays, stats: Arrays, image: jax.Array
+) -> Arrays:
+    def loss(params: Arrays) -> jax.Array:
+        model = functional.merge(structure, params, stats)
+        return cross_entropy(model(image, train=train).logits, LABELS).mean()
+
+    return jax.grad(loss)(params)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def highest_precision() -> Iterator[None]:
+    with jax.default_matmul_precision("highest"):
+        yield
+
+
+def our_gradient(case: Case, conv: str, *, double: bool) -> dict[str, np.ndarray]:
+    config = ModelConfig(norm=case.norm, conv=conv)
+    structure, params, stats = from_torch(torch_network(case.norm), config)
+    dtype = torch.float64 if double else torch.float32
+    image = torch_images(random_images(2, case.side, seed=2), dtype).permute(0, 2, 3, 1).numpy()
+    if double:
+        params, stats = as_double(params), as_double(stats)
+    with jax.enable_x64(double):
+        got = gradient(structure, case.train, params, stats, image)
+        return {path: np.asarray(array) for path, array in got.items()}
+
+
+SIGMOID_EVAL = Case("sigmoid", train=False, side=SIDE)
+SIGMOID_TRAIN = Case("sigmoid", train=True, side=SIDE)
+SOFTMAX_EVAL = Case("softmax", train=False, side=SIDE)
+# Alignment and batch statistics know nothing of each other, so that a small image will do.
+SOFTMAX_TRAIN = Case("softmax", train=True, side=96)
+SMALL = Case("sigmoid", train=False, side=96)
+
+
+@pytest.mark.parametrize(
+    ("case", "conv"),
+    [
+        (SIGMOID_EVAL, "auto"),
+        (SIGMOID_TRAIN, "auto"),
+        (SIGMOID_TRAIN, "exact"),
+        (SOFTMAX_EVAL, "auto"),
+        (SOFTMAX_TRAIN, "auto"),
+        (SOFTMAX_TRAIN, "exact"),
+    ],
+    ids=str,
+)
+def test_gradient_of_every_parameter(case: Case, conv: str) -> None:
+    expected = torch_gradient(case, torch.float64)
+    got = our_gradient(case, conv, double=True)
+    assert got.keys() == expected.keys()
+
+    zero = {path for path in got if vanishes(path, norm=case.norm, train=case.train)}
+    error, path = largest_error(
+        {path: got[path] for path in got.keys() - zero},
+        {path: expected[path] for path in got.keys() - zero},
+    )
+    assert error < GRADIENT, f"{path}: {error:.1e}"
+    for path in zero:
+        scale = np.linalg.norm(expected[neighbour(path)])
+        assert np.linalg.norm(expected[path]) < ROUNDING * scale, path
+        if is_conv_bias(path):
+            assert not got[path].any(), path
+        else:
+            assert np.linalg.norm(got[path]) < ROUNDING * scale, path
+
+
+def neighbour(path: str) -> str:
+    """The parameter that the bias at ``path`` is added after."""
+    return path.replace("/score/bias", "/score/phi").replace("/bias", "/kernel")
+
+
+def test_single_precision_is_about_as_good_as_pytorchs() -> None:
+    exact = torch_gradient(SMALL, torch.float64)
+    theirs = errors(torch_gradient(SMALL, torch.float32), exact)
+    limits = {"exact": FLOAT32_EXCESS * np.median(theirs), "auto": FLOAT32_MEDIAN}
+    for conv, limit in limits.items():
+        ours = errors(our_gradient(SMALL, conv, double=False), exact)
+        assert np.median(ours) < limit, f"{conv}: {np.median(ours):.1e}"
+        assert max(ours) < FLOAT32_EXCESS * max(theirs), f"{conv}: {max(ours):.1e}"
+
+
+def errors(got: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> list[float]:
+    return [relative_error(got[path], expected[path]) for path in expected]

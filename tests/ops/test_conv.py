@@ -1,0 +1,261 @@
+"""flax_attn/ops/conv.py against float64 arithmetic in numpy, over odd shapes."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from flax_attn.errors import UsageError
+from flax_attn.ops import conv
+from flax_attn.ops.blocks import cut
+from flax_attn.ops.conv import conv3x3, max_pool2x2, select_impl
+
+pytestmark = pytest.mark.usefixtures("no_compiled_kernels")
+
+# b, h, w, c, d: one image, one row, one channel, primes, several images a block with an
+# overhanging last block, several strips an image with overhanging last rows, few channels.
+SHAPES = [
+    (1, 1, 1, 1, 1),
+    (1, 1, 7, 5, 3),
+    (2, 7, 1, 5, 1),
+    (1, 2, 2, 1, 6),
+    (3, 5, 3, 3, 4),
+    (2, 9, 8, 4, 7),
+    (11, 13, 12, 6, 5),
+    (2, 67, 53, 8, 9),
+    (1, 47, 101, 5, 8),
+    (2, 3, 1701, 5, 2),
+    (1, 50, 60, 3, 16),
+    (1, 3, 5000, 3, 40),
+    (2, 5, 6, 256, 3),
+]
+IMPLS = ["exact", "fast"]
+# One rounding to bfloat16 is at most 2^-8 of the value.
+BF16_ROUNDING = 2.0**-8
+
+
+def arrays(shape: tuple[int, ...], seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    b, h, w, c, d = shape
+    rng = np.random.default_rng(seed)
+    return (
+        rng.standard_normal((b, h, w, c)),
+        rng.standard_normal((3, 3, c, d)),
+        rng.standard_normal((b, h, w, d)),
+    )
+
+
+def reference(x: np.ndarray, kernel: np.ndarray, g: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Value, gradient in x and gradient in the kernel, written from the definition."""
+    (_, h, w, _) = x.shape
+    padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    out, dx, dkernel = np.zeros_like(g), np.zeros_like(padded), np.zeros_like(kernel)
+    for u in range(3):
+        for v in range(3):
+            window = padded[:, u : u + h, v : v + w]
+            out += window @ kernel[u, v]
+            dx[:, u : u + h, v : v + w] += g @ kernel[u, v].T
+            dkernel[u, v] = np.einsum("bhwc,bhwd->cd", window, g)
+    return out, dx[:, 1:-1, 1:-1], dkernel
+
+
+def value_and_gradients_eager(impl: str, x, kernel, g):
+    out, vjp = jax.vjp(partial(conv3x3, impl=impl), x, kernel)
+    return out, *vjp(g)
+
+
+value_and_gradients = jax.jit(value_and_gradients_eager, static_argnums=0)
+
+
+def largest(a: np.ndarray) -> float:
+    return float(np.abs(a).max())
+
+
+def rms(a: np.ndarray) -> float:
+    return float(np.sqrt(np.mean(a**2)))
+
+
+def relative_errors(results, wanted, size=largest) -> list[float]:
+    pairs = zip(results, wanted, strict=True)
+    return [size(np.asarray(r, np.float64) - t) / size(t) for r, t in pairs]
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_conv_float64(shape):
+    host = arrays(shape)
+    with jax.enable_x64(True):
+        results = value_and_gradients("fast", *map(jnp.asarray, host))
+        assert all(r.dtype == jnp.float64 for r in results)
+    # A sum of at most 10^5 terms in double precision.
+    assert max(relative_errors(results, reference(*host))) < 1e-13
+
+
+@pytest.mark.parametrize("shape", [*SHAPES, (2, 28, 28, 64, 64), (1, 56, 56, 32, 32)], ids=str)
+def test_conv_float32_as_exact_as_xla(shape):
+    host = [a.astype(np.float32) for a in arrays(shape)]
+    wanted = reference(*(a.astype(np.float64) for a in host))
+    fast = relative_errors(value_and_gradients("fast", *map(jnp.asarray, host)), wanted, rms)
+    exact = relative_errors(value_and_gradients("exact", *map(jnp.asarray, host)), wanted, rms)
+    # Twice XLA's own error, or one rounding (6e-8) where XLA's own happens to be below that.
+    for ours, xla in zip(fast, exact, strict=True):
+        assert ours <= max(2 * xla, 6e-8)
+
+
+@pytest.mark.parametrize("impl", IMPLS)
+def test_conv_bfloat16(impl):
+    host = [jnp.asarray(a, jnp.bfloat16) for a in arrays((2, 40, 48, 16, 8))]
+    results = value_and_gradients(impl, *host)
+    wanted = reference(*(np.asarray(a, np.float64) for a in host))
+    assert [r.dtype for r in results] == [jnp.bfloat16] * 3
+    # Sums in float32, one rounding at the end.
+    assert max(relative_errors(results, wanted)) < 1.01 * BF16_ROUNDING
+
+
+@pytest.mark.parametrize("shape", [(2, 67, 53, 8, 9), (3, 5, 3, 3, 4)], ids=str)
+def test_conv_jit_equals_eager(shape):
+    host = [jnp.asarray(a, jnp.float32) for a in arrays(shape)]
+    eager = value_and_gradients_eager("fast", *host)
+    jitted = value_and_gradients("fast", *host)
+    for one, other in zip(jitted, eager, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-4)
+
+
+def test_conv_gradients_at_zero_are_finite_zeros():
+    x, kernel, g = (jnp.zeros_like(a, jnp.float32) for a in arrays((2, 9, 8, 6, 5)))
+    for result in value_and_gradients("fast", x, kernel, g):
+        assert not np.asarray(result).any()
+
+
+def test_no_input_gradient_where_the_input_needs_none():
+    x, kernel, g = (jnp.asarray(a, jnp.float32) for a in arrays((1, 16, 16, 8, 8)))
+
+    def loss(x, kernel):
+        return (conv3x3(x, kernel, impl="fast") * g).sum()
+
+    def convolutions(argnums) -> int:
+        step = jax.jit(jax.value_and_grad(loss, argnums)).lower(x, kernel).compile()
+        return step.as_text().count(" convolution(")
+
+    assert convolutions((0, 1)) == 2
+    assert convolutions(1) == 1
+
+
+def test_no_convolution_inside_a_loop():
+    x, _, g = (jnp.asarray(a, jnp.float32) for a in arrays((2, 67, 53, 8, 9)))
+    text = jax.jit(conv.kernel_gradient).lower(x, g).as_text()
+    assert "while" in text and "convolution" not in text
+
+
+@pytest.mark.parametrize("size", [1, 100, 800])
+@pytest.mark.parametrize(
+    "shape", [(1, 1, 1), (8, 224, 224), (32, 14, 14), (5, 37, 41), (8, 6, 6), (2, 3, 5000)]
+)
+def test_blocks_cover_the_images(shape, size):
+    b, h, _ = shape
+    blocks = cut(*shape, size)
+    assert b <= blocks.images * blocks.batches < b + blocks.images
+    assert h <= blocks.rows * blocks.strips < h + blocks.rows
+    over_b, over_h = blocks.overhang(b, h)
+    assert (over_b, over_h) == (blocks.images * blocks.batches - b, blocks.rows * blocks.strips - h)
+
+
+def test_vgg_blocks_divide_evenly():
+    for size in (224, 112, 56, 28, 14):
+        assert cut(32, size, size, conv.BLOCK_PIXELS).overhang(32, size) == (0, 0)
+
+
+POOL_SHAPES = [(1, 2, 2, 1), (2, 5, 4, 3), (1, 3, 3, 2), (2, 8, 6, 5), (1, 2, 9, 4)]
+
+
+def pool_reference(x: np.ndarray, g: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Value and gradient, window by window; argmax takes the first of equal values."""
+    b, h, w, c = g.shape
+    out, dx = np.zeros_like(g), np.zeros_like(x)
+    for n, i, j, k in np.ndindex(b, h, w, c):
+        window = x[n, 2 * i : 2 * i + 2, 2 * j : 2 * j + 2, k]
+        u, v = divmod(int(window.argmax()), 2)
+        out[n, i, j, k] = window[u, v]
+        dx[n, 2 * i + u, 2 * j + v, k] = g[n, i, j, k]
+    return out, dx
+
+
+@partial(jax.jit, static_argnums=0)
+def pool_and_gradient(impl: str, x, g):
+    out, vjp = jax.vjp(partial(max_pool2x2, impl=impl), x)
+    return out, *vjp(g)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.float64])
+@pytest.mark.parametrize("impl", IMPLS)
+@pytest.mark.parametrize("shape", POOL_SHAPES, ids=str)
+def test_pool_value_and_gradient_with_ties(shape, impl, dtype):
+    rng = np.random.default_rng(1)
+    # Three values: nearly every window has a tie.
+    x = rng.integers(-1, 2, shape).astype(np.float64)
+    g = rng.integers(1, 9, (shape[0], shape[1] // 2, shape[2] // 2, shape[3])).astype(np.float64)
+    with jax.enable_x64(True):
+        out, dx = pool_and_gradient(impl, jnp.asarray(x, dtype), jnp.asarray(g, dtype))
+    assert out.dtype == dx.dtype == dtype
+    wanted, wanted_dx = pool_reference(x, g)
+    np.testing.assert_array_equal(np.asarray(out, np.float64), wanted)
+    np.testing.assert_array_equal(np.asarray(dx, np.float64), wanted_dx)
+
+
+@pytest.mark.parametrize("impl", IMPLS)
+@pytest.mark.parametrize("position", range(4))
+def test_pool_propagates_nan(impl, position):
+    x = np.ones((1, 2, 4, 1), np.float32)
+    x[0, position // 2, position % 2, 0] = np.nan
+    out = np.asarray(max_pool2x2(jnp.asarray(x), impl=impl))
+    assert np.isnan(out[0, 0, 0, 0]) and out[0, 0, 1, 0] == 1
+
+
+def test_pool_gradient_has_no_select_and_scatter():
+    x = jnp.ones((2, 6, 6, 3))
+    step = jax.jit(jax.grad(lambda x: max_pool2x2(x, impl="fast").sum()))
+    assert "select-and-scatter" not in step.lower(x).compile().as_text()
+
+
+def test_pool_jit_equals_eager():
+    x = jnp.asarray(np.random.default_rng(2).standard_normal((2, 7, 6, 3)), jnp.float32)
+    grad = jax.grad(lambda x: (max_pool2x2(x, impl="fast") ** 2).sum())
+    np.testing.assert_array_equal(grad(x), jax.jit(grad)(x))
+
+
+def test_symbolic_batch_exports():
+    (batch,) = jax.export.symbolic_shape("b")
+    x = jax.ShapeDtypeStruct((batch, 8, 8, 3), jnp.float32)
+    kernel = jax.ShapeDtypeStruct((3, 3, 3, 4), jnp.float32)
+
+    def forward(x, kernel):
+        return max_pool2x2(conv3x3(x, kernel, impl="fast"), impl="fast")
+
+    exported = jax.export.export(jax.jit(forward))(x, kernel)
+    assert exported.out_avals[0].shape == (batch, 4, 4, 4)
+
+
+def test_select_impl():
+    assert select_impl("auto", backend="cpu") == "fast"
+    assert select_impl("auto", backend="gpu") == select_impl("auto", backend="tpu") == "exact"
+    assert select_impl("exact", backend="cpu") == "exact"
+    assert select_impl("auto", backend="cpu", devices=8) == "exact"
+    with pytest.raises(UsageError, match="winograd"):
+        select_impl("winograd")
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: conv3x3(jnp.ones((1, 4, 4, 2)), jnp.ones((3, 3, 3, 4))),
+        lambda: conv3x3(jnp.ones((4, 4, 2)), jnp.ones((3, 3, 2, 4))),
+        lambda: conv3x3(jnp.ones((1, 4, 4, 2)), jnp.ones((3, 3, 2, 4)), impl="quick"),
+        lambda: max_pool2x2(jnp.ones((1, 1, 4, 2))),
+        lambda: max_pool2x2(jnp.ones((1, 4, 4, 2)), impl="quick"),
+    ],
+)
+def test_wrong_calls_are_usage_errors(call):
+    with pytest.raises(UsageError, match="expected"):
+        call()

@@ -1,0 +1,160 @@
+"""Normalisation and resizing against PyTorch, augmentation against what it promises."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from torch.nn.functional import interpolate
+from torchvision.transforms import functional as tv
+
+from flax_attn.ops.images import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    augment,
+    enlarge_bilinear,
+    normalize,
+    resize_bilinear,
+)
+
+# float32 with a handful of operations a value.
+ROUNDING = 1e-6
+
+
+def images(count: int, height: int = 32, width: int = 32) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (count, height, width, 3), dtype=np.uint8)
+
+
+def coordinates(count: int, side: int = 64) -> np.ndarray:
+    """Images whose red is four times the column, and whose green is four times the row."""
+    step = 256 // side
+    row, column = np.mgrid[:side, :side] * step
+    image = np.stack([column, row, np.zeros_like(row)], axis=-1).astype(np.uint8)
+    return np.broadcast_to(image, (count, side, side, 3))
+
+
+def run(key: int, image: np.ndarray, **options: object) -> np.ndarray:
+    call = jax.jit(partial(augment, **options))
+    return np.asarray(call(jax.random.key(key), jnp.asarray(image)))
+
+
+def test_normalize_equals_torchvision() -> None:
+    image = images(2)
+    tensor = torch.stack([tv.to_tensor(x) for x in image])
+    expected = tv.normalize(tensor, IMAGENET_MEAN, IMAGENET_STD).permute(0, 2, 3, 1).numpy()
+    got = normalize(jnp.asarray(image))
+    assert got.dtype == jnp.float32
+    np.testing.assert_allclose(got, expected, atol=ROUNDING)
+
+
+def test_normalize_knows_imagenet() -> None:
+    # A reference value by hand, as both sides above read the same constants.
+    gray = normalize(jnp.full((1, 1, 1, 3), 128, jnp.uint8))[0, 0, 0]
+    expected = [(128 / 255 - m) / s for m, s in ((0.485, 0.229), (0.456, 0.224), (0.406, 0.225))]
+    np.testing.assert_allclose(gray, expected, rtol=ROUNDING)
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ((7, 7), (14, 14)),
+        ((7, 7), (28, 28)),
+        ((2, 3), (16, 12)),
+        ((28, 28), (14, 14)),
+        ((31, 20), (7, 9)),
+        ((5, 5), (5, 5)),
+    ],
+)
+def test_resize_equals_interpolate(before: tuple[int, int], after: tuple[int, int]) -> None:
+    x = np.random.default_rng(1).standard_normal((2, *before, 3)).astype(np.float32)
+    expected = interpolate(
+        torch.from_numpy(x).permute(0, 3, 1, 2), after, mode="bilinear", align_corners=False
+    )
+    got = resize_bilinear(jnp.asarray(x), after)
+    np.testing.assert_allclose(got, expected.permute(0, 2, 3, 1), atol=2 * ROUNDING)
+
+
+@pytest.mark.parametrize("before", [(7, 7), (2, 3), (1, 1), (8, 9)])
+def test_enlarging_equals_resizing(before: tuple[int, int]) -> None:
+    x = jnp.asarray(np.random.default_rng(1).standard_normal((2, *before, 3)), jnp.float32)
+    for size in ((14, 14), (28, 12)):
+        expected, transposed = jax.vjp(partial(resize_bilinear, size=size), x)
+        got, enlarged_transposed = jax.vjp(partial(enlarge_bilinear, size=size), x)
+        np.testing.assert_allclose(got, expected, atol=2 * ROUNDING)
+        gradient = enlarged_transposed(expected)[0]
+        np.testing.assert_allclose(
+            gradient, transposed(expected)[0], rtol=1e-5, atol=100 * ROUNDING
+        )
+
+
+def test_augment_off_is_the_identity() -> None:
+    image = images(3)
+    np.testing.assert_array_equal(run(0, image, flip=False, crop_scale=None), image)
+
+
+def test_crop_of_everything_stretches_at_most() -> None:
+    # A crop of the whole area may still change its aspect ratio, so only size and type are kept.
+    out = run(0, images(3, 32, 64), flip=False, crop_scale=(1.0, 1.0))
+    assert out.shape == (3, 32, 64, 3)
+    assert out.dtype == np.uint8
+
+
+def test_flip_mirrors_some_images_and_keeps_the_others() -> None:
+    image = images(64)
+    out = run(1, image, flip=True, crop_scale=None)
+    assert out.dtype == np.uint8
+    same = (out == image).all((1, 2, 3))
+    mirrored = (out == image[:, :, ::-1]).all((1, 2, 3))
+    assert (same ^ mirrored).all()
+    assert 20 < mirrored.sum() < 44
+
+
+@pytest.mark.parametrize("options", [{"flip": True, "crop_scale": None}, {"flip": False}])
+def test_augment_is_a_function_of_the_key(options: dict[str, object]) -> None:
+    options = {"crop_scale": (0.3, 1.0), **options}
+    image = images(8)
+    first = run(2, image, **options)
+    np.testing.assert_array_equal(run(2, image, **options), first)
+    assert (run(3, image, **options) != first).any()
+
+
+def test_crops_are_axis_aligned_windows_of_the_image() -> None:
+    # On an image of coordinates a crop is a ramp: its ends tell where it lies, its slope how
+    # large it is. The outermost pixels are left out, as resampling extends the border there.
+    side, low = 64, 0.25
+    out = run(4, coordinates(200, side), flip=False, crop_scale=(low, 1.0)).astype(float)
+    inner = slice(4, -4)
+    x, y = out[:, side // 2, inner, 0], out[:, inner, side // 2, 1]
+    width = (x[:, -1] - x[:, 0]) / (x.shape[1] - 1) / 4
+    height = (y[:, -1] - y[:, 0]) / (y.shape[1] - 1) / 4
+    # A line of unrounded values is straight; rounding moves each by half a unit at most.
+    assert np.abs(np.diff(x, 2, axis=1)).max() <= 2
+    assert np.abs(np.diff(y, 2, axis=1)).max() <= 2
+
+    area, ratio = width * height, width / height
+    slack = 0.03  # of rounding to bytes
+    # Cutting a side to the image makes a long crop smaller than its area.
+    assert area.min() > low * np.sqrt(3 / 4) - slack
+    assert area.max() < 1 + slack
+    assert area.min() < 0.35
+    assert area.max() > 0.85
+    assert ratio.min() > 3 / 4 - slack
+    assert ratio.max() < 4 / 3 + slack
+    assert ratio.min() < 0.85
+    assert ratio.max() > 1.18
+
+    left, right = x.min(1) / 4, x.max(1) / 4
+    assert left.min() >= 0
+    assert right.max() <= side
+    assert np.ptp(left) > 20
+    assert len(np.unique(out.reshape(200, -1), axis=0)) > 190
+
+
+def test_crops_leave_constant_images_alone() -> None:
+    # Borders that blend with zeros outside the image would show here.
+    image = np.full((16, 32, 32, 3), 200, np.uint8)
+    np.testing.assert_array_equal(run(5, image, flip=True, crop_scale=(0.1, 1.0)), image)

@@ -1,0 +1,170 @@
+from __future__ import annotations
+
+import errno
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flax_attn.config import Config
+from flax_attn.errors import CheckpointError, DiskFullError, RunBusyError, UsageError
+from flax_attn.runs.directory import Run, check_resumable, locked, refuse_if_busy
+
+
+@pytest.fixture
+def run(tiny: Config) -> Run:
+    return Run(tiny, ("cat", "dog"), "fingerprint", {"source": "none"})
+
+
+def test_config_json_round_trip(tmp_path: Path, run: Run) -> None:
+    run.save(tmp_path)
+    assert Run.load(tmp_path) == run
+    assert json.loads((tmp_path / "config.json").read_text())["versions"]["jax"]
+
+
+def test_same_conditions_resume(tmp_path: Path, run: Run) -> None:
+    longer = replace(run, config=run.config.updated(epochs=99, workers=7, workdir="x"))
+    longer = replace(longer, config=longer.config.updated(on_bad_image="quarantine", mask_dir="m"))
+    check_resumable(run, longer, tmp_path)
+
+
+def test_a_cosine_schedule_fixes_the_number_of_epochs(tmp_path: Path, run: Run) -> None:
+    old = replace(run, config=run.config.updated(schedule="cosine"))
+    with pytest.raises(CheckpointError, match="epochs was 2, now 3"):
+        check_resumable(old, replace(old, config=old.config.updated(epochs=3)), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [("batch_size", 5), ("seed", 9), ("optimizer", "sgd"), ("norm", "softmax"), ("image_size", 64)],
+)
+def test_other_settings_are_named_with_both_values(
+    tmp_path: Path, run: Run, setting: str, value: object
+) -> None:
+    old = getattr(run.config.model, setting, None) or getattr(
+        run.config.data, setting, getattr(run.config.train, setting, None)
+    )
+    new = replace(run, config=run.config.updated(**{setting: value}))
+    with pytest.raises(CheckpointError, match=f"{setting} was {old!r}, now {value!r}"):
+        check_resumable(run, new, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "shown"),
+    [
+        ({"classes": ("dog", "cat")}, r"classes was \('cat', 'dog'\), now \('dog', 'cat'\)"),
+        ({"data_fingerprint": "other"}, "images was 'fingerprint', now 'other'"),
+        ({"val_fingerprint": "other"}, "validation_images was '', now 'other'"),
+        ({"versions": {"jax": "0.1"}}, "jax was .*, now '0.1'"),
+        ({"device": "x86_64 7 threads"}, "device was .*, now 'x86_64 7 threads'"),
+    ],
+)
+def test_other_conditions_are_named_with_both_values(
+    tmp_path: Path, run: Run, change: dict[str, Any], shown: str
+) -> None:
+    with pytest.raises(CheckpointError, match=shown):
+        check_resumable(run, replace(run, **change), tmp_path)
+
+
+def test_named_conditions_may_change(tmp_path: Path, run: Run) -> None:
+    new = replace(run, config=run.config.updated(seed=9, batch_size=5))
+    with pytest.raises(CheckpointError, match="--resume-anyway batch_size seed"):
+        check_resumable(run, new, tmp_path)
+    with pytest.raises(CheckpointError, match=r"\(seed was 0, now 9\)"):
+        check_resumable(run, new, tmp_path, anyway=["batch_size"])
+    changes = check_resumable(run, new, tmp_path, anyway=["batch_size", "seed", "norm"])
+    assert changes == {"batch_size": (4, 5), "seed": (0, 9)}
+    with pytest.raises(UsageError, match="does not know sead"):
+        check_resumable(run, run, tmp_path, anyway=["sead"])
+
+
+def test_config_is_replaced_all_or_nothing(
+    tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run.save(tmp_path)
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "no space")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(DiskFullError, match="config.json"):
+        replace(run, classes=("other",)).save(tmp_path)
+    assert Run.load(tmp_path) == run
+    assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"config": {}}', '{"config": {"odd": {}}}'])
+def test_damaged_config_is_a_checkpoint_error(tmp_path: Path, content: str) -> None:
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(CheckpointError, match=r"config\.json"):
+        Run.load(tmp_path)
+
+
+def test_missing_config(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="not a run directory"):
+        Run.load(tmp_path)
+
+
+def test_a_second_trainer_is_told_who_is_first(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from flax_attn.runs.directory import locked\n"
+        "with locked(Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
+    )
+    holder = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    with holder:
+        assert holder.stdout is not None and holder.stdout.readline() == "held\n"
+        with pytest.raises(RunBusyError, match=str(holder.pid)), locked(tmp_path):
+            pass
+        with pytest.raises(RunBusyError, match=str(holder.pid)):
+            refuse_if_busy(tmp_path)
+        holder.communicate("")
+    refuse_if_busy(tmp_path)
+    with locked(tmp_path):
+        assert (tmp_path / ".lock").read_text() == str(os.getpid())
+
+
+def test_a_folder_of_other_things_is_not_taken(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("")
+    with pytest.raises(UsageError, match="no run directory"), locked(tmp_path):
+        pass
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
+    """As another user than root, whom permissions do not stop."""
+    folder = tmp_path / "run"
+    folder.mkdir(mode=0o555)
+    tmp_path.chmod(0o755)
+    code = (
+        "import os, sys; from pathlib import Path\n"
+        "from flax_attn.errors import UsageError; from flax_attn.runs.directory import locked\n"
+        "os.getuid() or os.setuid(65534)\n"
+        "try:\n"
+        "    with locked(Path(sys.argv[1])): sys.exit('writable')\n"
+        "except UsageError as error: print(error)\n"
+    )
+    # Its parents belong to root alone, so the folder is reached from inside.
+    command = [sys.executable, "-c", code, "."]
+    done = subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True)
+    assert "cannot write in the run directory .: Permission denied" in done.stdout
+
+
+def test_asking_whether_it_is_busy_creates_nothing(tmp_path: Path) -> None:
+    refuse_if_busy(tmp_path / "run")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_run_directory_that_cannot_be_made(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UsageError, match="cannot write"), locked(tmp_path / "file" / "run"):
+        pass

@@ -1,0 +1,193 @@
+"""Features are computed once, and examples made of them are right."""
+
+from __future__ import annotations
+
+import os
+import resource
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from flax_attn.data.batches import index_batches
+from flax_attn.errors import DiskFullError, UsageError
+from flax_attn.models.vgg import Features
+from flax_attn.training.examples import FeatureExamples, take
+from flax_attn.training.features import FrozenFeatures, frozen_features
+
+N = 6
+TAPS = ("pool4", "pool5")
+
+
+class Drawn:
+    names = [f"{i}" for i in range(N)]
+    labels = np.arange(N, dtype=np.int32) % 2
+    fingerprint = "drawn"
+
+    def image(self, index: int) -> np.ndarray:
+        return np.random.default_rng(index).integers(0, 256, (8, 8, 3), np.uint8)
+
+
+class Step:
+    """Counts the batches whose features are computed."""
+
+    calls = 0
+
+    def __call__(self, image: np.ndarray) -> Features:
+        self.calls += 1
+        wide = image.astype(np.float32) / 3
+        return Features(pool4=wide[:, ::2, ::2], pool5=wide[:, ::4, ::4])
+
+
+def features(folder: Path, step: Step) -> FrozenFeatures:
+    return frozen_features(
+        Drawn(),
+        step,
+        key="key",
+        taps=TAPS,
+        folder=folder,
+        batch_size=4,
+        workers=1,
+        progress=lambda items, total: items,
+    )
+
+
+def assert_right(found: FrozenFeatures) -> None:
+    whole = Step()(np.stack([Drawn().image(i) for i in range(N)]))
+    assert sorted(found.maps) == sorted(TAPS) and found.present.all()
+    for name, maps in found.maps.items():
+        np.testing.assert_array_equal(maps, getattr(whole, name))
+
+
+def test_features_are_computed_once(tmp_path: Path) -> None:
+    step = Step()
+    for _ in range(3):
+        assert_right(features(tmp_path, step))
+    assert step.calls == 2
+    assert sorted(os.listdir(tmp_path)) == ["key"]
+    assert sorted(os.listdir(tmp_path / "key")) == ["pool4.npy", "pool5.npy"]
+
+
+def cut(file: Path) -> None:
+    os.truncate(file, file.stat().st_size - 1)
+
+
+DAMAGE: dict[str, Callable[[Path], object]] = {
+    "cut": lambda folder: cut(folder / "pool5.npy"),
+    "empty": lambda folder: os.truncate(folder / "pool5.npy", 0),
+    "header": lambda folder: (folder / "pool4.npy").write_bytes(b"x" * 1000),
+    "one gone": lambda folder: (folder / "pool4.npy").unlink(),
+    "of others": lambda folder: np.save(folder / "pool4.npy", np.zeros((N - 1, 4), np.float32)),
+    "half": lambda folder: np.save(folder / "pool4.npy", np.zeros((N, 4), np.float16)),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_damaged_features_are_computed_anew(
+    damage: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    features(tmp_path, Step())
+    DAMAGE[damage](tmp_path / "key")
+    for calls in (2, 0):
+        step = Step()
+        assert_right(features(tmp_path, step))
+        assert step.calls == calls
+    (record,) = caplog.records
+    assert "damaged" in record.getMessage() and "\n" not in record.getMessage()
+
+
+def test_no_space_is_found_out_before_the_second_batch(tmp_path: Path) -> None:
+    step = Step()
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (500, before[1]))
+    try:
+        with pytest.raises(DiskFullError, match="--feature-cache"):
+            features(tmp_path, step)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert step.calls == 1 and list(tmp_path.iterdir()) == []
+
+
+def test_space_is_taken_before_it_is_written_to(tmp_path: Path) -> None:
+    """A write to a mapped file that finds no space ends the process."""
+    taken: list[int] = []
+
+    class Looking(Step):
+        def __call__(self, image: np.ndarray) -> Features:
+            if self.calls:
+                taken.extend(p.stat().st_blocks * 512 for p in tmp_path.glob("*/pool4.npy"))
+            small = super().__call__(image)
+            return small._replace(pool4=np.zeros((len(image), 100, 100, 3), np.float32))
+
+    features(tmp_path, Looking())
+    assert taken and min(taken) >= N * 100 * 100 * 3 * 4
+
+
+def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UsageError, match="cannot write features .*choose another"):
+        features(tmp_path / "file" / "features", Step())
+
+
+def test_an_interrupted_computation_leaves_nothing(tmp_path: Path) -> None:
+    class Failing(Step):
+        def __call__(self, image: np.ndarray) -> Features:
+            if self.calls:
+                raise KeyboardInterrupt
+            return super().__call__(image)
+
+    with pytest.raises(KeyboardInterrupt):
+        features(tmp_path, Failing())
+    assert list(tmp_path.iterdir()) == []
+
+
+# Examples
+
+
+def source(n: int = 11, batch_size: int = 4) -> FeatureExamples:
+    rng = np.random.default_rng(0)
+    maps = {
+        "pool3": rng.random((n, 4, 4, 3), np.float32),
+        "pool5": rng.random((n, 1, 1, 5), np.float32),
+    }
+    labels, present = np.arange(n) % 3, np.arange(n) != 2
+    return FeatureExamples(maps, labels, batch_size, present, [f"{i}" for i in range(n)])
+
+
+@pytest.mark.parametrize("start", [0, 1, 3])
+def test_examples_are_what_their_places_say(start: int) -> None:
+    examples = source()
+    options = {"epoch": 2, "seed": 5, "shuffle": True, "start": start}
+    expected = index_batches(11, batch_size=4, **options)  # type: ignore[arg-type]
+    # All are kept before any is looked at: none may share its memory with another.
+    found = list(examples.epoch(2, seed=5, shuffle=True, start=start))
+    assert len(found) == len(expected)
+    for batch, (index, mask) in zip(found, expected, strict=True):
+        assert batch.inputs.pool4 is None
+        for name, maps in examples.maps.items():
+            np.testing.assert_array_equal(getattr(batch.inputs, name), maps[index])
+        np.testing.assert_array_equal(batch.label, examples.labels[index])
+        assert batch.label.dtype == np.int32
+        np.testing.assert_array_equal(batch.mask, mask & (index != 2))
+
+
+def test_examples_stop_early() -> None:
+    for _ in source(100).epoch(1, seed=0, shuffle=True):
+        break
+    assert not [t for t in threading.enumerate() if t.name.startswith("ahead")]
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.uint8, np.float64])
+@pytest.mark.parametrize("shape", [(7,), (7, 3), (7, 5, 5, 3)])
+def test_rows_are_taken_into_aligned_memory_of_their_own(
+    dtype: type, shape: tuple[int, ...]
+) -> None:
+    array = np.random.default_rng(0).integers(0, 99, shape).astype(dtype)
+    index = np.array([6, 0, 0, 3])
+    for _ in range(5):
+        rows = take(array, index)
+        assert rows.ctypes.data % 64 == 0 and rows.dtype == dtype and rows.flags.c_contiguous
+        np.testing.assert_array_equal(rows, array[index])
+        assert not np.shares_memory(rows, array)

@@ -1,0 +1,332 @@
+"""Cases of docs/reliability.md about data and weights at the command line: one line, one code."""
+
+from __future__ import annotations
+
+import io
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from flax_attn.porting import port_command as port
+from flax_attn.porting import torchvision_file
+from flax_attn.system import cli
+from flax_attn.training import train_command
+from tests.helpers.image_faults import bombs, samples
+from tests.helpers.weight_faults import contents, legacy, modern, state_table
+
+ROOT = Path(__file__).parents[2]
+SMALL = (
+    "--widths 4 4 8 8 8 --depths 1 1 1 1 1 --attn-features 8 --image-size 32 --epochs 1 "
+    "--weights none --no-freeze-backbone"
+).split()
+SIZES = "--widths 3 4 6 5 7 --depths 1 1 1 1 1".split()
+
+
+def put_folder(root: Path) -> Path:
+    """Two classes of four photographs."""
+    rng = np.random.default_rng(0)
+    for name in ("cat", "dog"):
+        (root / name).mkdir(parents=True)
+        for i in range(4):
+            pixels = rng.integers(0, 256, (40, 48, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(root / name / f"{i}.jpg")
+    return root
+
+
+def half(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+def without_last_byte(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-1])
+
+
+def fifo(file: Path) -> None:
+    file.unlink()
+    os.mkfifo(file)
+
+
+def loop(file: Path) -> None:
+    file.unlink()
+    file.symlink_to(file)
+
+
+# What is done to one photograph, and what the line says of it.
+BAD_FILES: dict[str, tuple[Callable[[Path], object], str]] = {
+    "15 half": (half, "cut short|Truncated|truncated"),
+    "15 without its last byte": (without_last_byte, "no end-of-image marker"),
+    "15 empty": (lambda file: file.write_bytes(b""), "0 bytes"),
+    "15 text": (lambda file: file.write_text("text"), "not an image"),
+    "15 fifo": (fifo, "a FIFO"),
+    "15 loop": (loop, "Too many levels of symbolic links"),
+    "16 float": (lambda file: file.write_bytes(samples()["tiff-float"]), "convert to 8 bits"),
+    "17 bomb": (lambda file: file.write_bytes(bombs()["bomb-png"]), "more than 50 megapixels"),
+    "17 photograph of 96 megapixels": (
+        lambda file: file.write_bytes(bombs()["bomb-jpeg"]),
+        "10000x9600: more than 50 megapixels",
+    ),
+}
+
+
+def refusal(capsys: pytest.CaptureFixture[str], started: float) -> str:
+    """The one line on standard error, printed within five seconds of this process's time."""
+    seconds, error = time.process_time() - started, capsys.readouterr().err
+    assert error.startswith("error: ") and error.count("\n") == 1, error
+    assert seconds < 5, seconds
+    return error
+
+
+def train(data: Path, workdir: Path, *flags: str) -> int:
+    where = ["--dataset", "folder", "--data-dir", str(data), "--workdir", str(workdir)]
+    cache = ["--feature-cache", str(workdir.parent / "features")]
+    cache += ["--image-cache", str(workdir.parent / "images")]
+    return cli.run(train_command.main, [*SMALL, *where, *cache, *flags])
+
+
+@pytest.mark.parametrize("case", BAD_FILES)
+def test_a_bad_image(case: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = put_folder(tmp_path / "data")
+    spoil, reason = BAD_FILES[case]
+    spoil(data / "dog" / "2.jpg")
+    started = time.process_time()
+    assert train(data, tmp_path / "run") == 3
+    line = refusal(capsys, started)
+    assert f"'{data}/dog/2.jpg': " in line and "1 unusable image" in line
+    assert any(part in line for part in reason.split("|")), line
+    assert not (tmp_path / "run").exists()
+
+
+def time_of_children() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+@pytest.mark.faults
+def test_bad_images_and_folders_in_fresh_processes(tmp_path: Path) -> None:
+    """The whole of it, imports included; the processor's time, which no other job changes."""
+    seconds = {}
+    for case, (spoil, _) in [*BAD_FILES.items(), *BAD_FOLDERS.items()]:
+        data = put_folder(tmp_path / case)
+        spoil(data / "dog" / "2.jpg" if case in BAD_FILES else data)
+        started = time_of_children()
+        done = subprocess.run(
+            [sys.executable, "train.py", *SMALL, "--dataset", "folder", "--data-dir", str(data)],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+        )
+        seconds[case] = time_of_children() - started
+        assert done.returncode == 3 and done.stdout == ""
+        assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1, done.stderr
+    print(f"{len(seconds)} cases, slowest {max(seconds.values()):.1f} s")
+    assert max(seconds.values()) < 5
+
+
+def no_classes(root: Path) -> None:
+    for folder in ("cat", "dog"):
+        for file in (root / folder).iterdir():
+            file.unlink()
+        (root / folder).rmdir()
+
+
+def empty_class(root: Path) -> None:
+    for file in (root / "dog").iterdir():
+        file.unlink()
+
+
+def only_junk(root: Path) -> None:
+    no_classes(root)
+    for folder in (".git", "__MACOSX"):
+        (root / folder).mkdir()
+        (root / folder / "a.jpg").touch()
+
+
+def no_images(root: Path) -> None:
+    empty_class(root)
+    (root / "dog" / "notes.txt").write_text("notes")
+    (root / "dog" / ".DS_Store").write_text("junk")
+
+
+def single_class(root: Path) -> None:
+    empty_class(root)
+    (root / "dog").rmdir()
+
+
+BAD_FOLDERS: dict[str, tuple[Callable[[Path], None], str]] = {
+    "18 empty root": (no_classes, "no class folders"),
+    "18 empty class": (empty_class, "no images in class folder"),
+    "18 single class": (single_class, "only one class folder, 'cat'"),
+    "18 no images": (no_images, "no images in class folder"),
+    "18 junk": (only_junk, "no class folders"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_FOLDERS)
+def test_a_bad_folder(case: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = put_folder(tmp_path / "data")
+    spoil, reason = BAD_FOLDERS[case]
+    spoil(data)
+    started = time.process_time()
+    assert train(data, tmp_path / "run") == 3
+    line = refusal(capsys, started)
+    assert str(data) in line and reason in line
+
+
+def test_train_and_val_of_different_classes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    put_folder(tmp_path / "data" / "train")
+    val = put_folder(tmp_path / "data" / "val")
+    (val / "dog").rename(val / "wolf")
+    started = time.process_time()
+    assert train(tmp_path / "data", tmp_path / "run") == 3
+    assert "missing ['dog'], unexpected ['wolf']" in refusal(capsys, started)
+
+
+def test_a_terminal_without_the_letters_of_a_class(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(stream, encoding="ascii"))
+    assert cli.run(lambda arguments: print(f"é {os.fsdecode(bytes([255]))}"), []) == 0
+    sys.stdout.flush()
+    assert stream.getvalue() == b"\\xe9 \\udcff\n"
+
+
+@pytest.mark.parametrize("cell", ["2", "-1", "yes"])
+def test_a_label_outside_the_classes(
+    cell: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = put_folder(tmp_path / "data")
+    rows = "".join(f"cat/{i}.jpg,1,0\n" for i in range(4)) + f"dog/0.jpg,0,{cell}\n"
+    (data / "labels.csv").write_text("name,cat,dog\n" + rows)
+    started = time.process_time()
+    assert train(data, tmp_path / "run", "--dataset", "labelled_csv") == 3
+    assert "line 6" in refusal(capsys, started)
+
+
+# Weights. Code in files, damaged archives and the like: test_weight_faults.py.
+
+
+def small_state() -> dict[str, np.ndarray]:
+    from test_weight_faults import small_state
+
+    return small_state()
+
+
+WEIGHTS = {
+    "24 missing": "2 missing (cls.weight, cls.bias)",
+    "24 extra": "9 unexpected (extra",
+    "24 channels-last": "1 misshapen (conv_block2.0.weight is [3, 3, 3, 4], expected [4, 3, 3, 3])",
+    "24 double": "not float32 (",
+    "24 nan": "1 not finite (conv_block2.0.weight)",
+    "24 infinite": "1 not finite (cls.bias)",
+    "24 negative-variance": "1 negative running variance (conv_block1.1.running_var)",
+    "24 other-network": "neither torchvision's vgg16_bn nor the article's AttnVGG",
+    "23 prefixed-twice": "neither torchvision's vgg16_bn nor the article's AttnVGG",
+    "23 nothing": "no state dict",
+}
+
+
+@pytest.mark.parametrize("wrap", [modern, legacy])
+@pytest.mark.parametrize("case", WEIGHTS)
+def test_weights_that_do_not_fit(
+    case: str, wrap: Callable, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    state = contents(small_state())[case.split()[1]]
+    source, out = tmp_path / "a.pth", tmp_path / "a.safetensors"
+    source.write_bytes(wrap(state_table(state), state))
+    started = time.process_time()
+    assert cli.run(port.main, ["--source", str(source), "--out", str(out), *SIZES]) == 5
+    line = refusal(capsys, started)
+    assert "a.pth" in line and WEIGHTS[case] in line
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("case", ["25 refused", "25 poisoned"])
+def test_weights_that_cannot_be_had(
+    case: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr(torchvision_file, "URL", "http://127.0.0.1:9/a.pth")
+    cache = torchvision_file.cache_folder()
+    cache.mkdir(parents=True)
+    if case == "25 poisoned":
+        (cache / "a.pth").write_bytes(b"poison")
+    out = str(tmp_path / "a.safetensors")
+    started = time.process_time()
+    assert cli.run(port.main, ["--source", "torchvision", "--out", out]) == 5
+    line = refusal(capsys, started)
+    assert ("refused" if case == "25 refused" else "delete it and try again") in line
+
+
+# Data workers are threads: they go when their process goes.
+
+WORKER = """
+import sys
+from pathlib import Path
+from flax_attn.config import DataConfig
+from flax_attn.data import batches, open_dataset
+data = open_dataset(DataConfig(dataset="folder", data_dir=sys.argv[1], image_size=32, workers=4))
+for epoch in range(10**9):
+    for batch in batches(data.splits["train"], batch_size=2, epoch=epoch, seed=0, shuffle=True):
+        if epoch == 3:
+            print("decoding", flush=True)
+"""
+
+
+def processes_of(session: int) -> list[int]:
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                fields = (entry / "stat").read_text().rpartition(")")[2].split()
+            except OSError:
+                continue
+            if int(fields[3]) == session and fields[0] != "Z":
+                found.append(int(entry.name))
+    return found
+
+
+@pytest.mark.parametrize("way", [signal.SIGKILL, signal.SIGTERM])
+def test_a_killed_process_leaves_nothing_behind(way: signal.Signals, tmp_path: Path) -> None:
+    data = put_folder(tmp_path / "data")
+    temporary = tmp_path / "tmp"
+    temporary.mkdir()
+    process = subprocess.Popen(
+        [sys.executable, "-c", WORKER, str(data)],
+        cwd=ROOT,
+        env={**os.environ, "TMPDIR": str(temporary)},
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        assert process.stdout is not None and process.stdout.readline() == "decoding\n"
+        # One process only, with its threads: there is no worker to be killed or stopped alone.
+        assert processes_of(process.pid) == [process.pid]
+        # A semaphore of the progress bar has no name any more.
+        maps = Path(f"/proc/{process.pid}/maps").read_text().splitlines()
+        assert all(line.endswith("(deleted)") for line in maps if "/dev/shm/" in line)
+        started = time.perf_counter()
+        process.send_signal(way)
+        assert process.wait(10) == -way
+    finally:
+        process.kill()
+        process.communicate()
+    assert time.perf_counter() - started < 5
+    assert processes_of(process.pid) == []
+    assert list(temporary.iterdir()) == []
+    assert sorted(path.name for path in data.rglob("*.jpg")) == sorted(
+        f"{i}.jpg" for i in [*range(4)] * 2
+    )

@@ -1,0 +1,128 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from flax_attn.config import Config
+from flax_attn.errors import CheckpointError, DataError, WeightsError
+from flax_attn.models import build_model, functional
+from flax_attn.runs.checkpoint_format import Progress
+from flax_attn.runs.checkpoints import Checkpoints
+from flax_attn.runs.directory import Run
+from flax_attn.training import start as initial
+from flax_attn.training.optimizer import make_optimizer
+from flax_attn.training.start import from_file, from_run, resolve_initial
+from flax_attn.training.step import init_state
+from tests.helpers.ported_weights import arrays_of, ported
+
+CLASSES = ("cat", "dog")
+
+
+def saved_run(folder: Path, config: Config, weights: dict[str, str], seed: int = 3) -> Path:
+    folder.mkdir()
+    params, stats = arrays_of(config, seed)
+    Run(config, CLASSES, "fingerprint", weights).save(folder)
+    tx = make_optimizer(config.train, steps_per_epoch=1)
+    state = init_state(params, stats, tx, config.train)
+    Checkpoints(folder).save(state, Progress.start(1, 1, ()), classes=CLASSES, rows=[])
+    return folder
+
+
+def test_a_file_replaces_the_backbone_and_keeps_the_head(tmp_path: Path, tiny: Config) -> None:
+    source = from_file(ported(tmp_path / "w.safetensors", tiny))
+    params, stats = arrays_of(tiny, seed=1)
+    filled, filled_stats = source.fill(params, stats)
+    wanted, _ = arrays_of(tiny, seed=7)
+    for path, array in filled.items():
+        expected = wanted if path.startswith("backbone/") else params
+        np.testing.assert_array_equal(array, expected[path])
+    assert filled_stats.keys() == stats.keys()
+    assert source.calibrate
+    assert len(source.provenance["file_sha256"]) == 64
+
+
+def test_trained_normalisations_are_not_calibrated(tmp_path: Path, tiny: Config) -> None:
+    path = ported(tmp_path / "w.safetensors", tiny, batch_norm="trained")
+    assert not from_file(path).calibrate
+
+
+def test_another_runs_checkpoint_replaces_everything(tmp_path: Path, tiny: Config) -> None:
+    source = from_run(saved_run(tmp_path / "run", tiny, {"source": "none"}), CLASSES)
+    params, stats = arrays_of(tiny, seed=1)
+    filled, _ = source.fill(params, stats)
+    wanted, _ = arrays_of(tiny, seed=3)
+    assert all(bool((filled[path] == wanted[path]).all()) for path in wanted)
+    assert source.provenance["source"] == "run run, epoch 1"
+
+
+@pytest.mark.parametrize(("frozen", "expected"), [(True, True), (False, False)])
+def test_inserted_normalisations_stay_uncalibrated_while_frozen(
+    tmp_path: Path, tiny: Config, frozen: bool, expected: bool
+) -> None:
+    config = tiny.updated(freeze_backbone=frozen)
+    first = saved_run(tmp_path / "a", config, {"source": "x", "batch_norm": "inserted"})
+    source = from_run(first, CLASSES)
+    assert source.calibrate == expected
+    # And so through a chain of runs.
+    second = saved_run(tmp_path / "b", config, source.provenance)
+    assert from_run(second, CLASSES).calibrate == expected
+
+
+def test_a_run_on_other_classes_is_refused(tmp_path: Path, tiny: Config) -> None:
+    folder = saved_run(tmp_path / "run", tiny, {"source": "none"})
+    with pytest.raises(DataError, match="cat, dog"):
+        from_run(folder, ("bird", "dog"))
+
+
+def test_a_network_of_another_shape_is_refused(tmp_path: Path, tiny: Config) -> None:
+    source = from_run(saved_run(tmp_path / "run", tiny, {"source": "none"}), CLASSES)
+    wider = arrays_of(tiny.updated(attn_features=16), seed=0)
+    with pytest.raises(CheckpointError, match="gates/pool3"):
+        source.fill(*wider)
+
+
+def never() -> Path:
+    raise AssertionError("imagenet weights were asked for")
+
+
+def test_what_the_flags_ask_for(tmp_path: Path, tiny: Config) -> None:
+    path = ported(tmp_path / "w.safetensors", tiny)
+    none = resolve_initial(tiny.run, CLASSES, imagenet=never)
+    assert none.provenance == {"source": "none"}
+    named = resolve_initial(tiny.updated(weights=str(path)).run, CLASSES, imagenet=never)
+    found = resolve_initial(tiny.updated(weights="imagenet").run, CLASSES, imagenet=lambda: path)
+    assert named.provenance == found.provenance
+    run = saved_run(tmp_path / "run", tiny, {"source": "none"})
+    chosen = tiny.updated(init_from=str(run), weights="imagenet")
+    assert "run" in resolve_initial(chosen.run, CLASSES, imagenet=never).provenance["source"]
+
+
+@pytest.mark.parametrize(
+    ("name", "remedy"),
+    [("none.safetensors", "no weight file"), ("w.pth", "flax-attn port --source")],
+)
+def test_weights_that_cannot_be_used(tmp_path: Path, tiny: Config, name: str, remedy: str) -> None:
+    (tmp_path / "w.pth").touch()
+    config = tiny.updated(weights=str(tmp_path / name))
+    with pytest.raises(WeightsError, match=remedy):
+        resolve_initial(config.run, CLASSES, imagenet=never)
+
+
+def test_calibration_keeps_the_function_and_changes_the_statistics(tiny: Config) -> None:
+    """What end-to-end training does first with inserted normalisations."""
+    from flax_attn.models.calibrate import calibrate
+
+    structure, params, stats = functional.split(build_model(tiny.model, num_classes=2))
+    images = np.random.default_rng(0).integers(256, size=(4, 32, 32, 3), dtype=np.uint8)
+    new_params, new_stats = calibrate(structure, params, stats, [images])
+    x = jax.random.normal(jax.random.key(0), (2, 32, 32, 3))
+    before = functional.merge(structure, params, stats)(x, train=False).logits
+    after = functional.merge(structure, new_params, new_stats)(x, train=False).logits
+    np.testing.assert_allclose(after, before, rtol=1e-4, atol=1e-6)
+    changed = [path for path in stats if not bool(jnp.allclose(stats[path], new_stats[path]))]
+    assert changed == list(stats)
+    assert initial.INSERTED == "inserted"

@@ -1,1 +1,0 @@
-"""Weights: the porting command, and where ported files land."""
