@@ -227,7 +227,8 @@ def test_bad_input_is_one_line_and_its_code(
 
 def test_trainer_imports_neither_torch_nor_tensorflow(tmp_path: Path) -> None:
     code = (
-        "import sys; from flax_attn.training import train_command as train, eval_command as eval; from pathlib import Path\n"
+        "import sys; from pathlib import Path\n"
+        "from flax_attn.training import eval_command, train_command\n"
         "from flax_attn.runs.log import RunLog\n"
         "RunLog(Path(sys.argv[1])).write({'epoch': 1, 'train': {'loss': 1.0}})\n"
         "bad = {'torch', 'torchvision', 'tensorflow', 'tensorflow_datasets'} & sys.modules.keys()\n"
