@@ -54,7 +54,7 @@ def _jax_steps(model: Network, image: np.ndarray, label: np.ndarray) -> tuple[St
     ]
 
     def train_step() -> None:
-        held[0], sums = train(held[0], examples)
+        held[0], sums, _ = train(held[0], examples)
         jax.block_until_ready((held[0], sums))
 
     def eval_step() -> None:
@@ -68,7 +68,6 @@ def _torch_steps(
 ) -> tuple[Step, Step]:
     """The same network in PyTorch, channels last, as its users would write it."""
     import torch
-
     from tests.torch_attn_vgg import TorchAttnVGG
 
     device = "cpu" if jax.default_backend() == "cpu" else "cuda"

@@ -53,11 +53,10 @@ from benchmarks.trained import (
     read_trained,
     torch_images,
 )
-from flax_attn.explain.cam import grad_cam, grad_cam_pp, hires_cam
+from flax_attn.explain.cam import enlarge, grad_cam, grad_cam_pp, hires_cam, scale_to_unit
 from flax_attn.explain.forward import NetworkForward
 from flax_attn.explain.gradients import attributions
 from flax_attn.explain.methods import Method
-from flax_attn.explain.scaling import enlarge, scale_to_unit
 from flax_attn.models import build_model, functional
 
 STAGES = ("conv4", "conv5")

@@ -24,10 +24,10 @@ from PIL import Image
 
 from flax_attn.data import batches
 from flax_attn.data.dataset import Split
-from flax_attn.data.decoded_split import DecodedSplit
 from flax_attn.data.pixel_cache import Shelf
 from flax_attn.data.sets.folder import open_tree
-from flax_attn.training.examples import FeatureExamples
+from flax_attn.data.views import DecodedSplit
+from flax_attn.training.sources import FeatureExamples
 
 # Channels and stride of the maps that AttnVGG's gates read.
 MAPS = {"pool3": (256, 8), "pool4": (512, 16), "pool5": (512, 32)}

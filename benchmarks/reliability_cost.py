@@ -27,8 +27,9 @@ import orbax.checkpoint as ocp
 from flax_attn.config import Config, make_config
 from flax_attn.models import build_model, functional
 from flax_attn.models.tasks import TASKS
-from flax_attn.runs.checkpoint_format import Progress, to_files
+from flax_attn.runs.checkpoint_format import to_files
 from flax_attn.runs.checkpoints import Checkpoints
+from flax_attn.runs.state import Progress
 from flax_attn.training import step
 from flax_attn.training.optimizer import make_optimizer
 
@@ -64,7 +65,7 @@ def make_step(config: Config, *, watched: bool) -> tuple[Callable[[], Any], step
     state = [step.init_state(params, stats, tx, config.train)]
 
     def once() -> Any:
-        state[0], sums = run(state[0], examples)
+        state[0], sums, _ = run(state[0], examples)
         return sums
 
     once()

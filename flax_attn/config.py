@@ -5,7 +5,6 @@ The command line, the presets and ``config.json`` are all derived from these fie
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -297,10 +296,3 @@ def _check_range(name: str, value: Any, low: float | None, high: float | None) -
     if (low is not None and value < low) or (high is not None and value > high):
         bounds = f"at least {low}" if high is None else f"between {low} and {high}"
         raise UsageError(f"{flag} must be {bounds}, got {value}")
-
-
-def save_json(path: str, values: Mapping[str, Any]) -> None:
-    """Writes one indented JSON object, ending in a newline."""
-    with open(path, "w", encoding="utf-8") as file:
-        json.dump(values, file, indent=2)
-        file.write("\n")

@@ -1,21 +1,86 @@
-"""Pictures of a run. The only file that imports matplotlib."""
+"""What several rooms draw: colours, overlays, curves, strips of maps."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax.numpy as jnp
 import matplotlib
 import numpy as np
 from jaxtyping import Float, UInt8
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure, SubFigure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from PIL import Image
 
 from flax_attn.ops.images import resize_bilinear
-from flax_attn.system.plain_text import plain
+from flax_attn.system.console import plain
+
+ScaleName = Literal["linear", "shared", "log", "rank"]
+
+# Where a logarithmic scale ends, below a map's largest value.
+DECADES = 6
+
+
+class Scale(NamedTuple):
+    """``position`` takes values to [0, 1]; ``value`` gives what stands at a position."""
+
+    position: Callable[[Float[np.ndarray, "*n"]], Float[np.ndarray, "*n"]]
+    value: Callable[[float], float]
+
+
+def colour_scale(
+    values: Float[np.ndarray, "h w"], name: ScaleName, *, shared: tuple[float, float]
+) -> Scale:
+    """The scale of one map. A map of one value lies at 0, on "shared" wherever the others put it.
+
+    - "linear": from the map's smallest value to its largest.
+    - "shared": from ``shared[0]`` to ``shared[1]``, the ends over all photographs.
+    - "log": the logarithm, from the smallest positive value to the largest, at most six decades.
+    - "rank": the share of the other locations that have less.
+    """
+    if name == "shared":
+        return _line(*shared)
+    if name == "rank":
+        return _rank(np.sort(values, axis=None))
+    low, high = float(values.min()), float(values.max())
+    if name == "linear" or high <= 0:
+        return _line(low, high)
+    return _logarithm(max(float(values[values > 0].min()), high * 10.0**-DECADES), high)
+
+
+def _line(low: float, high: float) -> Scale:
+    extent = high - low
+    return Scale(
+        lambda values: (values - low) / extent if extent > 0 else np.zeros_like(values),
+        lambda position: low + position * extent,
+    )
+
+
+def _logarithm(low: float, high: float) -> Scale:
+    ratio = high / low
+    return Scale(
+        lambda values: (
+            np.log(np.maximum(values, low) / low) / np.log(ratio)
+            if ratio > 1
+            else np.zeros_like(values)
+        ),
+        lambda position: low * ratio**position,
+    )
+
+
+def _rank(ordered: Float[np.ndarray, "n"]) -> Scale:
+    others = len(ordered) - 1
+    return Scale(
+        lambda values: np.searchsorted(ordered, values) / max(others, 1),
+        lambda position: float(ordered[round(position * others)]),
+    )
+
 
 CURVES = ("loss", "accuracy", "precision", "recall")
 COLOURS = {"train": "#4477aa", "val": "#cc6677"}
@@ -107,3 +172,124 @@ def overlay(
     colours = matplotlib.colormaps[MAP_COLOURS](scale(enlarged))[..., :3]
     grey = image.mean(-1, keepdims=True) / 255
     return (1 - opacity) * grey + opacity * colours
+
+
+_WHOLE = Normalize(0, 1)
+_CELL = 1.75  # inches
+_FIGURE_DPI, _FRAME_DPI = 100, 72
+_FRAME_MS, _LAST_FRAME_MS = 450, 2500
+
+
+class Shown(NamedTuple):
+    """A photograph and what stands above it."""
+
+    image: UInt8[np.ndarray, "s s 3"]
+    title: str
+    correct: bool = True
+
+
+class Strip(NamedTuple):
+    """One map of every photograph, under one kind of colour scale; without maps, the photographs.
+
+    The scale is each map's own: "linear" runs from its smallest value to its largest, "rank" from
+    the location with the least to that with the most.
+    """
+
+    title: str
+    maps: Sequence[Float[np.ndarray, "h w"]] | Float[np.ndarray, "n h w"] | None = None
+    scale: ScaleName = "linear"
+
+
+def draw_strips(
+    shown: Sequence[Shown],
+    strips: Sequence[Strip],
+    path: Path,
+    *,
+    title: str = "",
+    columns: bool = False,
+) -> None:
+    """Photographs side by side with a row for each strip, or with ``columns`` the other way."""
+    _figure(shown, strips, title=title, columns=columns).savefig(
+        path, dpi=_FIGURE_DPI, bbox_inches="tight", pad_inches=0.1
+    )
+
+
+def animate_strips(
+    shown: Sequence[Shown],
+    frames: Sequence[tuple[str, Sequence[Strip]]],
+    path: Path,
+    *,
+    columns: bool = False,
+) -> None:
+    """The frames, each with its title, in turn: an animated WebP that starts over after the last.
+
+    All frames must have as many strips.
+    """
+    pictures = []
+    for title, strips in frames:
+        canvas = FigureCanvasAgg(_figure(shown, strips, title=title, columns=columns))
+        canvas.figure.set_dpi(_FRAME_DPI)
+        canvas.draw()
+        pictures.append(Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3]))
+    durations = [_FRAME_MS] * (len(pictures) - 1) + [_LAST_FRAME_MS]
+    pictures[0].save(
+        path, save_all=True, append_images=pictures[1:], duration=durations, loop=0, quality=80
+    )
+
+
+def _figure(
+    shown: Sequence[Shown], strips: Sequence[Strip], *, title: str, columns: bool
+) -> Figure:
+    across, down = (len(strips), len(shown)) if columns else (len(shown), len(strips))
+    spacing = ConstrainedLayoutEngine(w_pad=0.02, h_pad=0.02, wspace=0.01, hspace=0.01)
+    figure = Figure(figsize=(_CELL * across + 0.5, (_CELL + 0.12) * down + 0.9), layout=spacing)
+    if title:
+        figure.suptitle(_plain_lines(title), fontsize=12, parse_math=False)
+    grid = figure.subplots(down, across, squeeze=False)
+    cells = grid.T if columns else grid
+    for strip, places in zip(strips, cells, strict=True):
+        for number, (item, axes) in enumerate(zip(shown, places, strict=True)):
+            _draw_cell(axes, item, strip, number)
+    for item, axes in zip(shown, cells[0], strict=True):
+        colour = "black" if item.correct else "crimson"
+        write = axes.set_ylabel if columns else axes.set_title
+        write(_plain_lines(item.title), fontsize=9, color=colour, parse_math=False)
+    for strip, axes in zip(strips, cells[:, 0], strict=True):
+        write = axes.set_title if columns else axes.set_ylabel
+        write(_plain_lines(strip.title), fontsize=9, parse_math=False)
+    if any(strip.maps is not None for strip in strips):
+        _colour_bar(figure, grid)
+    return figure
+
+
+def _plain_lines(text: str) -> str:
+    return "\n".join(map(plain, text.split("\n")))
+
+
+def _draw_cell(axes: Axes, item: Shown, strip: Strip, number: int) -> None:
+    axes.set_xticks([])
+    axes.set_yticks([])
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+    if strip.maps is None:
+        axes.imshow(item.image)
+        return
+    values = np.asarray(strip.maps[number], np.float32)
+    ends = (float(values.min()), float(values.max()))
+    position = colour_scale(values, strip.scale, shared=ends).position(values)
+    axes.imshow(overlay(item.image, position.astype(np.float32), scale=_WHOLE))
+    axes.set_xlabel(f"{ends[0]:.2g} … {ends[1]:.2g}", fontsize=7, labelpad=1.5, color="dimgrey")
+
+
+def _colour_bar(figure: Figure, grid: Any) -> None:
+    bar = figure.colorbar(
+        ScalarMappable(_WHOLE, cmap=MAP_COLOURS),
+        ax=grid,
+        location="bottom",
+        shrink=min(0.5, 4 / figure.get_figwidth()),
+        aspect=30,
+        pad=0.01,
+        ticks=[0, 1],
+    )
+    bar.set_ticklabels(["least of the map", "most of the map"], fontsize=8)
+    bar.outline.set_visible(False)

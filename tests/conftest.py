@@ -5,8 +5,15 @@ from __future__ import annotations
 import pytest
 
 from flax_attn.config import Config, make_config
+from flax_attn.system.console import attempt
 from tests.helpers.faulty_runs import SMALL, Reference, make_reference
 from tests.helpers.networks import TINY
+
+
+@pytest.fixture(autouse=True)
+def first_failure_is_warned_of() -> None:
+    """As in a process of its own (see ``console.attempt``)."""
+    attempt.reset()
 
 
 @pytest.fixture

@@ -1,4 +1,14 @@
-"""The attention family: score functions, alignment functions and the gate that joins them."""
+"""The attention family: score functions, alignment functions and the gate that joins them.
+
+The zoo has one signature, ``score(query[..., #n, dq], keys[..., n, dk]) -> [..., n]`` and
+``align(scores[..., n]) -> weights[..., n]``; how a gate pools follows the alignment's
+``sums_to_one``. To add a score or an alignment, write it beside its kin and add a row to
+``SCORES`` or ``ALIGNMENTS``: commands, checks and documentation follow from the table.
+
+Refuses to know which backbone the maps come from.
+
+Read ``gate`` first.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +16,9 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-from flax_attn.attention import alignments, scores, scores_multiplicative
-from flax_attn.attention import sampled as alignments_sampled
-from flax_attn.attention import sparse as alignments_sparse
-from flax_attn.attention import spatial as alignments_spatial
+from flax_attn.attention import alignments, sampled, scores, sparse, spatial
 from flax_attn.attention.alignments import Alignment
-from flax_attn.attention.gate import AttentionGate, GateOutput
-from flax_attn.attention.heads import merge_heads, overlap
+from flax_attn.attention.gate import AttentionGate, GateOutput, merge_heads, overlap
 from flax_attn.attention.scores import Score
 from flax_attn.attention.self_attention import SelfAttention
 from flax_attn.errors import UsageError
@@ -21,24 +27,24 @@ SCORES: dict[str, Callable[..., Score]] = {
     "gate": scores.gate,
     "additive": scores.additive,
     "concat": scores.concat,
-    "dot": scores_multiplicative.dot,
-    "scaled_dot": scores_multiplicative.scaled_dot,
-    "general": scores_multiplicative.general,
-    "biased_general": scores_multiplicative.biased_general,
-    "activated_general": scores_multiplicative.activated_general,
-    "cosine": scores_multiplicative.cosine,
-    "neg_euclidean": scores_multiplicative.neg_euclidean,
+    "dot": scores.dot,
+    "scaled_dot": scores.scaled_dot,
+    "general": scores.general,
+    "biased_general": scores.biased_general,
+    "activated_general": scores.activated_general,
+    "cosine": scores.cosine,
+    "neg_euclidean": scores.neg_euclidean,
 }
 
 ALIGNMENTS: dict[str, Callable[..., Alignment]] = {
     "sigmoid": alignments.sigmoid,
     "softmax": alignments.softmax,
-    "sparsemax": alignments_sparse.sparsemax,
-    "entmax": alignments_sparse.entmax,
-    "hard": alignments_sampled.hard,
-    "reinforced": alignments_sampled.reinforced,
-    "local": alignments_spatial.local,
-    "sigmoid_softmax": alignments_spatial.sigmoid_softmax,
+    "sparsemax": sparse.sparsemax,
+    "entmax": sparse.entmax,
+    "hard": sampled.hard,
+    "reinforced": sampled.reinforced,
+    "local": spatial.local,
+    "sigmoid_softmax": spatial.sigmoid_softmax,
 }
 
 

@@ -1,4 +1,14 @@
-"""Data sets on the host: images by index, decoded to bytes; never jax."""
+"""Data sets on the host: images by index, checked and decoded once, in batches of a fixed shape.
+
+A data set is class names and splits (``dataset``); each file of ``sets`` opens one format, and
+``DATASETS`` lists them; ``check`` finds unusable images before training starts; ``views`` see a
+split otherwise; ``batches`` decode ahead. To add a data set, write its file in ``sets`` and add an
+entry to ``DATASETS``.
+
+Never imports jax.
+
+Read ``dataset`` first.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +18,10 @@ from pathlib import Path
 from flax_attn.config import DataConfig
 from flax_attn.data.batches import Batch, batches, num_batches, read_image
 from flax_attn.data.check import preflight
-from flax_attn.data.concatenate import concatenate
 from flax_attn.data.dataset import Dataset, Split
 from flax_attn.data.manifest import ManifestRow
 from flax_attn.data.quarantine import Quarantine
+from flax_attn.data.views import concatenate
 from flax_attn.errors import DataError, UsageError
 
 

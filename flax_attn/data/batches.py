@@ -3,17 +3,42 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from jaxtyping import Bool, Int, Int32, UInt8
 
 from flax_attn.data.dataset import Split
-from flax_attn.data.guarded import SubstitutingSplit
+from flax_attn.data.views import SubstitutingSplit
 from flax_attn.errors import UsageError
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+def ahead(
+    function: Callable[[T], R], items: Iterable[T], *, count: int, workers: int = 1
+) -> Generator[R, None, None]:
+    """``function`` of each item, in their order, up to ``count`` of them before they are asked for.
+
+    Nothing starts before the first is asked for. Close the generator (or let a ``for`` loop drop
+    it) to stop early; an error is raised as it is, in the place of its item.
+    """
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="ahead")
+    waiting: deque[Future[R]] = deque()
+    try:
+        for item in items:
+            waiting.append(pool.submit(function, item))
+            if len(waiting) > count:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
 
 _BATCHES_AHEAD = 3
 

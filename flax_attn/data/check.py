@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import logging
+import re
+from collections.abc import Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -11,13 +13,56 @@ import numpy as np
 from tqdm import tqdm
 
 from flax_attn.data.dataset import Dataset, EncodedSplit, Split
-from flax_attn.data.decode import ImageError
-from flax_attn.data.decoded_split import DecodedSplit, decode_once
-from flax_attn.data.guarded import GuardedSplit
+from flax_attn.data.decode import ImageError, decoder_version
 from flax_attn.data.manifest import ManifestRow
 from flax_attn.data.quarantine import Quarantine
-from flax_attn.data.verdicts import Verdicts
+from flax_attn.data.views import DecodedSplit, GuardedSplit, decode_once
 from flax_attn.errors import DataError
+from flax_attn.system.files import write_text
+
+_DIGEST = re.compile("[0-9a-f]{64}")
+
+_log = logging.getLogger(__name__)
+
+
+class Verdicts:
+    """Digests of images that decoded, in one file for each way of decoding.
+
+    The file is named by all that decides a verdict beside the image: the decoder's source, the
+    version of Pillow, ``size`` and ``resize``. It is replaced as a whole, so that any number of
+    processes may use it; of two that add at once, one may have to decode again later. Lines that
+    are no digest are passed over. With ``folder`` None nothing is remembered.
+    """
+
+    def __init__(self, folder: Path | None, *, size: int, resize: str):
+        self._file = folder and folder / f"decoded-{decoder_version()}-{size}-{resize}.txt"
+        self._digests = self._read()
+
+    def __contains__(self, digest: str) -> bool:
+        return digest in self._digests
+
+    def add(self, digests: Iterable[str]) -> None:
+        """Remembers images that decoded; a folder that cannot be written to is a warning."""
+        new = set(digests) - self._digests
+        if self._file is None or not new:
+            return
+        self._digests = self._read() | new
+        lines = "".join(f"{digest}\n" for digest in sorted(self._digests))
+        try:
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+            write_text(self._file, lines, shared=True)
+        except OSError as error:
+            _log.warning("%s not written: %s", self._file, error.strerror)
+
+    def _read(self) -> set[str]:
+        if self._file is None:
+            return set()
+        try:
+            lines = self._file.read_text(encoding="ascii", errors="replace").splitlines()
+        except OSError:
+            return set()
+        return {line for line in lines if _DIGEST.fullmatch(line)}
+
 
 _SHOWN = 5
 _BAR_AFTER_SECONDS = 1.0

@@ -81,3 +81,8 @@ class Dataset:
     splits: Mapping[str, Split]
     multilabel: bool = False
     quarantine: Quarantine = field(default_factory=Quarantine)
+
+
+def evenly(n: int, count: int) -> list[int]:
+    """Returns up to ``count`` of ``n`` places, as evenly spread as can be."""
+    return sorted({int(i) for i in np.linspace(0, n - 1, min(count, n)).round()})

@@ -12,6 +12,7 @@ The conversion to RGB, the same in training and in evaluation:
 
 Stricter than Pillow: a JPEG without its end and a PNG with a wrong checksum are refused although
 their pixels can be had, and so are sizes and scan counts that only an attack has.
+A JPEG stream is checked after ITU-T T.81, annex B.
 """
 
 from __future__ import annotations
@@ -26,11 +27,48 @@ from pathlib import Path
 from typing import BinaryIO, Literal, get_args
 
 import numpy as np
+import PIL
 from jaxtyping import UInt8
 from PIL import Image, UnidentifiedImageError
 
-from flax_attn.data.jpeg import check_jpeg
 from flax_attn.errors import DataError, UsageError
+
+# Progressive photographs have about ten scans. Each costs a pass over all pixels but hardly a
+# byte, so that thousands of them make a small file take minutes.
+MAX_SCANS = 100
+
+_START_OF_SCAN = 0xDA
+_END_OF_IMAGE = b"\xff\xd9"
+_WITHOUT_LENGTH = frozenset({0x01, *range(0xD0, 0xD9)})
+
+
+def check_jpeg(content: bytes) -> None:
+    """Raises DataError for a JPEG that is cut short or has more than ``MAX_SCANS`` scans."""
+    # Searched for after the first scan's header only: a thumbnail before it has an end of its own.
+    start = _first_scan(content)
+    end = -1 if start is None else content.find(_END_OF_IMAGE, start)
+    if end < 0:
+        raise DataError("cut short: no end-of-image marker")
+    scans = 1 + content.count(bytes((0xFF, _START_OF_SCAN)), start, end)
+    if scans > MAX_SCANS:
+        raise DataError(f"{scans} scans, expected at most {MAX_SCANS}: save it anew")
+
+
+def _first_scan(content: bytes) -> int | None:
+    """Where the data of the first scan begins; segments are stepped over by their length."""
+    place = 0
+    while 0 <= (place := content.find(b"\xff", place)) < len(content) - 3:
+        marker = content[place + 1]
+        if marker == 0xFF:
+            place += 1
+        elif marker == 0 or marker in _WITHOUT_LENGTH:
+            place += 2
+        else:
+            place += 2 + int.from_bytes(content[place + 2 : place + 4], "big")
+            if marker == _START_OF_SCAN:
+                return place
+    return None
+
 
 Resize = Literal["crop", "stretch"]
 
@@ -230,3 +268,10 @@ def to_square(
     left, top = (image.width - side) / 2, (image.height - side) / 2
     box = (left, top, left + side, top + side)
     return image.resize((size, size), resample, box=box)
+
+
+def decoder_version() -> str:
+    """Changes with this file and the version of Pillow."""
+    digest = hashlib.sha256(PIL.__version__.encode())
+    digest.update(Path(__file__).read_bytes())
+    return digest.hexdigest()[:16]

@@ -7,11 +7,17 @@ import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
-from flax_attn.data.decode import open_regular
+import numpy as np
+from jaxtyping import Int, UInt8
+
+from flax_attn.data.decode import Resize, decode, open_regular
 from flax_attn.errors import DataError, UsageError
+from flax_attn.system.files import write_text
 
 _CHUNK = 1 << 20
 
@@ -104,12 +110,7 @@ def write_manifest(path: Path, splits: Mapping[str, Sequence[ManifestRow]]) -> N
         for split, rows in splits.items()
         for row in rows
     ]
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    try:
-        partial.write_text("".join(lines), encoding="ascii")
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    write_text(path, "".join(lines), shared=True)
 
 
 def read_manifest(path: Path, *, classes: Sequence[str]) -> dict[str, tuple[ManifestRow, ...]]:
@@ -145,3 +146,47 @@ def _parse_line(line: str) -> tuple[str, ManifestRow]:
     if set(fields) != set(kinds) or any(type(fields[key]) is not kinds[key] for key in kinds):
         raise ValueError(line)
     return fields["split"], ManifestRow(fields["path"], fields["label"], fields["digest"])
+
+
+@dataclass(frozen=True, kw_only=True)
+class ListedImages:
+    """Encoded images listed in ``rows``, decoded to one size when asked for.
+
+    An image whose content is no longer what the row's digest says is an ImageError: it is not
+    what the fingerprint stands for.
+    """
+
+    rows: tuple[ManifestRow, ...]
+    classes: tuple[str, ...]
+    size: int
+    resize: Resize
+
+    @cached_property
+    def names(self) -> Sequence[str]:
+        return [row.path for row in self.rows]
+
+    @cached_property
+    def digests(self) -> Sequence[str]:
+        return [row.digest for row in self.rows]
+
+    @cached_property
+    def labels(self) -> Int[np.ndarray, " n"]:
+        return np.array([row.label for row in self.rows], dtype=np.int32)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        return fingerprint(self.rows, classes=self.classes, size=self.size, resize=self.resize)
+
+    def source(self, index: int) -> bytes | Path:
+        """The file of an image, or its encoded content."""
+        raise NotImplementedError
+
+    def image(self, index: int) -> UInt8[np.ndarray, "s s 3"]:
+        source, row = self.source(index), self.rows[index]
+        return decode(
+            source,
+            size=self.size,
+            resize=self.resize,
+            name=row.path if isinstance(source, bytes) else None,
+            sha256=row.digest,
+        )

@@ -23,9 +23,15 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int, UInt8
 
-from flax_attn.data.verdicts import decoder_version
-from flax_attn.system.files import free_bytes, is_no_space, read_sealed, seal
-from flax_attn.system.folders import Build, remove_abandoned
+from flax_attn.data.decode import decoder_version
+from flax_attn.system.files import (
+    Build,
+    free_bytes,
+    is_no_space,
+    read_sealed,
+    remove_abandoned,
+    seal,
+)
 
 IMAGES, INDEX = "images.npy", "index.json"
 

@@ -27,6 +27,7 @@ from typing import Literal, get_args
 from flax_attn.data.decode import ImageError
 from flax_attn.data.manifest import ManifestRow
 from flax_attn.errors import DataError, UsageError
+from flax_attn.system.files import write_json
 
 Policy = Literal["fail", "quarantine"]
 
@@ -38,7 +39,7 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Entry:
+class QuarantinedImage:
     """An image set aside; ``found`` is "start" or "run"."""
 
     split: str
@@ -59,17 +60,17 @@ class Quarantine:
     ``earlier`` are the entries of the run that is resumed. Nothing is written before `keep_in`.
     """
 
-    def __init__(self, policy: Policy = "fail", *, earlier: Sequence[Entry] = ()):
+    def __init__(self, policy: Policy = "fail", *, earlier: Sequence[QuarantinedImage] = ()):
         if policy not in get_args(Policy):
             raise UsageError(f"on_bad_image is {policy!r}: expected fail or quarantine")
         self.policy = policy
         self._earlier = {entry.path: entry for entry in earlier}
-        self._entries: dict[str, Entry] = {}
+        self._entries: dict[str, QuarantinedImage] = {}
         self._file: Path | None = None
         self._lock = threading.Lock()
 
     @property
-    def entries(self) -> list[Entry]:
+    def entries(self) -> list[QuarantinedImage]:
         """Sorted by split and the bytes of the path."""
         with self._lock:
             found = list(self._entries.values())
@@ -80,9 +81,9 @@ class Quarantine:
         """The rows, from the run that is resumed, of the images it had set aside."""
         return [entry.row for entry in self._earlier.values()]
 
-    def set_aside(self, split: str, row: ManifestRow, error: ImageError) -> Entry:
+    def set_aside(self, split: str, row: ManifestRow, error: ImageError) -> QuarantinedImage:
         """Lists an image that is unusable at the start, as the run before did if it did."""
-        entry = Entry(split, row.path, row.label, row.digest, "start", error.reason)
+        entry = QuarantinedImage(split, row.path, row.label, row.digest, "start", error.reason)
         earlier = self._earlier.get(row.path)
         if earlier is not None:
             entry = replace(earlier, split=split)
@@ -95,7 +96,7 @@ class Quarantine:
         Raises:
           DataError: the policy is "fail".
         """
-        entry = Entry(split, row.path, row.label, row.digest, "run", error.reason)
+        entry = QuarantinedImage(split, row.path, row.label, row.digest, "run", error.reason)
         with self._lock:
             if row.path not in self._entries:
                 self._entries[row.path] = entry
@@ -126,19 +127,14 @@ class Quarantine:
             _log.warning("%s not written: %s", self._file, error.strerror)
 
 
-def write_entries(file: Path, entries: Iterable[Entry]) -> None:
+def write_entries(file: Path, entries: Iterable[QuarantinedImage]) -> None:
     """Writes a list, all or nothing, as JSON in ASCII; odd bytes of paths are escaped."""
     found = sorted(entries, key=lambda entry: (entry.split, os.fsencode(entry.path)))
     values = {"count": len(found), "images": [asdict(entry) for entry in found]}
-    partial = file.with_name(f"{file.name}.{os.getpid()}.partial")
-    try:
-        partial.write_text(json.dumps(values, indent=1) + "\n", encoding="ascii")
-        os.replace(partial, file)
-    finally:
-        partial.unlink(missing_ok=True)
+    write_json(file, values)
 
 
-def read_entries(file: Path) -> list[Entry]:
+def read_entries(file: Path) -> list[QuarantinedImage]:
     """What `write_entries` wrote; nothing if there is no such file.
 
     Raises:
@@ -155,7 +151,7 @@ def read_entries(file: Path) -> list[Entry]:
         ) from error
 
 
-def left_out_by(file: Path) -> list[Entry]:
+def left_out_by(file: Path) -> list[QuarantinedImage]:
     """The list of a run for those who judge it: no order has to be kept, so all are left out.
 
     Raises:
@@ -164,7 +160,7 @@ def left_out_by(file: Path) -> list[Entry]:
     return [replace(entry, found="start") for entry in read_entries(file)]
 
 
-def _entry(item: dict[str, object]) -> Entry:
+def _entry(item: dict[str, object]) -> QuarantinedImage:
     if set(item) != set(_FIELDS) or any(type(item[k]) is not kind for k, kind in _FIELDS.items()):
         raise ValueError(item)
-    return Entry(**item)  # type: ignore[arg-type]
+    return QuarantinedImage(**item)  # type: ignore[arg-type]

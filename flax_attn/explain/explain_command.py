@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,18 +13,26 @@ import numpy as np
 from flax_attn.attention import ALIGNMENTS
 from flax_attn.config import validate
 from flax_attn.data import Quarantine, open_split
+from flax_attn.data.dataset import evenly
 from flax_attn.data.quarantine import FILE, left_out_by
 from flax_attn.errors import UsageError
-from flax_attn.explain.colour_scales import ScaleName
 from flax_attn.explain.explain_run import explain, restore
-from flax_attn.explain.explainer import Explainer, Request
+from flax_attn.explain.explainer import (
+    Explainer,
+    Photographs,
+    Request,
+    from_paths,
+    from_split,
+)
 from flax_attn.explain.methods import METHODS
-from flax_attn.explain.photographs import Photographs, from_paths, from_split, spread
+from flax_attn.figures import ScaleName
 from flax_attn.models.vgg import LAST_CONVS
 from flax_attn.runs.directory import Run
 from flax_attn.system import cli
 from flax_attn.system.compilation_cache import use_compilation_cache
 from flax_attn.training.choices import CHOICES
+
+_log = logging.getLogger(__name__)
 
 DATA_FLAGS = (
     *("dataset", "data_dir", "train_count", "val_count", "workers", "on_bad_image"),
@@ -52,7 +61,6 @@ def main(argv: Sequence[str]) -> None:
         scale=args.scale or ("rank" if ALIGNMENTS[model.norm]().sums_to_one else "linear"),
         batch_size=args.batch_size,
         out=Path(args.out or workdir / ("explain-" + args.split if args.split else "explain")),
-        say=print,
     )
 
 
@@ -119,7 +127,7 @@ def _photographs(args: Namespace, run: Run, explainer: Explainer) -> tuple[Photo
         masks=True,
     )
     n, count = len(split.labels), args.count or COUNT
-    places, how = spread(n, count), "evenly spread"
+    places, how = evenly(n, count), "evenly spread"
     if args.worst:
         losses = explainer.losses(split, batch_size=args.batch_size, workers=data.workers)
         known = np.flatnonzero(np.isfinite(losses))  # the others are images that were lost

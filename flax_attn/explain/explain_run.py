@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
+import logging
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from flax_attn.errors import DiskFullError, UsageError
-from flax_attn.explain.colour_scales import ScaleName
-from flax_attn.explain.explainer import Explained, Explainer, Request
+from flax_attn.explain.explainer import Explained, Explainer, Photographs, Request
 from flax_attn.explain.forward import NetworkForward, network_forward
 from flax_attn.explain.maps_figure import colour_table, draw_explained, is_explained
 from flax_attn.explain.measures.on_objects import measure, summary_lines, write_values
 from flax_attn.explain.page import write_page
-from flax_attn.explain.photographs import Photographs
+from flax_attn.figures import ScaleName
 from flax_attn.runs.directory import Run
 from flax_attn.runs.load import restore_best
-from flax_attn.system.files import is_no_space
-from flax_attn.training.trainer import Say, bar
+from flax_attn.system.console import bar
+from flax_attn.system.files import writing
+
+_log = logging.getLogger(__name__)
 
 PAGE, ON_OBJECTS = "index.html", "localisation.csv"
 
@@ -48,7 +48,6 @@ def explain(
     scale: ScaleName,
     batch_size: int,
     out: Path,
-    say: Say,
 ) -> list[Explained]:
     """Writes a PNG for each photograph and ``index.html`` with all of them into ``out``.
 
@@ -58,7 +57,7 @@ def explain(
     Raises NonFiniteError for a network that gives no numbers, UsageError or DiskFullError where
     nothing can be written.
     """
-    with writing(out):
+    with writing(f"pictures in {out}"):
         out.mkdir(parents=True, exist_ok=True)
     n = len(photographs.names)
     found = explainer.explain(photographs, request, batch_size=batch_size)
@@ -68,7 +67,7 @@ def explain(
     if right:
         summary += f" · {sum(right)} of {n} right"
     found_on = measure(explained)
-    with writing(out):
+    with writing(f"pictures in {out}"):
         kept = _draw(explained, out, classes=classes, scale=scale, ranges=ranges)
         write_page(
             out / PAGE,
@@ -87,8 +86,8 @@ def explain(
         else:
             write_values(out / ON_OBJECTS, found_on, explained)
     for line in summary_lines(found_on, n) if found_on else ():
-        say(line)
-    say(f"wrote {PAGE} and {n} pictures to {out}")
+        _log.info(line)
+    _log.info(f"wrote {PAGE} and {n} pictures to {out}")
     return explained
 
 
@@ -106,17 +105,6 @@ def _draw(
         paths.append(out / f"{number:03d}-{_file_name(item.name)}.png")
         draw_explained(item, paths[-1], classes=classes, scale=scale, ranges=ranges)
     return paths
-
-
-@contextmanager
-def writing(out: Path) -> Iterator[None]:
-    """What cannot be written becomes an error of one line."""
-    try:
-        yield
-    except OSError as error:
-        if is_no_space(error):
-            raise DiskFullError(f"no space left for pictures in {out}") from error
-        raise UsageError(f"cannot write in {out}: {error.strerror or error}") from error
 
 
 def _remove_others(out: Path, kept: Sequence[Path]) -> None:

@@ -1,8 +1,11 @@
-"""What a network says of photographs, with its maps by name."""
+"""What a network says of photographs: probabilities, and its maps by name."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -10,14 +13,84 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 
 from flax_attn.data import Split, batches
-from flax_attn.errors import NonFiniteError
+from flax_attn.data.decode import ImageError, Resize, decode
+from flax_attn.data.masks import objects
+from flax_attn.data.sets.folder import EXTENSIONS, image_files
+from flax_attn.errors import DataError, NonFiniteError
 from flax_attn.explain.forward import NetworkForward
 from flax_attn.explain.methods import METHODS, OF_IMAGE
-from flax_attn.explain.photographs import Photographs
-from flax_attn.models.maps import named_maps
+from flax_attn.models.network import named_maps
 from flax_attn.models.tasks import TASKS
 from flax_attn.runs.directory import Run
 from flax_attn.training.step import Examples, Prediction, make_eval_step
+
+_SHOWN = 5
+
+
+class Photographs(NamedTuple):
+    """Images as the network sees them; ``labels`` have the form of a split's, None if unknown.
+
+    ``masks`` are the pixels of the objects, empty for an image whose mask is not known.
+    """
+
+    names: Sequence[str]
+    images: UInt8[np.ndarray, "n s s 3"]
+    labels: Int[np.ndarray, "n *k"] | None
+    masks: Bool[np.ndarray, "n s s"] | None = None
+
+
+def from_paths(paths: Sequence[Path], *, size: int, resize: Resize, workers: int) -> Photographs:
+    """Image files, and those at any depth of folders, each once.
+
+    Names leave out what all paths have in common. A file that is named is read whatever its
+    ending; in folders, hidden files and those of other kinds are passed over.
+
+    Raises DataError naming what is missing, a folder without images, or up to five images that
+    cannot be used.
+    """
+    files = list(dict.fromkeys(file for path in paths for file in _files(path)))
+
+    def read(file: Path) -> UInt8[np.ndarray, "s s 3"] | ImageError:
+        try:
+            return decode(file, size=size, resize=resize)
+        except ImageError as error:
+            return error
+
+    with ThreadPoolExecutor(workers) as pool:
+        found = list(pool.map(read, files))
+    errors = [item for item in found if isinstance(item, ImageError)]
+    if errors:
+        rest = f"; and {len(errors) - _SHOWN} more" if len(errors) > _SHOWN else ""
+        raise DataError(
+            f"{len(errors)} unusable image(s), repair them or leave them out: "
+            f"{'; '.join(map(str, errors[:_SHOWN]))}{rest}"
+        )
+    common = os.path.commonpath([file.parent for file in files])
+    names = [os.path.relpath(file, common) for file in files]
+    return Photographs(names, np.stack([i for i in found if isinstance(i, np.ndarray)]), None)
+
+
+def from_split(split: Split, places: Sequence[int], *, workers: int) -> Photographs:
+    """The images of a split at these places, with their masks if it has any.
+
+    Raises ImageError for an image or a mask that cannot be used.
+    """
+    with ThreadPoolExecutor(workers) as pool:
+        images = np.stack(list(pool.map(split.image, places)))
+    names = [split.names[i] for i in places]
+    labels = np.asarray(split.labels)[list(places)]
+    return Photographs(names, images, labels, objects(split, places, workers=workers))
+
+
+def _files(path: Path) -> Iterator[Path]:
+    if not path.is_dir():
+        yield path  # reading it says what is wrong with it
+        return
+    found = sorted(image_files(path), key=os.fsencode)
+    if not found:
+        raise DataError(f"no images in folder {str(path)!r}: expected {' '.join(EXTENSIONS)}")
+    yield from found
+
 
 TITLES = {
     "grad_cam": "Grad-CAM",
@@ -164,3 +237,18 @@ def _check_finite(item: Explained) -> None:
                 f"{name} of {item.name!r} are not finite: the network's weights are unusable, "
                 "train it again"
             )
+
+
+def verdict(item: Explained, classes: Sequence[str]) -> str:
+    """The classes that are said, each with its probability."""
+    said = np.flatnonzero(item.decided).tolist()
+    return ", ".join(f"{classes[j]} {item.probabilities[j]:.1%}" for j in said) or "nothing"
+
+
+def truth_text(item: Explained, classes: Sequence[str]) -> str | None:
+    """The classes the photograph has; None where that is not known."""
+    return None if item.truth is None else _names(item.truth, classes) or "nothing"
+
+
+def _names(has: Bool[np.ndarray, "k"], classes: Sequence[str]) -> str:
+    return ", ".join(name for name, there in zip(classes, has, strict=True) if there)

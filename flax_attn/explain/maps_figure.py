@@ -14,12 +14,10 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from PIL import Image
 
-from flax_attn.explain.colour_scales import ScaleName, colour_scale
-from flax_attn.explain.explainer import Explained
+from flax_attn.explain.explainer import Explained, truth_text, verdict
 from flax_attn.explain.measures.on_objects import outline
-from flax_attn.explain.wording import truth_text, verdict
-from flax_attn.figures import MAP_COLOURS, overlay
-from flax_attn.system.plain_text import plain
+from flax_attn.figures import MAP_COLOURS, ScaleName, colour_scale, overlay
+from flax_attn.system.console import plain
 
 COLUMNS = 6
 _WHOLE = Normalize(0, 1)

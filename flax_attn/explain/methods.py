@@ -6,9 +6,8 @@ from collections.abc import Callable
 
 from jaxtyping import Array, Float
 
-from flax_attn.explain.cam import grad_cam, grad_cam_pp, hires_cam
+from flax_attn.explain.cam import grad_cam, grad_cam_pp, hires_cam, score_cam
 from flax_attn.explain.gradients import input_gradients, integrated_gradients
-from flax_attn.explain.score_cam import score_cam
 
 Method = Callable[..., Float[Array, "b h w"]]
 

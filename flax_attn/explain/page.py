@@ -17,10 +17,9 @@ import numpy as np
 from jaxtyping import Bool, Float, UInt8
 from PIL import Image
 
-from flax_attn.explain.colour_scales import ScaleName
-from flax_attn.explain.explainer import Explained
+from flax_attn.explain.explainer import Explained, truth_text, verdict
 from flax_attn.explain.measures.on_objects import MEASURES, OnObjects, left_out, outline, summarize
-from flax_attn.explain.wording import truth_text, verdict
+from flax_attn.figures import ScaleName
 
 TEMPLATE = files("flax_attn.explain") / "template"
 

@@ -1,4 +1,15 @@
-"""The networks by name."""
+"""The networks, by name, and the functional view of them.
+
+``vgg`` is the backbone, ``attn_vgg`` the article's network, ``baselines`` what it is compared with;
+``network`` is what all of them share; ``functional`` splits a network into its structure and flat
+dictionaries of arrays, which is what steps, checkpoints and ported files work on; ``tasks`` says
+what is asked of an image.
+
+Refuses files and devices. To add a network, write it beside ``attn_vgg`` and add a row to
+``MODELS``.
+
+Read ``attn_vgg`` first.
+"""
 
 from __future__ import annotations
 

@@ -6,10 +6,12 @@ step, in checkpoints, in ported files and in messages.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import numpy as np
 from flax import nnx
 from flax.traverse_util import flatten_dict, unflatten_dict
 
@@ -41,6 +43,21 @@ def abstract(build: Callable[[], nnx.Module]) -> tuple[Structure, Arrays, Arrays
     return split(nnx.eval_shape(build))
 
 
+def digest_arrays(arrays: Arrays) -> str:
+    """SHA-256 over names, shapes, dtypes and bytes, in the order of the names."""
+    digest = hashlib.sha256()
+    for name in sorted(arrays):
+        array = np.asarray(arrays[name])
+        digest.update(f"{name} {array.dtype} {array.shape}\n".encode())
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
+
+
+def trainable(params: Arrays, *, freeze_backbone: bool) -> Arrays:
+    """The parameters that a run changes."""
+    return {p: a for p, a in params.items() if not (freeze_backbone and p.startswith(BACKBONE))}
+
+
 def _flat(state: Any) -> Arrays:
     leaves = flatten_dict(nnx.to_pure_dict(state))
     return {"/".join(map(str, path)): leaf for path, leaf in leaves.items()}
@@ -51,3 +68,7 @@ def _nested(arrays: Mapping[str, Any]) -> dict[Any, Any]:
         return tuple(int(part) if part.isdigit() else part for part in path.split("/"))
 
     return unflatten_dict({parts(path): leaf for path, leaf in arrays.items()})
+
+
+# Paths of the convolutional part start with this; all others belong to the head.
+BACKBONE = "backbone/"

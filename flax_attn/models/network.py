@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from itertools import product
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Key
@@ -134,3 +136,22 @@ def backbone(config: ModelConfig, rngs: nnx.Rngs) -> VGG16BN:
 def channels(config: ModelConfig) -> dict[str, int]:
     """Channels of each pooled map."""
     return {f"pool{i + 1}": width for i, width in enumerate(config.widths)}
+
+
+def named_maps(
+    attention: Mapping[str, Any], config: ModelConfig, classes: Sequence[str]
+) -> dict[str, Float[np.ndarray, "b h w"]]:
+    """``attention`` of an AttnOutput, the axes of classes and heads unrolled into names.
+
+    Names are those of the feature maps, followed by the class and the head where there are
+    several: "pool3", "pool3 cat", "pool3 head 2", "pool3 cat head 2".
+    """
+    of_class = [f" {name}" for name in classes] if config.per_class and len(classes) > 1 else [""]
+    of_head = [f" head {i}" for i in range(1, config.heads + 1)] if config.heads > 1 else [""]
+    maps = {}
+    for gate, value in attention.items():
+        each = np.asarray(value)
+        each = each.reshape(len(each), len(of_class), len(of_head), *each.shape[-2:])
+        for i, j in product(range(len(of_class)), range(len(of_head))):
+            maps[gate + of_class[i] + of_head[j]] = each[:, i, j]
+    return maps

@@ -19,10 +19,14 @@ from jaxtyping import Array, Float, UInt8
 from flax_attn.errors import UsageError
 from flax_attn.ops.blocks import Blocks, cut, even_part
 from flax_attn.ops.llvm import host_kernels
-from flax_attn.ops.llvm.convolution import convolve, convolve_affine_relu
-from flax_attn.ops.llvm.normalisation import Normalised, normalise_relu, normalise_relu_convolve
-from flax_attn.ops.winograd import winograd3x3
-from flax_attn.ops.winograd_maps import TILE
+from flax_attn.ops.llvm.operations import (
+    Normalised,
+    convolve,
+    convolve_affine_relu,
+    normalise_relu,
+    normalise_relu_convolve,
+)
+from flax_attn.ops.winograd import TILE, winograd3x3
 
 if TYPE_CHECKING:
     from flax_attn.ops.llvm.compile import Compiled

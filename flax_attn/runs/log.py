@@ -10,53 +10,17 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
-from flax_attn.system.console import flush_output
+from flax_attn.system.console import attempt
 from flax_attn.system.files import write_text
 
 METRICS_FILE = "metrics.jsonl"
 
 Row = dict[str, Any]
-
-
-def warn(text: str) -> None:
-    """One line on standard error; progress bars stay intact."""
-    with suppress(OSError):
-        tqdm.write("warning: " + " ".join(text.split()), file=sys.stderr)
-
-
-class Tolerant:
-    """Runs what may fail for want of space or rights; the first failure is warned of."""
-
-    def __init__(self) -> None:
-        self._warned = False
-
-    def __call__(self, action: Callable[[], object], what: str) -> bool:
-        """Whether the action succeeded."""
-        try:
-            action()
-        except OSError as error:
-            if not self._warned:
-                self._warned = True
-                warn(f"cannot write {what} ({error.strerror or error}); training goes on")
-            return False
-        return True
-
-
-def tolerant(say: Callable[[str], None], attempt: Tolerant) -> Callable[[str], None]:
-    """``say``, for an output that may be on a full disk."""
-
-    def said(text: str) -> None:
-        attempt(lambda: say(text), "standard output")
-        attempt(flush_output, "standard output")
-
-    return said
 
 
 def read_rows(workdir: Path) -> list[Row]:
@@ -77,27 +41,30 @@ class RunLog:
     """Writes a row an epoch; use as a context manager.
 
     ``rows`` are those of the epochs before, as the checkpoint has them: what a dead process
-    left in the file is replaced. ``attempt`` is what takes failures.
+    left in the file is replaced.
     """
 
-    def __init__(self, workdir: Path, rows: Sequence[Row] = (), *, attempt: Tolerant | None = None):
+    def __init__(self, workdir: Path, rows: Sequence[Row] = ()):
         self.rows = list(rows)
         self._path = workdir / METRICS_FILE
         self._events = _Events(workdir / "events")
-        self._attempt = attempt or Tolerant()
-        self._attempt(self._write_rows, str(self._path))
+        attempt(self._write_rows, str(self._path))
 
     def __enter__(self) -> RunLog:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._attempt(self._events.close, str(self._events.folder))
+        self.close()
+
+    def close(self) -> None:
+        """Closes the file of events."""
+        attempt(self._events.close, str(self._events.folder))
 
     def write(self, row: Row) -> None:
         """Appends a row; its groups of numbers become TensorBoard curves."""
         self.rows.append(row)
-        self._attempt(self._write_rows, str(self._path))
-        self._attempt(lambda: self._events.add(row), str(self._events.folder))
+        attempt(self._write_rows, str(self._path))
+        attempt(lambda: self._events.add(row), str(self._events.folder))
 
     def _write_rows(self) -> None:
         # The whole file each time: it is small, and so it is never cut, nor lacks a row that

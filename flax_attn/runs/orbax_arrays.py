@@ -40,7 +40,7 @@ class File(NamedTuple):
     sha256: str
 
 
-class Leaf(NamedTuple):
+class ArrayRecord(NamedTuple):
     """What is known of one array without reading it."""
 
     name: str
@@ -53,7 +53,7 @@ class Record(NamedTuple):
     """What a folder must hold."""
 
     files: tuple[File, ...]
-    leaves: tuple[Leaf, ...]
+    leaves: tuple[ArrayRecord, ...]
 
     def to_json(self) -> dict[str, Any]:
         """Nested plain values."""
@@ -66,7 +66,7 @@ class Record(NamedTuple):
         rows = (
             (name, dtype, tuple(shape), sha256) for name, dtype, shape, sha256 in values["leaves"]
         )
-        return Record(files, tuple(Leaf(*row) for row in rows))
+        return Record(files, tuple(ArrayRecord(*row) for row in rows))
 
 
 def write_arrays(path: Path, arrays: Mapping[str, Any]) -> Record:
@@ -77,7 +77,7 @@ def write_arrays(path: Path, arrays: Mapping[str, Any]) -> Record:
         digests = pool.map(_sha256, host.values())
         _save(path, host)
         leaves = tuple(
-            Leaf(name, array.dtype.name, array.shape, digest)
+            ArrayRecord(name, array.dtype.name, array.shape, digest)
             for (name, array), digest in zip(host.items(), digests, strict=True)
         )
         written = sorted(file for file in path.rglob("*") if file.is_file())
@@ -176,7 +176,9 @@ def _restore(path: Path, names: list[str]) -> dict[str, np.ndarray]:
     return {name: np.asarray(found[name], order="C") for name in names}
 
 
-def _raise_if_changed(path: Path, expected: Sequence[File | Leaf], digests: Iterable[str]) -> None:
+def _raise_if_changed(
+    path: Path, expected: Sequence[File | ArrayRecord], digests: Iterable[str]
+) -> None:
     for item, digest in zip(expected, digests, strict=True):
         if digest != item.sha256:
             raise ValueError(f"{item.name} in {path.name} has changed")

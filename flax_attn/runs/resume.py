@@ -5,17 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
-from flax_attn.runs.checkpoint_format import Loaded, Progress
+from flax_attn.runs.checkpoint_format import LoadedCheckpoint
 from flax_attn.runs.checkpoints import Checkpoints
 from flax_attn.runs.directory import ORDER, Run, check_resumable
 from flax_attn.runs.log import Row
-from flax_attn.training.step import TrainState
+from flax_attn.runs.state import Progress, TrainState
 
 
 class Earlier(NamedTuple):
     """The checkpoint to go on from, its run, and the names of the conditions that changed."""
 
-    loaded: Loaded
+    loaded: LoadedCheckpoint
     run: Run
     changed: frozenset[str]
 

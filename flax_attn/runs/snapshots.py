@@ -14,11 +14,9 @@ import jax
 import numpy as np
 from safetensors.numpy import save
 
-from flax_attn.errors import CheckpointError, WeightsError
-from flax_attn.models.functional import Arrays
-from flax_attn.porting.ported_files import open_safetensors, write_bytes
-from flax_attn.training.features import digest_arrays
-from flax_attn.training.step import trainable
+from flax_attn.errors import CheckpointError
+from flax_attn.models.functional import Arrays, digest_arrays, trainable
+from flax_attn.system.files import open_safetensors, write_bytes, writing
 
 FOLDER = "snapshots"
 _PREFIX, _ENDING = "epoch-", ".safetensors"
@@ -51,11 +49,9 @@ def save_snapshot(
     }
     metadata = {"epoch": str(epoch), _DIGEST: digest_arrays(arrays)}
     path = snapshot_path(workdir, epoch)
-    try:
+    with writing(f"the snapshot of epoch {epoch} in {workdir}", CheckpointError):
         path.parent.mkdir(exist_ok=True)
         write_bytes(path, save(arrays, metadata=metadata))
-    except (OSError, WeightsError) as error:
-        raise CheckpointError(f"cannot write the snapshot of epoch {epoch}: {error}") from error
 
 
 def load_snapshot(
@@ -72,12 +68,9 @@ def load_snapshot(
             f"no snapshot of epoch {epoch} in {workdir} (there are: {kept}): "
             f"train again with --snapshot-epochs {epoch}"
         )
-    try:
-        with open_safetensors(path) as file:
-            metadata = file.metadata() or {}
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except WeightsError as error:
-        raise CheckpointError(str(error)) from error
+    with open_safetensors(path, CheckpointError) as file:
+        metadata = file.metadata() or {}
+        arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     if metadata.get(_DIGEST) != digest_arrays(arrays):
         raise CheckpointError(f"{path} is damaged: its digest differs; delete it and train again")
     _compare(arrays, _changing(params, stats, freeze_backbone=freeze_backbone), path)

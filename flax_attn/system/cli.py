@@ -18,7 +18,7 @@ from typing import Any, Literal, NamedTuple, NoReturn, get_args, get_origin, get
 
 from flax_attn.config import PRESETS, Config
 from flax_attn.errors import DiskFullError, FlaxAttnError, OutOfMemoryError, UsageError
-from flax_attn.system.console import flush_output
+from flax_attn.system.console import flush_output, speak
 from flax_attn.system.files import is_no_space
 from flax_attn.system.memory import keep_freed_memory
 from flax_attn.system.processes import Meeting
@@ -175,6 +175,7 @@ def run(
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     logging.getLogger("absl").setLevel(logging.ERROR)
+    speak()
     if computes:
         keep_freed_memory()
     # A terminal that cannot show the name of a class is no reason to fail.

@@ -1,18 +1,27 @@
-"""Files that a crash leaves whole or absent, and seals that show every changed byte."""
+"""Files and folders that a crash leaves whole or absent, and seals that show every changed byte."""
 
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
 import json
 import os
+import secrets
 import shutil
-from collections.abc import Mapping
-from contextlib import suppress
+import time
+import weakref
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError, safe_open
+
+from flax_attn.errors import DiskFullError, FlaxAttnError, UsageError, WeightsError
+
 PARTIAL = ".partial"
+_STALE_SECONDS = 3600
 
 _NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
@@ -40,23 +49,92 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def write_text(path: Path, text: str) -> None:
-    """Replaces a file; readers and crashes see the old text or the new one.
+@contextmanager
+def replacing(path: Path, *, shared: bool = False) -> Iterator[Path]:
+    """Yields a path to write to; the file there then takes the place of ``path``.
 
-    Raises OSError; the old file stays.
+    Readers and crashes see the old file or the new one, and the new one is on the disk when the
+    block ends. Where several processes may write the same file (``shared``) each has a partial
+    file of its own.
+
+    Raises:
+      OSError: it cannot be written; the old file stays.
     """
-    partial = path.with_name(f".{path.name}{PARTIAL}")
+    token = f"{secrets.token_hex(4)}." if shared else ""
+    partial = path.with_name(f".{path.name}.{token}{PARTIAL.lstrip('.')}")
     try:
-        with open(partial, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
+        yield partial
+        sync(partial)
         os.replace(partial, path)
-    except OSError:
+    except BaseException:
         with suppress(OSError):
             partial.unlink(missing_ok=True)
         raise
     sync(path.parent)
+
+
+def write_bytes(path: Path, content: bytes, *, shared: bool = False) -> None:
+    """Replaces a file, all or nothing (see ``replacing``); raises OSError."""
+    with replacing(path, shared=shared) as partial:
+        partial.write_bytes(content)
+
+
+def write_text(path: Path, text: str, *, shared: bool = False) -> None:
+    """Replaces a file by UTF-8 text, all or nothing (see ``replacing``); raises OSError."""
+    write_bytes(path, text.encode(), shared=shared)
+
+
+def write_json(path: Path, values: Any) -> None:
+    """Replaces a file by indented JSON, all or nothing (see ``replacing``); raises OSError."""
+    write_text(path, json.dumps(values, indent=2) + "\n")
+
+
+def remove_stale_partials(folder: Path) -> None:
+    """Removes what killed processes have left unfinished; a live one's file is younger."""
+    for partial in (*folder.glob(f"*{PARTIAL}"), *folder.glob(f".*{PARTIAL}")):
+        with suppress(FileNotFoundError):
+            if time.time() - partial.stat().st_mtime > _STALE_SECONDS:
+                partial.unlink()
+
+
+@contextmanager
+def writing(
+    what: object, kind: type[FlaxAttnError] = UsageError, *, remedy: str = ""
+) -> Iterator[None]:
+    """Turns an error of the system into one of ours, wherever something is written.
+
+    Raises:
+      DiskFullError: no space is left for ``what``.
+      FlaxAttnError: of this ``kind``, when it cannot be written for another reason.
+    """
+    try:
+        yield
+    except OSError as error:
+        advice = f"; {remedy}" if remedy else ""
+        if is_no_space(error):
+            raise DiskFullError(f"no space left for {what}: free some{advice}") from error
+        raise kind(f"cannot write {what}: {error.strerror or error}{advice}") from error
+
+
+@contextmanager
+def open_safetensors(
+    path: str | os.PathLike[str], kind: type[FlaxAttnError] = WeightsError
+) -> Iterator[Any]:
+    """Opens a safetensors file for numpy.
+
+    Raises:
+      FlaxAttnError: of this ``kind``, when the file cannot be read or is damaged.
+    """
+    # safe_open maps the file, so anything but a regular file would block or fail obscurely.
+    if not os.path.isfile(path):
+        raise kind(f"cannot read {path}: no such file")
+    try:
+        with safe_open(path, framework="np") as file:
+            yield file
+    except OSError as error:
+        raise kind(f"cannot read {path}: {error.strerror or error}") from error
+    except SafetensorError as error:
+        raise kind(f"{path} is no safetensors file, or a damaged one: {error}") from error
 
 
 def seal(values: Mapping[str, Any]) -> str:
@@ -87,3 +165,97 @@ def read_sealed(path: Path) -> dict[str, Any]:
 
 def _sha256(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+_PARTIAL_FOLDER = ".partial-"
+_LOCK = ".lock"
+
+# A file system without locks: what a dead process left there stays.
+_NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL})
+
+
+class Build:
+    """A folder in the making, ``folder``, which `publish` renames to ``final``.
+
+    Any number of processes may build the same one: the first to publish wins. What is not
+    published is removed by `close`, at the latest when the process ends; what a killed process
+    left, by the next build beside it. A lock tells the two apart, not a process number, which
+    another machine or container may use as well.
+
+    Raises:
+      OSError: the folder cannot be made.
+    """
+
+    def __init__(self, final: Path):
+        self._final = final
+        final.parent.mkdir(parents=True, exist_ok=True)
+        remove_abandoned(final.parent)
+        token = secrets.token_hex(4)
+        self.folder = final.with_name(f"{final.name}{_PARTIAL_FOLDER}{os.getpid()}-{token}")
+        self._lock = _locked_folder(self.folder)
+        self.close = weakref.finalize(self, _discard, self.folder, self._lock)
+
+    def publish(self) -> None:
+        """Gives the folder its final name, unless another process was first; then it is gone.
+
+        Raises:
+          OSError: it cannot be renamed.
+        """
+        try:
+            self.folder.rename(self._final)
+        except OSError:
+            if not self._final.is_dir():
+                raise
+        else:
+            with suppress(OSError):
+                (self._final / _LOCK).unlink()
+        finally:
+            self.close()
+
+
+def _locked_folder(folder: Path) -> int:
+    """Makes a folder that is locked when it first bears its name; the lock's descriptor."""
+    unnamed = folder.with_name(f".{folder.name}")
+    unnamed.mkdir()
+    lock = -1
+    try:
+        lock = os.open(unnamed / _LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
+        unnamed.rename(folder)
+    except OSError:
+        _discard(unnamed, lock)
+        raise
+    return lock
+
+
+def _discard(folder: Path, lock: int) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    if lock >= 0:
+        os.close(lock)
+
+
+def remove_abandoned(parent: Path) -> None:
+    """Removes the folders of builds in ``parent`` that nobody goes on with."""
+    for folder in parent.glob(f"*{_PARTIAL_FOLDER}*"):
+        lock = _opened_lock(folder)
+        if lock is None:
+            continue
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(lock)
+        else:
+            _discard(folder, lock)
+
+
+def _opened_lock(folder: Path) -> int | None:
+    if folder.name.startswith("."):  # about to be locked
+        return None
+    try:
+        return os.open(folder / _LOCK, os.O_RDWR)
+    except OSError:
+        return None

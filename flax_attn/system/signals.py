@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import select
 import signal
@@ -12,6 +13,8 @@ from contextlib import contextmanager
 from types import FrameType
 
 from flax_attn.errors import FlaxAttnError
+
+_log = logging.getLogger(__name__)
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
@@ -50,7 +53,7 @@ def stop_on_signals(*, within: float) -> Iterator[Stop]:
     """Turns the first SIGTERM or SIGINT into a request; use in the main thread.
 
     The process ends at the second signal, or when the request was not met ``within`` seconds,
-    even while it is busy outside of Python (compiling, say). It ends without cleaning up, which
+    even while it is busy outside of Python (compiling). It ends without cleaning up, which
     is safe: checkpoints are committed by a rename.
     """
     stop = Stop()

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 from flax_attn.data import Split
-from flax_attn.explain.photographs import spread
-from flax_attn.figures import Panel
+from flax_attn.data.dataset import evenly
+from flax_attn.figures import Panel, Shown, Strip, animate_strips, draw_strips
 from flax_attn.models.functional import Arrays
 from flax_attn.runs.directory import Run
 from flax_attn.runs.snapshots import load_snapshot, snapshot_epochs
-from flax_attn.strips import Shown, Strip, animate_strips, draw_strips
 from flax_attn.training.evaluation import attention_panels
 from flax_attn.training.step import EvalStep
-from flax_attn.training.trainer import Say
+
+_log = logging.getLogger(__name__)
 
 FIGURE, ANIMATION = "epochs.png", "epochs.webp"
 IMAGES = 4
@@ -28,7 +29,6 @@ def draw_epochs(
     stats: Arrays,
     split: Split,
     workdir: Path,
-    say: Say,
 ) -> None:
     """Draws the attention at a run's snapshots: ``epochs.png`` and, of all, ``epochs.webp``.
 
@@ -50,7 +50,7 @@ def draw_epochs(
         for epoch, each in panels.items()
     }
     photographs = Strip("photograph")
-    few = [list(by_epoch)[i] for i in spread(len(by_epoch), COLUMNS)]
+    few = [list(by_epoch)[i] for i in evenly(len(by_epoch), COLUMNS)]
     columns = [
         Strip(f"{name}\nepoch {epoch}", by_epoch[epoch][name])
         for name in last[0].attention
@@ -63,4 +63,4 @@ def draw_epochs(
         for epoch, maps in by_epoch.items()
     ]
     animate_strips(shown, frames, workdir / ANIMATION)
-    say(f"attention over the epochs: {workdir / FIGURE}, {workdir / ANIMATION}")
+    _log.info(f"attention over the epochs: {workdir / FIGURE}, {workdir / ANIMATION}")

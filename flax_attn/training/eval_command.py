@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,8 +18,9 @@ from flax_attn.system import cli
 from flax_attn.system.compilation_cache import use_compilation_cache
 from flax_attn.system.processes import Processes, joined
 from flax_attn.training.choices import CHOICES
-from flax_attn.training.evaluation import confusion_lines, evaluate_run
-from flax_attn.training.trainer import Evaluation
+from flax_attn.training.evaluation import Evaluation, confusion_lines, evaluate_run
+
+_log = logging.getLogger(__name__)
 
 DATA_FLAGS = (
     *("dataset", "data_dir", "val_count", "workers", "on_bad_image", "batch_size", "image_cache"),
@@ -77,7 +79,7 @@ def _judge(args: Namespace, processes: Processes) -> None:
     )
     if args.export:
         target, formats = Path(args.export), args.export_formats
-        export_run(run, split, workdir=workdir, out=target, formats=formats, say=print)
+        export_run(run, split, workdir=workdir, out=target, formats=formats)
         return
     out = Path(args.out) if args.out else workdir / f"eval-{args.split}"
     if processes.first:
@@ -92,7 +94,6 @@ def _judge(args: Namespace, processes: Processes) -> None:
         split_name=args.split,
         workdir=workdir,
         out=out,
-        say=print,
         processes=processes,
     )
     if processes.first:

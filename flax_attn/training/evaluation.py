@@ -1,32 +1,100 @@
-"""Judging a run from its checkpoint alone: numbers, predictions and pictures."""
+"""Evaluation: of a network on examples, and of a run from its checkpoint alone."""
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+import logging
+import time
+from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from flax_attn.config import Config, save_json
+from flax_attn.config import Config
 from flax_attn.data import Split, read_image
 from flax_attn.figures import Panel, draw_attention
 from flax_attn.models.functional import Arrays
-from flax_attn.models.maps import named_maps
+from flax_attn.models.network import named_maps
 from flax_attn.models.tasks import TASKS, Task
 from flax_attn.runs.directory import Run
 from flax_attn.runs.load import restore_best
-from flax_attn.system.plain_text import plain
+from flax_attn.system.console import bar, plain
+from flax_attn.system.files import write_json
 from flax_attn.system.processes import ALONE, Processes
-from flax_attn.training.devices import choose_devices
-from flax_attn.training.examples import ImageExamples
+from flax_attn.training.devices import ONE, Devices, choose_devices
 from flax_attn.training.multihost import refuse_quarantine, require_same, shared_conditions
+from flax_attn.training.sources import ExampleSource, ImageExamples, steps_per_epoch
 from flax_attn.training.step import EvalStep, Examples, make_eval_step
-from flax_attn.training.trainer import Evaluation, Say, evaluate
+
+_log = logging.getLogger(__name__)
 
 PANELS = 8
+
+
+class Evaluation(NamedTuple):
+    """Every example of a split judged once, in the split's order.
+
+    ``judged`` tells which of the split's n examples: all m = n, unless images were lost and
+    quarantined. ``attention`` is empty unless it was asked for.
+    """
+
+    metrics: dict[str, float]
+    confusion: Int[np.ndarray, "k *k"]
+    probabilities: Float[np.ndarray, "m k"]
+    loss: Float[np.ndarray, "m"]
+    attention: dict[str, Float[np.ndarray, "m *g h w"]]
+    judged: Bool[np.ndarray, "n"]
+
+
+def evaluate(
+    step: EvalStep,
+    params: Arrays,
+    stats: Arrays,
+    source: ExampleSource,
+    *,
+    num_classes: int,
+    task: Task = TASKS["multiclass"],
+    keep_attention: bool = False,
+    text: str = "evaluating",
+    at_boundary: Callable[[], None] = lambda: None,
+    devices: Devices = ONE,
+) -> Evaluation:
+    """Loss, accuracy, precision, recall, average precision, ROC AUC and images/s.
+
+    ``keep_attention`` keeps the attention maps of all examples in memory; ``at_boundary`` is
+    called between batches, and may raise. ``devices`` are those of the step.
+    """
+    sums: Any = task.sums.zero(num_classes)
+    probabilities, losses, masks = [], [], []
+    attention: dict[str, list[np.ndarray]] = {}
+    started = time.perf_counter()
+    with closing(source.epoch(0, seed=0, shuffle=False)) as batches:
+        for examples in bar(batches, steps_per_epoch(source), text):
+            batch_sums, prediction = step(params, stats, devices.share(examples))
+            sums = sums.merge(devices.on_one(batch_sums))
+            mask = devices.whole(examples.mask)
+            probabilities.append(np.asarray(prediction.probabilities)[mask])
+            losses.append(np.asarray(prediction.loss)[mask])
+            masks.append(mask)
+            for name, maps in prediction.attention.items() if keep_attention else ():
+                attention.setdefault(name, []).append(np.asarray(maps)[mask])
+            at_boundary()
+    seconds = time.perf_counter() - started
+    stacked = np.concatenate(probabilities)
+    judged = np.concatenate(masks)[: len(source.labels)]
+    metrics = {
+        **sums.compute(),
+        **task.ranking(stacked, np.asarray(source.labels)[judged]),
+        "count": len(stacked),
+        "images_per_second": len(stacked) / seconds,
+    }
+    kept = {name: np.concatenate(maps) for name, maps in attention.items()}
+    confusion = np.asarray(sums.confusion)
+    return Evaluation(metrics, confusion, stacked, np.concatenate(losses), kept, judged)
 
 
 def evaluate_run(
@@ -37,7 +105,6 @@ def evaluate_run(
     split_name: str,
     workdir: Path,
     out: Path,
-    say: Say,
     processes: Processes = ALONE,
 ) -> Evaluation:
     """Judges the best checkpoint of a run on the images of a split.
@@ -63,8 +130,8 @@ def evaluate_run(
     if not processes.first:
         return result
     out.mkdir(parents=True, exist_ok=True)
-    save_json(
-        str(out / "metrics.json"),
+    write_json(
+        out / "metrics.json",
         {
             **result.metrics,
             "confusion": result.confusion.tolist(),
@@ -83,7 +150,7 @@ def evaluate_run(
     if panels:
         title = f"{run.config.model.model}, {run.config.model.norm}, epoch {network.epoch}"
         draw_attention(panels, out / "attention.png", title=title)
-    say(f"wrote metrics.json, predictions.csv and pictures to {out}")
+    _log.info(f"wrote metrics.json, predictions.csv and pictures to {out}")
     return result
 
 

@@ -12,7 +12,7 @@ import logging
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,12 +21,9 @@ import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
 from flax_attn.data import Split, batches, num_batches
-from flax_attn.errors import DiskFullError, UsageError
-from flax_attn.models.functional import Arrays
-from flax_attn.models.paths import BACKBONE
+from flax_attn.models.functional import BACKBONE, Arrays, digest_arrays
 from flax_attn.models.vgg import Features
-from flax_attn.system.files import is_no_space
-from flax_attn.system.folders import Build
+from flax_attn.system.files import Build, writing
 from flax_attn.training.devices import ONE, Devices
 
 FeatureStep = Callable[[UInt8[np.ndarray, "b h w 3"]], Features]
@@ -40,16 +37,6 @@ class FrozenFeatures(NamedTuple):
 
     maps: dict[str, Float[np.ndarray, "n h w c"]]
     present: Bool[np.ndarray, "n"]
-
-
-def digest_arrays(arrays: Arrays) -> str:
-    """SHA-256 over names, shapes, dtypes and bytes, in the order of the names."""
-    digest = hashlib.sha256()
-    for name in sorted(arrays):
-        array = np.asarray(arrays[name])
-        digest.update(f"{name} {array.dtype} {array.shape}\n".encode())
-        digest.update(np.ascontiguousarray(array).data)
-    return digest.hexdigest()
 
 
 def cache_key(
@@ -191,17 +178,5 @@ def _reserve(path: Path) -> None:
         os.close(file)
 
 
-@contextmanager
-def _writing(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if is_no_space(error):
-            raise DiskFullError(
-                f"no space left for features in {folder}: free some, or choose another "
-                "--feature-cache"
-            ) from error
-        reason = error.strerror or error
-        raise UsageError(
-            f"cannot write features in {folder}: {reason}; choose another --feature-cache"
-        ) from error
+def _writing(folder: Path) -> AbstractContextManager[None]:
+    return writing(f"features in {folder}", remedy="choose another --feature-cache")

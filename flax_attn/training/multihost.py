@@ -18,13 +18,10 @@ import numpy as np
 
 from flax_attn.config import Config
 from flax_attn.errors import UsageError
-from flax_attn.runs.checkpoint_format import Progress
-from flax_attn.runs.checkpoints import Checkpoints
 from flax_attn.runs.directory import locked, package_versions
-from flax_attn.runs.log import Row, RunLog, Tolerant
+from flax_attn.runs.state import Progress, TrainState
 from flax_attn.system.processes import Processes
 from flax_attn.system.signals import Stop
-from flax_attn.training.step import TrainState
 
 # Settings that each process may have for itself.
 OWN_SETTINGS = frozenset(
@@ -104,52 +101,9 @@ class SharedStop(Stop):
         return int(told[:, 1].sum())
 
 
-def shared_stop(own: Stop, processes: Processes) -> tuple[Stop, Callable[[int], int]]:
-    """What ``Trainer`` takes as ``stop`` and ``agree``."""
+def shared_stop(own: Stop, processes: Processes) -> tuple[Stop, Callable[[int], int] | None]:
+    """Returns what ``fit`` takes as ``stop`` and ``agree``."""
     if processes.count == 1:
-        return own, lambda images: images
+        return own, None
     stop = SharedStop(own, processes)
     return stop, stop.agree
-
-
-class NoCheckpoints(Checkpoints):
-    """The checkpoints of a process that writes none."""
-
-    def __init__(self) -> None:
-        self.folder = Path()
-
-    @property
-    def steps(self) -> list[int]:
-        return []
-
-    def require_space(self, state: Any) -> None:
-        del state
-
-    def save(
-        self, state: TrainState, progress: Progress, *, classes: Sequence[str], rows: Sequence[Row]
-    ) -> int:
-        del progress, classes, rows
-        return int(state.step)
-
-    def judge(self, step: int, row: Row) -> None:
-        del step, row
-
-
-class NoLog(RunLog):
-    """The log of a process that writes none."""
-
-    def __init__(self) -> None:
-        self.rows = []
-
-    def __exit__(self, *error: object) -> None:
-        del error
-
-    def write(self, row: Row) -> None:
-        self.rows.append(row)
-
-
-def run_log(
-    workdir: Path, rows: Sequence[Row], processes: Processes, *, attempt: Tolerant
-) -> RunLog:
-    """The log of a run in the process that writes it."""
-    return RunLog(workdir, rows, attempt=attempt) if processes.first else NoLog()

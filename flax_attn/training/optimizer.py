@@ -8,7 +8,7 @@ from typing import Any
 import optax
 
 from flax_attn.config import TrainConfig
-from flax_attn.models.paths import BACKBONE
+from flax_attn.models.functional import BACKBONE
 
 
 def constant(peak: float, config: TrainConfig, steps_per_epoch: int) -> optax.Schedule:

@@ -1,22 +1,152 @@
-"""Where training and validation examples come from: images, or a frozen backbone's features."""
+"""Where training and validation examples come from: images, or features of a frozen backbone."""
 
 from __future__ import annotations
 
+import logging
+import math
 import time
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any, Protocol
 
 import jax
+import numpy as np
+from jaxtyping import Bool, Float, Int, Shaped
 
 from flax_attn.config import Config
-from flax_attn.data import Dataset
+from flax_attn.data import Dataset, Split, batches, num_batches
+from flax_attn.data.batches import ahead, index_batches
 from flax_attn.models import MODELS
 from flax_attn.models.functional import Arrays, Structure
+from flax_attn.models.vgg import Features
+from flax_attn.system.console import bar
 from flax_attn.training.devices import ONE, Devices
-from flax_attn.training.examples import ExampleSource, FeatureExamples, ImageExamples
 from flax_attn.training.features import cache_key, frozen_features
-from flax_attn.training.step import make_feature_step
-from flax_attn.training.trainer import Say, bar
+from flax_attn.training.step import Examples, make_feature_step
+
+_log = logging.getLogger(__name__)
+
+_BATCHES_AHEAD = 2
+# Of XLA's buffers on a CPU, in bytes.
+_ALIGNMENT = 64
+
+
+class ExampleSource(Protocol):
+    """Epochs of padded batches over one split."""
+
+    @property
+    def names(self) -> Sequence[str]: ...
+
+    @property
+    def labels(self) -> Int[np.ndarray, "n"]: ...
+
+    @property
+    def batch_size(self) -> int: ...
+
+    def epoch(
+        self, epoch: int, *, seed: int, shuffle: bool, start: int = 0
+    ) -> Generator[Examples, None, None]:
+        """Every example once, from batch ``start`` on; shuffled by (seed, epoch) alone."""
+        ...
+
+
+@dataclass(frozen=True)
+class ImageExamples:
+    """Images, decoded or read by ``workers`` threads; ``part`` of each batch (`index_batches`)."""
+
+    split: Split
+    batch_size: int
+    workers: int
+    part: tuple[int, int] = (0, 1)
+
+    @property
+    def names(self) -> Sequence[str]:
+        return self.split.names
+
+    @property
+    def labels(self) -> Int[np.ndarray, "n"]:
+        return self.split.labels
+
+    def epoch(
+        self, epoch: int, *, seed: int, shuffle: bool, start: int = 0
+    ) -> Generator[Examples, None, None]:
+        for batch in batches(
+            self.split,
+            batch_size=self.batch_size,
+            epoch=epoch,
+            seed=seed,
+            shuffle=shuffle,
+            workers=self.workers,
+            start=start,
+            part=self.part,
+        ):
+            yield Examples(batch.image, batch.label, batch.mask)
+
+
+@dataclass(frozen=True)
+class FeatureExamples:
+    """Feature maps computed beforehand, and read while the step before is computed.
+
+    Examples that are not ``present`` never count. ``part`` is that of `index_batches`.
+    """
+
+    maps: Mapping[str, Float[np.ndarray, "n h w c"]]
+    labels: Int[np.ndarray, "n"]
+    batch_size: int
+    present: Bool[np.ndarray, "n"]
+    names: Sequence[str]
+    part: tuple[int, int] = (0, 1)
+
+    def epoch(
+        self, epoch: int, *, seed: int, shuffle: bool, start: int = 0
+    ) -> Generator[Examples, None, None]:
+        chunks = index_batches(
+            len(self.labels),
+            batch_size=self.batch_size,
+            epoch=epoch,
+            seed=seed,
+            shuffle=shuffle,
+            start=start,
+            part=self.part,
+        )
+        yield from ahead(self._read, chunks, count=_BATCHES_AHEAD)
+
+    def _read(self, chunk: tuple[Int[np.ndarray, "b"], Bool[np.ndarray, "b"]]) -> Examples:
+        index, mask = chunk
+        maps: dict[str, Any] = {name: take(array, index) for name, array in self.maps.items()}
+        return Examples(
+            Features(**maps), self.labels[index].astype(np.int32), mask & self.present[index]
+        )
+
+
+def take(array: Shaped[np.ndarray, "n *s"], index: Int[np.ndarray, "b"]) -> np.ndarray:
+    """Rows of an array, in memory that XLA uses where it is: elsewhere it would copy them again."""
+    shape = (len(index), *array.shape[1:])
+    rows = np.empty(math.prod(shape) * array.itemsize + _ALIGNMENT, np.uint8)
+    start = -rows.ctypes.data % _ALIGNMENT
+    rows = rows[start : len(rows) - _ALIGNMENT + start].view(array.dtype).reshape(shape)
+    # Without "clip" NumPy takes into a buffer first.
+    return np.take(np.asarray(array), index, axis=0, out=rows, mode="clip")
+
+
+def steps_per_epoch(source: ExampleSource) -> int:
+    """Batches in one epoch, the last, padded one included."""
+    return num_batches(len(source.labels), source.batch_size)
+
+
+def batch_names(source: ExampleSource, epoch: int, batch: int, *, seed: int) -> list[str]:
+    """The names of the examples in a batch of a shuffled epoch, both counted from 1."""
+    index, mask = index_batches(
+        len(source.labels),
+        batch_size=source.batch_size,
+        epoch=epoch,
+        seed=seed,
+        shuffle=True,
+        start=batch - 1,
+    )[0]
+    return [source.names[i] for i in index[mask]]
 
 
 def example_sources(
@@ -25,7 +155,6 @@ def example_sources(
     params: Arrays,
     stats: Arrays,
     dataset: Dataset,
-    say: Say,
     devices: Devices = ONE,
 ) -> tuple[ExampleSource, ExampleSource]:
     """Training and validation examples: images, or features of the frozen backbone.
@@ -63,7 +192,7 @@ def example_sources(
                 devices.part,
             )
         )
-    say(
+    _log.info(
         f"features of {sum(len(s.labels) for s in splits)} images ready in "
         f"{time.perf_counter() - started:.0f} s ({config.run.feature_cache})"
     )

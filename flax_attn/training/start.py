@@ -9,7 +9,8 @@ from pathlib import Path
 from flax_attn.config import RunConfig
 from flax_attn.errors import DataError, WeightsError
 from flax_attn.models.functional import Arrays
-from flax_attn.porting import load_into, read_ported, sha256_of
+from flax_attn.porting import read_ported, sha256_of
+from flax_attn.porting.convert import load_into
 from flax_attn.runs.checkpoints import Checkpoints
 from flax_attn.runs.directory import Run
 

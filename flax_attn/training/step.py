@@ -1,12 +1,12 @@
 """The training and evaluation steps: pure functions over arrays, compiled once.
 
-What is compiled for training and evaluation is compiled here, for the devices that share it.
+A batch may be computed in parts, one after the other, in the memory of one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -15,30 +15,65 @@ from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from flax_attn.config import TrainConfig
 from flax_attn.models import functional
-from flax_attn.models.functional import Arrays, Structure
+from flax_attn.models.functional import Arrays, Structure, trainable
 from flax_attn.models.network import AttnOutput, Network
-from flax_attn.models.paths import BACKBONE
 from flax_attn.models.tasks import TASKS, Task
 from flax_attn.models.vgg import Features
 from flax_attn.ops.images import augment, normalize
 from flax_attn.ops.losses import score_function_terms
 from flax_attn.ops.metrics import LabelSums, Sums
-from flax_attn.training.accumulation import accumulate, in_parts
+from flax_attn.ops.order import after
+from flax_attn.runs.state import TrainState
 from flax_attn.training.devices import ONE, Devices
 
-Inputs = UInt8[Array, "b h w 3"] | Features
+Tree = TypeVar("Tree")
 
 
-class TrainState(NamedTuple):
-    """Everything a step reads and writes, as plain arrays.
+def in_parts(batch: Tree, count: int) -> Tree:
+    """Every array [b, …] as [count, b / count, …], the i-th part every count-th example from i.
 
-    ``opt_state`` covers the trainable parameters only.
+    So each part of a batch that lies on several devices lies on all of them, and the padding at
+    its end is in all parts. ``count`` must divide b.
     """
 
-    step: Int[Array, ""]
-    params: Arrays
-    stats: Arrays
-    opt_state: optax.OptState
+    def cut(array: Any) -> jax.Array:
+        b, *rest = array.shape
+        return jnp.reshape(array, (b // count, count, *rest)).swapaxes(0, 1)
+
+    return jax.tree.map(cut, batch)
+
+
+def accumulate(
+    gradient: Callable[..., tuple[Any, Any, Any]], stats: Any, parts: tuple[Any, Any]
+) -> tuple[Any, Any, Any]:
+    """``gradient(stats, batch, key) -> (gradient, sums, stats')`` over parts, the first two added.
+
+    The statistics pass from part to part. ``parts`` holds batches and keys along first axes.
+    """
+    first = jax.tree.map(lambda leaf: leaf[0], parts)
+    shapes = jax.eval_shape(gradient, stats, *first)
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes[:2])
+
+    def add(carry: Any, part: Any) -> tuple[Any, None]:
+        added, stats = carry
+        *more, stats = gradient(stats, *part)
+        return (jax.tree.map(jnp.add, added, tuple(more)), stats), None
+
+    carry = (zeros, stats)
+    if jax.default_backend() == "cpu":
+        # XLA runs convolutions inside a loop many times slower on a CPU.
+        for i in range(len(parts[1])):
+            batch, key = jax.tree.map(lambda leaf, i=i: leaf[i], parts)
+            if i:  # begins when the gradient of the part before is there, and its memory free
+                batch = after(batch, carry[0][0])
+            carry, _ = add(carry, (batch, key))
+    else:
+        carry, _ = jax.lax.scan(add, carry, parts)
+    (grads, sums), stats = carry
+    return grads, sums, stats
+
+
+Inputs = UInt8[Array, "b h w 3"] | Features
 
 
 class Examples(NamedTuple):
@@ -58,13 +93,21 @@ class Prediction(NamedTuple):
 
 
 AnySums = Sums | LabelSums
-TrainStep = Callable[..., tuple[TrainState, AnySums]]
+
+# What ``StepOutput.finite`` tells of, in its order.
+CHECKED = ("the loss", "the gradient", "a running statistic of a batch normalisation")
+
+
+class StepOutput(NamedTuple):
+    """The new state, the sums over the batch, and whether each of ``CHECKED`` was finite."""
+
+    state: TrainState
+    sums: AnySums
+    finite: Bool[Array, "3"]
+
+
+TrainStep = Callable[..., StepOutput]
 EvalStep = Callable[[Arrays, Arrays, Examples], tuple[AnySums, Prediction]]
-
-
-def trainable(params: Arrays, *, freeze_backbone: bool) -> Arrays:
-    """The parameters that a run changes."""
-    return {p: a for p, a in params.items() if not (freeze_backbone and p.startswith(BACKBONE))}
 
 
 def init_state(
@@ -81,24 +124,23 @@ def make_train_step(
     config: TrainConfig,
     devices: Devices = ONE,
 ) -> TrainStep:
-    """``step(state, examples, seed=config.seed) -> (state', sums)``, jitted, the state donated.
+    """Returns ``step(state, examples, seed=config.seed) -> StepOutput``, jitted.
+
+    The state is donated: a step destroys what it is given.
 
     The loss is the mean over the examples that the mask keeps. Randomness is folded from
     (seed, step), so a resumed run draws what the uninterrupted one would have drawn.
 
     With ``config.accumulate`` the batch is computed in as many parts, one after the other, and
-    their gradients added up: that of the whole batch, but that batch normalisations see a part
-    at a time, and that each part draws for itself.
-
-    ``sums.loss`` also tells what was not finite: it is NaN when the loss was not, infinity when
-    the gradient was not, minus infinity when a running statistic was not.
+    their gradients added up: equal to one large batch except that batch normalisation and random
+    draws are per part.
     """
     task = TASKS[config.task]
 
     def gradient(
         state: TrainState, examples: Examples, key: Array, kept: Array
     ) -> tuple[Arrays, AnySums, Arrays]:
-        """That of the sum over these examples, divided by ``kept``; their sums; new statistics."""
+        """Returns the gradient of the mean loss, the metric sums, and the new batch statistics."""
 
         def objective(variable: Arrays) -> tuple[Array, tuple[AnySums, Arrays]]:
             model = functional.merge(structure, {**state.params, **variable}, state.stats)
@@ -112,9 +154,7 @@ def make_train_step(
         (_, (sums, stats)), grads = jax.value_and_grad(objective, has_aux=True)(variable)
         return grads, sums, stats
 
-    def step(
-        state: TrainState, examples: Examples, seed: int | Array = config.seed
-    ) -> tuple[TrainState, AnySums]:
+    def step(state: TrainState, examples: Examples, seed: int | Array = config.seed) -> StepOutput:
         key = jax.random.fold_in(jax.random.key(seed), state.step)
         kept = jnp.maximum(examples.mask.sum(), 1)
         if config.accumulate == 1:
@@ -131,10 +171,8 @@ def make_train_step(
         variable = trainable(state.params, freeze_backbone=config.freeze_backbone)
         updates, opt_state = tx.update(grads, state.opt_state, variable)
         params = {**state.params, **optax.apply_updates(variable, updates)}
-        loss = jnp.where(_finite(grads), sums.loss, jnp.inf)
-        loss = jnp.where(_finite(stats), loss, -jnp.inf)
-        sums = sums._replace(loss=jnp.where(jnp.isfinite(sums.loss), loss, jnp.nan))
-        return TrainState(state.step + 1, params, stats, opt_state), sums
+        finite = jnp.array([_finite(sums.loss), _finite(grads), _finite(stats)])
+        return StepOutput(TrainState(state.step + 1, params, stats, opt_state), sums, finite)
 
     return devices.jit(step, donate_argnums=0)
 

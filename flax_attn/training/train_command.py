@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 
 from flax_attn.config import Config, make_config
@@ -12,13 +12,14 @@ from flax_attn.data import Quarantine, open_dataset
 from flax_attn.data.quarantine import FILE
 from flax_attn.porting.imagenet import resolve_imagenet
 from flax_attn.runs.directory import default_workdir, refuse_if_busy
-from flax_attn.runs.log import Tolerant, tolerant
 from flax_attn.system import cli
 from flax_attn.system.compilation_cache import use_compilation_cache
 from flax_attn.system.processes import Processes, joined
 from flax_attn.training.choices import CHOICES
 from flax_attn.training.devices import devices_for
 from flax_attn.training.start import from_chance, resolve_initial
+
+_log = logging.getLogger(__name__)
 
 
 def main(argv: Sequence[str]) -> None:
@@ -38,13 +39,11 @@ def main(argv: Sequence[str]) -> None:
 
 def _train(config: Config, processes: Processes) -> None:
     started = time.perf_counter()
-    attempt = Tolerant()
-    say = tolerant(print if processes.first else lambda text: None, attempt)
     workdir = Path(config.run.workdir) if config.run.workdir else default_workdir(config)
     if processes.first:
         refuse_if_busy(workdir)
     # Imports that take a second: a directory in use is refused before.
-    from flax_attn.training.train import set_aside_before, train
+    from flax_attn.training.trainer import set_aside_before, train
 
     devices_for(config.train)  # to be told of a wrong number before images are read
     quarantine = Quarantine(config.data.on_bad_image, earlier=set_aside_before(workdir))
@@ -55,14 +54,12 @@ def _train(config: Config, processes: Processes) -> None:
         images=config.run.image_folder,
     )
     if quarantine.entries:
-        say(f"{len(quarantine.entries)} unusable images set aside: {workdir / FILE}")
+        _log.info(f"{len(quarantine.entries)} unusable images set aside: {workdir / FILE}")
     initial = from_chance()  # which others replace by what the first process has
     if processes.first:
-        initial = resolve_initial(
-            config.run, dataset.classes, imagenet=partial(resolve_imagenet, say=say)
-        )
-    train(config, dataset, initial, workdir=workdir, say=say, attempt=attempt, processes=processes)
-    say(
+        initial = resolve_initial(config.run, dataset.classes, imagenet=resolve_imagenet)
+    train(config, dataset, initial, workdir=workdir, processes=processes)
+    _log.info(
         f"done in {time.perf_counter() - started:.0f} s; judge it: "
         f"flax-attn eval --workdir {workdir}"
     )

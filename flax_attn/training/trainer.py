@@ -1,219 +1,306 @@
-"""The host loop of training and evaluation: the only place that logs, times and saves."""
+"""From a configuration to a trained run directory, in two functions.
+
+``train`` prepares a run, from the start or from its last checkpoint, and draws its pictures;
+``fit`` is the loop. What a resumed run promises:
+
+- it goes on from the last checkpoint, at most ``--save-every`` steps back, to the same bytes;
+- a state is checked for numbers that are not finite before it is saved;
+- a checkpoint is saved before its epoch is evaluated; a missed evaluation runs on resume;
+- a signal is obeyed at the end of a step, once its state is saved.
+"""
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
-from typing import Any, NamedTuple
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
-from tqdm import tqdm
+from jaxtyping import UInt8
 
-from flax_attn.config import TrainConfig
-from flax_attn.errors import NonFiniteError
-from flax_attn.models.functional import Arrays
-from flax_attn.models.tasks import TASKS, Task
-from flax_attn.runs.checkpoint_format import Progress
-from flax_attn.runs.checkpoints import Checkpoints
+from flax_attn.config import Config
+from flax_attn.data import Dataset, Split, num_batches, read_image
+from flax_attn.data import quarantine as quarantines
+from flax_attn.errors import DataError, NonFiniteError
+from flax_attn.figures import draw_attention, draw_curves
+from flax_attn.models import build_model, functional
+from flax_attn.models.calibrate import calibrate
+from flax_attn.models.functional import Structure
+from flax_attn.models.tasks import TASKS
+from flax_attn.runs.checkpoints import FOLDER, Checkpoints
+from flax_attn.runs.directory import Run
 from flax_attn.runs.log import Row, RunLog
-from flax_attn.system.signals import Stop
-from flax_attn.training.devices import ONE, Devices
-from flax_attn.training.examples import ExampleSource, steps_per_epoch
-from flax_attn.training.step import EvalStep, TrainState, TrainStep, all_finite
-from flax_attn.training.watch import Watch
+from flax_attn.runs.resume import find_earlier
+from flax_attn.runs.snapshots import save_snapshot
+from flax_attn.runs.state import Progress, TrainState
+from flax_attn.system.console import attempt, bar
+from flax_attn.system.processes import ALONE, Processes
+from flax_attn.system.signals import Stop, stop_on_signals
+from flax_attn.training.devices import ONE, Devices, devices_for
+from flax_attn.training.epochs_figure import draw_epochs
+from flax_attn.training.evaluation import attention_panels, evaluate
+from flax_attn.training.multihost import (
+    held,
+    refuse_quarantine,
+    require_same,
+    share_start,
+    shared_conditions,
+    shared_stop,
+)
+from flax_attn.training.optimizer import make_optimizer
+from flax_attn.training.sources import (
+    ExampleSource,
+    batch_names,
+    example_sources,
+    steps_per_epoch,
+)
+from flax_attn.training.start import Initial
+from flax_attn.training.step import (
+    CHECKED,
+    EvalStep,
+    TrainStep,
+    all_finite,
+    init_state,
+    make_eval_step,
+    make_train_step,
+)
 
-Say = Callable[[str], None]
+CURVES_FILE = "curves.png"
+ATTENTION_FILE = "attention.png"
+CALIBRATION_IMAGES = 64
 
-# Steps between looks at the losses: each look waits for the device.
+# Steps between looks at what was not finite: each look waits for the device.
 LOOK_EVERY = 10
+_NAMES_SHOWN = 8
+_ADVICE = "lower --learning-rate or --backbone-learning-rate"
+
+_log = logging.getLogger(__name__)
 
 
-class Evaluation(NamedTuple):
-    """Every example of a split judged once, in the split's order.
-
-    ``judged`` tells which of the split's n examples: all m = n, unless images were lost and
-    quarantined. ``attention`` is empty unless it was asked for.
-    """
-
-    metrics: dict[str, float]
-    confusion: Int[np.ndarray, "k *k"]
-    probabilities: Float[np.ndarray, "m k"]
-    loss: Float[np.ndarray, "m"]
-    attention: dict[str, Float[np.ndarray, "m *g h w"]]
-    judged: Bool[np.ndarray, "n"]
+def set_aside_before(workdir: Path) -> list[quarantines.QuarantinedImage]:
+    """Returns the images that the run in ``workdir`` has set aside, if there is one to resume."""
+    if not any(path.name.isdigit() for path in (workdir / FOLDER).glob("*")):
+        return []
+    return quarantines.read_entries(workdir / quarantines.FILE)
 
 
-def bar(items: Iterable, total: int, text: str, *, done: int = 0) -> tqdm:
-    """A progress bar that shows the rate and the time left."""
-    return tqdm(
-        items,
-        total=total,
-        initial=done,
-        desc=text,
-        leave=False,
-        dynamic_ncols=True,
-        mininterval=0.5,
-    )
-
-
-def evaluate(
-    step: EvalStep,
-    params: Arrays,
-    stats: Arrays,
-    source: ExampleSource,
+def train(
+    config: Config,
+    dataset: Dataset,
+    initial: Initial,
     *,
-    num_classes: int,
-    task: Task = TASKS["multiclass"],
-    keep_attention: bool = False,
-    text: str = "evaluating",
-    at_boundary: Callable[[], None] = lambda: None,
-    devices: Devices = ONE,
-) -> Evaluation:
-    """Loss, accuracy, precision, recall, average precision, ROC AUC and images/s.
+    workdir: Path,
+    draw: bool = True,
+    processes: Processes = ALONE,
+) -> None:
+    """Trains, or resumes, the run in ``workdir`` and, with ``draw``, draws its pictures.
 
-    ``keep_attention`` keeps the attention maps of all examples in memory; ``at_boundary`` is
-    called between batches, and may raise. ``devices`` are those of the step.
+    Of several ``processes`` the first alone touches ``workdir``; all must have the same data set.
+
+    Raises:
+      CheckpointError: ``workdir`` holds a run under other conditions, or no checkpoint is whole.
+      DataError: the images' labels do not fit the task.
+      RunBusyError: another process trains there.
+      StoppedError: after SIGTERM or SIGINT.
+      UsageError: the batch cannot be split over the devices, or ``processes`` disagree.
     """
-    sums: Any = task.sums.zero(num_classes)
-    probabilities, losses, masks = [], [], []
-    attention: dict[str, list[np.ndarray]] = {}
-    started = time.perf_counter()
-    with closing(source.epoch(0, seed=0, shuffle=False)) as batches:
-        for examples in bar(batches, steps_per_epoch(source), text):
-            batch_sums, prediction = step(params, stats, devices.share(examples))
-            sums = sums.merge(devices.on_one(batch_sums))
-            mask = devices.whole(examples.mask)
-            probabilities.append(np.asarray(prediction.probabilities)[mask])
-            losses.append(np.asarray(prediction.loss)[mask])
-            masks.append(mask)
-            for name, maps in prediction.attention.items() if keep_attention else ():
-                attention.setdefault(name, []).append(np.asarray(maps)[mask])
-            at_boundary()
-    seconds = time.perf_counter() - started
-    stacked = np.concatenate(probabilities)
-    judged = np.concatenate(masks)[: len(source.labels)]
-    metrics = {
-        **sums.compute(),
-        **task.ranking(stacked, np.asarray(source.labels)[judged]),
-        "count": len(stacked),
-        "images_per_second": len(stacked) / seconds,
-    }
-    kept = {name: np.concatenate(maps) for name, maps in attention.items()}
-    confusion = np.asarray(sums.confusion)
-    return Evaluation(metrics, confusion, stacked, np.concatenate(losses), kept, judged)
+    # ---- Conditions: what must hold before anything is computed.
+    devices = devices_for(config.train)
+    refuse_quarantine(config, processes)
+    if dataset.multilabel != (config.train.task == "multilabel"):
+        kind = "any number of labels" if dataset.multilabel else "one class"
+        raise DataError(
+            f"--task {config.train.task} does not fit {config.data.dataset}, "
+            f"whose images have {kind}"
+        )
+    run = Run(
+        config=config,
+        classes=dataset.classes,
+        data_fingerprint=dataset.splits["train"].fingerprint,
+        val_fingerprint=dataset.splits["val"].fingerprint,
+        weights=initial.provenance,
+    )
+    fingerprints = run.data_fingerprint, run.val_fingerprint
+    require_same(shared_conditions(config, run.classes, *fingerprints), processes)
+    task, num_classes = TASKS[config.train.task], len(run.classes)
+
+    with held(workdir, processes), stop_on_signals(within=config.run.stop_within) as own_stop:
+        # ---- What there is to go on from; checkpoints are the first process's.
+        checkpoints = earlier = None
+        if processes.first:
+            checkpoints = Checkpoints(workdir, keep=config.run.keep_checkpoints)
+            earlier = find_earlier(run, checkpoints, workdir)
+        if earlier is not None:
+            run = replace(run, weights=earlier.run.weights)
+
+        # ---- The network, the optimizer, and the state to begin with.
+        network = devices.network(config.model)
+        structure, params, stats = functional.split(
+            build_model(network, num_classes=num_classes, seed=config.train.seed)
+        )
+        if earlier is None and processes.first:
+            params, stats = initial.fill(params, stats)
+            if initial.calibrate and not config.train.freeze_backbone:
+                images = _calibration_images(dataset.splits["train"], config.train.batch_size)
+                params, stats = calibrate(structure, params, stats, images)
+                _log.info(f"batch normalisation calibrated on {CALIBRATION_IMAGES} training images")
+        steps = num_batches(len(dataset.splits["train"].labels), config.train.batch_size)
+        tx = make_optimizer(config.train, steps_per_epoch=steps)
+        state = init_state(params, stats, tx, config.train)
+        progress = Progress.start(1, steps, task.sums.zero(num_classes))
+        rows: list[Row] = []
+        if checkpoints is not None:
+            checkpoints.require_space(state)
+        if earlier is not None:
+            state, progress, rows = earlier.resume(state, progress)
+            _log.info(earlier.describe(config.train.epochs))
+        state, progress = share_start(processes, state, progress)
+        state = devices.replicate(state)
+        if processes.first:
+            run.save(workdir)
+            dataset.quarantine.keep_in(workdir / quarantines.FILE)
+
+        # ---- The epochs.
+        examples = example_sources(config, structure, state.params, state.stats, dataset, devices)
+        stop, agree = shared_stop(own_stop, processes)
+        started = time.perf_counter()
+        log = RunLog(workdir, rows) if processes.first else None
+        try:
+            fit(
+                state,
+                progress,
+                steps=(
+                    make_train_step(structure, tx, config.train, devices),
+                    make_eval_step(structure, task, devices),
+                ),
+                examples=examples,
+                config=config,
+                classes=run.classes,
+                checkpoints=checkpoints,
+                log=log,
+                stop=stop,
+                snapshots=workdir if processes.first else None,
+                devices=devices,
+                agree=agree,
+            )
+        finally:
+            if log is not None:
+                log.close()
+        _log.info(f"trained in {time.perf_counter() - started:.0f} s")
+
+        # ---- The pictures.
+        if draw and checkpoints is not None:
+            _draw(run, structure, checkpoints, dataset.splits["val"], workdir)
 
 
-class Trainer:
+def fit(
+    state: TrainState,
+    progress: Progress,
+    *,
+    steps: tuple[TrainStep, EvalStep],
+    examples: tuple[ExampleSource, ExampleSource],
+    config: Config,
+    classes: Sequence[str],
+    checkpoints: Checkpoints | None = None,
+    log: RunLog | None = None,
+    stop: Stop | None = None,
+    snapshots: Path | None = None,
+    devices: Devices = ONE,
+    agree: Callable[[int], int] | None = None,
+) -> TrainState:
     """Trains from a place in a run to its end; saves, evaluates and logs on the way.
 
-    A state is saved at the end of an epoch, before its evaluation, every ``save_every`` batches
-    in between, and when ``stop`` is requested. ``keep(epoch, state)`` is called at the end of an
-    epoch, before it is saved: killed between the two, the end is reached and kept again.
+    Args:
+      state: what the next step reads; it is destroyed.
+      progress: the place in the run that ``state`` belongs to.
+      steps: the compiled training and evaluation steps.
+      examples: the training and validation examples.
+      config: of which the settings of training, saving and snapshots are used.
+      classes: their names, which a checkpoint keeps.
+      checkpoints: where states are saved, at the end of each epoch before its evaluation, every
+        ``save_every`` steps in between, and when asked to stop; None saves nothing.
+      log: takes a row an epoch.
+      stop: whether a signal has asked to stop.
+      snapshots: the run directory that snapshots go to, before the epoch's end is saved: killed
+        between the two, the end is reached and the snapshot kept again.
+      devices: share each batch.
+      agree: called in all of several processes with the images each has given to a step; returns
+        their sum, and sees to it that all stop at the same step.
 
-    Steps share their batches over ``devices``. Where those are of several processes, ``agree``
-    is called in all of them with the images each has given to a step: it returns their sum,
-    and sees to it that all ``stop`` at the same step.
+    Raises:
+      NonFiniteError: naming the step and its images.
+      DiskFullError: there is no space for a checkpoint.
+      StoppedError: after a signal.
     """
+    (train_step, eval_step), (train_examples, val_examples) = steps, examples
+    settings, task, stop = config.train, TASKS[config.train.task], stop or Stop()
+    total, every = settings.epochs, config.run.save_every
 
-    def __init__(
-        self,
-        train_step: TrainStep,
-        eval_step: EvalStep,
-        *,
-        train: ExampleSource,
-        val: ExampleSource,
-        config: TrainConfig,
-        classes: tuple[str, ...],
-        checkpoints: Checkpoints,
-        log: RunLog,
-        stop: Stop,
-        save_every: int | None,
-        say: Say,
-        keep: Callable[[int, TrainState], None] | None = None,
-        devices: Devices = ONE,
-        agree: Callable[[int], int] = lambda images: images,
-    ):
-        self._train_step, self._eval_step = train_step, eval_step
-        self._train, self._val = train, val
-        self._config, self._classes = config, classes
-        self._checkpoints, self._log = checkpoints, log
-        self._stop, self._save_every, self._say = stop, save_every, say
-        self._keep = keep
-        self._devices, self._agree = devices, agree
-
-    def fit(self, state: TrainState, progress: Progress) -> TrainState:
-        """Trains to the last epoch.
-
-        Raises NonFiniteError naming the step and its images, DiskFullError, or StoppedError
-        after a signal.
-        """
-        zero = TASKS[self._config.task].sums.zero(len(self._classes))
-        while progress.epoch <= self._config.epochs:
-            if not progress.finished:
-                state, progress = self._epoch(state, progress)
-            self._judge(state, progress)
-            progress = Progress.start(progress.epoch + 1, steps_per_epoch(self._train), zero)
-        return state
-
-    def _epoch(self, state: TrainState, progress: Progress) -> tuple[TrainState, Progress]:
-        """The batches of an epoch that are not done yet, in the order of (seed, epoch)."""
-        watch = Watch(self._train, progress.epoch, self._config.seed)
+    while progress.epoch <= total:
+        # ---- Batches that are not done yet, in the order of (seed, epoch).
+        epoch, unseen = progress.epoch, []
         began = time.perf_counter() - progress.seconds
-        batches = self._train.epoch(
-            progress.epoch, seed=self._config.seed, shuffle=True, start=progress.batch
+        batches = train_examples.epoch(
+            epoch, seed=settings.seed, shuffle=True, start=progress.batch
         )
-        text = f"epoch {progress.epoch}/{self._config.epochs}"
-        shown = bar(batches, progress.batches, text, done=progress.batch)
-        with closing(batches):
-            for examples in shown:
-                state, sums = self._train_step(state, self._devices.share(examples))
+        left = () if progress.finished else batches
+        shown = bar(left, progress.batches, f"epoch {epoch}/{total}", done=progress.batch)
+        with closing(batches), closing(shown):
+            for batch in shown:
+                # ---- Step
+                state, sums, finite = train_step(state, devices.share(batch))
+                count = int(batch.mask.sum())
                 progress = progress._replace(
                     batch=progress.batch + 1,
-                    images=progress.images + self._agree(int(examples.mask.sum())),
+                    images=progress.images + (agree(count) if agree else count),
                     seconds=time.perf_counter() - began,
-                    sums=progress.sums.merge(self._devices.on_one(sums)),
+                    sums=progress.sums.merge(devices.on_one(sums)),
                 )
-                watch.add(progress.batch, sums.loss)
-                due = self._due(progress)
+                unseen.append((progress.batch, devices.on_one(finite)))
+
+                # ---- Look
+                periodic = every is not None and progress.batch % every == 0
+                due = progress.finished or periodic or stop.requested
                 if due or progress.batch % LOOK_EVERY == 0:
-                    watch.look(int(state.step))
+                    last = int(state.step)
+                    _raise_unless_finite(unseen, last, train_examples, epoch, settings.seed)
+                    unseen.clear()
                     shown.set_postfix_str(_so_far(progress))
+
+                # ---- Save
                 if due:
-                    self._save(state, progress)
-        return state, progress
+                    _raise_unless_sound(state)
+                    if snapshots is not None and progress.finished:
+                        _save_snapshot(snapshots, epoch, state, config)
+                    if checkpoints is not None:
+                        rows = log.rows if log is not None else ()
+                        checkpoints.save(state, progress, classes=classes, rows=rows)
+                    stop.raise_if_requested(f"checkpoint {int(state.step)} is saved")
 
-    def _due(self, progress: Progress) -> bool:
-        every = self._save_every
-        periodic = every is not None and progress.batch % every == 0
-        return progress.finished or periodic or self._stop.requested
+        # ---- Evaluate
+        started, step = time.perf_counter(), int(state.step)
 
-    def _save(self, state: TrainState, progress: Progress) -> None:
-        if not all_finite((state.params, state.opt_state)):
-            raise NonFiniteError(
-                f"a parameter or the optimizer's state is not finite after step {int(state.step)}: "
-                "lower --learning-rate or --backbone-learning-rate; earlier checkpoints are kept"
-            )
-        if progress.finished and self._keep is not None:
-            self._keep(progress.epoch, state)
-        rows = self._log.rows
-        step = self._checkpoints.save(state, progress, classes=self._classes, rows=rows)
-        self._stop.raise_if_requested(f"checkpoint {step} is saved")
+        def leave_if_asked(step: int = step) -> None:
+            if agree is not None:
+                agree(0)
+            stop.raise_if_requested(f"checkpoint {step} is saved")
 
-    def _judge(self, state: TrainState, progress: Progress) -> None:
-        step, epoch = int(state.step), progress.epoch
-        started = time.perf_counter()
         judged = evaluate(
-            self._eval_step,
+            eval_step,
             state.params,
             state.stats,
-            self._val,
-            num_classes=len(self._classes),
-            task=TASKS[self._config.task],
-            at_boundary=lambda: self._leave_if_asked(step),
-            devices=self._devices,
+            val_examples,
+            num_classes=len(classes),
+            task=task,
+            at_boundary=leave_if_asked,
+            devices=devices,
         )
+
+        # ---- Log
         rate = progress.images / max(progress.seconds, 1e-9)
         row = {
             "epoch": epoch,
@@ -222,13 +309,51 @@ class Trainer:
             "train": {**progress.sums.compute(), "images_per_second": rate},
             "val": judged.metrics,
         }
-        self._checkpoints.judge(step, row)
-        self._log.write(row)
-        self._say(_line(row, self._config.epochs))
+        if checkpoints is not None:
+            checkpoints.judge(step, row)
+        if log is not None:
+            log.write(row)
+        _log.info(_line(row, total))
+        progress = Progress.start(
+            epoch + 1, steps_per_epoch(train_examples), task.sums.zero(len(classes))
+        )
+    return state
 
-    def _leave_if_asked(self, step: int) -> None:
-        self._agree(0)
-        self._stop.raise_if_requested(f"checkpoint {step} is saved")
+
+def _raise_unless_finite(
+    unseen: Sequence[tuple[int, Any]],
+    last: int,
+    examples: ExampleSource,
+    epoch: int,
+    seed: int,
+) -> None:
+    """Raises NonFiniteError for the first of the steps up to ``last`` that was not finite."""
+    for step, (batch, finite) in enumerate(unseen, start=last - len(unseen) + 1):
+        checked = zip(CHECKED, np.asarray(finite), strict=True)
+        wrong = [what for what, is_finite in checked if not is_finite]
+        if wrong:
+            names = batch_names(examples, epoch, batch, seed=seed)
+            more = len(names) - _NAMES_SHOWN
+            listed = ", ".join(map(repr, names[:_NAMES_SHOWN]))
+            raise NonFiniteError(
+                f"{wrong[0]} is not finite in step {step}, batch {batch} of epoch {epoch}, on "
+                f"{listed}{f' and {more} more' if more > 0 else ''}: {_ADVICE}, or look at these "
+                "images; earlier checkpoints are kept"
+            )
+
+
+def _raise_unless_sound(state: TrainState) -> None:
+    if not all_finite((state.params, state.opt_state)):
+        raise NonFiniteError(
+            f"a parameter or the optimizer's state is not finite after step {int(state.step)}: "
+            f"{_ADVICE}; earlier checkpoints are kept"
+        )
+
+
+def _save_snapshot(workdir: Path, epoch: int, state: TrainState, config: Config) -> None:
+    if epoch in (config.run.snapshot_epochs or ()):
+        frozen = config.train.freeze_backbone
+        save_snapshot(workdir, epoch, state.params, state.stats, freeze_backbone=frozen)
 
 
 def _so_far(progress: Progress) -> str:
@@ -246,3 +371,39 @@ def _line(row: Row, epochs: int) -> str:
         f" AUC {val['roc_auc']:.4f} · {train['images_per_second']:.1f} images/s"
         f" · {row['seconds']:.1f} s"
     )
+
+
+def _draw(
+    run: Run, structure: Structure, checkpoints: Checkpoints, val: Split, workdir: Path
+) -> None:
+    """Draws the pictures of a run, of its best checkpoint."""
+    title = f"{run.config.model.model}, {run.config.model.norm}, {run.config.data.dataset}"
+    curves, attention = workdir / CURVES_FILE, workdir / ATTENTION_FILE
+    rows = checkpoints.rows
+    if attempt(lambda: draw_curves(rows, curves, title=title), str(curves)):
+        _log.info(f"curves: {curves}")
+    best = checkpoints.load_best()
+    _, params, stats = functional.abstract(
+        lambda: build_model(run.config.model, num_classes=len(run.classes))
+    )
+    params, stats = best.model(params, stats)
+    step = make_eval_step(structure, TASKS[run.config.train.task])
+    panels = attention_panels(step, params, stats, val, run)
+    if panels and attempt(lambda: draw_attention(panels, attention, title=title), str(attention)):
+        _log.info(f"attention: {attention}")
+    attempt(
+        lambda: draw_epochs(run, step, params, stats, val, workdir),
+        f"the pictures of the epochs in {workdir}",
+    )
+    if (row := best.info.row) is not None:
+        _log.info(
+            f"best epoch {row['epoch']}: validation accuracy {row['val']['accuracy']:.4f}, "
+            f"ROC AUC {row['val']['roc_auc']:.4f}"
+        )
+
+
+def _calibration_images(split: Split, batch_size: int) -> Iterator[UInt8[np.ndarray, "b s s 3"]]:
+    count = min(CALIBRATION_IMAGES, len(split.labels))
+    chosen = np.random.default_rng(0).permutation(len(split.labels))[:count]
+    for start in range(0, count, batch_size):
+        yield np.stack([read_image(split, int(i))[0] for i in chosen[start : start + batch_size]])

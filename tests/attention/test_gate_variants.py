@@ -13,7 +13,7 @@ from flax_attn.attention.gate import CHANNEL_FEATURES
 from flax_attn.config import Config, validate
 from flax_attn.errors import UsageError
 from flax_attn.models import build_model, functional
-from flax_attn.models.maps import named_maps
+from flax_attn.models.network import named_maps
 from flax_attn.models.vgg import Features
 from flax_attn.training.optimizer import make_optimizer
 from flax_attn.training.step import Examples, init_state, make_train_step
@@ -245,7 +245,7 @@ def test_head_diversity_drives_heads_apart(tiny: Config) -> None:
         examples = Examples(features, np.array([0, 1, 0, 1], np.int32), np.ones(4, bool))
         step = make_train_step(structure, tx, config.train)
         for _ in range(30):
-            state, _ = step(state, examples)
+            state, _, _ = step(state, examples)
         model = functional.merge(structure, state.params, state.stats)
         after[weight] = float(model.classify(features, train=False).overlap.mean())
     assert after[10.0] < 0.7 * after[0.0]

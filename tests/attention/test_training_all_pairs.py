@@ -42,12 +42,12 @@ def test_combination(tiny: Config, score: str, norm: str) -> None:
     step = make_train_step(structure, tx, config.train)
     losses = []
     for i in range(STEPS):
-        state, sums = step(state, examples(config, seed=i % 4))
+        state, sums, _ = step(state, examples(config, seed=i % 4))
         losses.append(float(sums.loss) / 8)
     assert step._cache_size() == 1  # type: ignore[attr-defined]
     assert np.isfinite(losses).all()
     assert np.mean(losses[-5:]) < 0.7 * np.mean(losses[:5]), losses
     # Products of ±10⁴: an update is finite only if loss and gradients are.
-    state, sums = step(state, examples(config, seed=9, scale=50.0))
+    state, sums, _ = step(state, examples(config, seed=9, scale=50.0))
     for path, array in {**state.params, "loss": sums.loss}.items():
         assert np.isfinite(array).all(), path

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from flax_attn.data.ahead import ahead
+from flax_attn.data.batches import ahead
 
 
 def test_results_come_in_order() -> None:

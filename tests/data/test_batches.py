@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from flax_attn.data.batches import Batch, batches, epoch_order, num_batches
-from flax_attn.data.concatenate import concatenate
+from flax_attn.data.views import concatenate
 from flax_attn.errors import DataError, UsageError
 
 

@@ -21,9 +21,8 @@ from PIL import Image
 from flax_attn.data.check import preflight
 from flax_attn.data.dataset import Dataset
 from flax_attn.data.decode import decode
-from flax_attn.data.sets import cats_vs_dogs_prepare, tfds_prepare
-from flax_attn.data.sets.cats_vs_dogs import open_cats_vs_dogs
-from flax_attn.data.sets.cats_vs_dogs_prepare import ARCHIVE, read_archive
+from flax_attn.data.sets import cats_vs_dogs, tfds
+from flax_attn.data.sets.cats_vs_dogs import ARCHIVE, open_cats_vs_dogs, read_archive
 from flax_attn.errors import DataError, UsageError
 
 PER_CLASS = 10
@@ -81,7 +80,7 @@ def no_download(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
     # The discard port, where nobody listens: no test may reach the real host.
-    monkeypatch.setattr(cats_vs_dogs_prepare, "URL", "http://127.0.0.1:9/cats.zip")
+    monkeypatch.setattr(cats_vs_dogs, "URL", "http://127.0.0.1:9/cats.zip")
 
 
 def open_at(root: Path, **options: object) -> Dataset:
@@ -210,12 +209,12 @@ def archive_server(tmp_path: Path) -> Iterator[str]:
 
 
 def test_download(tmp_path: Path, archive_server: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cats_vs_dogs_prepare, "URL", archive_server)
+    monkeypatch.setattr(cats_vs_dogs, "URL", archive_server)
     root = tmp_path / "new"
     assert len(all_names(open_at(root))) == 2 * PER_CLASS
     # What was downloaded is used again, without asking the host.
     shutil.rmtree(root / "cats_vs_dogs")
-    monkeypatch.setattr(cats_vs_dogs_prepare, "require_reachable", None)
+    monkeypatch.setattr(cats_vs_dogs, "require_reachable", None)
     assert len(all_names(open_at(root))) == 2 * PER_CLASS
 
 
@@ -238,7 +237,7 @@ def assert_says_how_to_place_the_archive(root: Path) -> None:
     assert time.monotonic() - start < 10
     message = str(caught.value)
     assert str(root / ARCHIVE) in message and "--data-dir" in message and "\n" not in message
-    assert cats_vs_dogs_prepare.URL in message
+    assert cats_vs_dogs.URL in message
     assert not root.exists()
 
 
@@ -247,8 +246,8 @@ def test_unreachable_host(tmp_path: Path) -> None:
 
 
 def test_silent_host(tmp_path: Path, silent_server: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cats_vs_dogs_prepare, "URL", silent_server)
-    monkeypatch.setattr(tfds_prepare, "_CONNECT_SECONDS", 0.2)
+    monkeypatch.setattr(cats_vs_dogs, "URL", silent_server)
+    monkeypatch.setattr(tfds, "_CONNECT_SECONDS", 0.2)
     assert_says_how_to_place_the_archive(tmp_path / "new")
 
 

@@ -19,16 +19,14 @@ from flax_attn.data import (
     Quarantine,
     Split,
     batches,
-    concatenate,
+    check,
     open_dataset,
     open_split,
 )
-from flax_attn.data import verdicts as verdicts_module
-from flax_attn.data.check import find_problems, preflight
-from flax_attn.data.guarded import GuardedSplit
-from flax_attn.data.quarantine import Entry, read_entries, write_entries
+from flax_attn.data.check import Verdicts, find_problems, preflight
+from flax_attn.data.quarantine import QuarantinedImage, read_entries, write_entries
 from flax_attn.data.sets.folder import FolderSplit, open_tree
-from flax_attn.data.verdicts import Verdicts
+from flax_attn.data.views import GuardedSplit
 from flax_attn.errors import DataError, UsageError
 
 
@@ -66,7 +64,7 @@ def config_of(root: Path, **values: object) -> DataConfig:
     return DataConfig(dataset="folder", data_dir=str(root), image_size=32, **values)  # type: ignore[arg-type]
 
 
-def quarantined(config: DataConfig, *earlier: Entry) -> tuple[Dataset, Quarantine]:
+def quarantined(config: DataConfig, *earlier: QuarantinedImage) -> tuple[Dataset, Quarantine]:
     quarantine = Quarantine("quarantine", earlier=earlier)
     return open_dataset(config, quarantine), quarantine
 
@@ -168,7 +166,7 @@ def test_the_list_is_the_same_on_a_rerun_and_after_a_resume(tmp_path: Path) -> N
     root = put_tree(tmp_path / "data")
     put_unusable(root / "dog")
     lists, prints = [], []
-    earlier: list[Entry] = []
+    earlier: list[QuarantinedImage] = []
     for name in ("run", "rerun", "resumed"):
         dataset, quarantine = quarantined(config_of(root), *earlier)
         quarantine.keep_in(tmp_path / name)
@@ -357,7 +355,7 @@ def test_list_round_trip_with_odd_names(tmp_path: Path) -> None:
     file = tmp_path / "quarantine.json"
     assert read_entries(file) == []
     names = ["z.jpg", os.fsdecode(b"\xff\n.jpg"), "-é.jpg"]
-    entries = [Entry("train", name, 1, "00", "start", "réason") for name in names]
+    entries = [QuarantinedImage("train", name, 1, "00", "start", "réason") for name in names]
     write_entries(file, entries)
     assert file.read_bytes().isascii()
     assert read_entries(file) == [entries[2], entries[0], entries[1]]
@@ -458,7 +456,7 @@ def test_a_digest_that_is_not_the_files_is_not_trusted(tmp_path: Path) -> None:
     root, cache = put_tree(tmp_path / "data", 4), tmp_path / "cache"
     dataset = preflight(tree(root), Quarantine("quarantine"), cache=cache)
     row = dataset.splits["all"]._rows[0]  # type: ignore[attr-defined]
-    entry = Entry("all", row.path, row.label, row.digest, "run", "gone")
+    entry = QuarantinedImage("all", row.path, row.label, row.digest, "run", "gone")
     (root / row.path).unlink()
     known = open_tree(root, size=32, resize="crop", known=[row])
     quarantine = Quarantine("quarantine", earlier=[entry])
@@ -471,7 +469,7 @@ def test_another_decoder_or_pillow_asks_again(
 ) -> None:
     root, cache = put_tree(tmp_path / "data", 2), tmp_path / "cache"
     assert looked_at(root, cache) == 4
-    monkeypatch.setattr(verdicts_module.PIL, "__version__", "99")
+    monkeypatch.setattr(check.PIL, "__version__", "99")
     assert looked_at(root, cache) == 4
 
 

@@ -13,8 +13,7 @@ import pytest
 from PIL import Image
 
 from flax_attn.data import decode as decoder
-from flax_attn.data.decode import MAX_PIXELS, ImageError, decode
-from flax_attn.data.jpeg import MAX_SCANS
+from flax_attn.data.decode import MAX_PIXELS, MAX_SCANS, ImageError, decode
 from flax_attn.errors import DataError, UsageError
 
 # JPEG at quality 95 and one rounding of a resize move a flat colour by no more than this.

@@ -8,9 +8,9 @@ import pytest
 from PIL import Image
 
 from flax_attn.data.batches import batches
-from flax_attn.data.concatenate import concatenate
 from flax_attn.data.dataset import Dataset
 from flax_attn.data.sets.folder import open_folder, open_tree
+from flax_attn.data.views import concatenate
 from flax_attn.errors import DataError, UsageError
 
 

@@ -12,14 +12,13 @@ from PIL import Image
 from flax_attn.config import DataConfig
 from flax_attn.data import open_dataset, open_split
 from flax_attn.data.check import preflight
-from flax_attn.data.concatenate import concatenate
 from flax_attn.data.dataset import Split, masks_of
 from flax_attn.data.decode import ImageError, decode
 from flax_attn.data.drawn.pets import open_drawn_pets
 from flax_attn.data.masks import decode_mask, objects
 from flax_attn.data.quarantine import Quarantine
 from flax_attn.data.sets.folder import MaskFolder, masks_beside, open_folder
-from flax_attn.data.subset import Subset
+from flax_attn.data.views import Subset, concatenate
 from flax_attn.errors import DataError, UsageError
 
 SIZE = 32

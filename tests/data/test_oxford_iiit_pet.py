@@ -21,7 +21,7 @@ from flax_attn.config import DataConfig
 from flax_attn.data.dataset import Dataset
 from flax_attn.data.decode import ImageError, decode
 from flax_attn.data.masks import objects
-from flax_attn.data.sets import oxford_iiit_pet_prepare as prepare
+from flax_attn.data.sets import oxford_iiit_pet
 from flax_attn.data.sets.oxford_iiit_pet import open_oxford_iiit_pet
 from flax_attn.errors import DataError, UsageError
 
@@ -100,8 +100,10 @@ def write_archives(
 ) -> Path:
     root.mkdir(parents=True, exist_ok=True)
     # Only called .gz, as the real one of the images is; readers must not mind.
-    write_archive(root / prepare.IMAGES, images() if photographs is None else photographs)
-    write_archive(root / prepare.ANNOTATIONS, annotations() if notes is None else notes, "w:gz")
+    write_archive(root / oxford_iiit_pet.IMAGES, images() if photographs is None else photographs)
+    write_archive(
+        root / oxford_iiit_pet.ANNOTATIONS, annotations() if notes is None else notes, "w:gz"
+    )
     return root
 
 
@@ -109,9 +111,9 @@ def write_archives(
 def no_download(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
-    for name in prepare.URLS:
+    for name in oxford_iiit_pet.URLS:
         # The discard port, where nobody listens: no test may reach the real host.
-        monkeypatch.setitem(prepare.URLS, name, f"http://127.0.0.1:9/{name}")
+        monkeypatch.setitem(oxford_iiit_pet.URLS, name, f"http://127.0.0.1:9/{name}")
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +121,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = write_archives(tmp_path_factory.mktemp("tfds"))
     open_at(root)
     # Everything after this must do without the archives.
-    for name in prepare.URLS:
+    for name in oxford_iiit_pet.URLS:
         (root / name).unlink()
     return root
 
@@ -205,9 +207,9 @@ def test_download(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
-        for name in prepare.URLS:
+        for name in oxford_iiit_pet.URLS:
             address = f"http://127.0.0.1:{server.server_port}/{name}"
-            monkeypatch.setitem(prepare.URLS, name, address)
+            monkeypatch.setitem(oxford_iiit_pet.URLS, name, address)
         found = open_at(tmp_path / "new")
         server.shutdown()
         thread.join()
@@ -221,8 +223,8 @@ def test_unreachable_host(tmp_path: Path) -> None:
     with pytest.raises(DataError) as caught:
         open_at(tmp_path / "new")
     message = str(caught.value)
-    assert str(tmp_path / "new" / prepare.IMAGES) in message and "--data-dir" in message
-    assert prepare.URLS[prepare.IMAGES] in message and "\n" not in message
+    assert str(tmp_path / "new" / oxford_iiit_pet.IMAGES) in message and "--data-dir" in message
+    assert oxford_iiit_pet.URLS[oxford_iiit_pet.IMAGES] in message and "\n" not in message
     assert not (tmp_path / "new").exists()
 
 
@@ -240,7 +242,7 @@ def without(content: dict[str, bytes], name: str) -> dict[str, bytes]:
 
 LISTED = "annotations/trainval.txt"
 DAMAGE = {
-    "cut": (None, None, prepare.ANNOTATIONS),
+    "cut": (None, None, oxford_iiit_pet.ANNOTATIONS),
     "no image": (without(images(), "images/pug_2.jpg"), None, "1 photographs .*'pug_2'"),
     "no trimap": (None, without(annotations(), "annotations/trimaps/pug_2.png"), "pug_2.jpg"),
     "no list": (None, without(annotations(), LISTED), "trainval.txt: no such list"),
@@ -254,7 +256,7 @@ def test_damaged_archives(damage: str, tmp_path: Path) -> None:
     photographs, notes, message = DAMAGE[damage]
     write_archives(tmp_path, photographs=photographs, notes=notes)
     if damage == "cut":
-        file = tmp_path / prepare.ANNOTATIONS
+        file = tmp_path / oxford_iiit_pet.ANNOTATIONS
         file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
     with pytest.raises(DataError, match=message) as caught:
         open_at(tmp_path)

@@ -15,14 +15,13 @@ import pytest
 from PIL import Image
 
 from flax_attn.config import DataConfig, make_config
-from flax_attn.data import Dataset, Quarantine, batches, open_dataset, open_split
+from flax_attn.data import Dataset, Quarantine, batches, check, open_dataset, open_split
 from flax_attn.data import pixel_cache as decoded
-from flax_attn.data import verdicts as verdicts_module
 from flax_attn.data.dataset import EncodedSplit, masks_of
 from flax_attn.data.decode import ImageError
-from flax_attn.data.decoded_split import DecodedSplit, decode_once
 from flax_attn.data.manifest import ManifestRow
 from flax_attn.data.pixel_cache import IMAGES, INDEX, Shelf
+from flax_attn.data.views import DecodedSplit, decode_once
 from flax_attn.system.files import seal
 
 SIZE = 8
@@ -186,7 +185,7 @@ def test_what_decides_the_pixels_decides_the_folder(
     elif change == "resize":
         other.resize = "stretch"
     elif change == "decoder":
-        monkeypatch.setattr(verdicts_module.PIL, "__version__", "99")
+        monkeypatch.setattr(check.PIL, "__version__", "99")
     DecodedSplit(other, Shelf(tmp_path)).image(0)
     assert other.decoded == [0]
     assert final.is_dir() and not caplog.records

@@ -17,11 +17,10 @@ from jax.tree_util import Partial
 
 from flax_attn.config import ModelConfig
 from flax_attn.explain import gradients
-from flax_attn.explain.cam import grad_cam, grad_cam_pp, hires_cam
+from flax_attn.explain.cam import grad_cam, grad_cam_pp, hires_cam, score_cam
 from flax_attn.explain.forward import NetworkForward, linearize
 from flax_attn.explain.gradients import attributions, input_gradients, integrated_gradients
 from flax_attn.explain.methods import METHODS
-from flax_attn.explain.score_cam import score_cam
 from flax_attn.ops.images import normalize
 from tests.helpers import cam_references
 from tests.helpers.parity import (

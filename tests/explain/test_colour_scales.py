@@ -7,7 +7,7 @@ from typing import get_args
 import numpy as np
 import pytest
 
-from flax_attn.explain.colour_scales import ScaleName, colour_scale
+from flax_attn.figures import ScaleName, colour_scale
 
 NAMES = get_args(ScaleName)
 # As softmax weights: nearly all in one place, the rest far below.

@@ -20,17 +20,16 @@ from PIL import Image
 
 from flax_attn.config import make_config
 from flax_attn.data import open_split
-from flax_attn.data.dataset import masks_of
+from flax_attn.data.dataset import evenly, masks_of
 from flax_attn.errors import NonFiniteError
 from flax_attn.explain.cam import grad_cam
 from flax_attn.explain.explain_command import main
 from flax_attn.explain.explain_run import restore
-from flax_attn.explain.explainer import TITLES, Explainer, Request
+from flax_attn.explain.explainer import TITLES, Explainer, Photographs, Request, from_split
 from flax_attn.explain.forward import NetworkForward
 from flax_attn.explain.measures.localisation import best_iou, energy_inside, pointing_game
 from flax_attn.explain.measures.on_objects import CONTROL, outline
 from flax_attn.explain.methods import METHODS
-from flax_attn.explain.photographs import Photographs, from_split, spread
 from flax_attn.models import AttnOutput, build_model, functional
 from flax_attn.ops.images import normalize
 from flax_attn.runs.directory import Run
@@ -246,8 +245,8 @@ def test_every_method_has_a_title() -> None:
 
 
 def test_places_are_spread_evenly() -> None:
-    assert spread(5, 9) == spread(5, 5) == [0, 1, 2, 3, 4]
-    assert spread(500, 3) == [0, 250, 499] and spread(9, 1) == [0]
+    assert evenly(5, 9) == evenly(5, 5) == [0, 1, 2, 3, 4]
+    assert evenly(500, 3) == [0, 250, 499] and evenly(9, 1) == [0]
     split = open_split(make_config(TINY).data, "val", classes=("cat", "dog"))
     places = np.argsort(split.labels)[::-1].tolist()
     found = from_split(split, places, workers=2)

@@ -10,9 +10,14 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from flax_attn.explain.measures.faithfulness import deletion, gaussian_blur, insertion, road
-from flax_attn.explain.measures.imputation import noisy_linear_imputation
-from flax_attn.explain.scaling import enlarge
+from flax_attn.explain.cam import enlarge
+from flax_attn.explain.measures.faithfulness import (
+    deletion,
+    gaussian_blur,
+    insertion,
+    noisy_linear_imputation,
+    road,
+)
 from flax_attn.ops.images import normalize
 
 RNG = np.random.default_rng(0)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from flax_attn.explain.intervals import bootstrap_difference, bootstrap_mean, student_t, wilson
+from flax_attn.statistics import bootstrap_difference, bootstrap_mean, student_t, wilson
 
 RNG = np.random.default_rng(0)
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn.functional import interpolate
 
-from flax_attn.explain.scaling import enlarge, scale_to_unit
+from flax_attn.explain.cam import enlarge, scale_to_unit
 
 
 def maps(*shape: int) -> np.ndarray:

@@ -14,15 +14,15 @@ from PIL import Image
 
 from flax_attn.config import DataConfig
 from flax_attn.data import Quarantine, open_dataset
-from flax_attn.data.guarded import GuardedSplit
 from flax_attn.data.quarantine import read_entries
+from flax_attn.data.views import GuardedSplit
 from flax_attn.figures import Panel, draw_attention
 from flax_attn.models.vgg import Features
 from flax_attn.runs.log import read_rows
 from flax_attn.system import cli
 from flax_attn.training import eval_command, train_command
-from flax_attn.training.examples import FeatureExamples
 from flax_attn.training.features import frozen_features
+from flax_attn.training.sources import FeatureExamples
 
 SMALL = (
     "--model vgg16_bn_gap --widths 4 4 8 8 8 --depths 1 1 1 1 1 --image-size 32 --dataset folder "

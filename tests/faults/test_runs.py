@@ -86,7 +86,7 @@ def test_no_space_for_logs_and_pictures_alone(small: Reference, tmp_path: Path) 
     with open("/dev/full", "w") as full:
         assert small.trainers.start(workdir, out=full).wait(timeout=600) == 0
     lines = [line for line in error_lines(workdir) if line.startswith("warning: ")]
-    assert len(lines) == 1 and lines[0].endswith("; training goes on")
+    assert len(lines) == 1 and lines[0].endswith("; the command goes on")
     last = small.steps[-1]
     assert digests(workdir, last) == small.expected[last]
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from flax_attn.config import make_config
 from flax_attn.studies.reproduce.evidence import Evidence
-from flax_attn.studies.reproduce.experiment_plan import QUICK, Plan
+from flax_attn.studies.reproduce.experiment_plan import QUICK, ExperimentPlan
 from flax_attn.studies.reproduce.measure import attention_name
 
 IMAGES, SIDE, EPOCHS = 24, 32, 6
@@ -19,9 +19,9 @@ LABELS = np.arange(IMAGES) % 2
 SIDES = {"pool3": 8, "pool4": 4}
 
 
-def plan(**sizes: Any) -> Plan:
+def plan(**sizes: Any) -> ExperimentPlan:
     config = make_config({"epochs": EPOCHS, "norm": "sigmoid", "image_size": SIDE})
-    return Plan(config, replace(QUICK, seeds=(0, 1), **sizes), article_hidden=4096)
+    return ExperimentPlan(config, replace(QUICK, seeds=(0, 1), **sizes), article_hidden=4096)
 
 
 def animals() -> np.ndarray:

@@ -11,9 +11,9 @@ import jax
 import ml_dtypes
 import numpy as np
 
-from flax_attn.runs.checkpoint_format import Loaded, Progress
+from flax_attn.runs.checkpoint_format import LoadedCheckpoint
 from flax_attn.runs.checkpoints import FOLDER, Checkpoints
-from flax_attn.training.step import TrainState
+from flax_attn.runs.state import Progress, TrainState
 
 CLASSES = ("cat", "dog")
 
@@ -60,7 +60,7 @@ def bits(tree: Any) -> list[tuple[str, tuple[int, ...], bytes]]:
     return [(leaf.dtype.name, leaf.shape, leaf.tobytes()) for leaf in leaves]
 
 
-def is_state(loaded: Loaded, step: int, *, size: int = 40) -> bool:
+def is_state(loaded: LoadedCheckpoint, step: int, *, size: int = 40) -> bool:
     """Whether all that was loaded is, bit for bit, what ``make_state(step)`` saved."""
     template, progress = make_state(0, size=size), make_progress()
     state, place = loaded.training(template, progress.sums)

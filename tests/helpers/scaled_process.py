@@ -1,6 +1,6 @@
 """A training without pictures, as one of several processes or on several devices.
 
-    python tests/scaled_process.py --workdir RUN [--coordinator … ] [settings]
+    python -m tests.helpers.scaled_process --workdir RUN [--coordinator … ] [settings]
 
 Beside RUN it leaves the features that a frozen backbone would have been trained on, as each
 process has them.
@@ -22,10 +22,9 @@ from flax_attn.system import cli
 from flax_attn.system.processes import joined
 from flax_attn.training.choices import CHOICES
 from flax_attn.training.devices import devices_for
-from flax_attn.training.examples import FeatureExamples
-from flax_attn.training.sources import example_sources
+from flax_attn.training.sources import FeatureExamples, example_sources
 from flax_attn.training.start import from_chance
-from flax_attn.training.train import train
+from flax_attn.training.trainer import train
 
 FLAGS = (
     "--widths 4 4 4 4 4 --depths 1 1 1 1 1 --attn-features 4 --image-size 32 --train-count 60 "
@@ -48,7 +47,6 @@ def main(argv: Sequence[str]) -> None:
             dataset,
             from_chance(),
             workdir=workdir,
-            say=lambda text: None,
             draw=False,
             processes=processes,
         )
@@ -63,7 +61,7 @@ def frozen(config: Config, dataset, folder: Path) -> dict[str, np.ndarray]:
     model = devices.network(config.model)
     structure, params, stats = functional.split(build_model(model, num_classes=2))
     arrays = devices.replicate((params, stats))
-    _, val = example_sources(config, structure, *arrays, dataset, lambda text: None, devices)
+    _, val = example_sources(config, structure, *arrays, dataset, devices)
     assert isinstance(val, FeatureExamples)
     return {name: np.asarray(array) for name, array in val.maps.items()}
 

@@ -17,13 +17,16 @@ from flax import nnx
 
 from flax_attn.errors import UsageError
 from flax_attn.models.vgg import ConvStage
-from flax_attn.ops import llvm as native
-from flax_attn.ops import winograd_maps
+from flax_attn.ops import llvm, winograd
 from flax_attn.ops.conv import choose_form, conv3x3_affine_relu, xla3x3
 from flax_attn.ops.llvm import check, host_kernels
 from flax_attn.ops.llvm.compile import MACHINES, compiled
-from flax_attn.ops.llvm.convolution import convolve, convolve_affine_relu
-from flax_attn.ops.llvm.normalisation import normalise_relu, normalise_relu_convolve
+from flax_attn.ops.llvm.operations import (
+    convolve,
+    convolve_affine_relu,
+    normalise_relu,
+    normalise_relu_convolve,
+)
 
 # b, h, w, c, d: one pixel; one row; sides that are no multiple of a tile; more tiles than a
 # block; more than are in memory at once; many channels; channels that fill no vector.
@@ -134,10 +137,10 @@ def test_no_images_and_many_batches(code):
 def test_maps_are_a_convolution():
     rng = np.random.default_rng(0)
     d, g, y = rng.standard_normal(6), rng.standard_normal(3), rng.standard_normal(4)
-    products = np.multiply(winograd_maps.kernel_map(g), winograd_maps.input_map(d))
-    np.testing.assert_allclose(winograd_maps.output_map(products), np.correlate(d, g), atol=1e-12)
-    cotangents = np.multiply(winograd_maps.cotangent_map(y), winograd_maps.input_map(d))
-    np.testing.assert_allclose(winograd_maps.tap_map(cotangents), np.correlate(d, y), atol=1e-12)
+    products = np.multiply(winograd.kernel_map(g), winograd.input_map(d))
+    np.testing.assert_allclose(winograd.output_map(products), np.correlate(d, g), atol=1e-12)
+    cotangents = np.multiply(winograd.cotangent_map(y), winograd.input_map(d))
+    np.testing.assert_allclose(winograd.tap_map(cotangents), np.correlate(d, y), atol=1e-12)
 
 
 def test_where_they_are_used():
@@ -231,7 +234,7 @@ def test_the_look_at_them_compares_with_a_convolution():
     assert code is not None
     found = check.differences(code)
     assert found.keys() == {"convolution", "normalisation", "both"}
-    assert 0 < max(found.values()) < native.TOLERANCE / 10
+    assert 0 < max(found.values()) < llvm.TOLERANCE / 10
 
 
 def normalised(x, scale, bias):

@@ -19,8 +19,8 @@ from flax_attn.attention import ALIGNMENTS, SCORES
 from flax_attn.config import Config
 from flax_attn.errors import UsageError
 from flax_attn.models import MODELS, build_model, functional
+from flax_attn.porting.export.formats import any_batch, network_outputs
 from flax_attn.porting.export.onnx import to_onnx
-from flax_attn.porting.export.program import any_batch, network_outputs
 from flax_attn.runs.directory import Run
 
 SIZE = 32

@@ -14,9 +14,8 @@ import torch
 from torch import nn
 
 from flax_attn.errors import WeightsError
-from flax_attn.porting.pickled_names import Malformed
 from flax_attn.porting.pth import MAX_PICKLE, read_state_dict
-from flax_attn.porting.torch_pickle import read_pickle
+from flax_attn.porting.torch_pickle import Malformed, read_pickle
 from tests.helpers.weight_faults import (
     call,
     hungry,

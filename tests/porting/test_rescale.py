@@ -7,8 +7,8 @@ import pytest
 
 from flax_attn.config import Config
 from flax_attn.models import build_model, functional
-from flax_attn.models.paths import BACKBONE
-from flax_attn.porting.rescale import rescale_stages
+from flax_attn.models.functional import BACKBONE
+from flax_attn.porting.lpips_jax import rescale_stages
 
 
 def features(structure, arrays: dict[str, jax.Array], params, stats):

@@ -15,14 +15,13 @@ from torch import nn
 from torchvision.models import vgg16_bn
 from torchvision.models.vgg import VGG, make_layers
 
-from flax_attn import models as model
+from flax_attn import models
 from flax_attn.config import ModelConfig
 from flax_attn.errors import WeightsError
 from flax_attn.models import baselines, build_model, functional
 from flax_attn.models.functional import Arrays
 from flax_attn.porting import (
     TABLES,
-    load_into,
     read_ported,
     tables,
     to_flax,
@@ -31,7 +30,8 @@ from flax_attn.porting import (
     vgg16_bn_table,
     write_ported,
 )
-from flax_attn.porting.transforms import dense_after_grid
+from flax_attn.porting.convert import load_into
+from flax_attn.porting.tables import dense_after_grid
 from tests.helpers.parity import randomize
 from tests.helpers.torch_attn_vgg import TorchAttnVGG
 
@@ -314,7 +314,7 @@ def test_a_failed_write_leaves_nothing(tmp_path: Path) -> None:
         write_ported(tmp_path / "b", {}, {k: v for k, v in METADATA.items() if k != "batch_norm"})
 
 
-@pytest.mark.parametrize("name", model.MODELS)
+@pytest.mark.parametrize("name", models.MODELS)
 @pytest.mark.parametrize("layout", ["vgg16_bn", "backbone"])
 def test_a_backbone_fills_any_network(name: str, layout: str) -> None:
     source = _port("vgg16_bn")

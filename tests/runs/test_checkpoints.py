@@ -22,8 +22,7 @@ import pytest
 
 from flax_attn.config import Config
 from flax_attn.errors import CheckpointError, DiskFullError, UsageError
-from flax_attn.runs import checkpoints as checkpoint
-from flax_attn.runs import orbax_arrays as array_files
+from flax_attn.runs import orbax_arrays
 from flax_attn.runs.checkpoint_format import MANIFEST, to_files
 from flax_attn.runs.checkpoints import FOLDER, Checkpoints
 from flax_attn.runs.orbax_arrays import write_arrays
@@ -221,7 +220,7 @@ def test_a_leaf_swapped_for_another_is_named(
     # A record that knows the new files, but whose arrays are those that were saved.
     values = read_sealed(path / MANIFEST)
     written = [file for file in sorted(other.rglob("*")) if file.is_file()]
-    values["files"]["model"]["files"] = [list(array_files._file(f, other)) for f in written]
+    values["files"]["model"]["files"] = [list(orbax_arrays._file(f, other)) for f in written]
     (path / MANIFEST).write_text(seal(values))
     assert is_state(checkpoints.load_latest(), 1)
     assert "backbone/kernel in model has changed" in capsys.readouterr().err
@@ -332,7 +331,7 @@ def test_full_disks_and_quotas_are_named(
         raise OSError(code, os.strerror(code))
 
     checkpoints = save(tmp_path, [1])
-    monkeypatch.setattr(checkpoint, "sync", full)
+    monkeypatch.setattr(checkpoints, "sync", full)
     with pytest.raises(DiskFullError):
         checkpoints.save(make_state(2), make_progress(), classes=CLASSES, rows=[])
 
@@ -342,9 +341,9 @@ def test_space_is_asked_for_at_the_start(tmp_path: Path, monkeypatch: pytest.Mon
     state = make_state(1)
     size = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
     checkpoints = Checkpoints(tmp_path)
-    monkeypatch.setattr(checkpoint, "free_bytes", lambda folder: 4 * size)
+    monkeypatch.setattr(checkpoints, "free_bytes", lambda folder: 4 * size)
     checkpoints.require_space(state)
-    monkeypatch.setattr(checkpoint, "free_bytes", lambda folder: 4 * size - 1)
+    monkeypatch.setattr(checkpoints, "free_bytes", lambda folder: 4 * size - 1)
     with pytest.raises(DiskFullError, match="MB free in"):
         checkpoints.require_space(state)
     save(tmp_path, [1])
@@ -409,7 +408,7 @@ def restored(folder: Path) -> int:
 
 def test_arrays_need_not_be_contiguous(tmp_path: Path) -> None:
     arrays = {"turned": np.arange(6.0).reshape(2, 3).T, "scalar": np.float32(2)}
-    record = array_files.write_arrays(tmp_path / "file", arrays)
-    assert array_files.Record.from_json(json.loads(json.dumps(record.to_json()))) == record
-    found = array_files.read_arrays(tmp_path / "file", record)
+    record = orbax_arrays.write_arrays(tmp_path / "file", arrays)
+    assert orbax_arrays.Record.from_json(json.loads(json.dumps(record.to_json()))) == record
+    found = orbax_arrays.read_arrays(tmp_path / "file", record)
     assert bits(found) == bits(arrays)

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from tensorboardX.proto.event_pb2 import Event
 
-from flax_attn.runs.log import RunLog, Tolerant, read_rows, tolerant
+from flax_attn.runs.log import RunLog, read_rows
+from flax_attn.system.console import LOGGER, Tolerant, speak
 
 
 def row(epoch: int, loss: float = 0.5) -> dict[str, Any]:
@@ -66,7 +67,7 @@ def test_no_space_for_logs_is_one_warning(
         patch.undo()
         log.write(row(4))
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("warning: cannot write ") and line.endswith("; training goes on")
+    assert line.startswith("warning: cannot write ") and line.endswith("; the command goes on")
     assert [r["epoch"] for r in read_rows(tmp_path)] == [1, 2, 3, 4]
     first, *_, last = sorted(events.iterdir())
     assert {event.step for event in read_events(first)} >= {1}
@@ -77,12 +78,15 @@ def _full(descriptor: int) -> None:
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-def test_standard_output_on_a_full_disk(capsys: pytest.CaptureFixture[str]) -> None:
-    full = os.open("/dev/full", os.O_WRONLY)
-    say = tolerant(lambda text: os.write(full, text.encode()), Tolerant())
-    say("first")
-    say("second")
-    os.close(full)
+def test_standard_output_on_a_full_disk(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    speak()
+    with open("/dev/full", "w") as full:
+        monkeypatch.setattr("sys.stdout", full)
+        for text in ("first", "second"):
+            LOGGER.info(text)
+        monkeypatch.undo()
     (line,) = capsys.readouterr().err.splitlines()
     assert "standard output (No space left on device)" in line
 

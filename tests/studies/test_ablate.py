@@ -13,11 +13,11 @@ from PIL import Image
 
 from flax_attn.config import Config
 from flax_attn.data.drawn.pets import DrawnPets
-from flax_attn.data.subset import random_subset
+from flax_attn.data.views import random_subset
 from flax_attn.errors import UsageError
 from flax_attn.studies.ablate import ablate_command as ablate
 from flax_attn.studies.ablate import table
-from flax_attn.studies.ablate.concentration_of_runs import measure
+from flax_attn.studies.ablate.grid import measure
 from flax_attn.system import cli
 from tests.helpers.ported_weights import ported
 

@@ -15,10 +15,10 @@ from flax_attn.config import ModelConfig
 from flax_attn.data.drawn.pets import open_drawn_pets
 from flax_attn.data.masks import objects
 from flax_attn.errors import CheckpointError, UsageError
-from flax_attn.studies.reproduce import cost
+from flax_attn.studies.reproduce import measure
 from flax_attn.studies.reproduce import reproduce_command as reproduce
 from flax_attn.studies.reproduce.experiment_plan import ARTICLE_HIDDEN, QUICK_HIDDEN, make_plan
-from flax_attn.studies.reproduce.head_masks import heads
+from flax_attn.studies.reproduce.networks import heads
 from flax_attn.studies.reproduce.stages import Stages
 from flax_attn.system import cli
 
@@ -199,7 +199,7 @@ def test_finished_stages_are_read_and_broken_ones_done_again(tmp_path: Path) -> 
         return compute
 
     def open_stages(**conditions: object) -> Stages:
-        return Stages(tmp_path, conditions, total=2, say=lambda _: None)
+        return Stages(tmp_path, conditions, total=2)
 
     for _ in range(2):
         stages = open_stages(seed=0)
@@ -231,7 +231,7 @@ def test_parameters_and_operations_are_counted() -> None:
     dense = ModelConfig(
         model="vgg16_bn", widths=model.widths, depths=model.depths, attn_features=3, hidden=5
     )
-    found = cost.count((model, dense), size=32)
+    found = measure.count((model, dense), size=32)
     channels = list(zip((3, 2, 2, 4, 4), model.widths, strict=True))
     backbone = sum(9 * a * b + 3 * b for a, b in channels)
     gates = 2 * (4 * 3 + 4 * 3 + 3 + 1)
@@ -246,14 +246,14 @@ def test_parameters_and_operations_are_counted() -> None:
     convolutions = sum(
         products(side, a, b) for side, (a, b) in zip((32, 16, 8, 4, 2), channels, strict=True)
     )
-    for name in cost.NAMES:
+    for name in measure.NAMES:
         # Normalisation, pooling and the small layers above come on top.
         assert convolutions < found[f"operations_{name}"] < 1.6 * convolutions
 
 
 def test_article_sizes() -> None:
     """torchvision's vgg16_bn with two classes has 134,277,186 parameters."""
-    found = cost.count(make_plan({}, {}, full=True).article_models(), size=224)
+    found = measure.count(make_plan({}, {}, full=True).article_models(), size=224)
     assert found["parameters_vgg16_bn"] == 134_277_186
     assert found["parameters_attn_vgg"] == 15_184_964
     assert 29.5e9 < found["operations_attn_vgg"] < found["operations_vgg16_bn"] < 31e9

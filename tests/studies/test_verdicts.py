@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from flax_attn import statistics
 from flax_attn.explain import measures
-from flax_attn.explain.intervals import Interval
-from flax_attn.studies.reproduce import paired_statistics as statistics
+from flax_attn.statistics import Interval
 from flax_attn.studies.reproduce import report
-from flax_attn.studies.reproduce.content import Section, interval_text
+from flax_attn.studies.reproduce.claims import Section, above, all_of, below, interval_text, within
 from flax_attn.studies.reproduce.evidence import Evidence
 from flax_attn.studies.reproduce.report import make_sections, write_report
 from flax_attn.studies.reproduce.sections import (
@@ -28,7 +28,6 @@ from flax_attn.studies.reproduce.sections import (
     spread,
     versus_grad_cam,
 )
-from flax_attn.studies.reproduce.verdicts import above, all_of, below, within
 from tests.helpers import reproduction_evidence as made_up
 
 S, N, U = "supported", "not supported", "undecided"
@@ -312,7 +311,6 @@ def test_the_report_needs_nothing_else(tmp_path: Path) -> None:
         conditions={"epochs": 6},
         weights={"source": "none"},
         seconds={"time": 1.0},
-        say=lambda _: None,
     )
     page = (tmp_path / "index.html").read_text()
     sources = re.findall(r'(?:src|href)="([^"]*)"', page)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from flax_attn.system.folders import Build, remove_abandoned
+from flax_attn.system.files import Build, remove_abandoned
 
 ROOT = Path(__file__).parents[2]
 

@@ -17,9 +17,9 @@ from flax_attn.models.functional import Arrays
 from flax_attn.models.vgg import Features
 from flax_attn.ops.conv import xla3x3
 from flax_attn.ops.images import normalize
-from flax_attn.training.accumulation import in_parts
+from flax_attn.runs.state import TrainState
 from flax_attn.training.optimizer import make_optimizer
-from flax_attn.training.step import Examples, TrainState, init_state, make_train_step
+from flax_attn.training.step import Examples, in_parts, init_state, make_train_step
 from tests.helpers.networks import TINY
 
 # Two convolutions in a stage, whose activations are what memory goes to.
@@ -62,7 +62,8 @@ def start(config: Config) -> TrainState:
 
 
 def one_step(config: Config, *, kept: int = 8, backend: str = "cpu") -> tuple[TrainState, Any]:
-    return compiled(config, backend)(start(config), examples(config, kept))
+    state, sums, _ = compiled(config, backend)(start(config), examples(config, kept))
+    return state, sums
 
 
 def assert_close(got: TrainState, wanted: TrainState, *, atol: float) -> None:
@@ -109,7 +110,7 @@ def test_each_part_draws_for_itself() -> None:
     for part in (slice(0, None, 2), slice(1, None, 2)):
         mask = np.zeros(8, bool)
         mask[part] = True
-        changed, _ = make_train_step(structure, tx, config.train)(
+        changed, _, _ = make_train_step(structure, tx, config.train)(
             jax.tree.map(jnp.copy, state), batch._replace(mask=mask)
         )
         halves.append(np.asarray(changed.params["classifier/kernel"])[:, 0])

@@ -14,8 +14,8 @@ import pytest
 from flax_attn.data.batches import index_batches
 from flax_attn.errors import DiskFullError, UsageError
 from flax_attn.models.vgg import Features
-from flax_attn.training.examples import FeatureExamples, take
 from flax_attn.training.features import FrozenFeatures, frozen_features
+from flax_attn.training.sources import FeatureExamples, take
 
 N = 6
 TAPS = ("pool4", "pool5")

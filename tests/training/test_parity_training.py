@@ -108,7 +108,7 @@ def train_ours(norm: str) -> Trained:
     losses = []
     for images in batches():
         examples = Examples(jnp.array(images), jnp.array(LABELS), jnp.ones(2, bool))
-        state, sums = train_step(state, examples)
+        state, sums, _ = train_step(state, examples)
         losses.append(float(sums.loss) / 2)
 
     @jax.jit

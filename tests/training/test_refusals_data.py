@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from flax_attn.porting import imagenet
 from flax_attn.porting import port_command as port
-from flax_attn.porting import torchvision_file
 from flax_attn.system import cli
 from flax_attn.training import train_command
 from tests.helpers.image_faults import bombs, samples
@@ -258,8 +258,8 @@ def test_weights_that_cannot_be_had(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    monkeypatch.setattr(torchvision_file, "URL", "http://127.0.0.1:9/a.pth")
-    cache = torchvision_file.cache_folder()
+    monkeypatch.setattr(imagenet, "URL", "http://127.0.0.1:9/a.pth")
+    cache = imagenet.cache_folder()
     cache.mkdir(parents=True)
     if case == "25 poisoned":
         (cache / "a.pth").write_bytes(b"poison")

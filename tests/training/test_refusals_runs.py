@@ -11,13 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from flax_attn.runs import checkpoints as checkpoint
-from flax_attn.runs.checkpoint_format import Progress
+from flax_attn.runs import checkpoints
 from flax_attn.runs.checkpoints import FOLDER, Checkpoints
 from flax_attn.runs.directory import locked
+from flax_attn.runs.state import Progress, TrainState
 from flax_attn.system import cli
 from flax_attn.training import eval_command, train_command
-from flax_attn.training.step import TrainState
 from tests.helpers.faulty_runs import Reference
 from tests.helpers.saved_states import contents
 
@@ -143,7 +142,7 @@ def test_folders_and_disks_that_cannot_be_used(
     assert fails(tmp_path / "thesis", *flags) == 2
     with locked(tmp_path / "busy"):
         assert fails(tmp_path / "busy", *flags) == 8
-    monkeypatch.setattr(checkpoint, "free_bytes", lambda folder: 1000)
+    monkeypatch.setattr(checkpoints, "free_bytes", lambda folder: 1000)
     assert fails(tmp_path / "full", *flags) == 7
     first, second, third = capsys.readouterr().err.splitlines()
     assert "is no run directory but holds 1 other files" in first

@@ -10,9 +10,9 @@ import pytest
 from flax_attn.config import Config
 from flax_attn.errors import CheckpointError, DataError, WeightsError
 from flax_attn.models import build_model, functional
-from flax_attn.runs.checkpoint_format import Progress
 from flax_attn.runs.checkpoints import Checkpoints
 from flax_attn.runs.directory import Run
+from flax_attn.runs.state import Progress
 from flax_attn.training import start as initial
 from flax_attn.training.optimizer import make_optimizer
 from flax_attn.training.start import from_file, from_run, resolve_initial

@@ -8,10 +8,10 @@ import pytest
 
 from flax_attn.config import Config, TrainConfig
 from flax_attn.models import build_model, functional
+from flax_attn.runs.state import TrainState
 from flax_attn.training.optimizer import OPTIMIZERS, SCHEDULES, make_optimizer, make_schedule
 from flax_attn.training.step import (
     Examples,
-    TrainState,
     init_state,
     make_eval_step,
     make_feature_step,
@@ -42,7 +42,7 @@ def test_training_lowers_the_loss(tiny: Config, optimizer: str) -> None:
     step = make_train_step(structure, tx, config.train)
     losses = []
     for _ in range(15):
-        state, sums = step(state, examples())
+        state, sums, _ = step(state, examples())
         losses.append(float(sums.loss))
     assert losses[-1] < 0.8 * losses[0]
     assert int(state.step) == 15
@@ -52,7 +52,7 @@ def test_step_compiles_once(tiny: Config) -> None:
     structure, tx, state = setup(tiny)
     step = make_train_step(structure, tx, tiny.train)
     for seed in range(3):
-        state, _ = step(state, examples(seed))
+        state, _, _ = step(state, examples(seed))
     assert step._cache_size() == 1
 
 
@@ -61,22 +61,24 @@ def test_the_loss_tells_what_is_not_finite(tiny: Config) -> None:
     step = make_train_step(structure, tx, tiny.train)
     last, head = "backbone/stages/4/layers/0", "classifier/kernel"
 
-    def told(part: str, **arrays: jax.Array) -> float:
-        """The loss, with these arrays in a part of the state."""
+    def finite(part: str, **arrays: jax.Array) -> list[bool]:
+        """Of the loss, the gradient and the statistics, with these arrays in the state."""
         changed = state._replace(**{part: {**getattr(state, part), **arrays}})
-        return float(step(copy(changed), examples())[1].loss)
+        return step(copy(changed), examples()).finite.tolist()
 
     def filled(part: dict[str, jax.Array], path: str, value: float) -> dict[str, jax.Array]:
         return {path: jnp.full_like(part[path], value)}
 
-    assert np.isfinite(told("params"))
-    assert np.isnan(told("params", **filled(state.params, f"{last}/kernel", np.nan)))
+    assert finite("params") == [True, True, True]
+    assert not finite("params", **filled(state.params, f"{last}/kernel", np.nan))[0]
     # Nothing comes through a kernel of zeros, but its gradient has the factors behind it.
     silent = filled(state.params, f"{last}/kernel", 0.0)
     silent |= filled(state.params, f"{last}/norm/scale", 1e30)
     silent |= filled(state.params, f"{last}/norm/bias", 1.0)  # where relu lets gradients pass
-    assert told("params", **silent, **{head: 1e10 * state.params[head]}) == np.inf
-    assert told("stats", **filled(state.stats, f"{last}/norm/mean", np.inf)) == -np.inf
+    overflowing = {**silent, head: 1e10 * state.params[head]}
+    assert finite("params", **overflowing)[:2] == [True, False]
+    spoiled = filled(state.stats, f"{last}/norm/mean", np.inf)
+    assert finite("stats", **spoiled) == [True, True, False]
 
 
 def test_padding_changes_no_gradient(tiny: Config) -> None:
@@ -86,8 +88,8 @@ def test_padding_changes_no_gradient(tiny: Config) -> None:
     step = make_train_step(structure, tx, config.train)
     padded = examples(count=4, kept=3)
     short = Examples(padded.inputs[:3], padded.label[:3], padded.mask[:3])
-    one, sums_one = step(copy(state), padded)
-    two, sums_two = step(copy(state), short)
+    one, sums_one, _ = step(copy(state), padded)
+    two, sums_two, _ = step(copy(state), short)
     np.testing.assert_array_equal(sums_one.confusion, sums_two.confusion)
     for path, array in one.params.items():
         np.testing.assert_allclose(array, two.params[path], rtol=1e-5, atol=1e-7)
@@ -97,7 +99,7 @@ def test_frozen_backbone_stays_bit_for_bit(tiny: Config) -> None:
     config = tiny.updated(freeze_backbone=True)
     structure, tx, state = setup(config)
     before = copy(state)
-    state, _ = make_train_step(structure, tx, config.train)(state, examples())
+    state, _, _ = make_train_step(structure, tx, config.train)(state, examples())
     for path, array in {**before.params, **before.stats}.items():
         same = bool((array == {**state.params, **state.stats}[path]).all())
         assert same == path.startswith("backbone/"), path

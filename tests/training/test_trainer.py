@@ -21,16 +21,16 @@ from flax_attn.data.batches import index_batches
 from flax_attn.errors import NonFiniteError
 from flax_attn.models import build_model, functional
 from flax_attn.models.tasks import TASKS
-from flax_attn.runs.checkpoint_format import Progress
 from flax_attn.runs.checkpoints import Checkpoints
 from flax_attn.runs.directory import Run
 from flax_attn.runs.log import Row, RunLog, read_rows
 from flax_attn.runs.resume import Earlier
+from flax_attn.runs.state import Progress, TrainState
 from flax_attn.system.signals import StoppedError, stop_on_signals
-from flax_attn.training.examples import ImageExamples
 from flax_attn.training.optimizer import make_optimizer
-from flax_attn.training.step import TrainState, init_state, make_eval_step, make_train_step
-from flax_attn.training.trainer import Trainer
+from flax_attn.training.sources import ImageExamples
+from flax_attn.training.step import init_state, make_eval_step, make_train_step
+from flax_attn.training.trainer import fit
 from tests.helpers.networks import TINY
 
 CLASSES = ("cat", "dog")
@@ -64,24 +64,23 @@ class Bench:
         if checkpoints.latest is not None:
             earlier = Earlier(checkpoints.load_latest(), self.as_run, frozenset())
             state, progress, rows = change(*earlier.resume(state, progress))
-        settings = {
-            "train_step": self.train_step,
-            "eval_step": self.eval_step,
-            "save_every": 1,
-            **options,
-        }
+        steps = (
+            options.pop("train_step", self.train_step),
+            options.pop("eval_step", self.eval_step),
+        )
+        config = self.config.updated(**{"save_every": 1, **options})
         with stop_on_signals(within=60) as stop, RunLog(workdir, rows) as log:
-            Trainer(
-                train=self.train,
-                val=self.val,
-                config=self.config.train,
+            fit(
+                state,
+                progress,
+                steps=steps,
+                examples=(self.train, self.val),
+                config=config,
                 classes=CLASSES,
                 checkpoints=checkpoints,
                 log=log,
                 stop=stop,
-                say=lambda text: None,
-                **settings,
-            ).fit(state, progress)
+            )
 
 
 @pytest.fixture(scope="module")
@@ -285,8 +284,9 @@ def test_a_gradient_that_is_not_finite(bench: Bench, whole: Path, tmp_path: Path
     """As the step tells it (see tests/test_step.py)."""
 
     def overflowing(state: TrainState, examples: Any) -> Any:
-        state, sums = bench.train_step(state, examples)
-        return state, sums._replace(loss=jnp.where(state.step == 6, jnp.inf, sums.loss))
+        output = bench.train_step(state, examples)
+        gradient = output.finite.at[1].set(output.state.step != 6)
+        return output._replace(finite=gradient)
 
     cut_after(whole, 4, tmp_path)
     with pytest.raises(NonFiniteError, match="^the gradient is not finite in step 6, batch 3 of"):

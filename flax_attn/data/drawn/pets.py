@@ -19,7 +19,7 @@ from flax_attn.data.dataset import Dataset
 from flax_attn.data.drawn.anatomy import draw_pet
 from flax_attn.data.drawn.backgrounds import draw_background
 from flax_attn.data.drawn.canvas import INK, Canvas, ellipse
-from flax_attn.data.drawn.plan import Plan, Stance, labels_of, plan_scene
+from flax_attn.data.drawn.plan import ScenePlan, Stance, labels_of, plan_scene
 from flax_attn.data.drawn.props import draw_distractors, draw_occluder
 from flax_attn.errors import UsageError
 
@@ -65,7 +65,7 @@ def draw_scene(*, seed: int, index: int, size: int, num_animals: int | None = No
     return render(plan, size=size)
 
 
-def render(plan: Plan, *, size: int, hidden: frozenset[int] = frozenset()) -> Scene:
+def render(plan: ScenePlan, *, size: int, hidden: frozenset[int] = frozenset()) -> Scene:
     """Draw a plan; the animals in ``hidden`` are left out while all else, shadows too, stays."""
     canvas = Canvas.blank(_SUPERSAMPLING * size)
     seeds = iter(plan.seeds)
@@ -90,7 +90,7 @@ def render(plan: Plan, *, size: int, hidden: frozenset[int] = frozenset()) -> Sc
     return Scene(image, plan.kinds[0], np.array(plan.kinds, np.int32), masks)
 
 
-def _draw_animal(canvas: Canvas, plan: Plan, k: int, seed: int) -> None:
+def _draw_animal(canvas: Canvas, plan: ScenePlan, k: int, seed: int) -> None:
     stance = plan.stances[k]
     frame = canvas.tagged(k + 1).place(
         stance.x, stance.y, stance.scale, angle=stance.angle, mirror=stance.mirror
@@ -121,7 +121,7 @@ def _occlude(canvas: Canvas, stances: tuple[Stance, ...], rng: np.random.Generat
 
 
 def _finish(
-    image: Image.Image, plan: Plan, size: int, rng: np.random.Generator
+    image: Image.Image, plan: ScenePlan, size: int, rng: np.random.Generator
 ) -> UInt8[np.ndarray, "s s 3"]:
     """Downscale, then light gradient, blur and grain."""
     small = image.reduce(_SUPERSAMPLING)

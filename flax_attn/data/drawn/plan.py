@@ -52,7 +52,7 @@ class Stance:
 
 
 @dataclass(frozen=True)
-class Plan:
+class ScenePlan:
     """Every decision of a scene, free of its resolution."""
 
     kinds: tuple[int, ...]
@@ -79,7 +79,7 @@ def labels_of(seed: int, indices: Int[np.ndarray, "n"]) -> Int[np.ndarray, "n"]:
     return (first ^ (indices & 1)).astype(np.int32)
 
 
-def plan_scene(*, seed: int, index: int, num_animals: int | None = None) -> Plan:
+def plan_scene(*, seed: int, index: int, num_animals: int | None = None) -> ScenePlan:
     """Decide everything about a scene; see ``draw_scene``."""
     count = 1 if num_animals is None else num_animals
     if seed < 0 or index < 0:
@@ -90,7 +90,7 @@ def plan_scene(*, seed: int, index: int, num_animals: int | None = None) -> Plan
     label = int(labels_of(seed, np.array([index]))[0])
     kinds = (label, *rng.integers(0, 2, count - 1).tolist())
     stances = _draw_stances(rng, count)
-    return Plan(
+    return ScenePlan(
         kinds=kinds,
         stances=stances,
         seeds=tuple(rng.integers(0, 2**63, 4 + count).tolist()),

@@ -16,7 +16,7 @@ from jaxtyping import Int
 
 from flax_attn.data.dataset import Dataset
 from flax_attn.data.drawn.pets import VAL_FIRST_INDEX, VERSION, DrawnPets, Scene, render
-from flax_attn.data.drawn.plan import MAX_ANIMALS, Plan, plan_scene
+from flax_attn.data.drawn.plan import MAX_ANIMALS, ScenePlan, plan_scene
 from flax_attn.errors import UsageError
 
 # A portrait has no pose, since it shows no body; the stripes of one coat in 50 are nearly of its
@@ -33,7 +33,7 @@ def num_animals(*, seed: int, index: int) -> int:
     return int(rng.integers(1, MAX_ANIMALS + 1))
 
 
-def labels_of_animals(plan: Plan) -> Int[np.ndarray, "a k"]:
+def labels_of_animals(plan: ScenePlan) -> Int[np.ndarray, "a k"]:
     """Which of ``CLASSES`` each animal has, 0 or 1, in the order of the scene's masks."""
     rows = [
         (kind == 0, kind == 1)
@@ -77,7 +77,7 @@ class DrawnScenes(DrawnPets):
     def scene(self, index: int) -> Scene:
         return render(self._plan(index), size=self.size)
 
-    def _plan(self, index: int) -> Plan:
+    def _plan(self, index: int) -> ScenePlan:
         if not 0 <= index < self.count:
             raise IndexError(f"drawn_pets_scenes: index {index} is outside [0, {self.count})")
         place = self.first_index + index

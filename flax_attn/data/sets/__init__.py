@@ -1,1 +1,1 @@
-"""Placeholder."""
+"""The formats of data sets: one file each."""

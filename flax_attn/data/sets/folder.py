@@ -13,8 +13,8 @@ from jaxtyping import Bool
 
 from flax_attn.data.dataset import Dataset
 from flax_attn.data.decode import Resize
-from flax_attn.data.listed import ListedImages
 from flax_attn.data.manifest import (
+    ListedImages,
     ManifestRow,
     digest_files,
     sort_by_name,

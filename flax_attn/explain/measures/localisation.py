@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from flax_attn.explain.scaling import enlarge
+from flax_attn.explain.cam import enlarge
 
 
 class BestIoU(NamedTuple):

@@ -13,9 +13,9 @@ from scipy import ndimage  # type: ignore[import-untyped]
 
 from flax_attn.explain import measures
 from flax_attn.explain.explainer import Explained
-from flax_attn.explain.intervals import bootstrap_mean, wilson
 from flax_attn.explain.measures import Maps, Masks, Values
-from flax_attn.system.plain_text import plain
+from flax_attn.statistics import bootstrap_mean, wilson
+from flax_attn.system.console import plain
 
 CONTROL = "Centred Gaussian"
 RESAMPLES = 2000

@@ -25,8 +25,8 @@ def host_kernels() -> Compiled | None:
         import llvmlite  # noqa: F401
     except ImportError:
         return None
-    from flax_attn.ops.llvm.check import differences
     from flax_attn.ops.llvm.compile import compiled, host_machine
+    from flax_attn.ops.llvm.self_test import differences
 
     machine = host_machine()
     if machine is None:

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from llvmlite import ir
 
-from flax_attn.ops.llvm.context import Context, Machine, begin_unit
-from flax_attn.ops.llvm.ir import Emitter, Values
+from flax_attn.ops.llvm.ir import Context, Emitter, Machine, Values, begin_unit
 
 PIXELS_A_PART = 512
 

@@ -8,8 +8,8 @@ from functools import cache
 import jax
 from llvmlite import binding as llvm
 
-from flax_attn.ops.llvm.context import Machine
 from flax_attn.ops.llvm.handlers import build
+from flax_attn.ops.llvm.ir import Machine
 
 # By what the processor has: vectors of 64 bytes, of 32, or of 16.
 MACHINES = {

@@ -9,8 +9,18 @@ from contextlib import contextmanager
 
 from llvmlite import ir
 
-from flax_attn.ops.llvm.context import FIELD, Machine
-from flax_attn.ops.llvm.ir import BYTE, FLOAT, FLOAT_BYTES, INT, INT32, NULL, POINTER, define
+from flax_attn.ops.llvm.ir import (
+    BYTE,
+    FIELD,
+    FLOAT,
+    FLOAT_BYTES,
+    INT,
+    INT32,
+    NULL,
+    POINTER,
+    Machine,
+    define,
+)
 from flax_attn.ops.llvm.threads import Parallel
 from flax_attn.ops.llvm.xla_ffi import (
     EXTENSION_METADATA,
@@ -18,10 +28,10 @@ from flax_attn.ops.llvm.xla_ffi import (
     VERSION,
     Buffer,
     CallFrame,
+    CallValues,
     CreateError,
     Metadata,
     MetadataExtension,
-    Values,
     Version,
 )
 
@@ -31,7 +41,7 @@ HUGE_BYTES = 4 << 20
 NO_MEMORY = "no memory for a convolution: use a smaller --batch-size\0"
 
 
-class Plan:
+class HandlerBuilder:
     """Writes the function that XLA calls for an operation of its own.
 
     Everything is in terms of values of the function, not of numbers known now.
@@ -59,7 +69,7 @@ class Plan:
                 b.ret(NULL)
 
     def _buffer(self, index: int, values_offset: int) -> ir.Value:
-        array = self.e.field(self.frame, values_offset + Values.values.offset, POINTER)
+        array = self.e.field(self.frame, values_offset + CallValues.values.offset, POINTER)
         return self.e.builder.load(self.e.word(array, index), typ=POINTER)
 
     def argument(self, index: int) -> ir.Value:

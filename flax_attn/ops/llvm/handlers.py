@@ -8,12 +8,11 @@ from llvmlite import ir
 
 from flax_attn.ops.llvm import channels, products, tiles
 from flax_attn.ops.llvm.channels import PIXELS_A_PART
-from flax_attn.ops.llvm.context import Machine
-from flax_attn.ops.llvm.handler_builder import Plan
-from flax_attn.ops.llvm.ir import FLOAT_BYTES, Emitter
+from flax_attn.ops.llvm.handler_builder import HandlerBuilder
+from flax_attn.ops.llvm.ir import FLOAT_BYTES, Emitter, Machine
 from flax_attn.ops.llvm.threads import Parallel
 from flax_attn.ops.llvm.tiles import TILES_A_UNIT
-from flax_attn.ops.winograd_maps import POSITIONS, TILE
+from flax_attn.ops.winograd import POSITIONS, TILE
 
 # Bytes of transformed tiles in memory at once: they should stay in the last cache.
 FORWARD_BYTES = 8 << 20
@@ -36,9 +35,9 @@ def build(machine: Machine) -> ir.Module:
         module, machine, "block_product", rows=machine.rows, accumulate=False
     )
 
-    def plan(name: str, *operands: str, first: int) -> Plan:
+    def plan(name: str, *operands: str, first: int) -> HandlerBuilder:
         """A handler that takes these operands from the given one on."""
-        started = Plan(module, machine, name, parallel)
+        started = HandlerBuilder(module, machine, name, parallel)
         started.set(**{field: started.argument(first + i) for i, field in enumerate(operands)})
         return started
 
@@ -94,7 +93,7 @@ class GradientUnits(NamedTuple):
     taps: ir.Function
 
 
-def _convolve(plan: Plan, units: Units, *, turn: ir.Function | None = None) -> None:
+def _convolve(plan: HandlerBuilder, units: Units, *, turn: ir.Function | None = None) -> None:
     """(x, kernel) to their convolution; with ``turn`` by the kernel [3, 3, d, c] turned."""
     e, chunk = plan.e, plan.machine.chunk
     b, h, w, c = plan.sizes(0, 4)
@@ -133,7 +132,7 @@ def _convolve(plan: Plan, units: Units, *, turn: ir.Function | None = None) -> N
     plan.end()
 
 
-def _kernel_gradient(plan: Plan, units: GradientUnits) -> None:
+def _kernel_gradient(plan: HandlerBuilder, units: GradientUnits) -> None:
     """(x, the output's gradient) to the kernel's gradient.
 
     Sums run over the tiles in their order, however many threads there are.
@@ -160,7 +159,7 @@ def _kernel_gradient(plan: Plan, units: GradientUnits) -> None:
     plan.end()
 
 
-def _channel_sums(plan: Plan, part: ir.Function, total: ir.Function) -> None:
+def _channel_sums(plan: HandlerBuilder, part: ir.Function, total: ir.Function) -> None:
     """Two sums for each channel, over all pixels: [2, c]."""
     e = plan.e
     b, h, w, c = plan.sizes(0, 4)
@@ -174,7 +173,7 @@ def _channel_sums(plan: Plan, part: ir.Function, total: ir.Function) -> None:
     plan.end()
 
 
-def _set_tiling(plan: Plan, b: ir.Value, h: ir.Value, w: ir.Value) -> ir.Value:
+def _set_tiling(plan: HandlerBuilder, b: ir.Value, h: ir.Value, w: ir.Value) -> ir.Value:
     """How many tiles there are in all."""
     e = plan.e
     down, across = e.ceil_div(h, TILE), e.ceil_div(w, TILE)

@@ -6,10 +6,18 @@ from dataclasses import dataclass
 
 from llvmlite import ir
 
-from flax_attn.ops.llvm.context import Context, Machine, begin_unit
-from flax_attn.ops.llvm.ir import INT, POINTER, Emitter, Values, define
+from flax_attn.ops.llvm.ir import (
+    INT,
+    POINTER,
+    Context,
+    Emitter,
+    Machine,
+    Values,
+    begin_unit,
+    define,
+)
 from flax_attn.ops.llvm.tiles import Grid, transform_kernels
-from flax_attn.ops.winograd_maps import POSITIONS, both_axes, output_map
+from flax_attn.ops.winograd import POSITIONS, both_axes, output_map
 
 
 def block_product(

@@ -12,9 +12,8 @@ from typing import NamedTuple
 
 from llvmlite import ir
 
-from flax_attn.ops.llvm.context import Context, Machine, begin_unit
-from flax_attn.ops.llvm.ir import Emitter, Values
-from flax_attn.ops.winograd_maps import (
+from flax_attn.ops.llvm.ir import Context, Emitter, Machine, Values, begin_unit
+from flax_attn.ops.winograd import (
     POSITIONS,
     REACH,
     TILE,

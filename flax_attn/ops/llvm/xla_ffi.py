@@ -48,7 +48,7 @@ class Buffer(Header):
     _fields_ = [("dtype", c_int), ("data", c_void_p), ("rank", c_int64), ("dims", c_void_p)]
 
 
-class Values(Header):
+class CallValues(Header):
     """Arguments or results."""
 
     _fields_ = [("size", c_int64), ("types", c_void_p), ("values", c_void_p)]
@@ -59,8 +59,8 @@ class CallFrame(Header):
         ("api", c_void_p),
         ("ctx", c_void_p),
         ("stage", c_int),
-        ("args", Values),
-        ("rets", Values),
+        ("args", CallValues),
+        ("rets", CallValues),
     ]
 
 

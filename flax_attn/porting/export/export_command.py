@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -18,12 +19,18 @@ from jaxtyping import UInt8
 from flax_attn.data import Split, read_image
 from flax_attn.errors import UsageError, WeightsError
 from flax_attn.models import build_model, functional
-from flax_attn.porting.export.formats import FORMATS, PLATFORMS, require_packages
-from flax_attn.porting.export.program import INPUT, network_outputs
+from flax_attn.porting.export.formats import (
+    FORMATS,
+    INPUT,
+    PLATFORMS,
+    network_outputs,
+    require_packages,
+)
 from flax_attn.runs.checkpoints import Checkpoints
 from flax_attn.runs.directory import Run
-from flax_attn.system.files import is_no_space, sync, write_text
-from flax_attn.training.trainer import Say
+from flax_attn.system.files import sync, write_text, writing
+
+_log = logging.getLogger(__name__)
 
 INFO_FILE = "export.json"
 CHECKED_IMAGES = 8
@@ -33,7 +40,7 @@ TOLERANCE = 1e-4
 
 
 def export_run(
-    run: Run, split: Split, *, workdir: Path, out: Path, formats: Sequence[str], say: Say
+    run: Run, split: Split, *, workdir: Path, out: Path, formats: Sequence[str]
 ) -> dict[str, Any]:
     """Writes the best checkpoint of a run to a new folder, and what it says in ``export.json``.
 
@@ -73,7 +80,7 @@ def export_run(
                     "bytes": path.stat().st_size,
                     "relative_difference": differences,
                 }
-                say(
+                _log.info(
                     f"{path.name}: {path.stat().st_size / 1e6:.1f} MB, differs from the network "
                     f"by at most {max(differences.values()):.1e} of the largest value"
                 )
@@ -81,7 +88,7 @@ def export_run(
             _publish(folder, out)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
-    say(f"wrote {', '.join(info['files'])} and {INFO_FILE} to {out}")
+    _log.info(f"wrote {', '.join(info['files'])} and {INFO_FILE} to {out}")
     return info
 
 
@@ -91,24 +98,17 @@ def _require_free(out: Path) -> None:
 
 
 def _folder_beside(out: Path) -> Path:
-    try:
+    with writing(f"--export {out}"):
         out.parent.mkdir(parents=True, exist_ok=True)
         folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
         folder.chmod(0o755)
-    except OSError as error:
-        if is_no_space(error):
-            raise
-        reason = error.strerror or error
-        raise UsageError(f"--export: cannot write in {out.parent}: {reason}") from error
     return folder
 
 
 def _publish(folder: Path, out: Path) -> None:
-    try:
+    with writing(f"--export {out}"):
         folder.rename(out)
-    except OSError as error:
-        raise UsageError(f"--export: cannot make {out}: {error.strerror}") from error
-    sync(out.parent)
+        sync(out.parent)
 
 
 def _images(split: Split) -> UInt8[np.ndarray, "n s s 3"]:

@@ -17,7 +17,7 @@ from onnx import ModelProto, ValueInfoProto, checker, helper
 
 from flax_attn.errors import UsageError
 from flax_attn.porting.export.onnx_elementwise import BOOLEANS_ONLY, ELEMENTWISE
-from flax_attn.porting.export.onnx_graph import Graph, Tensor, Value, broadcast, is_known
+from flax_attn.porting.export.onnx_graph import Graph, OnnxTensor, Value, broadcast, is_known
 from flax_attn.porting.export.onnx_products import PRODUCTS
 from flax_attn.porting.export.onnx_structural import STRUCTURAL, refuse, shape_of, straight, type_of
 
@@ -142,11 +142,11 @@ def _elementwise(graph: Graph, eqn: JaxprEqn, inputs: list[Value]) -> Value:
     if name in BOOLEANS_ONLY and dtype != np.bool_:
         raise refuse(eqn, f"operands of type {dtype}")
     rank = max(len(x.shape) for x in inputs)
-    orders = {x.order for x in inputs if isinstance(x, Tensor) and len(x.shape) == rank}
+    orders = {x.order for x in inputs if isinstance(x, OnnxTensor) and len(x.shape) == rank}
     order = orders.pop() if len(orders) == 1 else tuple(range(rank))
     names = [graph.stored(x, order if len(x.shape) == rank else None) for x in inputs]
     shape = broadcast([x.shape for x in inputs])
     if name == "max" and (zero := [is_known(x) and not np.any(x) for x in inputs]).count(True) == 1:
-        return Tensor(graph.add("Relu", [names[zero.index(False)]]), shape, order)
+        return OnnxTensor(graph.add("Relu", [names[zero.index(False)]]), shape, order)
     params = {**eqn.params, "dtype": dtype}
-    return Tensor(ELEMENTWISE[name](graph, *names, **params), shape, order)
+    return OnnxTensor(ELEMENTWISE[name](graph, *names, **params), shape, order)

@@ -1,6 +1,6 @@
 """An ONNX graph while it grows: tensors that stand for JAX values, and the nodes between them.
 
-Two things stay undone until a node needs them: reordering axes (``Tensor.order``), so that a
+Two things stay undone until a node needs them: reordering axes (``OnnxTensor.order``), so that a
 chain of convolutions, which ONNX wants channels first, is not transposed at every step; and
 broadcasting, which ONNX's elementwise operators do by themselves.
 """
@@ -21,7 +21,7 @@ Dim = Any
 Shape = tuple[Dim, ...]
 
 
-class Tensor(NamedTuple):
+class OnnxTensor(NamedTuple):
     """A tensor of the graph, standing for a value.
 
     Its axis i is axis ``order[i]`` of the value. ``shape`` has the value's axes, in the value's
@@ -33,8 +33,8 @@ class Tensor(NamedTuple):
     order: tuple[int, ...]
 
 
-# A value: computed by the graph, or known, then with axes of 1 as in ``Tensor.shape``.
-Value = Tensor | np.ndarray
+# A value: computed by the graph, or known, then with axes of 1 as in ``OnnxTensor.shape``.
+Value = OnnxTensor | np.ndarray
 
 
 class Graph:
@@ -88,14 +88,14 @@ class Graph:
         if isinstance(value, np.ndarray):
             if all(isinstance(size, int) for size in shape):
                 return np.broadcast_to(value, shape)
-            value = Tensor(self.constant(value), value.shape, tuple(range(value.ndim)))
+            value = OnnxTensor(self.constant(value), value.shape, tuple(range(value.ndim)))
         target = [shape[i] if pending[i] else 1 for i in value.order]
         if all(isinstance(size, int) for size in target):
             sizes = self.sizes(target)
         else:
             parts = [self.sizes([n]) if isinstance(n, int) else self.batch() for n in target]
             sizes = self.add("Concat", parts, axis=0)
-        return Tensor(self.add("Expand", [value.name, sizes]), shape, value.order)
+        return OnnxTensor(self.add("Expand", [value.name, sizes]), shape, value.order)
 
     def plain(self, value: Value, shape: Shape) -> str:
         """The name of a tensor that holds the value as it is."""

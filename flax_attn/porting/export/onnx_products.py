@@ -11,8 +11,8 @@ from jax.extend.core import JaxprEqn
 from flax_attn.porting.export.onnx_graph import (
     Dim,
     Graph,
+    OnnxTensor,
     Shape,
-    Tensor,
     Value,
     broadcast,
     is_known,
@@ -38,7 +38,7 @@ def _conv(graph: Graph, eqn: JaxprEqn, x: Value, kernel: Value) -> Value:
         dilations=list(params["rhs_dilation"]),
         group=params["feature_group_count"],
     )
-    return Tensor(name, shape_of(eqn.outvars[0]), tuple(numbers.out_spec))
+    return OnnxTensor(name, shape_of(eqn.outvars[0]), tuple(numbers.out_spec))
 
 
 def _max_pool(graph: Graph, eqn: JaxprEqn, x: Value) -> Value:
@@ -59,7 +59,7 @@ def _max_pool(graph: Graph, eqn: JaxprEqn, x: Value) -> Value:
         strides=[strides[i] for i in sliding],
         pads=[*before, *after],
     )
-    return Tensor(name, shape_of(eqn.outvars[0]), order)
+    return OnnxTensor(name, shape_of(eqn.outvars[0]), order)
 
 
 def _dot_general(graph: Graph, eqn: JaxprEqn, left: Value, right: Value) -> Value:
@@ -97,7 +97,7 @@ def _dot_general(graph: Graph, eqn: JaxprEqn, left: Value, right: Value) -> Valu
     name = graph.add("MatMul", [a, z])
     if not keeps_axes and (len(free_l) != 1 or len(free_r) != 1):
         name = graph.reshape(name, [out[i] for i in order])
-    return Tensor(name, out, order)
+    return OnnxTensor(name, out, order)
 
 
 def _but(shape: Shape, value: Value, axes: Sequence[int]) -> Shape:
@@ -151,7 +151,7 @@ def _gather_at(graph: Graph, eqn: JaxprEqn, x: Value, indices: np.ndarray) -> Va
     name = graph.add("Gather", [name, graph.constant(places.astype(np.int64))], axis=len(others))
     # Stored: the whole axes, then those of the indices; offset_dims says where the former belong.
     out = shape_of(eqn.outvars[0])
-    return Tensor(name, out, (*numbers.offset_dims, *_others(len(out), numbers.offset_dims)))
+    return OnnxTensor(name, out, (*numbers.offset_dims, *_others(len(out), numbers.offset_dims)))
 
 
 def _take_along_axis(graph: Graph, eqn: JaxprEqn, x: Value, indices: Value) -> Value:

@@ -14,7 +14,7 @@ from jax.extend.core import JaxprEqn
 from onnx import TensorProto
 
 from flax_attn.errors import UsageError
-from flax_attn.porting.export.onnx_graph import Dim, Graph, Shape, Tensor, Value, same
+from flax_attn.porting.export.onnx_graph import Dim, Graph, OnnxTensor, Shape, Value, same
 
 Emit = Callable[..., Value | list[Value]]
 
@@ -29,9 +29,9 @@ def type_of(variable: Any) -> np.dtype:
     return np.dtype(variable.aval.dtype)
 
 
-def straight(name: str, shape: Shape) -> Tensor:
+def straight(name: str, shape: Shape) -> OnnxTensor:
     """A tensor stored as the value is."""
-    return Tensor(name, shape, tuple(range(len(shape))))
+    return OnnxTensor(name, shape, tuple(range(len(shape))))
 
 
 def refuse(eqn: JaxprEqn, what: str) -> UsageError:
@@ -66,10 +66,10 @@ def _transpose(graph: Graph, eqn: JaxprEqn, x: Value) -> Value:
     if isinstance(x, np.ndarray):
         return x.transpose(permutation)
     order = tuple(permutation.index(axis) for axis in x.order)
-    return Tensor(x.name, tuple(x.shape[axis] for axis in permutation), order)
+    return OnnxTensor(x.name, tuple(x.shape[axis] for axis in permutation), order)
 
 
-def _as_tensor(graph: Graph, x: Value) -> Tensor:
+def _as_tensor(graph: Graph, x: Value) -> OnnxTensor:
     return straight(graph.constant(x), x.shape) if isinstance(x, np.ndarray) else x
 
 
@@ -86,7 +86,7 @@ def _reduction(op: str, *, through: int | None = None) -> Emit:
             name = graph.add("Cast", [name], to=TensorProto.BOOL)
         left = [axis for axis in range(len(t.shape)) if axis not in axes]
         order = tuple(left.index(axis) for axis in t.order if axis in left)
-        return Tensor(name, tuple(t.shape[axis] for axis in left), order)
+        return OnnxTensor(name, tuple(t.shape[axis] for axis in left), order)
 
     return emit
 

@@ -3,30 +3,31 @@
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from itertools import product
 from pathlib import Path
 
-from flax_attn.config import Config, make_config, save_json
+from flax_attn.config import Config, make_config
 from flax_attn.data import Dataset, open_dataset
-from flax_attn.data.subset import random_subset
+from flax_attn.data.views import random_subset
 from flax_attn.errors import CheckpointError, UsageError
 from flax_attn.models import build_model, functional
 from flax_attn.porting.imagenet import resolve_imagenet
 from flax_attn.runs.directory import locked
 from flax_attn.studies.ablate import table
-from flax_attn.studies.ablate.concentration_of_runs import object_masks
-from flax_attn.studies.ablate.grid import Bench, Combination, run_combination
-from flax_attn.studies.ablate.grid_figure import draw_grid
+from flax_attn.studies.ablate.grid import Bench, Combination, object_masks, run_combination
+from flax_attn.studies.ablate.table import draw_grid
 from flax_attn.system import cli
 from flax_attn.system.compilation_cache import use_compilation_cache
+from flax_attn.system.files import write_json
 from flax_attn.training.choices import CHOICES
 from flax_attn.training.sources import example_sources
 from flax_attn.training.start import Initial, resolve_initial
-from flax_attn.training.trainer import Say
+
+_log = logging.getLogger(__name__)
 
 BY = {"multiclass": "roc_auc", "multilabel": "average_precision"}
 
@@ -55,12 +56,10 @@ def main(argv: Sequence[str]) -> None:
     if args.train_subset is not None:
         part = random_subset(dataset.splits["train"], args.train_subset, seed=0)
         dataset = replace(dataset, splits={**dataset.splits, "train": part})
-    initial = resolve_initial(
-        config.run, dataset.classes, imagenet=partial(resolve_imagenet, say=print)
-    )
+    initial = resolve_initial(config.run, dataset.classes, imagenet=resolve_imagenet)
     grid = [Combination(score, norm) for norm, score in product(args.norms, args.scores)]
     with locked(out):
-        run_grid(config, dataset, initial, grid, args.seeds, out=out, say=print)
+        run_grid(config, dataset, initial, grid, args.seeds, out=out)
 
 
 def run_grid(
@@ -71,14 +70,13 @@ def run_grid(
     seeds: Sequence[int],
     *,
     out: Path,
-    say: Say,
 ) -> None:
     """Trains what is missing of the grid and writes its rows, table and picture into ``out``.
 
     Raises CheckpointError when ``out`` holds a grid under other conditions.
     """
     _check_conditions(config, dataset, out)
-    bench = _bench(config, dataset, initial, say)
+    bench = _bench(config, dataset, initial)
     rows = table.read(out / table.ROWS_FILE)
     done = {(row["score"], row["norm"], row["seed"]) for row in rows}
     with open(out / table.ROWS_FILE, "w", encoding="utf-8") as file:
@@ -92,19 +90,19 @@ def run_grid(
                 rows.append(row)
             if left:
                 mean = sum(row["accuracy"] for row in rows[-len(left) :]) / len(left)
-                say(
+                _log.info(
                     f"{number}/{len(grid)} {combination.score} × {combination.norm}: "
                     f"accuracy {mean:.4f}, {time.perf_counter() - started:.0f} s"
                 )
-    _report(rows, config, out, say)
+    _report(rows, config, out)
 
 
-def _bench(config: Config, dataset: Dataset, initial: Initial, say: Say) -> Bench:
+def _bench(config: Config, dataset: Dataset, initial: Initial) -> Bench:
     structure, params, stats = functional.split(
         build_model(config.model, num_classes=len(dataset.classes))
     )
     params, stats = initial.fill(params, stats)
-    train, val = example_sources(config, structure, params, stats, dataset, say)
+    train, val = example_sources(config, structure, params, stats, dataset)
     return Bench(config, dataset.classes, train, val, object_masks(dataset.splits["val"]))
 
 
@@ -116,7 +114,7 @@ def _check_conditions(config: Config, dataset: Dataset, out: Path) -> None:
     images = [dataset.splits[name].fingerprint[:16] for name in ("train", "val")]
     now = json.loads(json.dumps({**flat, "images": images}))
     if not path.exists():
-        save_json(str(path), now)
+        write_json(path, now)
         return
     before = json.loads(path.read_text(encoding="utf-8"))
     changes = [
@@ -129,7 +127,7 @@ def _check_conditions(config: Config, dataset: Dataset, out: Path) -> None:
         )
 
 
-def _report(rows: Sequence[table.Row], config: Config, out: Path, say: Say) -> None:
+def _report(rows: Sequence[table.Row], config: Config, out: Path) -> None:
     by = BY[config.train.task]
     summaries = table.summarize(rows)
     text = table.markdown(summaries, by=by)
@@ -140,5 +138,5 @@ def _report(rows: Sequence[table.Row], config: Config, out: Path, say: Say) -> N
         measures.append("energy")
     title = f"{config.data.dataset}, {config.train.epochs} epochs, mean over the seeds"
     draw_grid(summaries, out / "grid.png", measures=measures, title=title)
-    say(text + table.verdict(summaries, by=by))
-    say(f"wrote table.csv, table.md and grid.png to {out}")
+    _log.info(text + table.verdict(summaries, by=by))
+    _log.info(f"wrote table.csv, table.md and grid.png to {out}")

@@ -1,4 +1,4 @@
-"""Rows of a grid: kept line by line, and summed up over the seeds."""
+"""The rows of a grid as a table with intervals, a verdict and a picture."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from matplotlib.figure import Figure
 
-from flax_attn.explain.intervals import Interval, student_t
-from flax_attn.studies.ablate.concentration_of_runs import mean_over_maps
+from flax_attn.statistics import Interval, student_t
+from flax_attn.studies.ablate.grid import mean_over_maps
 
 Row = Mapping[str, Any]
 
@@ -116,3 +117,50 @@ def _shown(value: Interval | None) -> str:
     if not np.isfinite(value.low):
         return f"{value.estimate:.4f}"
     return f"{value.estimate:.4f} ± {value.high - value.estimate:.4f}"
+
+
+TITLES = {
+    "accuracy": "accuracy",
+    "roc_auc": "ROC AUC",
+    "average_precision": "average precision",
+    "area90": "area that holds 90 % of the attention",
+    "entropy": "entropy of the attention",
+    "energy": "attention inside the objects",
+    "attended": "share of objects attended",
+}
+
+
+def draw_grid(
+    summaries: Sequence[Summary], path: Path, *, measures: Sequence[str], title: str
+) -> None:
+    """A heat map for each measure, scores by alignments, with the value in each cell."""
+    scores = list(dict.fromkeys(s.score for s in summaries))
+    norms = list(dict.fromkeys(s.norm for s in summaries))
+    width = 1.6 + 0.72 * len(norms)
+    figure = Figure(figsize=(width * len(measures), 1.8 + 0.42 * len(scores)), layout="constrained")
+    figure.suptitle(title)
+    places = figure.subplots(1, len(measures), squeeze=False)[0]
+    for axes, name in zip(places, measures, strict=True):
+        grid = np.full((len(scores), len(norms)), np.nan)
+        for s in summaries:
+            value = s.values[name]
+            grid[scores.index(s.score), norms.index(s.norm)] = (
+                np.nan if value is None else value.estimate
+            )
+        image = axes.imshow(grid, cmap="viridis", aspect="auto")
+        axes.set_title(TITLES.get(name, name), fontsize=10)
+        axes.set_xticks(range(len(norms)), norms, rotation=40, ha="right", fontsize=8)
+        axes.set_yticks(range(len(scores)), scores, fontsize=8)
+        figure.colorbar(image, ax=axes, shrink=0.8)
+        _write_values(axes, grid)
+    figure.savefig(path, dpi=110)
+
+
+def _write_values(axes, grid: np.ndarray) -> None:
+    finite = grid[np.isfinite(grid)]
+    middle = (finite.min() + finite.max()) / 2 if finite.size else 0.0
+    for (row, column), value in np.ndenumerate(grid):
+        if np.isfinite(value):
+            colour = "white" if value < middle else "black"
+            text = f"{value:.3f}"
+            axes.text(column, row, text, ha="center", va="center", fontsize=7, color=colour)

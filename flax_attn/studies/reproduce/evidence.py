@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 
-from flax_attn.strips import Shown
-from flax_attn.studies.reproduce.experiment_plan import Plan
+from flax_attn.figures import Shown
+from flax_attn.studies.reproduce.experiment_plan import ExperimentPlan
 from flax_attn.studies.reproduce.measure import CAMS, PROBABILITIES, attention_name
 from flax_attn.studies.reproduce.stages import Stage
 
@@ -27,7 +27,7 @@ class Evidence:
     whose animal is not known is empty, and measures that ask for it leave the image out.
     """
 
-    plan: Plan
+    plan: ExperimentPlan
     classes: tuple[str, ...]
     labels: Int[np.ndarray, "n"]
     train_images: int

@@ -63,7 +63,7 @@ FULL = Sizes(
 
 
 @dataclass(frozen=True)
-class Plan:
+class ExperimentPlan:
     """The settings all trainings share (those of AttnVGG with sigmoid), and the sizes."""
 
     config: Config
@@ -121,7 +121,9 @@ def seeded(seed: int) -> str:
     return f"{SIGMOID}-seed{seed}"
 
 
-def make_plan(settings: Mapping[str, Any], sizes: Mapping[str, Any], *, full: bool) -> Plan:
+def make_plan(
+    settings: Mapping[str, Any], sizes: Mapping[str, Any], *, full: bool
+) -> ExperimentPlan:
     """``settings`` and ``sizes`` said explicitly, over those of --quick or --full.
 
     Raises UsageError for a value outside its range, or a data set without one class an image.
@@ -141,7 +143,7 @@ def make_plan(settings: Mapping[str, Any], sizes: Mapping[str, Any], *, full: bo
         )
     chosen = replace(FULL if full else QUICK, **sizes)
     _check(chosen)
-    plan = Plan(config, chosen, settings.get("hidden", ARTICLE_HIDDEN))
+    plan = ExperimentPlan(config, chosen, settings.get("hidden", ARTICLE_HIDDEN))
     for run in plan.runs().values():
         validate(run)
     return plan

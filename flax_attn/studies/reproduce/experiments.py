@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -10,18 +11,17 @@ import numpy as np
 from jaxtyping import Bool
 
 from flax_attn.data import Dataset, Split
+from flax_attn.data.dataset import evenly
 from flax_attn.data.masks import objects
 from flax_attn.errors import DataError, UsageError
-from flax_attn.explain.photographs import spread
 from flax_attn.runs.directory import locked
 from flax_attn.runs.log import read_rows
-from flax_attn.studies.reproduce import cost, sanity
-from flax_attn.studies.reproduce import measure as collect
+from flax_attn.studies.reproduce import measure
 from flax_attn.studies.reproduce.evidence import Evidence
-from flax_attn.studies.reproduce.experiment_plan import SIGMOID, SOFTMAX, Plan
-from flax_attn.studies.reproduce.head_masks import heads
+from flax_attn.studies.reproduce.experiment_plan import SIGMOID, SOFTMAX, ExperimentPlan
 from flax_attn.studies.reproduce.networks import (
     Trained,
+    heads,
     restore,
     share_features,
     trainable_size,
@@ -29,10 +29,11 @@ from flax_attn.studies.reproduce.networks import (
 )
 from flax_attn.studies.reproduce.report import write_report
 from flax_attn.studies.reproduce.stages import Stage, Stages
-from flax_attn.training.examples import ExampleSource
+from flax_attn.training.sources import ExampleSource
 from flax_attn.training.start import Initial
-from flax_attn.training.train import train
-from flax_attn.training.trainer import Say
+from flax_attn.training.trainer import train
+
+_log = logging.getLogger(__name__)
 
 # Images of each class that pictures may show.
 SHOWN = 4
@@ -42,13 +43,12 @@ FRESH_SEED = 1_000_000
 
 
 def reproduce(
-    plan: Plan,
+    plan: ExperimentPlan,
     dataset: Dataset,
     initial: Callable[[], Initial],
     *,
     workdir: Path,
     out: Path,
-    say: Say,
 ) -> Path:
     """Writes the report into ``out`` and returns its page; what ``workdir`` holds is not redone.
 
@@ -60,16 +60,16 @@ def reproduce(
     images = {name: split.fingerprint[:16] for name, split in dataset.splits.items()}
     conditions = {**plan.conditions(), "images": images, "classes": list(dataset.classes)}
     with locked(workdir):
-        stages = Stages(workdir / "stages", conditions, total=_count(plan), say=say)
-        evidence, weights = _gather(plan, dataset, initial, stages, workdir, say)
+        stages = Stages(workdir / "stages", conditions, total=_count(plan))
+        evidence, weights = _gather(plan, dataset, initial, stages, workdir)
     page = write_report(
-        evidence, out, conditions=conditions, weights=weights, seconds=stages.seconds, say=say
+        evidence, out, conditions=conditions, weights=weights, seconds=stages.seconds
     )
     return page
 
 
-def _count(plan: Plan) -> int:
-    """Trainings, what each network shows, Grad-CAM and sanity of two, two of cost."""
+def _count(plan: ExperimentPlan) -> int:
+    """Trainings, what each network shows, Grad-CAM and sanity of two, two of measure."""
     return 2 * len(plan.runs()) + 2 * 2 + 2
 
 
@@ -85,24 +85,21 @@ def _check(dataset: Dataset) -> None:
 
 
 def _gather(
-    plan: Plan,
+    plan: ExperimentPlan,
     dataset: Dataset,
     initial: Callable[[], Initial],
     stages: Stages,
     workdir: Path,
-    say: Say,
 ) -> tuple[Evidence, Mapping[str, str]]:
     split = dataset.splits["val"]
     labels = np.asarray(split.labels)
-    places = spread(len(labels), plan.sizes.map_images)
+    places = evenly(len(labels), plan.sizes.map_images)
     if len(np.unique(labels[places])) < 2:
         raise UsageError(f"--map-images {len(places)} leaves a class out: judge more images")
     # Before hours of training, as a mask that cannot be used ends the command.
-    animals = _animals(plan, split, places, say)
-    trained = _train(plan, dataset, initial, stages, workdir, say)
-    networks = {
-        name: _shown(plan, each, dataset, places, stages, say) for name, each in trained.items()
-    }
+    animals = _animals(plan, split, places)
+    trained = _train(plan, dataset, initial, stages, workdir)
+    networks = {name: _shown(plan, each, dataset, places, stages) for name, each in trained.items()}
     explained = {run: trained[run] for run in (SIGMOID, SOFTMAX)}
     for run, each in explained.items():
         networks[run] |= stages.get(
@@ -137,21 +134,20 @@ def _gather(
 
 
 def _animals(
-    plan: Plan, split: Split, places: list[int], say: Say
+    plan: ExperimentPlan, split: Split, places: list[int]
 ) -> Bool[np.ndarray, "m s s"] | None:
     found = objects(split, places, workers=plan.config.data.workers)
     if found is not None and not found.any((1, 2)).all():
-        say(f"{found.any((1, 2)).sum()} of the {len(places)} judged images have masks")
+        _log.info(f"{found.any((1, 2)).sum()} of the {len(places)} judged images have masks")
     return found
 
 
 def _train(
-    plan: Plan,
+    plan: ExperimentPlan,
     dataset: Dataset,
     initial: Callable[[], Initial],
     stages: Stages,
     workdir: Path,
-    say: Say,
 ) -> dict[str, Trained]:
     trained: dict[str, Trained] = {}
     start: list[Initial] = []
@@ -162,7 +158,7 @@ def _train(
                 start.append(initial())
             if SIGMOID in trained:
                 share_features(trained[SIGMOID], config, dataset)
-            train(config, dataset, start[0], workdir=workdir / name, say=say, draw=False)
+            train(config, dataset, start[0], workdir=workdir / name, draw=False)
             return {}
 
         stages.get(f"train-{name}", f"training {name}", fit)
@@ -171,39 +167,41 @@ def _train(
 
 
 def _shown(
-    plan: Plan, trained: Trained, dataset: Dataset, places: list[int], stages: Stages, say: Say
+    plan: ExperimentPlan, trained: Trained, dataset: Dataset, places: list[int], stages: Stages
 ) -> Stage:
     """The attention and probabilities of a network, after all epochs that it has snapshots of."""
     name = trained.workdir.name
     epochs = plan.frames if name in (SIGMOID, SOFTMAX) else (plan.last_epoch,)
 
     def compute() -> Stage:
-        source: ExampleSource = validation_source(trained, dataset, say)
-        return collect.attention(trained, source, epochs, places)
+        source: ExampleSource = validation_source(trained, dataset)
+        return measure.attention(trained, source, epochs, places)
 
     return dict(stages.get(f"shown-{name}", f"what {name} says and shows", compute))
 
 
-def _cams(plan: Plan, trained: Trained, dataset: Dataset, places: list[int], shown: Stage) -> Stage:
-    said = shown[collect.PROBABILITIES].argmax(-1)[places]
-    maps = collect.cams(
+def _cams(
+    plan: ExperimentPlan, trained: Trained, dataset: Dataset, places: list[int], shown: Stage
+) -> Stage:
+    said = shown[measure.PROBABILITIES].argmax(-1)[places]
+    maps = measure.cams(
         trained.forward(plan.last_epoch),
-        collect.images_at(dataset.splits["val"], places),
+        measure.images_at(dataset.splits["val"], places),
         said,
-        stages=tuple(collect.CAMS.values()),
+        stages=tuple(measure.CAMS.values()),
         batch_size=TOGETHER,
         text="Grad-CAM",
     )
-    return {name: maps[stage] for name, stage in collect.CAMS.items()}
+    return {name: maps[stage] for name, stage in measure.CAMS.items()}
 
 
-def _sanity(plan: Plan, trained: Trained, dataset: Dataset, places: list[int]) -> Stage:
+def _sanity(plan: ExperimentPlan, trained: Trained, dataset: Dataset, places: list[int]) -> Stage:
     sizes = plan.sizes
-    chosen = [places[i] for i in spread(len(places), sizes.sanity_images)]
-    return sanity.rank_correlations(
+    chosen = [places[i] for i in evenly(len(places), sizes.sanity_images)]
+    return measure.rank_correlations(
         trained,
         plan.last_epoch,
-        collect.images_at(dataset.splits["val"], chosen),
+        measure.images_at(dataset.splits["val"], chosen),
         # Of both networks' attention; the other methods once.
         methods=sizes.methods if trained.workdir.name == SIGMOID else (),
         draws=sizes.sanity_draws,
@@ -211,18 +209,18 @@ def _sanity(plan: Plan, trained: Trained, dataset: Dataset, places: list[int]) -
     )
 
 
-def _cost(plan: Plan, stages: Stages) -> Stage:
+def _cost(plan: ExperimentPlan, stages: Stages) -> Stage:
     sizes, models = plan.sizes, plan.article_models()
     counted = stages.get(
         "count",
         "counting parameters and operations",
-        partial(cost.count, models, size=sizes.timing_size),
+        partial(measure.count, models, size=sizes.timing_size),
     )
     timed = stages.get(
         "time",
         f"timing both networks at {sizes.timing_size} pixels",
         partial(
-            cost.time_steps,
+            measure.time_steps,
             models,
             plan.config.train,
             size=sizes.timing_size,
@@ -238,4 +236,4 @@ def _pictures(dataset: Dataset, places: list[int]) -> dict[int, np.ndarray]:
     split = dataset.splits["val"]
     labels = np.asarray(split.labels)[places]
     chosen = [int(i) for k in (0, 1) for i in np.flatnonzero(labels == k)[:SHOWN]]
-    return dict(zip(chosen, collect.images_at(split, [places[i] for i in chosen]), strict=True))
+    return dict(zip(chosen, measure.images_at(split, [places[i] for i in chosen]), strict=True))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,9 +11,10 @@ from typing import Any
 import jax
 
 from flax_attn.runs.directory import package_versions
-from flax_attn.studies.reproduce.content import Section, Table
+from flax_attn.studies.reproduce.claims import ReportTable, Section
 from flax_attn.studies.reproduce.evidence import Evidence
 from flax_attn.studies.reproduce.experiment_plan import SIGMOID
+from flax_attn.studies.reproduce.report_markdown import write_markdown, write_numbers
 from flax_attn.studies.reproduce.report_page import write_page
 from flax_attn.studies.reproduce.sections import (
     comparison,
@@ -23,9 +25,9 @@ from flax_attn.studies.reproduce.sections import (
     spread,
     versus_grad_cam,
 )
-from flax_attn.studies.reproduce.written import write_markdown, write_numbers
 from flax_attn.system.cpu import threads
-from flax_attn.training.trainer import Say
+
+_log = logging.getLogger(__name__)
 
 PAGE, MARKDOWN, NUMBERS = "index.html", "report.md", "numbers.json"
 TITLE = "How attention improves a CNN's performance: the article reproduced"
@@ -38,7 +40,6 @@ def write_report(
     conditions: Mapping[str, Any],
     weights: Mapping[str, str],
     seconds: Mapping[str, float],
-    say: Say,
 ) -> Path:
     """Writes ``index.html``, ``report.md``, ``numbers.json`` and the pictures; gives the page."""
     out.mkdir(parents=True, exist_ok=True)
@@ -52,8 +53,8 @@ def write_report(
     for section in sections:
         for finding in section.findings:
             first = finding.numbers[0]
-            say(f"{finding.verdict:<14}{finding.claim} ({first.label}: {first.text()})")
-    say(f"{said}; report: {out / PAGE}")
+            _log.info(f"{finding.verdict:<14}{finding.claim} ({first.label}: {first.text()})")
+    _log.info(f"{said}; report: {out / PAGE}")
     return out / PAGE
 
 
@@ -97,8 +98,10 @@ def _how(evidence: Evidence, weights: Mapping[str, str], seconds: Mapping[str, f
         title="How this was made",
         article="",
         tables=[
-            Table(["", "here", "the article"], ours, ""),
-            Table(["stage", "time"], times, f"In all {sum(seconds.values()) / 60:.1f} minutes."),
+            ReportTable(["", "here", "the article"], ours, ""),
+            ReportTable(
+                ["stage", "time"], times, f"In all {sum(seconds.values()) / 60:.1f} minutes."
+            ),
         ],
         remarks=[
             "A verdict is given when the whole 95 % interval lies on one side of what decides the "

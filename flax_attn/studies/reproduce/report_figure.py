@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from flax_attn.explain.intervals import Interval
-from flax_attn.system.plain_text import plain
+from flax_attn.statistics import Interval
+from flax_attn.system.console import plain
 
 CURVES = ("loss", "accuracy", "precision", "recall")
 COLOURS = ("#4477aa", "#cc6677", "#228833", "#aa7733", "#7755aa", "#555555")
@@ -26,7 +26,7 @@ class Bar(NamedTuple):
     kind: str = ""
 
 
-class Panel(NamedTuple):
+class BarPanel(NamedTuple):
     """Intervals over one axis, and a line to compare them with."""
 
     title: str
@@ -64,7 +64,7 @@ def draw_comparison(
     figure.savefig(path, dpi=_DPI)
 
 
-def draw_intervals(panels: Sequence[Panel], path: Path, *, title: str = "") -> None:
+def draw_intervals(panels: Sequence[BarPanel], path: Path, *, title: str = "") -> None:
     """Estimates with their intervals, one panel beside the other, all with the same labels."""
     count = max(len(panel.bars) for panel in panels)
     longest = max(len(bar.label) for panel in panels for bar in panel.bars)
@@ -89,7 +89,7 @@ def draw_intervals(panels: Sequence[Panel], path: Path, *, title: str = "") -> N
     figure.savefig(path, dpi=_DPI)
 
 
-def _draw_panel(axes: Axes, panel: Panel, kinds: Sequence[str]) -> None:
+def _draw_panel(axes: Axes, panel: BarPanel, kinds: Sequence[str]) -> None:
     if panel.line is not None:
         axes.axvline(panel.line, color="black", linewidth=1, linestyle=":")
         if panel.line_text:

@@ -9,8 +9,7 @@ from collections.abc import Iterable, Sequence
 from importlib.resources import files
 from pathlib import Path
 
-from flax_attn.studies.reproduce.content import Finding, Number, Section, Table
-from flax_attn.studies.reproduce.verdicts import Verdict
+from flax_attn.studies.reproduce.claims import Finding, Number, ReportTable, Section, Verdict
 
 TEMPLATE = files("flax_attn.studies.reproduce") / "template"
 OVERVIEW = "The article's claims"
@@ -85,7 +84,7 @@ def _badge(verdict: Verdict) -> str:
     return f'<span class="verdict {verdict.replace(" ", "-")}">{verdict}</span>'
 
 
-def _plain_table(table: Table) -> str:
+def _plain_table(table: ReportTable) -> str:
     head = "".join(f"<th>{_text(cell)}</th>" for cell in table.header)
     rows = ["<tr>" + "".join(map(_cell, row)) + "</tr>" for row in table.rows]
     return _table(head, rows, table.caption)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from argparse import Namespace
 from collections.abc import Sequence
@@ -21,6 +22,8 @@ from flax_attn.system import cli
 from flax_attn.system.compilation_cache import use_compilation_cache
 from flax_attn.training.choices import CHOICES
 from flax_attn.training.start import resolve_initial
+
+_log = logging.getLogger(__name__)
 
 # Settings that say which image is what, or how a network is trained, but not which network.
 SETTINGS = (
@@ -56,14 +59,13 @@ def main(argv: Sequence[str]) -> None:
         images=config.run.image_folder,
         masks=True,
     )
-    imagenet = partial(resolve_imagenet, say=print)
+    imagenet = resolve_imagenet
     reproduce(
         plan,
         dataset,
         partial(resolve_initial, config.run, dataset.classes, imagenet=imagenet),
         workdir=Path(args.workdir or f"runs/reproduce-{config.data.dataset}-{extent}"),
         out=Path(args.out),
-        say=print,
     )
     print(f"done in {(time.perf_counter() - started) / 60:.1f} min")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import time
 import zipfile
 from collections.abc import Callable, Mapping
@@ -11,9 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from flax_attn.config import save_json
 from flax_attn.errors import CheckpointError
-from flax_attn.training.trainer import Say
+from flax_attn.system.files import replacing, write_json
+
+_log = logging.getLogger(__name__)
 
 Stage = dict[str, np.ndarray]
 
@@ -29,8 +31,8 @@ class Stages:
     under other conditions.
     """
 
-    def __init__(self, folder: Path, conditions: Mapping[str, Any], *, total: int, say: Say):
-        self._folder, self._total, self._say = folder, total, say
+    def __init__(self, folder: Path, conditions: Mapping[str, Any], *, total: int):
+        self._folder, self._total = folder, total
         self._seconds: dict[str, float] = {}
         folder.mkdir(parents=True, exist_ok=True)
         _check_conditions(folder / CONDITIONS_FILE, conditions)
@@ -46,13 +48,13 @@ class Stages:
         path = self._folder / f"{name}.npz"
         found = _read(path)
         if found is None:
-            self._say(f"{number} {text}")
+            _log.info(f"{number} {text}")
             started = time.perf_counter()
             found = compute()
             found[_SECONDS] = np.array(time.perf_counter() - started)
             _write(path, found)
         else:
-            self._say(f"{number} {text}: done before")
+            _log.info(f"{number} {text}: done before")
         self._seconds[name] = float(found.pop(_SECONDS))
         return found
 
@@ -69,16 +71,14 @@ def _read(path: Path) -> Stage | None:
 
 
 def _write(path: Path, arrays: Stage) -> None:
-    partial = path.with_suffix(".partial")
-    with open(partial, "wb") as file:
+    with replacing(path) as partial, open(partial, "wb") as file:
         np.savez(file, **arrays)  # type: ignore[arg-type]
-    partial.replace(path)
 
 
 def _check_conditions(path: Path, conditions: Mapping[str, Any]) -> None:
     now = json.loads(json.dumps(conditions))
     if not path.exists():
-        save_json(str(path), now)
+        write_json(path, now)
         return
     try:
         before = json.loads(path.read_text(encoding="utf-8"))

@@ -2,33 +2,32 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from flax_attn.explain.intervals import Interval, wilson
-from flax_attn.studies.reproduce.claim_wording import NETWORK_NAMES
-from flax_attn.studies.reproduce.content import (
+from flax_attn.statistics import Interval, exactly, median_ratio, paired_difference, slope, wilson
+from flax_attn.studies.reproduce.claims import (
+    NETWORK_NAMES,
     Finding,
     Number,
     Picture,
+    ReportTable,
     Section,
-    Table,
+    above,
+    all_of,
+    below,
     interval_text,
     percent,
     points,
 )
 from flax_attn.studies.reproduce.evidence import Evidence
 from flax_attn.studies.reproduce.experiment_plan import DENSE, SIGMOID, SOFTMAX
-from flax_attn.studies.reproduce.paired_statistics import (
-    exactly,
-    median_ratio,
-    paired_difference,
-    slope,
-)
 from flax_attn.studies.reproduce.report_figure import draw_comparison
-from flax_attn.studies.reproduce.verdicts import above, all_of, below
+
+_log = logging.getLogger(__name__)
 
 # Accuracies are comparable when AttnVGG's is at most this much lower.
 MARGIN = 0.02
@@ -117,7 +116,7 @@ def _fewer(evidence: Evidence) -> Finding:
 
 
 def _improving(evidence: Evidence, measure: str) -> Finding:
-    """A trend of the difference, as what all epochs share (the images, say) cancels in it."""
+    """A trend of the difference, as what all epochs share (the images) cancels in it."""
     ours, theirs = (
         [row["val"][measure] for row in evidence.rows[name]] for name in (SIGMOID, DENSE)
     )
@@ -132,7 +131,7 @@ def _improving(evidence: Evidence, measure: str) -> Finding:
     )
 
 
-def _results(evidence: Evidence) -> Table:
+def _results(evidence: Evidence) -> ReportTable:
     header = ["network", "accuracy", "precision", "recall", "average precision", "ROC AUC", "best"]
     header += ["parameters trained", "time"]
     rows = []
@@ -152,7 +151,7 @@ def _results(evidence: Evidence) -> Table:
                 f"{sum(row['seconds'] for row in epochs):.0f} s",
             ]
         )
-    return Table(
+    return ReportTable(
         header,
         rows,
         f"After epoch {evidence.plan.last_epoch}, on {len(evidence.labels)} validation images "
@@ -161,7 +160,7 @@ def _results(evidence: Evidence) -> Table:
     )
 
 
-def _costs(evidence: Evidence) -> Table:
+def _costs(evidence: Evidence) -> ReportTable:
     cost, sizes = evidence.cost, evidence.plan.sizes
     rows = []
     for label, name, run in (("AttnVGG", "attn_vgg", SIGMOID), ("VGG16_bn", "vgg16_bn", DENSE)):
@@ -177,7 +176,7 @@ def _costs(evidence: Evidence) -> Table:
         )
     header = ["network", "parameters", "GFLOP, forward, one image"]
     header += [f"training step, batch {sizes.timing_batch}", "judging one image", "article"]
-    return Table(
+    return ReportTable(
         header,
         rows,
         f"The networks at the article's sizes, every layer trained, {sizes.timing_size} pixels: "

@@ -9,21 +9,23 @@ import numpy as np
 from jaxtyping import Float
 
 from flax_attn.explain import measures
-from flax_attn.explain.intervals import Interval
-from flax_attn.studies.reproduce.claim_wording import gate_name
-from flax_attn.studies.reproduce.content import (
+from flax_attn.statistics import Interval, group_difference, mean
+from flax_attn.studies.reproduce.claims import (
     Finding,
     Number,
     Picture,
+    ReportTable,
     Section,
-    Table,
+    Verdict,
+    above,
+    all_of,
+    below,
+    gate_name,
     interval_text,
 )
 from flax_attn.studies.reproduce.evidence import Evidence
 from flax_attn.studies.reproduce.experiment_plan import GATES
-from flax_attn.studies.reproduce.paired_statistics import group_difference, mean
-from flax_attn.studies.reproduce.report_figure import Bar, Panel, draw_intervals
-from flax_attn.studies.reproduce.verdicts import Verdict, above, all_of, below
+from flax_attn.studies.reproduce.report_figure import Bar, BarPanel, draw_intervals
 
 FIGURE = "dogs.png"
 TOWARDS = {"pool3": True, "pool4": False}
@@ -153,7 +155,7 @@ def _panel(
     title: str,
     *,
     label: int | None = None,
-) -> Panel:
+) -> BarPanel:
     """A bar for each gate and seed: of one class, or without ``label`` of their difference."""
     bars = []
     for gate in GATES:
@@ -165,10 +167,10 @@ def _panel(
                 else mean(values[evidence.judged_labels == label])
             )
             bars.append(Bar(f"{gate_name(gate)}, seed {seed}", value, gate_name(gate)))
-    return Panel(title, bars, line=0.0)
+    return BarPanel(title, bars, line=0.0)
 
 
-def _table(evidence: Evidence) -> Table:
+def _table(evidence: Evidence) -> ReportTable:
     labels = (evidence.dog, evidence.cat)
     header = ["map", "seed", *(f"openness, {evidence.name(k)}" for k in labels)]
     if evidence.animals is not None:
@@ -186,4 +188,4 @@ def _table(evidence: Evidence) -> Table:
                     interval_text(mean(values[evidence.judged_labels == k]), form) for k in labels
                 ]
             rows.append(row)
-    return Table(header, rows, "Means over the images of each class.")
+    return ReportTable(header, rows, "Means over the images of each class.")

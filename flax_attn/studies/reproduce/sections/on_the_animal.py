@@ -7,20 +7,20 @@ from pathlib import Path
 
 from flax_attn.explain import measures
 from flax_attn.explain.measures import Maps, Masks, Values
-from flax_attn.studies.reproduce.claim_wording import gate_name
-from flax_attn.studies.reproduce.content import (
+from flax_attn.statistics import mean, paired_difference
+from flax_attn.studies.reproduce.claims import (
     Finding,
     Number,
     Picture,
+    ReportTable,
     Section,
-    Table,
+    above,
+    gate_name,
     interval_text,
 )
 from flax_attn.studies.reproduce.evidence import Evidence
 from flax_attn.studies.reproduce.experiment_plan import SIGMOID, SOFTMAX
-from flax_attn.studies.reproduce.paired_statistics import mean, paired_difference
-from flax_attn.studies.reproduce.report_figure import Bar, Panel, draw_intervals
-from flax_attn.studies.reproduce.verdicts import above
+from flax_attn.studies.reproduce.report_figure import Bar, BarPanel, draw_intervals
 
 FIGURE = "localisation.png"
 CONTROL = "centred Gaussian"
@@ -95,7 +95,7 @@ def _beats(run: str, name: str, found: Measured, control: dict[str, Values]) -> 
 
 def _draw(found: dict[str, Measured], control: dict[str, Values], out: Path) -> None:
     panels = [
-        Panel(
+        BarPanel(
             title=measure,
             bars=[
                 Bar(f"{run}: {name}", mean(values[measure]), run)
@@ -110,14 +110,14 @@ def _draw(found: dict[str, Measured], control: dict[str, Values], out: Path) -> 
     draw_intervals(panels, out / FIGURE)
 
 
-def _table(found: dict[str, Measured], control: dict[str, Values]) -> Table:
+def _table(found: dict[str, Measured], control: dict[str, Values]) -> ReportTable:
     rows = [
         [run, name, *(_cell(values[measure], control[measure]) for measure in MEASURES)]
         for run, maps in found.items()
         for name, values in maps.items()
     ]
     rows.append(["control", CONTROL, *(interval_text(mean(control[m]), ".1%") for m in MEASURES)])
-    return Table(["network", "map", *MEASURES], rows, "Means over the judged images.")
+    return ReportTable(["network", "map", *MEASURES], rows, "Means over the judged images.")
 
 
 def _cell(values: Values, control: Values) -> str:

@@ -5,22 +5,24 @@ from __future__ import annotations
 from pathlib import Path
 
 from flax_attn.explain import measures
-from flax_attn.strips import Strip, animate_strips, draw_strips
-from flax_attn.studies.reproduce.claim_wording import gate_name
-from flax_attn.studies.reproduce.content import (
+from flax_attn.figures import Strip, animate_strips, draw_strips
+from flax_attn.statistics import mean, paired_difference
+from flax_attn.studies.reproduce.claims import (
     Finding,
     Number,
     Picture,
+    ReportTable,
     Section,
-    Table,
+    above,
+    below,
+    gate_name,
     interval_text,
     percent,
     points,
+    within,
 )
 from flax_attn.studies.reproduce.evidence import Evidence
 from flax_attn.studies.reproduce.experiment_plan import GATES, SIGMOID, SOFTMAX
-from flax_attn.studies.reproduce.paired_statistics import mean, paired_difference
-from flax_attn.studies.reproduce.verdicts import above, below, within
 
 # Changes of a share that nobody would see in a picture.
 UNSEEN = 0.05
@@ -124,7 +126,7 @@ def _animate(evidence: Evidence, out: Path) -> None:
     animate_strips(evidence.shown(chosen), frames, out / ANIMATION)
 
 
-def _table(evidence: Evidence) -> Table:
+def _table(evidence: Evidence) -> ReportTable:
     header = ["alignment", "map", "epoch", "area that holds 90 %"]
     masks = evidence.animals
     if masks is not None:
@@ -150,4 +152,4 @@ def _table(evidence: Evidence) -> Table:
             for k in (evidence.dog, evidence.cat)
         )
         text += f" A map that does not care puts on the animal its share of the image: {part}."
-    return Table(header, rows, text)
+    return ReportTable(header, rows, text)

@@ -6,21 +6,21 @@ from pathlib import Path
 
 import numpy as np
 
-from flax_attn.studies.reproduce.claim_wording import map_name
-from flax_attn.studies.reproduce.content import (
+from flax_attn.statistics import draws_and_images
+from flax_attn.studies.reproduce.claims import (
     Finding,
     Number,
     Picture,
+    ReportTable,
     Section,
-    Table,
+    below,
     interval_text,
+    map_name,
 )
 from flax_attn.studies.reproduce.evidence import Evidence
 from flax_attn.studies.reproduce.experiment_plan import GATES, SIGMOID, SOFTMAX
-from flax_attn.studies.reproduce.paired_statistics import draws_and_images
-from flax_attn.studies.reproduce.report_figure import Bar, Panel, draw_intervals
-from flax_attn.studies.reproduce.sanity import ALL, HEAD
-from flax_attn.studies.reproduce.verdicts import below
+from flax_attn.studies.reproduce.measure import ALL, HEAD
+from flax_attn.studies.reproduce.report_figure import Bar, BarPanel, draw_intervals
 
 FIGURE = "sanity.png"
 # A map passes when its rank correlation with that of a randomised network is below this.
@@ -37,7 +37,7 @@ def section(evidence: Evidence, out: Path) -> Section:
         for run, found in evidence.sanity.items()
     }
     panels = [
-        Panel(
+        BarPanel(
             title=title,
             bars=[
                 Bar(f"{run}: {map_name(name)}", _value(evidence, run, level, name), run)
@@ -87,7 +87,7 @@ def _value(evidence: Evidence, run: str, level: str, name: str):
     return draws_and_images(np.asarray(evidence.sanity[run][f"{level}/{name}"]))
 
 
-def _table(evidence: Evidence, names: dict[str, list[str]]) -> Table:
+def _table(evidence: Evidence, names: dict[str, list[str]]) -> ReportTable:
     rows = []
     for run, each in names.items():
         for name in each:
@@ -97,4 +97,4 @@ def _table(evidence: Evidence, names: dict[str, list[str]]) -> Table:
                 cells += [interval_text(value, "+.2f"), _PASSED[below(value, SIMILAR)]]
             rows.append([run, map_name(name), *cells])
     header = ["network", "map", "whole network randomised", "", "gates and classifier", ""]
-    return Table(header, rows, f"Spearman's rank correlation; below {SIMILAR} passes.")
+    return ReportTable(header, rows, f"Spearman's rank correlation; below {SIMILAR} passes.")

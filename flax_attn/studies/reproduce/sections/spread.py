@@ -6,21 +6,22 @@ from collections.abc import Callable
 from pathlib import Path
 
 from flax_attn.explain import measures
-from flax_attn.strips import Strip, draw_strips
-from flax_attn.studies.reproduce.claim_wording import gate_name
-from flax_attn.studies.reproduce.content import (
+from flax_attn.figures import Strip, draw_strips
+from flax_attn.statistics import mean, paired_difference
+from flax_attn.studies.reproduce.claims import (
     Finding,
     Number,
     Picture,
+    ReportTable,
     Section,
-    Table,
+    above,
+    below,
+    gate_name,
     interval_text,
     percent,
 )
 from flax_attn.studies.reproduce.evidence import Evidence
 from flax_attn.studies.reproduce.experiment_plan import GATES, SIGMOID, SOFTMAX
-from flax_attn.studies.reproduce.paired_statistics import mean, paired_difference
-from flax_attn.studies.reproduce.verdicts import above, below
 
 # A spot is small when it takes at most this share of the image.
 SMALL = 0.10
@@ -84,7 +85,7 @@ def _picture(evidence: Evidence, run: str, out: Path) -> Picture:
     return Picture(file, caption + ". Under each map, its smallest and largest weight.")
 
 
-def _table(evidence: Evidence) -> Table:
+def _table(evidence: Evidence) -> ReportTable:
     rows = []
     for gate in GATES:
         for run in (SIGMOID, SOFTMAX):
@@ -92,4 +93,4 @@ def _table(evidence: Evidence) -> Table:
             cells = [interval_text(mean(measure(maps)), form) for _, measure, form in _MEASURES]
             rows.append([gate_name(gate), run, *cells])
     header = ["map", "alignment", *(name for name, _, _ in _MEASURES)]
-    return Table(header, rows, f"Means over {len(evidence.places)} validation images.")
+    return ReportTable(header, rows, f"Means over {len(evidence.places)} validation images.")

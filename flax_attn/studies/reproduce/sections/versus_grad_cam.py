@@ -8,19 +8,19 @@ import numpy as np
 
 from flax_attn.explain import measures
 from flax_attn.explain.measures import Maps, Values
-from flax_attn.strips import Strip, draw_strips
-from flax_attn.studies.reproduce.content import (
+from flax_attn.figures import Strip, draw_strips
+from flax_attn.statistics import mean, paired_difference
+from flax_attn.studies.reproduce.claims import (
     Finding,
     Number,
     Picture,
+    ReportTable,
     Section,
-    Table,
+    above,
     interval_text,
 )
 from flax_attn.studies.reproduce.evidence import Evidence
 from flax_attn.studies.reproduce.experiment_plan import SIGMOID
-from flax_attn.studies.reproduce.paired_statistics import mean, paired_difference
-from flax_attn.studies.reproduce.verdicts import above
 
 FIGURE = "grad_cam.png"
 # "Mostly": more than half.
@@ -113,7 +113,7 @@ def _draw(evidence: Evidence, attention: Maps, cam: Maps, out: Path) -> None:
     draw_strips(evidence.shown(chosen, run=SIGMOID), strips, out / FIGURE)
 
 
-def _table(evidence: Evidence, attention: Maps, cam: Maps) -> Table:
+def _table(evidence: Evidence, attention: Maps, cam: Maps) -> ReportTable:
     header = ["images", "map", "area that holds 90 %"]
     if evidence.animals is not None:
         header += ["energy on the animal", "IoU (best)", "part of the animal covered"]
@@ -131,7 +131,7 @@ def _table(evidence: Evidence, attention: Maps, cam: Maps) -> Table:
         for kind, columns in measured.items():
             texts = [interval_text(mean(values[of_class]), ".1%") for values in columns]
             rows.append([name, kind, *texts])
-    return Table(
+    return ReportTable(
         header,
         rows,
         "Grad-CAM of block 4 and attention on pool-4: means over the images of each class. Their "

@@ -12,8 +12,11 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
-from flax_attn.ops.llvm.convolution import convolve_affine_relu
-from flax_attn.ops.llvm.normalisation import normalise_relu, normalise_relu_convolve
+from flax_attn.ops.llvm.operations import (
+    convolve_affine_relu,
+    normalise_relu,
+    normalise_relu_convolve,
+)
 
 if TYPE_CHECKING:
     from flax_attn.ops.llvm.compile import Compiled

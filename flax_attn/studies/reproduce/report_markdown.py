@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from flax_attn.studies.reproduce.content import Finding, Section, Table
+from flax_attn.studies.reproduce.claims import Finding, ReportTable, Section
 
 
 def write_markdown(sections: Sequence[Section], path: Path, *, title: str, summary: str) -> None:
@@ -64,7 +64,7 @@ def _finding(finding: Finding) -> dict[str, Any]:
     }
 
 
-def _plain(table: Table) -> dict[str, Any]:
+def _plain(table: ReportTable) -> dict[str, Any]:
     return {
         "caption": table.caption,
         "header": list(table.header),

@@ -1,0 +1,147 @@
+"""Claims and verdicts, and what a report is made of: sections of findings, pictures and tables."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
+
+from flax_attn.statistics import Interval
+
+Verdict = Literal["supported", "not supported", "undecided"]
+
+
+def above(value: Interval, threshold: float = 0.0) -> Verdict:
+    """That the value exceeds ``threshold``: decided when the whole interval lies on one side."""
+    if not _known(value) or value.low <= threshold <= value.high:
+        return "undecided"
+    return "supported" if value.low > threshold else "not supported"
+
+
+def below(value: Interval, threshold: float = 0.0) -> Verdict:
+    """That the value is less than ``threshold``; the mirror image of ``above``."""
+    return above(Interval(-value.estimate, -value.high, -value.low), -threshold)
+
+
+def within(value: Interval, low: float, high: float) -> Verdict:
+    """That the value lies in [low, high]: two one-sided tests, as of equivalence.
+
+    Supported when the whole interval lies inside, not supported when all of it lies outside.
+    """
+    if not _known(value):
+        return "undecided"
+    if low <= value.low and value.high <= high:
+        return "supported"
+    return "not supported" if value.high < low or value.low > high else "undecided"
+
+
+def all_of(verdicts: Iterable[Verdict]) -> Verdict:
+    """Of a claim with several parts: one part refuted refutes it, one undecided leaves it open."""
+    parts = list(verdicts)
+    if "not supported" in parts:
+        return "not supported"
+    return "supported" if parts and set(parts) == {"supported"} else "undecided"
+
+
+def _known(value: Interval) -> bool:
+    return math.isfinite(value.low) and math.isfinite(value.high)
+
+
+class Number(NamedTuple):
+    """A measured value; ``form`` is a format specification such as ``.1%`` or ``+.3f``."""
+
+    label: str
+    value: Interval
+    form: str = ".3f"
+
+    def text(self) -> str:
+        """The estimate and, where something was sampled, its interval."""
+        return interval_text(self.value, self.form)
+
+
+class Finding(NamedTuple):
+    """One of the article's claims, what decides it, what was found, and the verdict."""
+
+    claim: str
+    rule: str
+    numbers: Sequence[Number]
+    verdict: Verdict
+
+
+class Picture(NamedTuple):
+    """An image file in the report's folder."""
+
+    file: str
+    caption: str
+
+
+class ReportTable(NamedTuple):
+    """Rows of text under a header."""
+
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    caption: str
+
+
+@dataclass(frozen=True)
+class Section:
+    """One of the article's experiments: its words, then ours."""
+
+    title: str
+    article: str
+    findings: Sequence[Finding] = ()
+    pictures: Sequence[Picture] = ()
+    tables: Sequence[ReportTable] = ()
+    remarks: Sequence[str] = field(default_factory=tuple)
+
+
+def interval_text(value: Interval, form: str) -> str:
+    """``0.512 [0.480, 0.544]`` or ``51.2 % [48.0, 54.4]``.
+
+    Without bounds where there are none or nothing was sampled.
+    """
+    if not math.isfinite(value.estimate):
+        return "undefined"
+    text = format(value.estimate, form)
+    if math.isfinite(value.low) and value.low != value.high:
+        bounds = [format(bound, form).removesuffix("%") for bound in (value.low, value.high)]
+        text += f" [{bounds[0]}, {bounds[1]}]"
+    return text.replace("-", "\N{MINUS SIGN}").replace("%", "\N{NO-BREAK SPACE}%")
+
+
+def points(share: float) -> str:
+    """``5 points`` of 0.05, a difference of shares."""
+    return f"{100 * share:.0f} points"
+
+
+def percent(share: float, form: str = ".0%") -> str:
+    """``51 %`` of 0.51."""
+    return interval_text(Interval(share, math.nan, math.nan), form)
+
+
+GATE_NAMES = {"pool3": "pool-3", "pool4": "pool-4"}
+NETWORK_NAMES = {"sigmoid": "AttnVGG (sigmoid)", "softmax": "AttnVGG (softmax)"}
+METHOD_NAMES = {
+    "attention pool3": "Attention on pool-3",
+    "attention pool4": "Attention on pool-4",
+    "grad_cam": "Grad-CAM",
+    "grad_cam_pp": "Grad-CAM++",
+    "hires_cam": "HiRes-CAM",
+    "score_cam": "Score-CAM",
+    "input_gradients": "Input gradients",
+    "integrated_gradients": "Integrated gradients",
+}
+
+
+def gate_name(gate: str) -> str:
+    """``pool-3`` of ``pool3``."""
+    return GATE_NAMES[gate]
+
+
+def map_name(name: str) -> str:
+    """``Grad-CAM, block 4`` of ``grad_cam conv4``."""
+    if name in METHOD_NAMES:
+        return METHOD_NAMES[name]
+    method, stage = name.split()
+    return f"{METHOD_NAMES[method]}, block {stage.removeprefix('conv')}"
