@@ -24,13 +24,14 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, Literal, get_args
+from typing import BinaryIO, get_args
 
 import numpy as np
 import PIL
 from jaxtyping import UInt8
 from PIL import Image, UnidentifiedImageError
 
+from flax_attn.config import Resize
 from flax_attn.errors import DataError, UsageError
 
 # Progressive photographs have about ten scans. Each costs a pass over all pixels but hardly a
@@ -69,8 +70,6 @@ def _first_scan(content: bytes) -> int | None:
                 return place
     return None
 
-
-Resize = Literal["crop", "stretch"]
 
 MAX_PIXELS = 50_000_000
 # What MAX_PIXELS take in the widest pixels there are, 16-bit RGBA.

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from flax_attn.config import VGG16_DEPTHS, VGG16_WIDTHS
 from flax_attn.ops.affine import affine
 from flax_attn.ops.conv import (
     Normalised,
@@ -27,9 +28,6 @@ from flax_attn.ops.conv import (
     native_norm_relu_conv,
     select_impl,
 )
-
-VGG16_WIDTHS = (64, 128, 256, 512, 512)
-VGG16_DEPTHS = (2, 2, 3, 3, 3)
 
 # The last convolution of each stage, by the name of its activation.
 LAST_CONVS = ("conv1", "conv2", "conv3", "conv4", "conv5")

@@ -22,10 +22,6 @@ from flax_attn.training.evaluation import Evaluation, confusion_lines, evaluate_
 
 _log = logging.getLogger(__name__)
 
-DATA_FLAGS = (
-    *("dataset", "data_dir", "val_count", "workers", "on_bad_image", "batch_size", "image_cache"),
-    *("compilation_cache", "devices"),
-)
 LEFT_OUT = "left_out.json"
 SHOWN = ("loss", "accuracy", "precision", "recall", "average_precision", "roc_auc")
 
@@ -49,7 +45,7 @@ def main(argv: Sequence[str]) -> None:
         help="files to write (default: all)",
     )
     cli.add_meeting(parser)
-    cli.add_settings(parser, CHOICES, only=DATA_FLAGS)
+    cli.add_settings(parser, CHOICES, "eval")
     args = parser.parse_args(argv)
     meeting = cli.take_meeting(vars(args))
     if args.export and meeting is not None:
@@ -62,7 +58,7 @@ def main(argv: Sequence[str]) -> None:
 def _judge(args: Namespace, processes: Processes) -> None:
     workdir = Path(args.workdir)
     run = Run.load(workdir)
-    chosen = {name: getattr(args, name) for name in DATA_FLAGS if hasattr(args, name)}
+    chosen = cli.take_settings(vars(args), "eval")
     # As many devices as there are here, whatever the run was trained on.
     config = run.config.updated(**{"devices": None, "accumulate": 1, **chosen})
     validate(config)

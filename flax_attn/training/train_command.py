@@ -27,7 +27,7 @@ def main(argv: Sequence[str]) -> None:
     cli.add_common(parser)
     cli.add_meeting(parser)
     cli.add_preset(parser)
-    cli.add_settings(parser, CHOICES)
+    cli.add_settings(parser, CHOICES, "train")
     values = vars(parser.parse_args(argv))
     values.pop("debug")
     meeting = cli.take_meeting(values)

@@ -13,16 +13,16 @@ from pathlib import Path
 from flax_attn.config import Config, make_config
 from flax_attn.data import Dataset, open_dataset
 from flax_attn.data.views import random_subset
-from flax_attn.errors import CheckpointError, UsageError
+from flax_attn.errors import UsageError
 from flax_attn.models import build_model, functional
 from flax_attn.porting.imagenet import resolve_imagenet
+from flax_attn.runs.conditions import deciding_numbers, remember
 from flax_attn.runs.directory import locked
 from flax_attn.studies.ablate import table
 from flax_attn.studies.ablate.grid import Bench, Combination, object_masks, run_combination
 from flax_attn.studies.ablate.table import draw_grid
 from flax_attn.system import cli
 from flax_attn.system.compilation_cache import use_compilation_cache
-from flax_attn.system.files import write_json
 from flax_attn.training.choices import CHOICES
 from flax_attn.training.sources import example_sources
 from flax_attn.training.start import Initial, resolve_initial
@@ -40,12 +40,9 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--train-subset", type=int, help="train on this many images only")
     parser.add_argument("--out", help="folder of the results (default: runs/ablation-<data set>)")
-    skipped = ("score", "norm", "seed", "workdir", "model", "init_from", "devices")
-    names = [name for name in cli.setting_names() if name not in skipped]
-    cli.add_settings(parser, CHOICES, only=names)
+    cli.add_settings(parser, CHOICES, "ablate")
     args = parser.parse_args(argv)
-    given = {name: getattr(args, name) for name in names if hasattr(args, name)}
-    config = make_config(given)
+    config = make_config(cli.take_settings(vars(args), "ablate"))
     use_compilation_cache(config.run.compilation_cache)
     if not config.train.freeze_backbone:
         raise UsageError("the grid trains on frozen features: drop --no-freeze-backbone")
@@ -75,7 +72,9 @@ def run_grid(
 
     Raises CheckpointError when ``out`` holds a grid under other conditions.
     """
-    _check_conditions(config, dataset, out)
+    images = {name: split.fingerprint[:16] for name, split in dataset.splits.items()}
+    now = {**deciding_numbers(config), "images": images, **initial.provenance}
+    remember(out / "conditions.json", now, remedy="choose another --out")
     bench = _bench(config, dataset, initial)
     rows = table.read(out / table.ROWS_FILE)
     done = {(row["score"], row["norm"], row["seed"]) for row in rows}
@@ -104,27 +103,6 @@ def _bench(config: Config, dataset: Dataset, initial: Initial) -> Bench:
     params, stats = initial.fill(params, stats)
     train, val = example_sources(config, structure, params, stats, dataset)
     return Bench(config, dataset.classes, train, val, object_masks(dataset.splits["val"]))
-
-
-def _check_conditions(config: Config, dataset: Dataset, out: Path) -> None:
-    """Remembers what decides the numbers, or compares it with what was remembered."""
-    path = out / "conditions.json"
-    free = ("workers", "feature_cache", "image_cache", "compilation_cache", "workdir")
-    flat = {k: v for part in config.to_json().values() for k, v in part.items() if k not in free}
-    images = [dataset.splits[name].fingerprint[:16] for name in ("train", "val")]
-    now = json.loads(json.dumps({**flat, "images": images}))
-    if not path.exists():
-        write_json(path, now)
-        return
-    before = json.loads(path.read_text(encoding="utf-8"))
-    changes = [
-        f"{k} was {before.get(k)!r}, now {v!r}" for k, v in now.items() if before.get(k) != v
-    ]
-    if changes:
-        raise CheckpointError(
-            f"{out} holds a grid under other conditions ({'; '.join(changes)}): "
-            "choose another --out, or repeat its settings"
-        )
 
 
 def _report(rows: Sequence[table.Row], config: Config, out: Path) -> None:
