@@ -14,7 +14,8 @@ from flax.typing import Dtype, Initializer
 from jaxtyping import Array, Float
 
 from flax_attn.errors import UsageError
-from flax_attn.ops.conv import conv3x3, max_pool2x2
+from flax_attn.ops.conv import conv3x3
+from flax_attn.ops.pooling import max_pool2x2
 
 # What nnx.Conv uses when not told otherwise.
 default_kernel_init = nnx.initializers.lecun_normal()

@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 
 from flax_attn.errors import UsageError
-from flax_attn.ops import conv
+from flax_attn.ops import direct
 from flax_attn.ops.blocks import cut
-from flax_attn.ops.conv import conv3x3, max_pool2x2, select_impl
+from flax_attn.ops.choice import select_impl
+from flax_attn.ops.conv import conv3x3
+from flax_attn.ops.pooling import max_pool2x2
 
 pytestmark = pytest.mark.usefixtures("no_compiled_kernels")
 
@@ -145,7 +147,7 @@ def test_no_input_gradient_where_the_input_needs_none():
 
 def test_no_convolution_inside_a_loop():
     x, _, g = (jnp.asarray(a, jnp.float32) for a in arrays((2, 67, 53, 8, 9)))
-    text = jax.jit(conv.kernel_gradient).lower(x, g).as_text()
+    text = jax.jit(direct.kernel_gradient).lower(x, g).as_text()
     assert "while" in text and "convolution" not in text
 
 
@@ -164,7 +166,7 @@ def test_blocks_cover_the_images(shape, size):
 
 def test_vgg_blocks_divide_evenly():
     for size in (224, 112, 56, 28, 14):
-        assert cut(32, size, size, conv.BLOCK_PIXELS).overhang(32, size) == (0, 0)
+        assert cut(32, size, size, direct.BLOCK_PIXELS).overhang(32, size) == (0, 0)
 
 
 POOL_SHAPES = [(1, 2, 2, 1), (2, 5, 4, 3), (1, 3, 3, 2), (2, 8, 6, 5), (1, 2, 9, 4)]

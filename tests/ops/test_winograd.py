@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flax_attn.ops.conv import choose_form, conv3x3, xla3x3
+from flax_attn.ops.conv import choose_form, conv3x3
+from flax_attn.ops.direct import xla3x3
 from flax_attn.ops.winograd import winograd3x3
 
 pytestmark = pytest.mark.usefixtures("no_compiled_kernels")
