@@ -398,18 +398,12 @@ def make_config(explicit: Mapping[str, Any], *, preset: str | None = None) -> Co
 
 def validate(config: Config) -> None:
     """Raises UsageError for a value outside its range, or settings that exclude each other."""
-    for section in fields(config):
-        part = getattr(config, section.name)
-        for f in fields(part):
-            _check_range(f.name, getattr(part, f.name), f.metadata["low"], f.metadata["high"])
-    model, data, train, run = config.model, config.data, config.train, config.run
+    validate_model(config.model)
+    data, train, run = config.data, config.train, config.run
+    for part in (data, train, run):
+        _check_ranges(part)
     if data.image_size % 32:
         raise UsageError(f"--image-size must be a multiple of 32, got {data.image_size}")
-    for name, sizes in (("widths", model.widths), ("depths", model.depths)):
-        if len(sizes) != 5 or min(sizes) < 1:
-            raise UsageError(f"--{name} takes five positive numbers, got {list(sizes)}")
-    if not model.gates or len(set(model.gates)) < len(model.gates) or {*model.gates} - {*GATED}:
-        raise UsageError(f"--gates takes different ones of {', '.join(GATED)}, got {model.gates}")
     if run.snapshot_epochs and min(run.snapshot_epochs) < 1:
         raise UsageError(f"--snapshot-epochs count from 1, got {min(run.snapshot_epochs)}")
     if data.dataset in NEEDS_DATA_DIR and data.data_dir is None:
@@ -429,6 +423,21 @@ def validate(config: Config) -> None:
         raise UsageError(
             "--weights none leaves the frozen backbone random: add --no-freeze-backbone"
         )
+
+
+def validate_model(model: ModelConfig) -> None:
+    """Raises UsageError for a value outside its range, or settings that exclude each other."""
+    _check_ranges(model)
+    for name, sizes in (("widths", model.widths), ("depths", model.depths)):
+        if len(sizes) != 5 or min(sizes) < 1:
+            raise UsageError(f"--{name} takes five positive numbers, got {list(sizes)}")
+    if not model.gates or len(set(model.gates)) < len(model.gates) or {*model.gates} - {*GATED}:
+        raise UsageError(f"--gates takes different ones of {', '.join(GATED)}, got {model.gates}")
+
+
+def _check_ranges(section: Any) -> None:
+    for f in fields(section):
+        _check_range(f.name, getattr(section, f.name), f.metadata["low"], f.metadata["high"])
 
 
 def _check_range(name: str, value: Any, low: float | None, high: float | None) -> None:

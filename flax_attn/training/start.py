@@ -11,6 +11,7 @@ from flax_attn.errors import DataError, WeightsError
 from flax_attn.models.functional import Arrays
 from flax_attn.porting import read_ported, sha256_of
 from flax_attn.porting.convert import load_into
+from flax_attn.porting.imagenet import resolve_imagenet
 from flax_attn.runs.checkpoints import Checkpoints
 from flax_attn.runs.directory import Run
 
@@ -32,7 +33,7 @@ class Initial:
     calibrate: bool = False
 
 
-def from_chance() -> Initial:
+def random_init() -> Initial:
     """The freshly drawn arrays as they are."""
     return Initial(lambda params, stats: (params, stats), {"source": "none"})
 
@@ -81,16 +82,16 @@ def from_run(folder: Path, classes: tuple[str, ...]) -> Initial:
 
 
 def resolve_initial(
-    config: RunConfig, classes: tuple[str, ...], *, imagenet: Callable[[], Path]
+    config: RunConfig, classes: tuple[str, ...], *, imagenet: Callable[[], Path] = resolve_imagenet
 ) -> Initial:
-    """What ``--init-from`` and ``--weights`` ask for; ``imagenet`` finds or fetches a file.
+    """Returns what ``--init-from`` and ``--weights`` ask for; ``imagenet`` finds or fetches a file.
 
     Raises WeightsError when the weights cannot be had or read.
     """
     if config.init_from is not None:
         return from_run(Path(config.init_from), classes)
     if config.weights == "none":
-        return from_chance()
+        return random_init()
     if config.weights == "imagenet":
         return from_file(imagenet())
     path = Path(config.weights)

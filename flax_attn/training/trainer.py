@@ -12,6 +12,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
@@ -42,7 +43,7 @@ from flax_attn.system.processes import ALONE, Processes
 from flax_attn.system.signals import Stop, stop_on_signals
 from flax_attn.training.devices import ONE, Devices, devices_for
 from flax_attn.training.epochs_figure import draw_epochs
-from flax_attn.training.evaluation import attention_panels, evaluate
+from flax_attn.training.evaluation import attention_panels, evaluate_examples
 from flax_attn.training.multihost import (
     held,
     refuse_quarantine,
@@ -58,7 +59,7 @@ from flax_attn.training.sources import (
     example_sources,
     steps_per_epoch,
 )
-from flax_attn.training.start import Initial
+from flax_attn.training.start import Initial, random_init, resolve_initial
 from flax_attn.training.step import (
     CHECKED,
     EvalStep,
@@ -91,15 +92,17 @@ def set_aside_before(workdir: Path) -> list[quarantines.QuarantinedImage]:
 def train(
     config: Config,
     dataset: Dataset,
-    initial: Initial,
+    initial: Initial | None = None,
     *,
-    workdir: Path,
+    workdir: str | os.PathLike[str],
     draw: bool = True,
     processes: Processes = ALONE,
 ) -> None:
     """Trains, or resumes, the run in ``workdir`` and, with ``draw``, draws its pictures.
 
-    Of several ``processes`` the first alone touches ``workdir``; all must have the same data set.
+    ``initial`` is what to start from: by default what ``config.run`` says (``weights``,
+    ``init_from``). Of several ``processes`` the first alone touches ``workdir``; all must have the
+    same data set.
 
     Raises:
       CheckpointError: ``workdir`` holds a run under other conditions, or no checkpoint is whole.
@@ -109,8 +112,12 @@ def train(
       UsageError: the batch cannot be split over the devices, or ``processes`` disagree.
     """
     # ---- Conditions: what must hold before anything is computed.
+    workdir = Path(workdir)
     devices = devices_for(config.train)
     refuse_quarantine(config, processes)
+    if initial is None:  # other processes get what the first one has
+        first = processes.first
+        initial = resolve_initial(config.run, dataset.classes) if first else random_init()
     if dataset.multilabel != (config.train.task == "multilabel"):
         kind = "any number of labels" if dataset.multilabel else "one class"
         raise DataError(
@@ -289,7 +296,7 @@ def fit(
                 agree(0)
             stop.raise_if_requested(f"checkpoint {step} is saved")
 
-        judged = evaluate(
+        judged = evaluate_examples(
             eval_step,
             state.params,
             state.stats,

@@ -23,7 +23,7 @@ from flax_attn.system.processes import joined
 from flax_attn.training.choices import CHOICES
 from flax_attn.training.devices import devices_for
 from flax_attn.training.sources import FeatureExamples, example_sources
-from flax_attn.training.start import from_chance
+from flax_attn.training.start import random_init
 from flax_attn.training.trainer import train
 
 FLAGS = (
@@ -45,7 +45,7 @@ def main(argv: Sequence[str]) -> None:
         train(
             config,
             dataset,
-            from_chance(),
+            random_init(),
             workdir=workdir,
             draw=False,
             processes=processes,

@@ -27,7 +27,7 @@ from flax_attn.models.functional import BACKBONE, Arrays
 from flax_attn.models.network import named_maps
 from flax_attn.models.tasks import TASKS
 from flax_attn.runs.state import TrainState
-from flax_attn.training.evaluation import evaluate
+from flax_attn.training.evaluation import evaluate_examples
 from flax_attn.training.optimizer import make_optimizer
 from flax_attn.training.sources import ExampleSource, steps_per_epoch
 from flax_attn.training.step import init_state, make_eval_step, make_train_step
@@ -137,7 +137,7 @@ def run_combination(bench: Bench, combination: Combination, seeds: Sequence[int]
         started = time.perf_counter()
         state, losses = _train(compiled, state, bench, seed)
         seconds = time.perf_counter() - started
-        judged = evaluate(
+        judged = evaluate_examples(
             judge,
             state.params,
             state.stats,
