@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import PIL
 import pytest
 from PIL import Image
 
@@ -19,7 +20,7 @@ from flax_attn.data import (
     Quarantine,
     Split,
     batches,
-    check,
+    concatenate,
     open_dataset,
     open_split,
 )
@@ -469,7 +470,7 @@ def test_another_decoder_or_pillow_asks_again(
 ) -> None:
     root, cache = put_tree(tmp_path / "data", 2), tmp_path / "cache"
     assert looked_at(root, cache) == 4
-    monkeypatch.setattr(check.PIL, "__version__", "99")
+    monkeypatch.setattr(PIL, "__version__", "99")
     assert looked_at(root, cache) == 4
 
 
