@@ -9,6 +9,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Bool, Int, UInt8
 
+from flax_attn.config import DataConfig
 from flax_attn.data.manifest import ManifestRow
 from flax_attn.data.quarantine import Quarantine
 
@@ -81,6 +82,38 @@ class Dataset:
     splits: Mapping[str, Split]
     multilabel: bool = False
     quarantine: Quarantine = field(default_factory=Quarantine)
+
+
+@dataclass(frozen=True)
+class OpenRequest:
+    """What is asked of a data set beside its configuration.
+
+    Args:
+      known: rows of images that a resumed run has set aside. Each stands for what is found under
+        its path, so that the division, the order and the fingerprints stay those of the run.
+      masks: whether masks of objects are wanted, which are looked for only then.
+      undivided: whether all images are wanted, so that a set which would have to divide them may
+        give the one split "all" instead of "train" and "val".
+      classes: names of a trained network's classes, for a set that leaves their order open.
+    """
+
+    known: Sequence[ManifestRow] = ()
+    masks: bool = False
+    undivided: bool = False
+    classes: tuple[str, ...] | None = None
+
+
+class OpenSet(Protocol):
+    """The function ``open_set`` that each module named in ``config.DATASETS`` has."""
+
+    def __call__(self, config: DataConfig, request: OpenRequest, /) -> Dataset:
+        """Returns the data set with splits "train" and "val", no image of it decoded yet.
+
+        Raises:
+          DataError: there is none in its place, or its files or labels cannot be used.
+          UsageError: a setting it cannot follow.
+        """
+        ...
 
 
 def evenly(n: int, count: int) -> list[int]:

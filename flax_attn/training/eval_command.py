@@ -64,7 +64,7 @@ def _judge(args: Namespace, processes: Processes) -> None:
     run = Run.load(workdir)
     chosen = {name: getattr(args, name) for name in DATA_FLAGS if hasattr(args, name)}
     # As many devices as there are here, whatever the run was trained on.
-    config = run.config.updated(**{"devices": None, "accumulate": 1, **chosen})
+    config = run.config.updated(**{"devices": None, "accumulate": 1, "mask_dir": None, **chosen})
     validate(config)
     other_data = {"dataset", "data_dir"} & chosen.keys()
     left_out = [] if other_data else left_out_by(workdir / FILE)

@@ -25,8 +25,10 @@ from flax_attn.data import (
     open_split,
 )
 from flax_attn.data.check import Verdicts, find_problems, preflight
+from flax_attn.data.dataset import OpenRequest
+from flax_attn.data.manifest import ManifestRow
 from flax_attn.data.quarantine import QuarantinedImage, read_entries, write_entries
-from flax_attn.data.sets.folder import FolderSplit, open_tree
+from flax_attn.data.sets.folder import FolderSplit, open_set
 from flax_attn.data.views import GuardedSplit
 from flax_attn.errors import DataError, UsageError
 
@@ -57,8 +59,8 @@ def put_unusable(folder: Path) -> list[str]:
     return ["empty.jpg", "fifo.jpg", "half.jpg", "last byte.jpg", "loop.jpg", "text.jpg"]
 
 
-def tree(root: Path) -> Dataset:
-    return open_tree(root, size=32, resize="crop")
+def tree(root: Path, known: Sequence[ManifestRow] = ()) -> Dataset:
+    return open_set(config_of(root), OpenRequest(undivided=True, known=known))
 
 
 def config_of(root: Path, **values: object) -> DataConfig:
@@ -459,7 +461,7 @@ def test_a_digest_that_is_not_the_files_is_not_trusted(tmp_path: Path) -> None:
     row = dataset.splits["all"]._rows[0]  # type: ignore[attr-defined]
     entry = QuarantinedImage("all", row.path, row.label, row.digest, "run", "gone")
     (root / row.path).unlink()
-    known = open_tree(root, size=32, resize="crop", known=[row])
+    known = tree(root, known=[row])
     quarantine = Quarantine("quarantine", earlier=[entry])
     preflight(known, quarantine, cache=cache)
     assert quarantine.entries == [entry]
