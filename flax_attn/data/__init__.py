@@ -19,9 +19,9 @@ from importlib import import_module
 from pathlib import Path
 
 from flax_attn.config import DataConfig, check_dataset, dataset_entry
-from flax_attn.data.batches import Batch, batches, num_batches, read_image
+from flax_attn.data.batches import Batch, batches, num_batches
 from flax_attn.data.check import preflight
-from flax_attn.data.dataset import Dataset, OpenRequest, OpenSet, Split
+from flax_attn.data.dataset import Dataset, OpenRequest, OpenSet, Split, read_image
 from flax_attn.data.quarantine import Quarantine
 from flax_attn.data.views import concatenate
 from flax_attn.errors import DataError

@@ -11,8 +11,7 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 from jaxtyping import Bool, Int, Int32, UInt8
 
-from flax_attn.data.dataset import Split
-from flax_attn.data.views import SubstitutingSplit
+from flax_attn.data.dataset import Split, read_image
 from flax_attn.errors import UsageError
 
 T = TypeVar("T")
@@ -164,10 +163,3 @@ def _decode_ahead(
             yield Batch(np.stack(images), labels[shown], mask & (shown == index), shown)
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
-
-
-def read_image(split: Split, index: int) -> tuple[UInt8[np.ndarray, "s s 3"], int]:
-    """An image and its place, or its substitute's where it is lost; see `SubstitutingSplit`."""
-    if isinstance(split, SubstitutingSplit):
-        return split.read(index)
-    return split.image(index), index
