@@ -23,7 +23,7 @@ import numpy as np
 from PIL import Image
 
 from flax_attn.config import DataConfig
-from flax_attn.data import batches
+from flax_attn.data import Sampler, batches
 from flax_attn.data.dataset import OpenRequest, Split
 from flax_attn.data.pixel_cache import Shelf
 from flax_attn.data.sets.folder import open_set
@@ -91,9 +91,8 @@ class Table:
 def epochs(split: Split, batch: int, workers: int) -> Callable[[], Iterable[Any]]:
     """Epochs in one random order after the other."""
     number = iter(range(1_000_000))
-    return lambda: batches(
-        split, batch_size=batch, epoch=next(number), seed=0, shuffle=True, workers=workers
-    )
+    sampler = Sampler(batch, shuffle=True)
+    return lambda: batches(split, sampler, next(number), workers=workers)
 
 
 def measure_images(root: Path, folder: Path, args: argparse.Namespace) -> None:

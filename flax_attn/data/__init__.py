@@ -19,7 +19,7 @@ from importlib import import_module
 from pathlib import Path
 
 from flax_attn.config import DataConfig, check_dataset, dataset_entry
-from flax_attn.data.batches import Batch, batches, num_batches
+from flax_attn.data.batches import Batch, Sampler, batches, num_batches
 from flax_attn.data.check import preflight
 from flax_attn.data.dataset import Dataset, OpenRequest, OpenSet, Split, read_image
 from flax_attn.data.quarantine import Quarantine
@@ -104,6 +104,7 @@ __all__ = [
     "Batch",
     "Dataset",
     "Quarantine",
+    "Sampler",
     "Split",
     "batches",
     "concatenate",

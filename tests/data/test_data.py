@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
@@ -13,9 +14,10 @@ import pytest
 from PIL import Image
 
 from flax_attn.config import DATASETS, DataConfig, DatasetEntry, make_config
-from flax_attn.data import Quarantine, batches, open_dataset, open_split
+from flax_attn.data import Quarantine, Sampler, batches, open_dataset, open_split
 from flax_attn.data.dataset import Dataset, MaskedSplit, OpenRequest
 from flax_attn.data.drawn.pets import DrawnPets
+from flax_attn.data.manifest import ManifestRow
 from flax_attn.data.quarantine import QuarantinedImage
 from flax_attn.errors import DataError, UsageError
 
@@ -87,6 +89,11 @@ def put_files(root: Path, dataset: str, *, n: int = 10) -> DataConfig:
     return DataConfig(dataset=dataset, data_dir=str(root), image_size=32, on_bad_image="quarantine")
 
 
+def rows_of(config: DataConfig, split: str) -> Sequence[ManifestRow]:
+    dataset = import_module(DATASETS[config.dataset].module).open_set(config, OpenRequest())
+    return dataset.splits[split].rows
+
+
 def prints(dataset: Dataset) -> dict[str, tuple[list[str], list, str]]:
     return {
         name: (list(split.names), split.labels.tolist(), split.fingerprint)
@@ -109,18 +116,14 @@ def test_a_resumed_run_keeps_the_rows_it_set_aside(dataset: str, fate: str, tmp_
             lost.write_bytes(b"")
         else:
             lost.unlink()
-        list(batches(first.splits[name], batch_size=4, epoch=0, seed=0, shuffle=True))
+        list(batches(first.splits[name], Sampler(4, shuffle=True)))
     entries = first.quarantine.entries
     assert [entry.found for entry in entries] == ["run", "run"]
 
     resumed = open_dataset(config, Quarantine("quarantine", earlier=entries))
     assert prints(resumed) == before and resumed.quarantine.entries == entries
     for split in resumed.splits.values():
-        shown = [
-            i
-            for b in batches(split, batch_size=4, epoch=0, seed=0, shuffle=False)
-            for i in b.index[b.mask]
-        ]
+        shown = [i for b in batches(split, Sampler(4)) for i in b.index[b.mask]]
         assert len(shown) == len(split.names) - 1
 
 
@@ -128,8 +131,8 @@ def test_a_resumed_run_keeps_the_rows_it_set_aside(dataset: str, fate: str, tmp_
 def test_an_evaluation_leaves_out_what_the_run_set_aside(dataset: str, tmp_path: Path) -> None:
     config = put_files(tmp_path, dataset)
     first = open_dataset(config)
-    name = first.splits["train"].names[2]
-    row = next(row for row in first.splits["train"]._rows if row.path == name)  # type: ignore[attr-defined]
+    row = rows_of(config, "train")[2]
+    name = row.path
     entry = QuarantinedImage("train", *row, "start", "gone")
     (tmp_path / name).unlink()
     quarantine = Quarantine("quarantine", earlier=[entry])
@@ -142,8 +145,8 @@ def test_a_row_that_left_the_table_is_not_used(tmp_path: Path) -> None:
     """The table says which images there are; a run that had more finds another fingerprint."""
     config = put_files(tmp_path, "labelled_csv")
     first = open_dataset(config)
-    name = first.splits["train"].names[0]
-    row = next(row for row in first.splits["train"]._rows if row.path == name)  # type: ignore[attr-defined]
+    row = rows_of(config, "train")[0]
+    name = row.path
     entry = QuarantinedImage("train", *row, "run", "gone")
     table = tmp_path / "labels.csv"
     left = [line for line in table.read_text().splitlines() if not line.startswith(f"{name},")]

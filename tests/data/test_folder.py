@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from flax_attn.config import DataConfig
-from flax_attn.data.batches import batches
+from flax_attn.data.batches import Sampler, batches
 from flax_attn.data.dataset import Dataset, OpenRequest, Split
 from flax_attn.data.sets.folder import open_set
 from flax_attn.data.views import concatenate
@@ -247,12 +247,12 @@ def test_file_removed_during_the_run_is_named(tmp_path: Path) -> None:
     split = open_whole(put_tree(tmp_path, 2))
     (tmp_path / "dog" / "dog1.jpg").unlink()
     with pytest.raises(DataError, match=r"dog1\.jpg.*No such file"):
-        list(batches(split, batch_size=2, epoch=0, seed=0, shuffle=False))
+        list(batches(split, Sampler(2)))
 
 
 def test_batches_of_a_folder(tmp_path: Path) -> None:
     split = open_whole(put_tree(tmp_path, 3))
-    epoch = list(batches(split, batch_size=4, epoch=0, seed=0, shuffle=True, workers=3))
+    epoch = list(batches(split, Sampler(4, shuffle=True), workers=3))
     for batch in epoch:
         for image, label, real, index in zip(*batch, strict=True):
             if real:
@@ -268,6 +268,6 @@ def test_many_classes_and_few_images_each_counted_once(tmp_path: Path) -> None:
     assert dataset.classes == classes
     both = concatenate(dataset.splits.values())
     assert sorted(both.names) == [f"{n}/{n}{i}.jpg" for n in classes for i in range(2)]
-    epoch = list(batches(both, batch_size=512, epoch=0, seed=0, shuffle=True))
+    epoch = list(batches(both, Sampler(512, shuffle=True)))
     counted = [int(i) for batch in epoch for i in batch.index[batch.mask]]
     assert len(epoch) == 1 and sorted(counted) == list(range(300))

@@ -11,7 +11,7 @@ from PIL import Image
 
 from flax_attn.config import DataConfig
 from flax_attn.data import open_dataset, open_split
-from flax_attn.data.batches import batches
+from flax_attn.data.batches import Sampler, batches
 from flax_attn.data.check import find_problems
 from flax_attn.data.dataset import Dataset, OpenRequest
 from flax_attn.data.manifest import ManifestRow
@@ -248,7 +248,7 @@ def test_batches_and_configuration(tmp_path: Path) -> None:
     assert [len(data.splits[name].names) for name in ("train", "val")] == [3, 1]
     # The labels in the order of another run, and all images without dividing them.
     whole = open_split(config, "all", classes=("cat", "dog"))
-    (batch,) = batches(whole, batch_size=4, epoch=0, seed=0, shuffle=True)
+    (batch,) = batches(whole, Sampler(4, shuffle=True))
     assert batch.label.tolist() == whole.labels[batch.index].tolist()
     assert whole.labels.tolist() == [[0, 0], [1, 0], [0, 1], [1, 1]]
     put_table(tmp_path, "name,cat\n0.png,1\n")

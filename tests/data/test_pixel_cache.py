@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from flax_attn.config import DataConfig, make_config
-from flax_attn.data import Dataset, Quarantine, batches, open_dataset, open_split
+from flax_attn.data import Dataset, Quarantine, Sampler, batches, open_dataset, open_split
 from flax_attn.data import pixel_cache as decoded
 from flax_attn.data.dataset import EncodedSplit, masks_of
 from flax_attn.data.decode import ImageError
@@ -407,7 +407,7 @@ def pixels(dataset: Dataset) -> dict[str, np.ndarray]:
     """The images of each split in the order of a shuffled epoch."""
     found = {}
     for name, split in dataset.splits.items():
-        epoch = batches(split, batch_size=4, epoch=1, seed=0, shuffle=True)
+        epoch = batches(split, Sampler(4, shuffle=True), 1)
         found[name] = np.concatenate([batch.image for batch in epoch])
     return found
 
