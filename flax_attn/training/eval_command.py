@@ -60,7 +60,7 @@ def _judge(args: Namespace, processes: Processes) -> None:
     run = Run.load(workdir)
     chosen = cli.take_settings(vars(args), "eval")
     # As many devices as there are here, whatever the run was trained on.
-    config = run.config.updated(**{"devices": None, "accumulate": 1, **chosen})
+    config = run.config.updated(**{"devices": None, "accumulate": 1, "mask_dir": None, **chosen})
     validate(config)
     other_data = {"dataset", "data_dir"} & chosen.keys()
     left_out = [] if other_data else left_out_by(workdir / FILE)

@@ -48,7 +48,10 @@ def main(argv: Sequence[str]) -> None:
         raise UsageError("the grid trains on frozen features: drop --no-freeze-backbone")
     out = Path(args.out or f"runs/ablation-{config.data.dataset}")
     dataset = open_dataset(
-        config.data, cache=Path(config.run.feature_cache), images=config.run.image_folder
+        config.data,
+        cache=Path(config.run.feature_cache),
+        images=config.run.image_folder,
+        masks=True,
     )
     if args.train_subset is not None:
         part = random_subset(dataset.splits["train"], args.train_subset, seed=0)
