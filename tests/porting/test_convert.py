@@ -178,3 +178,12 @@ def test_a_backbone_of_other_sizes_is_refused() -> None:
         load_into(arrays, params, stats, source="a.safetensors")
     for part in ("1 missing", "1 unexpected", "1 misshapen", "1 negative running variance"):
         assert part in str(caught.value)
+
+
+def test_an_array_of_another_dtype_is_named() -> None:
+    params, stats = template("vgg16_bn_gap")
+    arrays = {p: a for p, a in ported_arrays("vgg16_bn").items() if "backbone/" in p}
+    path = "backbone/stages/1/layers/0/bias"
+    arrays[path] = arrays[path].astype(np.float64)
+    with pytest.raises(WeightsError, match=rf"1 of another dtype \({path} is float64, expected"):
+        load_into(arrays, params, stats)
