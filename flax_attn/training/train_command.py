@@ -1,4 +1,4 @@
-"""Train a network: ``python train.py --norm sigmoid``."""
+"""Train a network: ``flax-attn train --norm sigmoid``."""
 
 from __future__ import annotations
 
