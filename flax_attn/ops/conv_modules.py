@@ -1,6 +1,7 @@
 """Stand-ins for ``nnx.Conv`` and ``nnx.max_pool`` in networks of 3x3 convolutions.
 
-Same parameters, same results within rounding, and on a CPU the fast forms of ``conv3x3`` and ``max_pool2x2``.
+Same parameters, same results within rounding, and on a CPU the fast forms of ``conv3x3`` and
+``max_pool2x2``.
 """
 
 from __future__ import annotations
