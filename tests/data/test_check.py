@@ -25,7 +25,7 @@ from flax_attn.data import (
     open_dataset,
     open_split,
 )
-from flax_attn.data.check import Verdicts, find_problems, preflight
+from flax_attn.data.check import CheckedDigests, find_problems, preflight
 from flax_attn.data.dataset import OpenRequest
 from flax_attn.data.manifest import ManifestRow
 from flax_attn.data.quarantine import QuarantinedImage, read_entries, write_entries
@@ -479,21 +479,21 @@ def test_another_decoder_or_pillow_asks_again(
 @pytest.mark.parametrize("content", [b"", b"\xff\x00\n", b"0" * 63, b"x" * 64, b"\n\n"])
 def test_a_damaged_memory_is_no_verdict(content: bytes, tmp_path: Path) -> None:
     digest = "0" * 64
-    verdicts = Verdicts(tmp_path, size=32, resize="crop")
+    verdicts = CheckedDigests(tmp_path, size=32, resize="crop")
     verdicts.add([digest])
     (file,) = tmp_path.iterdir()
     file.write_bytes(content)
-    again = Verdicts(tmp_path, size=32, resize="crop")
+    again = CheckedDigests(tmp_path, size=32, resize="crop")
     assert digest not in again and "" not in again
     again.add(["1" * 64])
-    assert "1" * 64 in Verdicts(tmp_path, size=32, resize="crop")
+    assert "1" * 64 in CheckedDigests(tmp_path, size=32, resize="crop")
 
 
 def test_two_processes_add_what_they_found(tmp_path: Path) -> None:
-    one, two = (Verdicts(tmp_path, size=32, resize="crop") for _ in range(2))
+    one, two = (CheckedDigests(tmp_path, size=32, resize="crop") for _ in range(2))
     one.add(["1" * 64])
     two.add(["2" * 64])
-    both = Verdicts(tmp_path, size=32, resize="crop")
+    both = CheckedDigests(tmp_path, size=32, resize="crop")
     assert "1" * 64 in both and "2" * 64 in both
     assert len(os.listdir(tmp_path)) == 1
 
