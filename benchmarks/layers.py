@@ -17,7 +17,10 @@ from typing import NamedTuple
 import jax
 from jax import Array
 
-from flax_attn.ops.conv import choose_form, direct3x3, native3x3, xla3x3
+from flax_attn.ops.conv import choose_form
+from flax_attn.ops.direct import direct3x3, xla3x3
+from flax_attn.ops.llvm import require_kernels
+from flax_attn.ops.llvm.operations import convolve
 from flax_attn.ops.winograd import winograd3x3
 from flax_attn.system.memory import keep_freed_memory
 
@@ -26,7 +29,7 @@ FORMS: dict[str, Conv] = {
     "xla": xla3x3,
     "direct": direct3x3,
     "winograd": winograd3x3,
-    "native": native3x3,
+    "compiled": lambda x, kernel: convolve(require_kernels(), x, kernel),
 }
 MATMUL_SIZE = 1536
 

@@ -5,54 +5,112 @@ The command line, the presets and ``config.json`` are all derived from these fie
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import Field, asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from flax_attn.errors import UsageError
 
+# What a setting decides:
+# - numbers: what a step computes; order: which images it is given; data: what images there are;
+#   a run under another value is another run;
+# - course: how long a run goes on and what it keeps; a resumed run may change it;
+# - place, speed: where things lie, and how fast; each process may have its own.
+Decides = Literal["numbers", "order", "data", "course", "place", "speed"]
 
-def setting(default: Any, text: str, *, low: float | None = None, high: float | None = None) -> Any:
-    """A field with its help text and, for numbers, its inclusive range."""
-    return field(default=default, metadata={"help": text, "low": low, "high": high})
+# The commands that take a setting, unless it says otherwise.
+TRAINING = ("train", "ablate", "reproduce")
+# Evaluation and explanation may look at other images than the run was trained on.
+LOOKING = (*TRAINING, "eval", "explain")
 
+
+def setting(
+    default: Any,
+    text: str,
+    decides: Decides = "numbers",
+    *,
+    low: float | None = None,
+    high: float | None = None,
+    commands: Sequence[str] = TRAINING,
+) -> Any:
+    """Returns a field with its help text, what it decides, and the commands that take it.
+
+    ``low`` and ``high`` are the inclusive range of a number.
+    """
+    told = {"help": text, "decides": decides, "low": low, "high": high, "commands": commands}
+    return field(default=default, metadata=told)
+
+
+# VGG16, configuration D of Simonyan and Zisserman (2015).
+VGG16_WIDTHS = (64, 128, 256, 512, 512)
+VGG16_DEPTHS = (2, 2, 3, 3, 3)
+
+Estimator = Literal["score_function", "straight_through"]
+AttnDims = Literal["single", "multi"]
+HeadMerge = Literal["concat", "mean"]
+Resize = Literal["crop", "stretch"]
+BadImagePolicy = Literal["fail", "quarantine"]
+
+_NOT_REPRODUCE = ("train", "ablate")  # the article's networks are what they are
+_TRAIN = ("train",)
 
 GATED = ("pool2", "pool3", "pool4")
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    model: str = setting("attn_vgg", "network")
-    norm: str = setting("sigmoid", "alignment of the attention scores")
-    score: str = setting("gate", "attention score")
+    model: str = setting("attn_vgg", "network", commands=_TRAIN)
+    norm: str = setting("sigmoid", "alignment of the attention scores", commands=_TRAIN)
+    score: str = setting("gate", "attention score", commands=_TRAIN)
     attn_features: int = setting(256, "size of the attention projections", low=1)
     temperature: float | None = setting(
-        None, "divides the scores: sharper below 1, flatter above (default: 1; not sigmoid)"
+        None,
+        "divides the scores: sharper below 1, flatter above (default: 1; not sigmoid)",
+        commands=_NOT_REPRODUCE,
     )
     window: float | None = setting(
-        None, "window of local and sigmoid_softmax, as a share of the map's longer side"
+        None,
+        "window of local and sigmoid_softmax, as a share of the map's longer side",
+        commands=_NOT_REPRODUCE,
     )
-    estimator: Literal["score_function", "straight_through"] | None = setting(
-        None, "gradient of hard attention (default: score_function)"
+    estimator: Estimator | None = setting(
+        None, "gradient of hard attention (default: score_function)", commands=_NOT_REPRODUCE
     )
-    attn_dims: Literal["single", "multi"] = setting(
-        "single", "weights of a location: one for all channels, or one for each channel"
+    attn_dims: AttnDims = setting(
+        "single",
+        "weights of a location: one for all channels, or one for each channel",
+        commands=_NOT_REPRODUCE,
     )
-    heads: int = setting(1, "attention maps of each gate", low=1)
-    head_merge: Literal["concat", "mean"] = setting("concat", "how the heads' vectors join")
-    hops: int = setting(1, "rounds of attention, each refining the query of the next", low=1)
-    per_class: bool = setting(False, "gates of its own for each class")
-    self_attention: bool = setting(False, "self-attention over pool-5, before it guides")
-    gates: tuple[str, ...] = setting(("pool3", "pool4"), "feature maps with a gate")
+    heads: int = setting(1, "attention maps of each gate", low=1, commands=_NOT_REPRODUCE)
+    head_merge: HeadMerge = setting(
+        "concat", "how the heads' vectors join", commands=_NOT_REPRODUCE
+    )
+    hops: int = setting(
+        1,
+        "rounds of attention, each refining the query of the next",
+        low=1,
+        commands=_NOT_REPRODUCE,
+    )
+    per_class: bool = setting(False, "gates of its own for each class", commands=_NOT_REPRODUCE)
+    self_attention: bool = setting(
+        False, "self-attention over pool-5, before it guides", commands=_NOT_REPRODUCE
+    )
+    gates: tuple[str, ...] = setting(
+        ("pool3", "pool4"), "feature maps with a gate", commands=_NOT_REPRODUCE
+    )
     dropout: float | None = setting(
         None,
         "dropout rate before the classifier (default: 0.5 in vgg16_bn, 0 elsewhere)",
         low=0,
         high=0.99,
     )
-    widths: tuple[int, ...] = setting((64, 128, 256, 512, 512), "channels of the five stages")
-    depths: tuple[int, ...] = setting((2, 2, 3, 3, 3), "convolutions in the five stages")
+    widths: tuple[int, ...] = setting(
+        VGG16_WIDTHS, "channels of the five stages", commands=(*TRAINING, "port")
+    )
+    depths: tuple[int, ...] = setting(
+        VGG16_DEPTHS, "convolutions in the five stages", commands=(*TRAINING, "port")
+    )
     hidden: int = setting(4096, "width of vgg16_bn's dense layers", low=1)
     conv: Literal["auto", "exact"] = setting(
         "auto", "convolutions: the fastest known for the device, or XLA's own"
@@ -67,39 +125,66 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class DataConfig:
-    dataset: str = setting("drawn_pets", "data set")
-    data_dir: str | None = setting(None, "folder of the data set (of all but drawn ones)")
+    dataset: str = setting("drawn_pets", "data set", decides="data", commands=LOOKING)
+    data_dir: str | None = setting(
+        None, "folder of the data set (of all but drawn ones)", decides="place", commands=LOOKING
+    )
     mask_dir: str | None = setting(
-        None, "masks of the images of folder, for measures of maps (default: DATA_DIR_masks)"
+        None,
+        "masks of the images of folder, for measures of maps (default: DATA_DIR_masks)",
+        decides="place",
+        commands=(*TRAINING, "explain"),
     )
-    image_size: int = setting(224, "side of the images in pixels, a multiple of 32", low=32)
-    resize: Literal["crop", "stretch"] = setting(
-        "crop", "crop: shorter side, then centre crop; stretch: both sides"
+    image_size: int = setting(
+        224, "side of the images in pixels, a multiple of 32", low=32, decides="data"
     )
-    train_count: int = setting(1200, "training pictures drawn (drawn_pets)", low=2)
-    val_count: int = setting(300, "validation pictures drawn (drawn_pets)", low=2)
+    resize: Resize = setting(
+        "crop", "crop: shorter side, then centre crop; stretch: both sides", decides="data"
+    )
+    train_count: int = setting(
+        1200,
+        "training pictures drawn (drawn_pets)",
+        low=2,
+        decides="data",
+        commands=(*TRAINING, "explain"),
+    )
+    val_count: int = setting(
+        300, "validation pictures drawn (drawn_pets)", low=2, decides="data", commands=LOOKING
+    )
     val_fraction: float = setting(
-        0.2, "validation share of a data set without a split", low=0.01, high=0.99
+        0.2, "validation share of a data set without a split", low=0.01, high=0.99, decides="data"
     )
-    data_seed: int = setting(0, "seed of the drawn pictures", low=0)
-    workers: int = setting(2, "threads that decode images", low=1)
-    on_bad_image: Literal["fail", "quarantine"] = setting(
-        "fail", "unusable images: end the run, or set them aside and list them"
+    data_seed: int = setting(0, "seed of the drawn pictures", low=0, decides="data")
+    workers: int = setting(
+        2, "threads that decode images", low=1, decides="speed", commands=LOOKING
+    )
+    on_bad_image: BadImagePolicy = setting(
+        "fail",
+        "unusable images: end the run, or set them aside and list them",
+        decides="course",
+        commands=LOOKING,
     )
 
 
 @dataclass(frozen=True)
 class TrainConfig:
     task: Literal["multiclass", "multilabel"] = setting(
-        "multiclass", "one of several classes an image, or any number of labels"
+        "multiclass",
+        "one of several classes an image, or any number of labels",
+        commands=_NOT_REPRODUCE,
     )
-    epochs: int = setting(20, "passes over the training images", low=1)
-    batch_size: int = setting(32, "images in a step", low=1)
+    epochs: int = setting(20, "passes over the training images", low=1, decides="course")
+    batch_size: int = setting(
+        32, "images in a step", low=1, decides="order", commands=(*TRAINING, "eval")
+    )
     accumulate: int = setting(
         1, "parts a step's batch is computed in, one after the other: less memory", low=1
     )
     devices: int | None = setting(
-        None, "devices that share each batch (default: all there are)", low=1
+        None,
+        "devices that share each batch (default: all there are)",
+        low=1,
+        commands=("train", "reproduce", "eval"),
     )
     optimizer: str = setting("adam", "optimizer")
     learning_rate: float = setting(1e-3, "peak learning rate of gates and classifier", low=0)
@@ -110,7 +195,10 @@ class TrainConfig:
     warmup_epochs: float = setting(0.0, "epochs of linear warm-up", low=0)
     weight_decay: float = setting(0.0, "weight decay (L2 for sgd, decoupled for adamw)", low=0)
     head_diversity: float = setting(
-        0.0, "weight of the loss term that keeps the heads' maps apart", low=0
+        0.0,
+        "weight of the loss term that keeps the heads' maps apart",
+        low=0,
+        commands=_NOT_REPRODUCE,
     )
     label_smoothing: float = setting(0.0, "share of the target spread evenly", low=0, high=0.99)
     flip: bool = setting(False, "random horizontal flips")
@@ -120,33 +208,75 @@ class TrainConfig:
     freeze_backbone: bool = setting(
         True, "train gates and classifier only, on features computed once"
     )
-    seed: int = setting(0, "seed of initialisation, order, augmentation and dropout", low=0)
+    seed: int = setting(
+        0,
+        "seed of initialisation, order, augmentation and dropout",
+        low=0,
+        decides="order",
+        commands=_TRAIN,
+    )
 
 
 @dataclass(frozen=True)
 class RunConfig:
-    workdir: str | None = setting(None, "run directory (default: runs/<data set>-<model>-<norm>)")
-    weights: str = setting("imagenet", "imagenet, none, or a .safetensors file of ported weights")
-    init_from: str | None = setting(None, "start from the best checkpoint of this run directory")
-    feature_cache: str = setting("runs/features", "folder of frozen-backbone features")
+    workdir: str | None = setting(
+        None,
+        "run directory (default: runs/<data set>-<model>-<norm>)",
+        decides="place",
+        commands=_TRAIN,
+    )
+    weights: str = setting(
+        "imagenet", "imagenet, none, or a .safetensors file of ported weights", decides="place"
+    )
+    init_from: str | None = setting(
+        None,
+        "start from the best checkpoint of this run directory",
+        decides="place",
+        commands=_TRAIN,
+    )
+    feature_cache: str = setting(
+        "runs/features", "folder of frozen-backbone features", decides="place"
+    )
     image_cache: str = setting(
-        "runs/images", "folder of decoded images, 150 kB each at 224 pixels, or none"
+        "runs/images",
+        "folder of decoded images, 150 kB each at 224 pixels, or none",
+        decides="place",
+        commands=LOOKING,
     )
     compilation_cache: str | None = setting(
-        None, "folder of compiled programs, for later starts on this machine (default: none)"
+        None,
+        "folder of compiled programs, for later starts on this machine (default: none)",
+        decides="place",
+        commands=LOOKING,
     )
     snapshot_epochs: tuple[int, ...] | None = setting(
-        None, "epochs after which a light snapshot is kept, to see how attention changes"
+        None,
+        "epochs after which a light snapshot is kept, to see how attention changes",
+        decides="course",
+        commands=_TRAIN,
     )
     save_every: int | None = setting(
-        None, "steps between checkpoints inside an epoch (default: only at its end)", low=1
+        None,
+        "steps between checkpoints inside an epoch (default: only at its end)",
+        low=1,
+        decides="course",
+        commands=_TRAIN,
     )
-    keep_checkpoints: int = setting(2, "newest checkpoints kept, beside the best", low=1)
+    keep_checkpoints: int = setting(
+        2, "newest checkpoints kept, beside the best", low=1, decides="course", commands=_TRAIN
+    )
     stop_within: float = setting(
-        9.0, "seconds that SIGTERM or Ctrl-C leaves to reach the end of a step and save", low=0
+        9.0,
+        "seconds that SIGTERM or Ctrl-C leaves to reach the end of a step and save",
+        low=0,
+        decides="speed",
+        commands=(*_TRAIN, "reproduce"),
     )
     resume_anyway: tuple[str, ...] | None = setting(
-        None, "conditions that may differ from those of the run that is resumed"
+        None,
+        "conditions that may differ from those of the run that is resumed",
+        decides="course",
+        commands=_TRAIN,
     )
 
     @property
@@ -190,6 +320,20 @@ class Config:
             for name, value in part.items():
                 flat[name] = tuple(value) if isinstance(value, list) else value
         return Config().updated(**flat)
+
+
+def settings(command: str | None = None) -> Iterator[Field[Any]]:
+    """Yields the field of every setting, or of those that a command takes, in their order."""
+    for section in fields(Config):
+        for f in fields(section.default):  # type: ignore[arg-type]
+            if command is None or command in f.metadata["commands"]:
+                yield f
+
+
+def deciding(config: Config, *kinds: Decides) -> dict[str, Any]:
+    """Returns the values of the settings that decide one of these kinds of things, by name."""
+    flat = {name: value for part in asdict(config).values() for name, value in part.items()}
+    return {f.name: flat[f.name] for f in settings() if f.metadata["decides"] in kinds}
 
 
 @dataclass(frozen=True)
@@ -303,18 +447,12 @@ def check_dataset(data: DataConfig) -> None:
 
 def validate(config: Config) -> None:
     """Raises UsageError for a value outside its range, or settings that exclude each other."""
-    for section in fields(config):
-        part = getattr(config, section.name)
-        for f in fields(part):
-            _check_range(f.name, getattr(part, f.name), f.metadata["low"], f.metadata["high"])
-    model, data, train, run = config.model, config.data, config.train, config.run
+    validate_model(config.model)
+    data, train, run = config.data, config.train, config.run
+    for part in (data, train, run):
+        _check_ranges(part)
     if data.image_size % 32:
         raise UsageError(f"--image-size must be a multiple of 32, got {data.image_size}")
-    for name, sizes in (("widths", model.widths), ("depths", model.depths)):
-        if len(sizes) != 5 or min(sizes) < 1:
-            raise UsageError(f"--{name} takes five positive numbers, got {list(sizes)}")
-    if not model.gates or len(set(model.gates)) < len(model.gates) or {*model.gates} - {*GATED}:
-        raise UsageError(f"--gates takes different ones of {', '.join(GATED)}, got {model.gates}")
     if run.snapshot_epochs and min(run.snapshot_epochs) < 1:
         raise UsageError(f"--snapshot-epochs count from 1, got {min(run.snapshot_epochs)}")
     check_dataset(data)
@@ -332,6 +470,21 @@ def validate(config: Config) -> None:
         raise UsageError(
             "--weights none leaves the frozen backbone random: add --no-freeze-backbone"
         )
+
+
+def validate_model(model: ModelConfig) -> None:
+    """Raises UsageError for a value outside its range, or settings that exclude each other."""
+    _check_ranges(model)
+    for name, sizes in (("widths", model.widths), ("depths", model.depths)):
+        if len(sizes) != 5 or min(sizes) < 1:
+            raise UsageError(f"--{name} takes five positive numbers, got {list(sizes)}")
+    if not model.gates or len(set(model.gates)) < len(model.gates) or {*model.gates} - {*GATED}:
+        raise UsageError(f"--gates takes different ones of {', '.join(GATED)}, got {model.gates}")
+
+
+def _check_ranges(section: Any) -> None:
+    for f in fields(section):
+        _check_range(f.name, getattr(section, f.name), f.metadata["low"], f.metadata["high"])
 
 
 def _check_range(name: str, value: Any, low: float | None, high: float | None) -> None:

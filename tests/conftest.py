@@ -24,7 +24,7 @@ def tiny() -> Config:
 @pytest.fixture
 def no_compiled_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a processor that there are no compiled convolutions for."""
-    monkeypatch.setattr("flax_attn.ops.conv.host_kernels", lambda: None)
+    monkeypatch.setattr("flax_attn.ops.llvm.host_kernels", lambda: None)
 
 
 @pytest.fixture(scope="session")

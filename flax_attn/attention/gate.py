@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,9 +12,8 @@ from jaxtyping import Array, Float, Key
 
 from flax_attn.attention.alignments import Alignment, Sampled
 from flax_attn.attention.scores import Score, he_normal_init
+from flax_attn.config import HeadMerge
 from flax_attn.ops.images import enlarge_bilinear
-
-HeadMerge = Literal["concat", "mean"]
 
 
 def merge_heads(pooled: Float[Array, "... g c"], how: HeadMerge) -> Float[Array, "... d"]:

@@ -7,15 +7,12 @@ the expectation of ``(loss - baseline) · ∇ log p(draw)`` plus that of the los
 
 from __future__ import annotations
 
-from typing import Literal
-
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Key
 
 from flax_attn.attention.alignments import Alignment, Sampled, require_positive
-
-Estimator = Literal["score_function", "straight_through"]
+from flax_attn.config import Estimator
 
 
 def hard(*, temperature: float = 1.0, estimator: Estimator = "score_function") -> Alignment:

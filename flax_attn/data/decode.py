@@ -24,16 +24,15 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, Literal, get_args
+from typing import BinaryIO, get_args
 
 import numpy as np
 import PIL
 from jaxtyping import UInt8
 from PIL import Image, UnidentifiedImageError
 
+from flax_attn.config import Resize
 from flax_attn.errors import DataError, UsageError
-
-Resize = Literal["crop", "stretch"]
 
 MAX_PIXELS = 50_000_000
 # What MAX_PIXELS take in the widest pixels there are, 16-bit RGBA.
@@ -103,6 +102,25 @@ def decode(
         image.load()
         square = to_square(_to_rgb(upright(image)), size, resize)
         return np.array(square, dtype=np.uint8)
+
+
+def decode_pixels(
+    image: Image.Image | np.ndarray, *, size: int, resize: Resize
+) -> UInt8[np.ndarray, "s s 3"]:
+    """Returns an opened image, or pixels [h, w, 3] of 8 bits, as ``decode`` returns a file.
+
+    Raises:
+      UsageError: pixels of another shape or type.
+    """
+    if not isinstance(image, Image.Image):
+        pixels = np.asarray(image)
+        if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
+            raise UsageError(
+                f"pixels: got {pixels.dtype}{list(pixels.shape)}, expected uint8[h, w, 3]; "
+                "scale floats to 0 to 255, and repeat grey three times"
+            )
+        image = Image.fromarray(pixels)
+    return np.array(to_square(_to_rgb(upright(image)), size, resize), dtype=np.uint8)
 
 
 @contextmanager

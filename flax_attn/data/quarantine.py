@@ -23,14 +23,13 @@ import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Literal, get_args
+from typing import get_args
 
+from flax_attn.config import BadImagePolicy
 from flax_attn.data.decode import ImageError
 from flax_attn.data.manifest import ManifestRow
 from flax_attn.errors import DataError, UsageError
 from flax_attn.system.files import write_json
-
-Policy = Literal["fail", "quarantine"]
 
 FILE = "quarantine.json"
 
@@ -71,8 +70,10 @@ class Quarantine:
       UsageError: an unknown policy.
     """
 
-    def __init__(self, policy: Policy = "fail", *, earlier: Sequence[QuarantinedImage] = ()):
-        if policy not in get_args(Policy):
+    def __init__(
+        self, policy: BadImagePolicy = "fail", *, earlier: Sequence[QuarantinedImage] = ()
+    ):
+        if policy not in get_args(BadImagePolicy):
             raise UsageError(f"on_bad_image is {policy!r}: expected fail or quarantine")
         self.policy = policy
         self._earlier = {entry.path: entry for entry in earlier}

@@ -34,10 +34,6 @@ from flax_attn.training.choices import CHOICES
 
 _log = logging.getLogger(__name__)
 
-DATA_FLAGS = (
-    *("dataset", "data_dir", "train_count", "val_count", "workers", "on_bad_image"),
-    *("image_cache", "compilation_cache", "mask_dir"),
-)
 COUNT = 24
 
 
@@ -67,7 +63,7 @@ def main(argv: Sequence[str]) -> None:
 def _parse(argv: Sequence[str]) -> Namespace:
     parser = cli.Parser(prog="flax-attn explain", description=__doc__)
     cli.add_common(parser)
-    parser.add_argument("--workdir", required=True, help="run directory of train.py")
+    parser.add_argument("--workdir", required=True, help="run directory of flax-attn train")
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("--images", nargs="+", help="photographs, or folders of photographs")
     which.add_argument("--split", choices=("train", "val", "all"), help="images of the data set")
@@ -91,7 +87,7 @@ def _parse(argv: Sequence[str]) -> Namespace:
     )
     parser.add_argument("--batch-size", type=int, default=8, help="images computed at a time")
     parser.add_argument("--out", help="folder of the results (default: WORKDIR/explain[-<split>])")
-    cli.add_settings(parser, CHOICES, only=DATA_FLAGS)
+    cli.add_settings(parser, CHOICES, "explain")
     args = parser.parse_args(argv)
     for flag, value in (("--count", args.count), ("--batch-size", args.batch_size)):
         if value is not None and value < 1:
@@ -105,7 +101,7 @@ def _parse(argv: Sequence[str]) -> Namespace:
 
 def _photographs(args: Namespace, run: Run, explainer: Explainer) -> tuple[Photographs, str]:
     """What to explain, and how it was chosen."""
-    given = {name: getattr(args, name) for name in DATA_FLAGS if hasattr(args, name)}
+    given = cli.take_settings(vars(args), "explain")
     other_data = {"dataset", "data_dir"} & given.keys()
     if other_data:
         given.setdefault("mask_dir", None)  # the run's own are of other images

@@ -19,8 +19,9 @@ from jaxtyping import Array, Float, UInt8
 from flax_attn.errors import DataError, NonFiniteError
 from flax_attn.models.functional import Arrays, Structure, merge, split
 from flax_attn.models.vgg import VGG16BN, BatchNorm, ConvNorm
-from flax_attn.ops.conv import conv3x3, max_pool2x2
+from flax_attn.ops.conv import conv3x3
 from flax_attn.ops.images import normalize
+from flax_attn.ops.pooling import max_pool2x2
 
 
 def calibrate(

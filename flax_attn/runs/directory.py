@@ -7,36 +7,21 @@ import fcntl
 import json
 import os
 import platform
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
 import jax
 
-from flax_attn.config import Config, RunConfig
+from flax_attn.config import Config
 from flax_attn.errors import CheckpointError, RunBusyError, UsageError
-from flax_attn.system.cpu import threads
+from flax_attn.system.cpu import max_isa, threads
 from flax_attn.system.files import write_json, writing
 
 CONFIG_FILE = "config.json"
 LOCK_FILE = ".lock"
-
-# Fields a resumed run may change: none of them alters what the next epoch computes. Where the
-# images lie does not, either: their fingerprint does.
-FREE_FIELDS = {
-    "epochs",
-    "workers",
-    "on_bad_image",
-    "data_dir",
-    "mask_dir",
-    *(f.name for f in fields(RunConfig)),
-}
-
-# Conditions that decide which images a batch holds.
-ORDER = frozenset({"batch_size", "seed", "classes", "images"})
 
 _PACKAGES = ("flax_attn", "jax", "jaxlib", "flax", "optax", "numpy", "pillow", "llvmlite")
 _INSTRUCTION_SETS = ("avx2", "fma", "avx512f", "avx512_bf16", "amx_tile")
@@ -57,14 +42,16 @@ def _version(package: str) -> str:
 def describe_device() -> str:
     """What decides the last bits of a number beside the program.
 
-    On CPUs these are the instruction set and the number of threads; elsewhere the kind. The
-    number of the devices where there are several.
+    On CPUs these are the instruction set, what XLA is limited to of it, and the number of threads;
+    elsewhere the kind. The number of the devices where there are several.
     """
     devices = jax.devices()
     if devices[0].platform != "cpu":
         return f"{len(devices)} x {devices[0].device_kind}"
     number = [] if len(devices) == 1 else [f"{len(devices)} x"]
-    return " ".join([*number, platform.machine(), *_instruction_sets(), f"{threads()} threads"])
+    limit = [f"limited to {max_isa()}"] if max_isa() else []
+    sets = [platform.machine(), *_instruction_sets(), *limit]
+    return " ".join([*number, *sets, f"{threads()} threads"])
 
 
 def _instruction_sets() -> list[str]:
@@ -114,62 +101,14 @@ class Run:
                 classes=tuple(values["classes"]),
                 data_fingerprint=values["data_fingerprint"],
                 weights=values["weights"],
-                val_fingerprint=values.get("val_fingerprint", ""),
+                val_fingerprint=values["val_fingerprint"],
                 versions=values["versions"],
-                device=values.get("device", ""),
+                device=values["device"],
             )
         except FileNotFoundError:
             raise CheckpointError(f"no {CONFIG_FILE} in {workdir}: not a run directory") from None
         except (KeyError, ValueError, TypeError, AttributeError, UsageError) as error:
             raise CheckpointError(f"{path} is damaged: {error!r}") from error
-
-
-def check_resumable(
-    old: Run, new: Run, workdir: Path, *, anyway: Collection[str] = ()
-) -> dict[str, tuple[Any, Any]]:
-    """The conditions that a resume changes, each with its old and new value.
-
-    Raises CheckpointError naming those that are not to be changed ``anyway``, UsageError for a
-    name in ``anyway`` that is no condition.
-    """
-    before, after = _conditions(old), _conditions(new)
-    if unknown := set(anyway) - before.keys() - after.keys():
-        raise UsageError(
-            f"--resume-anyway does not know {', '.join(sorted(unknown))}: name conditions that "
-            "the message of a refused resume names"
-        )
-    changes = {
-        name: (before.get(name), after.get(name))
-        for name in sorted(before.keys() | after.keys())
-        if before.get(name) != after.get(name)
-    }
-    refused = [name for name in changes if name not in anyway]
-    if refused:
-        shown = "; ".join(f"{k} was {changes[k][0]!r}, now {changes[k][1]!r}" for k in refused)
-        raise CheckpointError(
-            f"{workdir} holds a run under other conditions ({shown}): repeat its settings, "
-            f"choose another --workdir, or add --resume-anyway {' '.join(refused)}"
-        )
-    return changes
-
-
-def _conditions(run: Run) -> dict[str, Any]:
-    flat = {
-        name: value
-        for section in asdict(run.config).values()
-        for name, value in section.items()
-        if name not in FREE_FIELDS
-    }
-    if run.config.train.schedule == "cosine":  # its course depends on the run's length
-        flat["epochs"] = run.config.train.epochs
-    return {
-        **flat,
-        "classes": run.classes,
-        "images": run.data_fingerprint[:16],
-        "validation_images": run.val_fingerprint[:16],
-        **run.versions,
-        "device": run.device,
-    }
 
 
 def default_workdir(config: Config) -> Path:

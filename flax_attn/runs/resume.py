@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 from flax_attn.runs.checkpoint_format import LoadedCheckpoint
 from flax_attn.runs.checkpoints import Checkpoints
-from flax_attn.runs.directory import ORDER, Run, check_resumable
+from flax_attn.runs.conditions import order_conditions, require_resumable
+from flax_attn.runs.directory import Run
 from flax_attn.runs.log import Row
 from flax_attn.runs.state import Progress, TrainState
 
@@ -32,7 +33,7 @@ class Earlier(NamedTuple):
         rows = list(info.rows)
         if info.row is not None:
             return state, start._replace(epoch=progress.epoch + 1), [*rows, info.row]
-        if not progress.finished and self.changed & ORDER:
+        if not progress.finished and self.changed & order_conditions():
             # What the epoch has seen is not the beginning of its new order.
             return state, start._replace(epoch=progress.epoch), rows
         return state, progress, rows
@@ -58,5 +59,5 @@ def find_earlier(run: Run, checkpoints: Checkpoints, workdir: Path) -> Earlier |
     if checkpoints.latest is None:
         return None
     old = Run.load(workdir)
-    changed = check_resumable(old, run, workdir, anyway=run.config.run.resume_anyway or ())
+    changed = require_resumable(old, run, workdir, anyway=run.config.run.resume_anyway or ())
     return Earlier(checkpoints.load_latest(), old, frozenset(changed))

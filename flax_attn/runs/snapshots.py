@@ -15,7 +15,7 @@ import numpy as np
 from safetensors.numpy import save
 
 from flax_attn.errors import CheckpointError
-from flax_attn.models.functional import Arrays, digest_arrays, trainable
+from flax_attn.models.functional import Arrays, digest_arrays, find_mismatches, trainable
 from flax_attn.system.files import open_safetensors, write_bytes, writing
 
 FOLDER = "snapshots"
@@ -73,7 +73,11 @@ def load_snapshot(
         arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     if metadata.get(_DIGEST) != digest_arrays(arrays):
         raise CheckpointError(f"{path} is damaged: its digest differs; delete it and train again")
-    _compare(arrays, _changing(params, stats, freeze_backbone=freeze_backbone), path)
+    expected = _changing(params, stats, freeze_backbone=freeze_backbone)
+    if problems := find_mismatches(arrays, expected):
+        raise CheckpointError(
+            f"{path} is of another network: {len(problems)} arrays differ, {problems[0]}"
+        )
     return (
         {**params, **_below(arrays, _PARAMS)},
         {**stats, **_below(arrays, _STATS)},
@@ -96,16 +100,3 @@ def _below(arrays: Mapping[str, Any], prefix: str) -> dict[str, Any]:
         for name, array in arrays.items()
         if name.startswith(prefix)
     }
-
-
-def _compare(found: Mapping[str, Any], expected: Mapping[str, Any], path: Path) -> None:
-    got, want = (
-        {name: f"{np.dtype(a.dtype)}{list(a.shape)}" for name, a in arrays.items()}
-        for arrays in (found, expected)
-    )
-    odd = sorted(name for name in got.keys() | want.keys() if got.get(name) != want.get(name))
-    if odd:
-        raise CheckpointError(
-            f"{path} is of another network: {len(odd)} arrays differ, {odd[0]} is "
-            f"{got.get(odd[0], 'missing')}, expected {want.get(odd[0], 'none')}"
-        )

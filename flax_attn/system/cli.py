@@ -14,9 +14,9 @@ from dataclasses import fields
 from importlib import import_module
 from importlib.metadata import version
 from types import NoneType, UnionType
-from typing import Any, Literal, NamedTuple, NoReturn, get_args, get_origin, get_type_hints
+from typing import Any, Literal, NamedTuple, NoReturn, Union, get_args, get_origin, get_type_hints
 
-from flax_attn.config import PRESETS, Config
+from flax_attn.config import PRESETS, Config, settings
 from flax_attn.errors import DiskFullError, FlaxAttnError, OutOfMemoryError, UsageError
 from flax_attn.system.console import flush_output, speak
 from flax_attn.system.files import is_no_space
@@ -89,21 +89,19 @@ class _Tuple(argparse.Action):
 
 
 def add_settings(
-    parser: argparse.ArgumentParser,
-    choices: Mapping[str, Sequence[str]],
-    *,
-    only: Sequence[str] | None = None,
+    parser: argparse.ArgumentParser, choices: Mapping[str, Sequence[str]], command: str
 ) -> None:
-    """A flag for each configuration field; fields not given stay out of the namespace.
+    """Adds a flag for each setting that a command takes; those not given stay out of its values.
 
-    ``choices`` lists the names a field may take; ``only`` restricts the flags to some fields.
+    ``choices`` lists the names a setting may take.
     """
+    taken = {f.name for f in settings(command)}
     for section in fields(Config):
         kind: Any = type(section.default)
         group = parser.add_argument_group(section.name)
         hints = get_type_hints(kind)
         for f in fields(kind):
-            if only is None or f.name in only:
+            if f.name in taken:
                 text = f.metadata["help"]
                 if f.default is not None:
                     text += f" (default: {_shown(f.default)})"
@@ -115,10 +113,9 @@ def add_settings(
                 )
 
 
-def setting_names() -> list[str]:
-    """The names of all settings, in the order of the help."""
-    sections: list[Any] = [section.default for section in fields(Config)]
-    return [f.name for section in sections for f in fields(section)]
+def take_settings(values: dict[str, Any], command: str) -> dict[str, Any]:
+    """Removes a command's settings from parsed values, and returns those that were given."""
+    return {f.name: values.pop(f.name) for f in settings(command) if f.name in values}
 
 
 def add_common(parser: argparse.ArgumentParser) -> None:
@@ -219,7 +216,8 @@ def _known(error: Exception) -> FlaxAttnError | None:
 
 
 def _argument(hint: Any, choices: Sequence[str] | None) -> dict[str, Any]:
-    if isinstance(hint, UnionType):
+    # ``Literal[...] | None`` is a typing.Union on some versions of Python.
+    if isinstance(hint, UnionType) or get_origin(hint) is Union:
         (hint,) = (option for option in get_args(hint) if option is not NoneType)
     if hint is bool:
         return {"action": argparse.BooleanOptionalAction}

@@ -17,7 +17,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from flax_attn.config import ModelConfig, TrainConfig
 from flax_attn.errors import UsageError
-from flax_attn.ops.conv import select_impl
+from flax_attn.ops.choice import select_impl
 
 Tree = TypeVar("Tree")
 

@@ -1,4 +1,4 @@
-"""Judge a trained run, or export it: ``python eval.py --workdir RUN [--export DIR]``."""
+"""Evaluate a trained run, or export it: ``flax-attn eval --workdir RUN [--export DIR]``."""
 
 from __future__ import annotations
 
@@ -22,10 +22,6 @@ from flax_attn.training.evaluation import Evaluation, confusion_lines, evaluate_
 
 _log = logging.getLogger(__name__)
 
-DATA_FLAGS = (
-    *("dataset", "data_dir", "val_count", "workers", "on_bad_image", "batch_size", "image_cache"),
-    *("compilation_cache", "devices"),
-)
 LEFT_OUT = "left_out.json"
 SHOWN = ("loss", "accuracy", "precision", "recall", "average_precision", "roc_auc")
 
@@ -33,7 +29,7 @@ SHOWN = ("loss", "accuracy", "precision", "recall", "average_precision", "roc_au
 def main(argv: Sequence[str]) -> None:
     parser = cli.Parser(prog="flax-attn eval", description=__doc__)
     cli.add_common(parser)
-    parser.add_argument("--workdir", required=True, help="run directory of train.py")
+    parser.add_argument("--workdir", required=True, help="run directory of flax-attn train")
     parser.add_argument("--split", choices=("train", "val", "all"), default="val")
     parser.add_argument("--out", help="folder of the results (default: WORKDIR/eval-<split>)")
     parser.add_argument(
@@ -49,7 +45,7 @@ def main(argv: Sequence[str]) -> None:
         help="files to write (default: all)",
     )
     cli.add_meeting(parser)
-    cli.add_settings(parser, CHOICES, only=DATA_FLAGS)
+    cli.add_settings(parser, CHOICES, "eval")
     args = parser.parse_args(argv)
     meeting = cli.take_meeting(vars(args))
     if args.export and meeting is not None:
@@ -62,7 +58,7 @@ def main(argv: Sequence[str]) -> None:
 def _judge(args: Namespace, processes: Processes) -> None:
     workdir = Path(args.workdir)
     run = Run.load(workdir)
-    chosen = {name: getattr(args, name) for name in DATA_FLAGS if hasattr(args, name)}
+    chosen = cli.take_settings(vars(args), "eval")
     # As many devices as there are here, whatever the run was trained on.
     config = run.config.updated(**{"devices": None, "accumulate": 1, "mask_dir": None, **chosen})
     validate(config)

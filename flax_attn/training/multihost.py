@@ -16,18 +16,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flax_attn.config import Config
+from flax_attn.config import Config, deciding
 from flax_attn.errors import UsageError
+from flax_attn.runs.conditions import compare
 from flax_attn.runs.directory import locked, package_versions
 from flax_attn.runs.state import Progress, TrainState
 from flax_attn.system.processes import Processes
 from flax_attn.system.signals import Stop
-
-# Settings that each process may have for itself.
-OWN_SETTINGS = frozenset(
-    "workers data_dir mask_dir workdir feature_cache image_cache compilation_cache stop_within "
-    "weights init_from".split()
-)
 
 
 def refuse_quarantine(config: Config, processes: Processes) -> None:
@@ -40,24 +35,22 @@ def refuse_quarantine(config: Config, processes: Processes) -> None:
 
 
 def shared_conditions(config: Config, classes: Sequence[str], *images: str) -> dict[str, Any]:
-    """What must be the same in all processes; ``images`` are fingerprints of splits."""
-    settings = {k: v for part in config.to_json().values() for k, v in part.items()}
-    shared = {k: v for k, v in settings.items() if k not in OWN_SETTINGS}
+    """Returns what must be the same in all processes; ``images`` are fingerprints of splits."""
+    shared = deciding(config, "numbers", "order", "data", "course")
     return {**shared, "classes": list(classes), "images": list(images), **package_versions()}
 
 
 def require_same(mine: Mapping[str, Any], processes: Processes) -> None:
-    """Raises UsageError naming what this process has otherwise than the first."""
+    """Compares this process's conditions with those of the first.
+
+    Raises:
+      UsageError: naming what differs.
+    """
     if processes.count == 1:
         return
-    first = json.loads(processes.first_says("conditions", json.dumps(mine)))
-    mine = json.loads(json.dumps(mine))  # tuples as lists
-    differing = [
-        f"{name} is {mine.get(name)!r}, there {first.get(name)!r}"
-        for name in sorted(mine.keys() | first.keys())
-        if mine.get(name) != first.get(name)
-    ]
-    if differing:
+    changes = compare(json.loads(processes.first_says("conditions", json.dumps(mine))), mine)
+    if changes:
+        differing = [f"{name} is {my!r}, there {its!r}" for name, (its, my) in changes.items()]
         raise UsageError(
             f"process {processes.index} differs from process 0 ({'; '.join(differing)}): start all "
             "with the same settings, images and packages"

@@ -18,8 +18,9 @@ from flax import nnx
 from flax_attn.errors import UsageError
 from flax_attn.models.vgg import ConvStage
 from flax_attn.ops import llvm, winograd
-from flax_attn.ops.conv import choose_form, conv3x3_affine_relu, xla3x3
-from flax_attn.ops.llvm import check, host_kernels
+from flax_attn.ops.conv import choose_form, conv3x3_affine_relu
+from flax_attn.ops.direct import xla3x3
+from flax_attn.ops.llvm import host_kernels, require_kernels, self_test
 from flax_attn.ops.llvm.compile import MACHINES, compiled
 from flax_attn.ops.llvm.operations import (
     convolve,
@@ -145,9 +146,9 @@ def test_maps_are_a_convolution():
 
 def test_where_they_are_used():
     assert host_kernels() is not None
-    assert choose_form((8, 224, 224, 3), 64) == "native"
-    assert choose_form((8, 56, 56, 256), 256) == "native"
-    assert choose_form((8, 56, 56, 256), 256, jnp.bfloat16) != "native"
+    assert choose_form((8, 224, 224, 3), 64) == "compiled"
+    assert choose_form((8, 56, 56, 256), 256) == "compiled"
+    assert choose_form((8, 56, 56, 256), 256, jnp.bfloat16) != "compiled"
     assert choose_form((8, 56, 56, 256), 2) == "direct"
     assert choose_form((8, 56, 56, 8), 256) == "direct"
     x, kernel, affine, _ = arrays((2, 28, 28, 64, 64))
@@ -206,16 +207,14 @@ def test_without_llvmlite(forgetful):
     assert host_kernels() is None
     assert choose_form((8, 56, 56, 256), 256) == "winograd"
     with pytest.raises(UsageError, match="no compiled convolutions"):
-        from flax_attn.ops.conv import native3x3
-
-        native3x3(jnp.zeros((1, 4, 4, 64)), jnp.zeros((3, 3, 64, 64)))
+        require_kernels()
 
 
 def test_wrong_kernels_are_left_alone(forgetful):
     def off(*operands):
         return convolve_affine_relu(*operands) * 1.001
 
-    forgetful.setattr(check, "convolve_affine_relu", off)
+    forgetful.setattr(self_test, "convolve_affine_relu", off)
     with pytest.warns(RuntimeWarning, match="not used: off by 1.0e-03"):
         assert host_kernels() is None
 
@@ -224,7 +223,7 @@ def test_kernels_that_fail_are_left_alone(forgetful):
     def fails(*_):
         raise RuntimeError("no such instruction")
 
-    forgetful.setattr(check, "convolve_affine_relu", fails)
+    forgetful.setattr(self_test, "convolve_affine_relu", fails)
     with pytest.warns(RuntimeWarning, match="not used: no such instruction"):
         assert host_kernels() is None
 
@@ -232,7 +231,7 @@ def test_kernels_that_fail_are_left_alone(forgetful):
 def test_the_look_at_them_compares_with_a_convolution():
     code = host_kernels()
     assert code is not None
-    found = check.differences(code)
+    found = self_test.differences(code)
     assert found.keys() == {"convolution", "normalisation", "both"}
     assert 0 < max(found.values()) < llvm.TOLERANCE / 10
 
@@ -303,10 +302,11 @@ def test_without_memory_the_step_fails_and_the_process_lives():
     script = """
 import resource
 import jax, jax.numpy as jnp
-from flax_attn.conv import native3x3
+from flax_attn.ops.llvm import require_kernels
+from flax_attn.ops.llvm.operations import convolve
 
 x, kernel = jnp.ones((1, 60, 60, 1024)), jnp.ones((3, 3, 1024, 1024))
-run = jax.jit(lambda *a: native3x3(*a)[0, 1, 1, 0]).lower(x, kernel).compile()
+run = jax.jit(lambda *a: convolve(require_kernels(), *a)[0, 1, 1, 0]).lower(x, kernel).compile()
 run(x, kernel).block_until_ready()
 held = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (held + (75 << 20), resource.RLIM_INFINITY))

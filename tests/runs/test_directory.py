@@ -7,13 +7,12 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from flax_attn.config import Config
 from flax_attn.errors import CheckpointError, DiskFullError, RunBusyError, UsageError
-from flax_attn.runs.directory import Run, check_resumable, locked, refuse_if_busy
+from flax_attn.runs.directory import Run, locked, refuse_if_busy
 
 
 @pytest.fixture
@@ -25,62 +24,6 @@ def test_config_json_round_trip(tmp_path: Path, run: Run) -> None:
     run.save(tmp_path)
     assert Run.load(tmp_path) == run
     assert json.loads((tmp_path / "config.json").read_text())["versions"]["jax"]
-
-
-def test_same_conditions_resume(tmp_path: Path, run: Run) -> None:
-    longer = replace(run, config=run.config.updated(epochs=99, workers=7, workdir="x"))
-    longer = replace(longer, config=longer.config.updated(on_bad_image="quarantine", mask_dir="m"))
-    check_resumable(run, longer, tmp_path)
-
-
-def test_a_cosine_schedule_fixes_the_number_of_epochs(tmp_path: Path, run: Run) -> None:
-    old = replace(run, config=run.config.updated(schedule="cosine"))
-    with pytest.raises(CheckpointError, match="epochs was 2, now 3"):
-        check_resumable(old, replace(old, config=old.config.updated(epochs=3)), tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("setting", "value"),
-    [("batch_size", 5), ("seed", 9), ("optimizer", "sgd"), ("norm", "softmax"), ("image_size", 64)],
-)
-def test_other_settings_are_named_with_both_values(
-    tmp_path: Path, run: Run, setting: str, value: object
-) -> None:
-    old = getattr(run.config.model, setting, None) or getattr(
-        run.config.data, setting, getattr(run.config.train, setting, None)
-    )
-    new = replace(run, config=run.config.updated(**{setting: value}))
-    with pytest.raises(CheckpointError, match=f"{setting} was {old!r}, now {value!r}"):
-        check_resumable(run, new, tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("change", "shown"),
-    [
-        ({"classes": ("dog", "cat")}, r"classes was \('cat', 'dog'\), now \('dog', 'cat'\)"),
-        ({"data_fingerprint": "other"}, "images was 'fingerprint', now 'other'"),
-        ({"val_fingerprint": "other"}, "validation_images was '', now 'other'"),
-        ({"versions": {"jax": "0.1"}}, "jax was .*, now '0.1'"),
-        ({"device": "x86_64 7 threads"}, "device was .*, now 'x86_64 7 threads'"),
-    ],
-)
-def test_other_conditions_are_named_with_both_values(
-    tmp_path: Path, run: Run, change: dict[str, Any], shown: str
-) -> None:
-    with pytest.raises(CheckpointError, match=shown):
-        check_resumable(run, replace(run, **change), tmp_path)
-
-
-def test_named_conditions_may_change(tmp_path: Path, run: Run) -> None:
-    new = replace(run, config=run.config.updated(seed=9, batch_size=5))
-    with pytest.raises(CheckpointError, match="--resume-anyway batch_size seed"):
-        check_resumable(run, new, tmp_path)
-    with pytest.raises(CheckpointError, match=r"\(seed was 0, now 9\)"):
-        check_resumable(run, new, tmp_path, anyway=["batch_size"])
-    changes = check_resumable(run, new, tmp_path, anyway=["batch_size", "seed", "norm"])
-    assert changes == {"batch_size": (4, 5), "seed": (0, 9)}
-    with pytest.raises(UsageError, match="does not know sead"):
-        check_resumable(run, run, tmp_path, anyway=["sead"])
 
 
 def test_config_is_replaced_all_or_nothing(

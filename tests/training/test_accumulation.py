@@ -15,7 +15,7 @@ from flax_attn.errors import UsageError
 from flax_attn.models import build_model, functional
 from flax_attn.models.functional import Arrays
 from flax_attn.models.vgg import Features
-from flax_attn.ops.conv import xla3x3
+from flax_attn.ops.direct import xla3x3
 from flax_attn.ops.images import normalize
 from flax_attn.runs.state import TrainState
 from flax_attn.training.optimizer import make_optimizer

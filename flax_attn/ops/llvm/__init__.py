@@ -7,8 +7,14 @@ import warnings
 from functools import cache
 from typing import TYPE_CHECKING
 
+from flax_attn.errors import UsageError
+
 if TYPE_CHECKING:
     from flax_attn.ops.llvm.compile import Compiled
+
+
+# Share of the largest value by which the kernels may differ from XLA's convolution.
+TOLERANCE = 1e-4
 
 
 @cache
@@ -44,5 +50,13 @@ def host_kernels() -> Compiled | None:
     return code
 
 
-# Share of the largest value by which the kernels may differ from XLA's convolution.
-TOLERANCE = 1e-4
+def require_kernels() -> Compiled:
+    """Returns the kernels for this processor.
+
+    Raises:
+      UsageError: there are none.
+    """
+    code = host_kernels()
+    if code is None:
+        raise UsageError("there are no compiled convolutions for this processor")
+    return code

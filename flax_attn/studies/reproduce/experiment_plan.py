@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from flax_attn.config import Config, ModelConfig, make_config, validate
+from flax_attn.config import Config, ModelConfig, deciding, make_config, validate
 from flax_attn.errors import UsageError
 from flax_attn.explain.methods import METHODS
 
@@ -106,10 +106,8 @@ class ExperimentPlan:
 
     def conditions(self) -> dict[str, Any]:
         """All that decides the numbers, flat."""
-        caches = {"feature_cache", "image_cache", "compilation_cache"}
-        free = {"workers", "mask_dir", "workdir", "snapshot_epochs", *caches}
-        flat = {k: v for part in self.config.to_json().values() for k, v in part.items()}
-        kept = {k: v for k, v in flat.items() if k not in free}
+        kept = deciding(self.config, "numbers", "order", "data")
+        kept["epochs"] = self.config.train.epochs
         return {**kept, **asdict(self.sizes), "article_hidden": self.article_hidden}
 
     def _run(self, *, snapshots: tuple[int, ...] | None = None, **settings: Any) -> Config:

@@ -25,24 +25,13 @@ from flax_attn.training.start import resolve_initial
 
 _log = logging.getLogger(__name__)
 
-# Settings that say which image is what, or how a network is trained, but not which network.
-SETTINGS = (
-    *("dataset", "data_dir", "image_size", "resize", "train_count", "val_count", "val_fraction"),
-    *("data_seed", "workers", "on_bad_image", "mask_dir"),
-    *("epochs", "batch_size", "optimizer", "learning_rate", "backbone_learning_rate"),
-    *("schedule", "step_epochs", "step_factor", "warmup_epochs", "weight_decay"),
-    *("label_smoothing", "flip", "crop_min_area", "freeze_backbone"),
-    *("attn_features", "widths", "depths", "hidden", "dropout", "conv"),
-    *("weights", "feature_cache", "image_cache", "compilation_cache"),
-)
-
 
 def main(argv: Sequence[str]) -> None:
     started = time.perf_counter()
     args = _parse(argv)
     on_cpu = jax.default_backend() == "cpu"
     full = args.full or not (args.quick or on_cpu)
-    given = {name: getattr(args, name) for name in SETTINGS if hasattr(args, name)}
+    given = cli.take_settings(vars(args), "reproduce")
     sizes = {
         f.name: tuple(value) if isinstance(value, list) else value
         for f in fields(Sizes)
@@ -92,7 +81,7 @@ def _parse(argv: Sequence[str]) -> Namespace:
         group.add_argument(
             "--" + name.replace("_", "-"), help=f"{text} ({quick}; {full})", **several, **kind
         )
-    cli.add_settings(parser, CHOICES, only=SETTINGS)
+    cli.add_settings(parser, CHOICES, "reproduce")
     return parser.parse_args(argv)
 
 

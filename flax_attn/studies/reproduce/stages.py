@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 import zipfile
@@ -12,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from flax_attn.errors import CheckpointError
-from flax_attn.system.files import replacing, write_json
+from flax_attn.runs.conditions import remember
+from flax_attn.system.files import replacing
 
 _log = logging.getLogger(__name__)
 
@@ -21,7 +20,6 @@ Stage = dict[str, np.ndarray]
 
 CONDITIONS_FILE = "conditions.json"
 _SECONDS = "seconds_of_stage"
-_SHOWN = 4
 
 
 class Stages:
@@ -35,7 +33,7 @@ class Stages:
         self._folder, self._total = folder, total
         self._seconds: dict[str, float] = {}
         folder.mkdir(parents=True, exist_ok=True)
-        _check_conditions(folder / CONDITIONS_FILE, conditions)
+        remember(folder / CONDITIONS_FILE, conditions, remedy="choose another --workdir")
 
     @property
     def seconds(self) -> Mapping[str, float]:
@@ -73,26 +71,3 @@ def _read(path: Path) -> Stage | None:
 def _write(path: Path, arrays: Stage) -> None:
     with replacing(path) as partial, open(partial, "wb") as file:
         np.savez(file, **arrays)  # type: ignore[arg-type]
-
-
-def _check_conditions(path: Path, conditions: Mapping[str, Any]) -> None:
-    now = json.loads(json.dumps(conditions))
-    if not path.exists():
-        write_json(path, now)
-        return
-    try:
-        before = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise CheckpointError(f"{path} is damaged: choose another --workdir") from error
-    changes = [
-        f"{name} was {before.get(name)!r}, now {now.get(name)!r}"
-        for name in before.keys() | now.keys()
-        if before.get(name) != now.get(name)
-    ]
-    if changes:
-        more = f" and {len(changes) - _SHOWN} more" if len(changes) > _SHOWN else ""
-        raise CheckpointError(
-            f"{path.parent} was filled under other conditions ("
-            f"{'; '.join(sorted(changes)[:_SHOWN])}{more}): choose another --workdir, or repeat "
-            "its settings"
-        )

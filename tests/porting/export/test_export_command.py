@@ -195,8 +195,8 @@ def test_no_space_leaves_nothing(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    def full(path: Path, text: str) -> None:
+    def full(path: Path, values: object) -> None:
         raise OSError(28, "No space left on device", str(path))
 
-    monkeypatch.setattr(command, "write_text", full)
+    monkeypatch.setattr(command, "write_json", full)
     fails(run_directory, tmp_path, 7, "no space left", capsys)

@@ -1,0 +1,42 @@
+"""Which form of an operation runs: XLA's own, or the one that is fastest on a CPU."""
+
+from __future__ import annotations
+
+from typing import Literal, cast, get_args
+
+import jax
+
+from flax_attn.errors import UsageError
+
+Impl = Literal["exact", "fast"]
+
+
+def select_impl(conv: str = "auto", *, backend: str | None = None, devices: int = 1) -> Impl:
+    """Resolves the ``--conv`` setting once, when a model is built.
+
+    "exact" is XLA's own form everywhere; "auto" is the fast form on a CPU and XLA's own on every
+    other ``backend`` (default: the one JAX would run on now), and where the batch is sharded over
+    several ``devices``, because the fast forms loop over the images.
+
+    Raises:
+      UsageError: any other setting.
+    """
+    if conv == "exact":
+        return "exact"
+    if conv == "auto":
+        one_cpu = (backend or jax.default_backend()) == "cpu" and devices == 1
+        return "fast" if one_cpu else "exact"
+    raise UsageError(f"conv: got {conv!r}, expected 'auto' or 'exact'; choose one of the two")
+
+
+def resolve_impl(impl: str) -> Impl:
+    """Returns the form an operation's ``impl`` asks for; "auto" is that of ``select_impl``.
+
+    Raises:
+      UsageError: ``impl`` is not "auto", "exact" or "fast".
+    """
+    if impl == "auto":
+        return select_impl("auto")
+    if impl not in get_args(Impl):
+        raise UsageError(f"impl: got {impl!r}, expected 'auto', 'exact' or 'fast'; choose one")
+    return cast(Impl, impl)
