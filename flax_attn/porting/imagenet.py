@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from http.client import HTTPException
 from pathlib import Path
+from typing import BinaryIO
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
@@ -143,7 +144,8 @@ def _port(source: str, path: Path, environment: Mapping[str, str]) -> Path:
     try:
         done = subprocess.run(
             [*command, "--out", str(path.resolve())],
-            env={**os.environ, **environment},
+            # What this process imports, from wherever it was started.
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **environment},
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -220,7 +222,9 @@ def download(url: str, path: Path, *, digest: str) -> None:
     """
     cancelled = threading.Event()
     with writing(path, WeightsError), replacing(path, shared=True) as partial:
-        _within_time(url, lambda: _fetch(url, partial, digest, cancelled), cancelled)
+        # Opened here: a thread that has been left alone may end much later than its file.
+        with open(partial, "wb") as file:
+            _within_time(url, lambda: _fetch(url, file, digest, cancelled), cancelled)
 
 
 def _within_time(url: str, work: Callable[[], None], cancelled: threading.Event) -> None:
@@ -247,16 +251,14 @@ def _within_time(url: str, work: Callable[[], None], cancelled: threading.Event)
         raise errors[0]
 
 
-def _fetch(url: str, partial: Path, digest: str, cancelled: threading.Event) -> None:
+def _fetch(url: str, file: BinaryIO, digest: str, cancelled: threading.Event) -> None:
     sha256, received = hashlib.sha256(), 0
     with _reading(url):
         response = urlopen(Request(url), timeout=STALL_SECONDS)
-    with response, open(partial, "wb") as file:
-        with _reading(url):
-            length = response.headers.get("Content-Length")
-            kind = response.headers.get_content_type()
-            total = int(length) if length else None
-        with tqdm(total=total, desc=partial.name.split(".")[0], unit="B", unit_scale=True,
+        kind = response.headers.get_content_type()
+        total = int(response.headers.get("Content-Length") or 0)
+    with response:
+        with tqdm(total=total or None, desc=url.rpartition("/")[2], unit="B", unit_scale=True,
                   leave=False, disable=None) as bar:  # fmt: skip
             while not cancelled.is_set():
                 with _reading(url):
@@ -269,7 +271,7 @@ def _fetch(url: str, partial: Path, digest: str, cancelled: threading.Event) -> 
                 received += len(chunk)
                 bar.update(len(chunk))
     with _reading(url):
-        if total is not None and received < total:
+        if received < total:
             raise ConnectionError(f"cut short: {received:,} of {total:,} bytes")
         if not sha256.hexdigest().startswith(digest):
             raise ValueError(f"SHA-256 of what came, {kind}, is {sha256.hexdigest()}, not {digest}")
