@@ -1,1 +1,86 @@
-"""Attention-gated convolutional networks in JAX and Flax."""
+"""Attention-gated convolutional networks in JAX and Flax.
+
+What stands here is stable; docs/library.md shows each name in use::
+
+    import flax_attn as fa
+    model = fa.AttnVGG(num_classes=2, norm="softmax", rngs=nnx.Rngs(0))
+    out = model(fa.normalize(images), train=False)   # out.logits, out.attention["pool3"]
+    run = fa.load("runs/photos")                     # run.predict(["cat.jpg"]).probabilities
+
+Names are imported when they are first used: ``import flax_attn`` alone loads neither JAX nor
+anything else.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from flax_attn import attention as attention
+    from flax_attn import data as data
+    from flax_attn import explain as explain
+    from flax_attn import ops as ops
+    from flax_attn import porting as porting
+    from flax_attn.config import Config as Config
+    from flax_attn.config import make_config as make_config
+    from flax_attn.errors import FlaxAttnError as FlaxAttnError
+    from flax_attn.explain.trained_run import TrainedRun as TrainedRun
+    from flax_attn.explain.trained_run import evaluate as evaluate
+    from flax_attn.explain.trained_run import load as load
+    from flax_attn.models.attn_vgg import AttnVGG as AttnVGG
+    from flax_attn.models.baselines import DenseVGG as DenseVGG
+    from flax_attn.models.baselines import GapVGG as GapVGG
+    from flax_attn.models.baselines import PooledVGG as PooledVGG
+    from flax_attn.models.functional import merge as merge
+    from flax_attn.models.functional import split as split
+    from flax_attn.models.network import AttnOutput as AttnOutput
+    from flax_attn.models.vgg import VGG16BN as VGG16BN
+    from flax_attn.ops.images import normalize as normalize
+    from flax_attn.training.trainer import train as train
+
+    __version__: str
+
+# The module of each stable name; None for a room of the package.
+_STABLE = {
+    "AttnOutput": "models.network",
+    "AttnVGG": "models.attn_vgg",
+    "Config": "config",
+    "DenseVGG": "models.baselines",
+    "FlaxAttnError": "errors",
+    "GapVGG": "models.baselines",
+    "PooledVGG": "models.baselines",
+    "TrainedRun": "explain.trained_run",
+    "VGG16BN": "models.vgg",
+    "attention": None,
+    "data": None,
+    "evaluate": "explain.trained_run",
+    "explain": None,
+    "load": "explain.trained_run",
+    "make_config": "config",
+    "merge": "models.functional",
+    "normalize": "ops.images",
+    "ops": None,
+    "porting": None,
+    "split": "models.functional",
+    "train": "training.trainer",
+}
+
+__all__ = ["__version__", *_STABLE]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("flax_attn")
+    if name not in _STABLE:
+        raise AttributeError(f"module 'flax_attn' has no attribute {name!r}")
+    module = _STABLE[name]
+    if module is None:
+        return import_module(f"flax_attn.{name}")
+    value = getattr(import_module(f"flax_attn.{module}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -336,20 +336,42 @@ def deciding(config: Config, *kinds: Decides) -> dict[str, Any]:
     return {f.name: flat[f.name] for f in settings() if f.metadata["decides"] in kinds}
 
 
-# What a data set changes, beneath presets and flags: drawn pictures are small and few, so
-# that the first command ends within minutes on a laptop.
-DATASET_DEFAULTS: dict[str, dict[str, Any]] = {
-    "drawn_pets": {"image_size": 128, "epochs": 20},
-    "folder": {},
-    "cats_vs_dogs": {},
-    "oxford_iiit_pet": {},
-    "drawn_pets_scenes": {"image_size": 128, "epochs": 20, "task": "multilabel"},
-    "labelled_csv": {"task": "multilabel"},
-}
+@dataclass(frozen=True)
+class DatasetEntry:
+    """A row of ``DATASETS``: all that is known of a data set outside its own file.
 
-NEEDS_DATA_DIR = {
-    "folder": "a folder with a sub-folder a class",
-    "labelled_csv": "a folder with images and labels.csv",
+    Args:
+      module: whose ``open_set(config, request)`` opens it (``flax_attn.data.dataset.OpenSet``).
+        Imported only then.
+      masks: "own" masks of objects, those of "files" (``--mask-dir``), or None.
+      data_dir: what ``--data-dir`` must be; None where the data set does without.
+      defaults: settings it changes, beneath presets and flags.
+    """
+
+    module: str
+    masks: Literal["own", "files"] | None = None
+    data_dir: str | None = None
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+
+
+# Drawn pictures are small and few, so that the first command ends within minutes on a laptop.
+_DRAWN = {"image_size": 128, "epochs": 20}
+
+DATASETS: dict[str, DatasetEntry] = {
+    "drawn_pets": DatasetEntry("flax_attn.data.drawn.pets", masks="own", defaults=_DRAWN),
+    "drawn_pets_scenes": DatasetEntry(
+        "flax_attn.data.drawn.scenes", masks="own", defaults={**_DRAWN, "task": "multilabel"}
+    ),
+    "folder": DatasetEntry(
+        "flax_attn.data.sets.folder", masks="files", data_dir="a folder with a sub-folder a class"
+    ),
+    "labelled_csv": DatasetEntry(
+        "flax_attn.data.sets.labelled_csv",
+        data_dir="a folder with images and labels.csv",
+        defaults={"task": "multilabel"},
+    ),
+    "cats_vs_dogs": DatasetEntry("flax_attn.data.sets.cats_vs_dogs"),
+    "oxford_iiit_pet": DatasetEntry("flax_attn.data.sets.oxford_iiit_pet", masks="own"),
 }
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -390,31 +412,50 @@ def make_config(explicit: Mapping[str, Any], *, preset: str | None = None) -> Co
     if preset is not None and preset not in PRESETS:
         raise UsageError(f"unknown preset {preset!r}; there are {', '.join(PRESETS)}")
     chosen = {**(PRESETS[preset] if preset else {}), **explicit}
-    dataset = chosen.get("dataset", DataConfig.dataset)
-    config = Config().updated(**{**DATASET_DEFAULTS.get(dataset, {}), **chosen})
+    entry = dataset_entry(chosen.get("dataset", DataConfig.dataset))
+    config = Config().updated(**{**entry.defaults, **chosen})
     validate(config)
     return config
 
 
+def dataset_entry(name: str) -> DatasetEntry:
+    """Returns the row of ``DATASETS`` for a data set.
+
+    Raises:
+      UsageError: there is none of this name.
+    """
+    if name not in DATASETS:
+        raise UsageError(f"unknown --dataset {name!r}: choose from {', '.join(DATASETS)}")
+    return DATASETS[name]
+
+
+def check_dataset(data: DataConfig) -> None:
+    """Checks that the data set exists, has the folder it needs, and none it has no use for.
+
+    Raises:
+      UsageError: an unknown data set, no ``--data-dir`` where it needs one, or a ``--mask-dir``
+        that it would not read.
+    """
+    name, entry = data.dataset, dataset_entry(data.dataset)
+    if entry.data_dir is not None and data.data_dir is None:
+        raise UsageError(f"--dataset {name} needs --data-dir, {entry.data_dir}")
+    if data.mask_dir is not None and entry.masks != "files":
+        readers = ", ".join(n for n, other in DATASETS.items() if other.masks == "files")
+        has = "masks of its own" if entry.masks == "own" else "no masks"
+        raise UsageError(f"--mask-dir goes with --dataset {readers}, but {name} has {has}: drop it")
+
+
 def validate(config: Config) -> None:
     """Raises UsageError for a value outside its range, or settings that exclude each other."""
-    for section in fields(config):
-        part = getattr(config, section.name)
-        for f in fields(part):
-            _check_range(f.name, getattr(part, f.name), f.metadata["low"], f.metadata["high"])
-    model, data, train, run = config.model, config.data, config.train, config.run
+    validate_model(config.model)
+    data, train, run = config.data, config.train, config.run
+    for part in (data, train, run):
+        _check_ranges(part)
     if data.image_size % 32:
         raise UsageError(f"--image-size must be a multiple of 32, got {data.image_size}")
-    for name, sizes in (("widths", model.widths), ("depths", model.depths)):
-        if len(sizes) != 5 or min(sizes) < 1:
-            raise UsageError(f"--{name} takes five positive numbers, got {list(sizes)}")
-    if not model.gates or len(set(model.gates)) < len(model.gates) or {*model.gates} - {*GATED}:
-        raise UsageError(f"--gates takes different ones of {', '.join(GATED)}, got {model.gates}")
     if run.snapshot_epochs and min(run.snapshot_epochs) < 1:
         raise UsageError(f"--snapshot-epochs count from 1, got {min(run.snapshot_epochs)}")
-    if data.dataset in NEEDS_DATA_DIR and data.data_dir is None:
-        needed = NEEDS_DATA_DIR[data.dataset]
-        raise UsageError(f"--dataset {data.dataset} needs --data-dir, {needed}")
+    check_dataset(data)
     if train.batch_size % train.accumulate:
         raise UsageError(
             f"--batch-size {train.batch_size} cannot be computed in --accumulate "
@@ -429,6 +470,21 @@ def validate(config: Config) -> None:
         raise UsageError(
             "--weights none leaves the frozen backbone random: add --no-freeze-backbone"
         )
+
+
+def validate_model(model: ModelConfig) -> None:
+    """Raises UsageError for a value outside its range, or settings that exclude each other."""
+    _check_ranges(model)
+    for name, sizes in (("widths", model.widths), ("depths", model.depths)):
+        if len(sizes) != 5 or min(sizes) < 1:
+            raise UsageError(f"--{name} takes five positive numbers, got {list(sizes)}")
+    if not model.gates or len(set(model.gates)) < len(model.gates) or {*model.gates} - {*GATED}:
+        raise UsageError(f"--gates takes different ones of {', '.join(GATED)}, got {model.gates}")
+
+
+def _check_ranges(section: Any) -> None:
+    for f in fields(section):
+        _check_range(f.name, getattr(section, f.name), f.metadata["low"], f.metadata["high"])
 
 
 def _check_range(name: str, value: Any, low: float | None, high: float | None) -> None:

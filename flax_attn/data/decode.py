@@ -130,6 +130,25 @@ def decode(
         return np.array(square, dtype=np.uint8)
 
 
+def decode_pixels(
+    image: Image.Image | np.ndarray, *, size: int, resize: Resize
+) -> UInt8[np.ndarray, "s s 3"]:
+    """Returns an opened image, or pixels [h, w, 3] of 8 bits, as ``decode`` returns a file.
+
+    Raises:
+      UsageError: pixels of another shape or type.
+    """
+    if not isinstance(image, Image.Image):
+        pixels = np.asarray(image)
+        if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
+            raise UsageError(
+                f"pixels: got {pixels.dtype}{list(pixels.shape)}, expected uint8[h, w, 3]; "
+                "scale floats to 0 to 255, and repeat grey three times"
+            )
+        image = Image.fromarray(pixels)
+    return np.array(to_square(_to_rgb(upright(image)), size, resize), dtype=np.uint8)
+
+
 @contextmanager
 def open_image(
     source: bytes | Path, *, name: str | None = None, sha256: str | None = None

@@ -63,7 +63,7 @@ def main(argv: Sequence[str]) -> None:
 def _parse(argv: Sequence[str]) -> Namespace:
     parser = cli.Parser(prog="flax-attn explain", description=__doc__)
     cli.add_common(parser)
-    parser.add_argument("--workdir", required=True, help="run directory of train.py")
+    parser.add_argument("--workdir", required=True, help="run directory of flax-attn train")
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("--images", nargs="+", help="photographs, or folders of photographs")
     which.add_argument("--split", choices=("train", "val", "all"), help="images of the data set")

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 
-from flax_attn.data import Split, batches
+from flax_attn.data import Sampler, Split, batches
 from flax_attn.data.decode import ImageError, Resize, decode
 from flax_attn.data.masks import objects
 from flax_attn.data.sets.folder import EXTENSIONS, image_files
@@ -152,9 +152,7 @@ class Explainer:
     def losses(self, split: Split, *, batch_size: int, workers: int) -> Float[np.ndarray, "n"]:
         """The loss of each image of a split, in nats; NaN for an image that was lost."""
         losses = np.full(len(split.labels), np.nan)
-        for batch in batches(
-            split, batch_size=batch_size, epoch=0, seed=0, shuffle=False, workers=workers
-        ):
+        for batch in batches(split, Sampler(batch_size), workers=workers):
             found = np.asarray(self._judge(batch.image, batch.label).loss)
             losses[batch.index[batch.mask]] = found[batch.mask]
         return losses

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,6 +15,7 @@ from flax_attn.models.network import (
     AttnOutput,
     Network,
     channels,
+    configured,
     global_average,
     linear,
     projected_in,
@@ -33,7 +36,15 @@ class PooledVGG(Network):
     def taps(cls, config: ModelConfig) -> tuple[str, ...]:
         return ("pool3", "pool4", "pool5")
 
-    def __init__(self, config: ModelConfig, num_classes: int, *, rngs: nnx.Rngs):
+    def __init__(
+        self,
+        config: ModelConfig | None = None,
+        num_classes: int = 2,
+        *,
+        rngs: nnx.Rngs,
+        **settings: Any,
+    ):
+        config = configured(config, settings)
         super().__init__(config, rngs=rngs)
         widths = channels(config)
         self.classifier = linear(sum(widths[name] for name in self.taps(config)), num_classes, rngs)
@@ -53,7 +64,15 @@ class GapVGG(Network):
     def taps(cls, config: ModelConfig) -> tuple[str, ...]:
         return ("pool5",)
 
-    def __init__(self, config: ModelConfig, num_classes: int, *, rngs: nnx.Rngs):
+    def __init__(
+        self,
+        config: ModelConfig | None = None,
+        num_classes: int = 2,
+        *,
+        rngs: nnx.Rngs,
+        **settings: Any,
+    ):
+        config = configured(config, settings)
         super().__init__(config, rngs=rngs)
         self.classifier = linear(config.widths[4], num_classes, rngs)
 
@@ -72,7 +91,15 @@ class DenseVGG(Network):
     def taps(cls, config: ModelConfig) -> tuple[str, ...]:
         return ("pool5",)
 
-    def __init__(self, config: ModelConfig, num_classes: int, *, rngs: nnx.Rngs):
+    def __init__(
+        self,
+        config: ModelConfig | None = None,
+        num_classes: int = 2,
+        *,
+        rngs: nnx.Rngs,
+        **settings: Any,
+    ):
+        config = configured(config, settings)
         super().__init__(config, rngs=rngs)
         self.dropout = 0.5 if config.dropout is None else config.dropout
         sizes = (config.widths[4] * DENSE_GRID**2, config.hidden, config.hidden, num_classes)

@@ -16,7 +16,7 @@ from flax import nnx
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 Arrays = dict[str, jax.Array]
-Structure = nnx.GraphDef
+Structure = nnx.GraphDef[Any]
 
 
 def split(model: nnx.Module) -> tuple[Structure, Arrays, Arrays]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import fields, replace
 from itertools import product
 from typing import Any, NamedTuple
 
@@ -13,7 +14,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Key
 
-from flax_attn.config import ModelConfig
+from flax_attn.config import ModelConfig, validate_model
 from flax_attn.models.recompute import staged_features
 from flax_attn.models.vgg import VGG16BN, Features
 
@@ -109,6 +110,24 @@ class Network(nnx.Module):
             raise ValueError("dropout needs a key in training, got None")
         keep = jax.random.bernoulli(key, 1 - self.dropout, x.shape)
         return jnp.where(keep, x / (1 - self.dropout), 0)
+
+
+def configured(config: ModelConfig | None, settings: Mapping[str, Any]) -> ModelConfig:
+    """Returns a configuration (the default one for None) with some settings replaced.
+
+    Raises:
+      TypeError: a name that is no setting of a network.
+      UsageError: a value outside its range.
+    """
+    known = {f.name for f in fields(ModelConfig)}
+    if unknown := settings.keys() - known:
+        raise TypeError(
+            f"no setting {', '.join(sorted(unknown))} of a network; there are "
+            f"{', '.join(sorted(known))}"
+        )
+    config = replace(config or ModelConfig(), **settings)
+    validate_model(config)
+    return config
 
 
 def linear(

@@ -1,6 +1,6 @@
 """Stand-ins for ``nnx.Conv`` and ``nnx.max_pool`` in networks of 3x3 convolutions.
 
-Same parameters, same results within rounding, and on a CPU the fast forms of ``flax_attn.conv``.
+Same parameters, same results within rounding, and on a CPU the fast forms of ``conv3x3`` and ``max_pool2x2``.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Conv3x3(nnx.Module):
 
     ``kernel`` [3, 3, in_features, out_features] and ``bias`` [out_features] have the names,
     shapes and initial values of ``nnx.Conv``, so that states swap both ways. ``impl`` is that of
-    ``flax_attn.conv.conv3x3``; its fast forms have reverse-mode derivatives only.
+    ``conv3x3``; its fast forms have reverse-mode derivatives only.
 
     Raises UsageError for another kernel size, a stride, dilation, groups or another padding.
     """

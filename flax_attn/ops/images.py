@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Key, UInt8
 
@@ -17,11 +18,11 @@ _SMALL = 64
 
 
 def normalize(
-    image: UInt8[Array, "b h w 3"], *, dtype: DTypeLike = jnp.float32
+    image: UInt8[Array, "b h w 3"] | UInt8[np.ndarray, "b h w 3"], *, dtype: DTypeLike = jnp.float32
 ) -> Float[Array, "b h w 3"]:
-    """Bytes to ImageNet-normalised floats: ``(image / 255 - mean) / std``."""
+    """Returns bytes as ImageNet-normalised floats: ``(image / 255 - mean) / std``."""
     mean, std = jnp.asarray(IMAGENET_MEAN, dtype), jnp.asarray(IMAGENET_STD, dtype)
-    return (image.astype(dtype) / 255 - mean) / std
+    return (jnp.asarray(image).astype(dtype) / 255 - mean) / std
 
 
 def resize_bilinear(x: Float[Array, "b h w c"], size: tuple[int, int]) -> Float[Array, "b H W c"]:

@@ -17,7 +17,7 @@ import jax
 
 from flax_attn.config import Config
 from flax_attn.errors import CheckpointError, RunBusyError, UsageError
-from flax_attn.system.cpu import threads
+from flax_attn.system.cpu import max_isa, threads
 from flax_attn.system.files import write_json, writing
 
 CONFIG_FILE = "config.json"
@@ -42,14 +42,16 @@ def _version(package: str) -> str:
 def describe_device() -> str:
     """What decides the last bits of a number beside the program.
 
-    On CPUs these are the instruction set and the number of threads; elsewhere the kind. The
-    number of the devices where there are several.
+    On CPUs these are the instruction set, what XLA is limited to of it, and the number of threads;
+    elsewhere the kind. The number of the devices where there are several.
     """
     devices = jax.devices()
     if devices[0].platform != "cpu":
         return f"{len(devices)} x {devices[0].device_kind}"
     number = [] if len(devices) == 1 else [f"{len(devices)} x"]
-    return " ".join([*number, platform.machine(), *_instruction_sets(), f"{threads()} threads"])
+    limit = [f"limited to {max_isa()}"] if max_isa() else []
+    sets = [platform.machine(), *_instruction_sets(), *limit]
+    return " ".join([*number, *sets, f"{threads()} threads"])
 
 
 def _instruction_sets() -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from contextlib import suppress
 
 
@@ -13,3 +14,13 @@ def threads() -> int:
     with suppress(AttributeError):  # not on macOS
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def max_isa() -> str:
+    """What ``--xla_cpu_max_isa`` in XLA_FLAGS limits XLA to, "AVX2" say; empty without it.
+
+    It binds what XLA itself compiles. The library that multiplies matrices for it (YNNPACK) still
+    asks the processor.
+    """
+    said = re.findall(r"--xla_cpu_max_isa=(\w+)", os.environ.get("XLA_FLAGS", ""))
+    return said[-1].upper() if said else ""

@@ -73,7 +73,7 @@ def replacing(path: Path, *, shared: bool = False) -> Iterator[Path]:
     sync(path.parent)
 
 
-def write_bytes(path: Path, content: bytes, *, shared: bool = False) -> None:
+def write_bytes(path: Path, content: bytes | bytearray, *, shared: bool = False) -> None:
     """Replaces a file, all or nothing (see ``replacing``); raises OSError."""
     with replacing(path, shared=shared) as partial:
         partial.write_bytes(content)

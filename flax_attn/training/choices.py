@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from flax_attn.attention import ALIGNMENTS, SCORES
-from flax_attn.data import DATASETS
+from flax_attn.config import DATASETS
 from flax_attn.models import MODELS
 from flax_attn.training.optimizer import OPTIMIZERS, SCHEDULES
 

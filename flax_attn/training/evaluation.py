@@ -50,7 +50,7 @@ class Evaluation(NamedTuple):
     judged: Bool[np.ndarray, "n"]
 
 
-def evaluate(
+def evaluate_examples(
     step: EvalStep,
     params: Arrays,
     stats: Arrays,
@@ -124,7 +124,7 @@ def evaluate_run(
     step = make_eval_step(network.structure, task, devices)
     batch_size = -(-config.train.batch_size // devices.count) * devices.count
     source = ImageExamples(split, batch_size, config.data.workers, devices.part)
-    result = evaluate(
+    result = evaluate_examples(
         step, params, stats, source, num_classes=len(run.classes), task=task, devices=devices
     )
     if not processes.first:

@@ -20,7 +20,7 @@ import jax
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
-from flax_attn.data import Split, batches, num_batches
+from flax_attn.data import Sampler, Split, batches, num_batches
 from flax_attn.models.functional import BACKBONE, Arrays, digest_arrays
 from flax_attn.models.vgg import Features
 from flax_attn.system.files import Build, writing
@@ -131,15 +131,7 @@ def _compute(
     n = len(split.labels)
     present = np.zeros(n, bool)
     maps: dict[str, np.memmap] = {}
-    epoch = batches(
-        split,
-        batch_size=batch_size,
-        epoch=0,
-        seed=0,
-        shuffle=False,
-        workers=workers,
-        part=devices.part,
-    )
+    epoch = batches(split, Sampler(batch_size, part=devices.part), workers=workers)
     for batch in progress(epoch, num_batches(n, batch_size)):
         computed = step(devices.share(batch.image))
         features = {k: v for k, v in computed._asdict().items() if v is not None}

@@ -16,8 +16,8 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 
 from flax_attn.config import Config
-from flax_attn.data import Dataset, Split, batches, num_batches
-from flax_attn.data.batches import ahead, index_batches
+from flax_attn.data import Dataset, Sampler, Split, batches, num_batches
+from flax_attn.data.batches import ahead
 from flax_attn.models import MODELS
 from flax_attn.models.functional import Arrays, Structure
 from flax_attn.models.vgg import Features
@@ -54,7 +54,7 @@ class ExampleSource(Protocol):
 
 @dataclass(frozen=True)
 class ImageExamples:
-    """Images, decoded or read by ``workers`` threads; ``part`` of each batch (`index_batches`)."""
+    """Images, decoded or read by ``workers`` threads; ``part`` of each batch (``Sampler``)."""
 
     split: Split
     batch_size: int
@@ -72,16 +72,8 @@ class ImageExamples:
     def epoch(
         self, epoch: int, *, seed: int, shuffle: bool, start: int = 0
     ) -> Generator[Examples, None, None]:
-        for batch in batches(
-            self.split,
-            batch_size=self.batch_size,
-            epoch=epoch,
-            seed=seed,
-            shuffle=shuffle,
-            workers=self.workers,
-            start=start,
-            part=self.part,
-        ):
+        sampler = Sampler(self.batch_size, seed, shuffle, self.part)
+        for batch in batches(self.split, sampler, epoch, start=start, workers=self.workers):
             yield Examples(batch.image, batch.label, batch.mask)
 
 
@@ -89,7 +81,7 @@ class ImageExamples:
 class FeatureExamples:
     """Feature maps computed beforehand, and read while the step before is computed.
 
-    Examples that are not ``present`` never count. ``part`` is that of `index_batches`.
+    Examples that are not ``present`` never count. ``part`` is that of ``Sampler``.
     """
 
     maps: Mapping[str, Float[np.ndarray, "n h w c"]]
@@ -102,15 +94,8 @@ class FeatureExamples:
     def epoch(
         self, epoch: int, *, seed: int, shuffle: bool, start: int = 0
     ) -> Generator[Examples, None, None]:
-        chunks = index_batches(
-            len(self.labels),
-            batch_size=self.batch_size,
-            epoch=epoch,
-            seed=seed,
-            shuffle=shuffle,
-            start=start,
-            part=self.part,
-        )
+        sampler = Sampler(self.batch_size, seed, shuffle, self.part)
+        chunks = sampler.batches(len(self.labels), epoch, start=start)
         yield from ahead(self._read, chunks, count=_BATCHES_AHEAD)
 
     def _read(self, chunk: tuple[Int[np.ndarray, "b"], Bool[np.ndarray, "b"]]) -> Examples:
@@ -138,14 +123,8 @@ def steps_per_epoch(source: ExampleSource) -> int:
 
 def batch_names(source: ExampleSource, epoch: int, batch: int, *, seed: int) -> list[str]:
     """The names of the examples in a batch of a shuffled epoch, both counted from 1."""
-    index, mask = index_batches(
-        len(source.labels),
-        batch_size=source.batch_size,
-        epoch=epoch,
-        seed=seed,
-        shuffle=True,
-        start=batch - 1,
-    )[0]
+    sampler = Sampler(source.batch_size, seed, shuffle=True)
+    index, mask = sampler.batches(len(source.labels), epoch, start=batch - 1)[0]
     return [source.names[i] for i in index[mask]]
 
 

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+from jaxtyping import UInt8
+
 from flax_attn.config import RunConfig
+from flax_attn.data import Split, read_image
 from flax_attn.errors import DataError, WeightsError
 from flax_attn.models.functional import Arrays
 from flax_attn.porting import read_ported, sha256_of
 from flax_attn.porting.convert import load_into
+from flax_attn.porting.imagenet import resolve_imagenet
 from flax_attn.runs.checkpoints import Checkpoints
 from flax_attn.runs.directory import Run
 
 # Whether batch normalisations were trained, or inserted into foreign convolutions.
 BATCH_NORM = "batch_norm"
 INSERTED = "inserted"
+
+CALIBRATION_IMAGES = 64
 
 
 @dataclass(frozen=True)
@@ -32,7 +39,7 @@ class Initial:
     calibrate: bool = False
 
 
-def from_chance() -> Initial:
+def random_init() -> Initial:
     """The freshly drawn arrays as they are."""
     return Initial(lambda params, stats: (params, stats), {"source": "none"})
 
@@ -81,16 +88,16 @@ def from_run(folder: Path, classes: tuple[str, ...]) -> Initial:
 
 
 def resolve_initial(
-    config: RunConfig, classes: tuple[str, ...], *, imagenet: Callable[[], Path]
+    config: RunConfig, classes: tuple[str, ...], *, imagenet: Callable[[], Path] = resolve_imagenet
 ) -> Initial:
-    """What ``--init-from`` and ``--weights`` ask for; ``imagenet`` finds or fetches a file.
+    """Returns what ``--init-from`` and ``--weights`` ask for; ``imagenet`` finds or fetches a file.
 
     Raises WeightsError when the weights cannot be had or read.
     """
     if config.init_from is not None:
         return from_run(Path(config.init_from), classes)
     if config.weights == "none":
-        return from_chance()
+        return random_init()
     if config.weights == "imagenet":
         return from_file(imagenet())
     path = Path(config.weights)
@@ -102,3 +109,11 @@ def resolve_initial(
             f"flax-attn port --source {path} --out {path.stem}.safetensors"
         )
     return from_file(path)
+
+
+def calibration_images(split: Split, batch_size: int) -> Iterator[UInt8[np.ndarray, "b s s 3"]]:
+    """Yields batches of a few training images, drawn at random, to calibrate on."""
+    count = min(CALIBRATION_IMAGES, len(split.labels))
+    chosen = np.random.default_rng(0).permutation(len(split.labels))[:count]
+    for start in range(0, count, batch_size):
+        yield np.stack([read_image(split, int(i))[0] for i in chosen[start : start + batch_size]])

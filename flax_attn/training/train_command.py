@@ -1,4 +1,4 @@
-"""Train a network: ``python train.py --norm sigmoid``."""
+"""Train a network: ``flax-attn train --norm sigmoid``."""
 
 from __future__ import annotations
 
@@ -10,14 +10,12 @@ from pathlib import Path
 from flax_attn.config import Config, make_config
 from flax_attn.data import Quarantine, open_dataset
 from flax_attn.data.quarantine import FILE
-from flax_attn.porting.imagenet import resolve_imagenet
 from flax_attn.runs.directory import default_workdir, refuse_if_busy
 from flax_attn.system import cli
 from flax_attn.system.compilation_cache import use_compilation_cache
 from flax_attn.system.processes import Processes, joined
 from flax_attn.training.choices import CHOICES
 from flax_attn.training.devices import devices_for
-from flax_attn.training.start import from_chance, resolve_initial
 
 _log = logging.getLogger(__name__)
 
@@ -55,10 +53,7 @@ def _train(config: Config, processes: Processes) -> None:
     )
     if quarantine.entries:
         _log.info(f"{len(quarantine.entries)} unusable images set aside: {workdir / FILE}")
-    initial = from_chance()  # which others replace by what the first process has
-    if processes.first:
-        initial = resolve_initial(config.run, dataset.classes, imagenet=resolve_imagenet)
-    train(config, dataset, initial, workdir=workdir, processes=processes)
+    train(config, dataset, workdir=workdir, processes=processes)
     _log.info(
         f"done in {time.perf_counter() - started:.0f} s; judge it: "
         f"flax-attn eval --workdir {workdir}"

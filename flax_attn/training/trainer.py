@@ -12,24 +12,22 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import UInt8
 
 from flax_attn.config import Config
-from flax_attn.data import Dataset, Split, num_batches, read_image
+from flax_attn.data import Dataset, num_batches
 from flax_attn.data import quarantine as quarantines
 from flax_attn.errors import DataError, NonFiniteError
-from flax_attn.figures import draw_attention, draw_curves
 from flax_attn.models import build_model, functional
 from flax_attn.models.calibrate import calibrate
-from flax_attn.models.functional import Structure
 from flax_attn.models.tasks import TASKS
 from flax_attn.runs.checkpoints import FOLDER, Checkpoints
 from flax_attn.runs.directory import Run
@@ -37,12 +35,11 @@ from flax_attn.runs.log import Row, RunLog
 from flax_attn.runs.resume import find_earlier
 from flax_attn.runs.snapshots import save_snapshot
 from flax_attn.runs.state import Progress, TrainState
-from flax_attn.system.console import attempt, bar
+from flax_attn.system.console import bar
 from flax_attn.system.processes import ALONE, Processes
 from flax_attn.system.signals import Stop, stop_on_signals
 from flax_attn.training.devices import ONE, Devices, devices_for
-from flax_attn.training.epochs_figure import draw_epochs
-from flax_attn.training.evaluation import attention_panels, evaluate
+from flax_attn.training.evaluation import evaluate_examples
 from flax_attn.training.multihost import (
     held,
     refuse_quarantine,
@@ -52,13 +49,20 @@ from flax_attn.training.multihost import (
     shared_stop,
 )
 from flax_attn.training.optimizer import make_optimizer
+from flax_attn.training.run_figures import draw_run
 from flax_attn.training.sources import (
     ExampleSource,
     batch_names,
     example_sources,
     steps_per_epoch,
 )
-from flax_attn.training.start import Initial
+from flax_attn.training.start import (
+    CALIBRATION_IMAGES,
+    Initial,
+    calibration_images,
+    random_init,
+    resolve_initial,
+)
 from flax_attn.training.step import (
     CHECKED,
     EvalStep,
@@ -68,10 +72,6 @@ from flax_attn.training.step import (
     make_eval_step,
     make_train_step,
 )
-
-CURVES_FILE = "curves.png"
-ATTENTION_FILE = "attention.png"
-CALIBRATION_IMAGES = 64
 
 # Steps between looks at what was not finite: each look waits for the device.
 LOOK_EVERY = 10
@@ -91,15 +91,17 @@ def set_aside_before(workdir: Path) -> list[quarantines.QuarantinedImage]:
 def train(
     config: Config,
     dataset: Dataset,
-    initial: Initial,
+    initial: Initial | None = None,
     *,
-    workdir: Path,
+    workdir: str | os.PathLike[str],
     draw: bool = True,
     processes: Processes = ALONE,
 ) -> None:
     """Trains, or resumes, the run in ``workdir`` and, with ``draw``, draws its pictures.
 
-    Of several ``processes`` the first alone touches ``workdir``; all must have the same data set.
+    ``initial`` is what to start from: by default what ``config.run`` says (``weights``,
+    ``init_from``). Of several ``processes`` the first alone touches ``workdir``; all must have the
+    same data set.
 
     Raises:
       CheckpointError: ``workdir`` holds a run under other conditions, or no checkpoint is whole.
@@ -109,8 +111,12 @@ def train(
       UsageError: the batch cannot be split over the devices, or ``processes`` disagree.
     """
     # ---- Conditions: what must hold before anything is computed.
+    workdir = Path(workdir)
     devices = devices_for(config.train)
     refuse_quarantine(config, processes)
+    if initial is None:  # other processes get what the first one has
+        first = processes.first
+        initial = resolve_initial(config.run, dataset.classes) if first else random_init()
     if dataset.multilabel != (config.train.task == "multilabel"):
         kind = "any number of labels" if dataset.multilabel else "one class"
         raise DataError(
@@ -145,7 +151,7 @@ def train(
         if earlier is None and processes.first:
             params, stats = initial.fill(params, stats)
             if initial.calibrate and not config.train.freeze_backbone:
-                images = _calibration_images(dataset.splits["train"], config.train.batch_size)
+                images = calibration_images(dataset.splits["train"], config.train.batch_size)
                 params, stats = calibrate(structure, params, stats, images)
                 _log.info(f"batch normalisation calibrated on {CALIBRATION_IMAGES} training images")
         steps = num_batches(len(dataset.splits["train"].labels), config.train.batch_size)
@@ -194,7 +200,7 @@ def train(
 
         # ---- The pictures.
         if draw and checkpoints is not None:
-            _draw(run, structure, checkpoints, dataset.splits["val"], workdir)
+            draw_run(run, structure, checkpoints, dataset.splits["val"], workdir)
 
 
 def fit(
@@ -289,7 +295,7 @@ def fit(
                 agree(0)
             stop.raise_if_requested(f"checkpoint {step} is saved")
 
-        judged = evaluate(
+        judged = evaluate_examples(
             eval_step,
             state.params,
             state.stats,
@@ -371,39 +377,3 @@ def _line(row: Row, epochs: int) -> str:
         f" AUC {val['roc_auc']:.4f} · {train['images_per_second']:.1f} images/s"
         f" · {row['seconds']:.1f} s"
     )
-
-
-def _draw(
-    run: Run, structure: Structure, checkpoints: Checkpoints, val: Split, workdir: Path
-) -> None:
-    """Draws the pictures of a run, of its best checkpoint."""
-    title = f"{run.config.model.model}, {run.config.model.norm}, {run.config.data.dataset}"
-    curves, attention = workdir / CURVES_FILE, workdir / ATTENTION_FILE
-    rows = checkpoints.rows
-    if attempt(lambda: draw_curves(rows, curves, title=title), str(curves)):
-        _log.info(f"curves: {curves}")
-    best = checkpoints.load_best()
-    _, params, stats = functional.abstract(
-        lambda: build_model(run.config.model, num_classes=len(run.classes))
-    )
-    params, stats = best.model(params, stats)
-    step = make_eval_step(structure, TASKS[run.config.train.task])
-    panels = attention_panels(step, params, stats, val, run)
-    if panels and attempt(lambda: draw_attention(panels, attention, title=title), str(attention)):
-        _log.info(f"attention: {attention}")
-    attempt(
-        lambda: draw_epochs(run, step, params, stats, val, workdir),
-        f"the pictures of the epochs in {workdir}",
-    )
-    if (row := best.info.row) is not None:
-        _log.info(
-            f"best epoch {row['epoch']}: validation accuracy {row['val']['accuracy']:.4f}, "
-            f"ROC AUC {row['val']['roc_auc']:.4f}"
-        )
-
-
-def _calibration_images(split: Split, batch_size: int) -> Iterator[UInt8[np.ndarray, "b s s 3"]]:
-    count = min(CALIBRATION_IMAGES, len(split.labels))
-    chosen = np.random.default_rng(0).permutation(len(split.labels))[:count]
-    for start in range(0, count, batch_size):
-        yield np.stack([read_image(split, int(i))[0] for i in chosen[start : start + batch_size]])

@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -18,11 +18,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from flax_attn.config import DataConfig
 from flax_attn.data.check import preflight
-from flax_attn.data.dataset import Dataset
-from flax_attn.data.decode import decode
+from flax_attn.data.dataset import Dataset, OpenRequest
+from flax_attn.data.decode import ImageError, decode
+from flax_attn.data.manifest import ManifestRow
 from flax_attn.data.sets import cats_vs_dogs, tfds
-from flax_attn.data.sets.cats_vs_dogs import ARCHIVE, open_cats_vs_dogs, read_archive
+from flax_attn.data.sets.cats_vs_dogs import ARCHIVE, open_set, read_archive
 from flax_attn.errors import DataError, UsageError
 
 PER_CLASS = 10
@@ -83,9 +85,10 @@ def no_download(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cats_vs_dogs, "URL", "http://127.0.0.1:9/cats.zip")
 
 
-def open_at(root: Path, **options: object) -> Dataset:
-    defaults = {"size": 16, "resize": "crop", "val_fraction": 0.2}
-    return open_cats_vs_dogs(root, **{**defaults, **options})
+def open_at(root: Path, known: Sequence[ManifestRow] = (), **settings: object) -> Dataset:
+    settings = {"image_size": 16, "val_fraction": 0.2, **settings}
+    config = DataConfig(dataset="cats_vs_dogs", data_dir=str(root), **settings)  # type: ignore[arg-type]
+    return open_set(config, OpenRequest(known=known))
 
 
 def all_names(dataset: Dataset) -> list[str]:
@@ -159,6 +162,22 @@ def test_manifest_of_other_photographs_is_refused(damage: str, data_dir: Path) -
         open_at(data_dir)
 
 
+def test_a_row_that_was_set_aside_stands_for_its_record(tmp_path: Path) -> None:
+    content = members()
+    write_archive(tmp_path / ARCHIVE, content)
+    first = open_at(tmp_path)
+    row = first.splits["train"].rows[3]
+    shutil.rmtree(tmp_path / "cats_vs_dogs")
+    write_archive(tmp_path / ARCHIVE, {**content, row.path: jpeg(999)})
+    with pytest.raises(DataError, match="lists other photographs"):
+        open_at(tmp_path)
+    again = open_at(tmp_path, known=[row])
+    for name, split in again.splits.items():
+        assert split.fingerprint == first.splits[name].fingerprint
+    with pytest.raises(ImageError, match="not the content it had"):
+        again.splits["train"].image(3)
+
+
 def test_plain_tfds_reads_what_was_prepared(prepared: Path) -> None:
     import tensorflow_datasets as tfds
 
@@ -171,9 +190,12 @@ def test_tensorflow_is_not_imported_and_tfds_only_when_needed(tmp_path: Path) ->
     write_archive(tmp_path / ARCHIVE, members())
     code = (
         "import sys; from pathlib import Path; import flax_attn.data.sets.cats_vs_dogs as module\n"
+        "from flax_attn.config import DataConfig\n"
+        "from flax_attn.data.dataset import OpenRequest\n"
         "assert 'tensorflow_datasets' not in sys.modules\n"
         f"root = Path({str(tmp_path)!r})\n"
-        "data = module.open_cats_vs_dogs(root, size=8, resize='crop', val_fraction=.2)\n"
+        "config = DataConfig(dataset='cats_vs_dogs', data_dir=str(root), image_size=8)\n"
+        "data = module.open_set(config, OpenRequest())\n"
         "data.splits['val'].image(0)\n"
         "assert 'tensorflow' not in sys.modules and 'jax' not in sys.modules"
     )

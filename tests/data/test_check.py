@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import PIL
 import pytest
 from PIL import Image
 
@@ -17,15 +18,18 @@ from flax_attn.config import DataConfig
 from flax_attn.data import (
     Dataset,
     Quarantine,
+    Sampler,
     Split,
     batches,
-    check,
+    concatenate,
     open_dataset,
     open_split,
 )
 from flax_attn.data.check import Verdicts, find_problems, preflight
+from flax_attn.data.dataset import OpenRequest
+from flax_attn.data.manifest import ManifestRow
 from flax_attn.data.quarantine import QuarantinedImage, read_entries, write_entries
-from flax_attn.data.sets.folder import FolderSplit, open_tree
+from flax_attn.data.sets.folder import FolderSplit, open_set
 from flax_attn.data.views import GuardedSplit
 from flax_attn.errors import DataError, UsageError
 
@@ -56,8 +60,8 @@ def put_unusable(folder: Path) -> list[str]:
     return ["empty.jpg", "fifo.jpg", "half.jpg", "last byte.jpg", "loop.jpg", "text.jpg"]
 
 
-def tree(root: Path) -> Dataset:
-    return open_tree(root, size=32, resize="crop")
+def tree(root: Path, known: Sequence[ManifestRow] = ()) -> Dataset:
+    return open_set(config_of(root), OpenRequest(undivided=True, known=known))
 
 
 def config_of(root: Path, **values: object) -> DataConfig:
@@ -128,7 +132,7 @@ def test_an_image_lost_during_the_run_ends_it_and_is_listed(tmp_path: Path) -> N
     name = dataset.splits["train"].names[3]
     (root / name).unlink()
     with pytest.raises(DataError, match="No such file.*--on-bad-image quarantine") as caught:
-        list(batches(dataset.splits["train"], batch_size=4, epoch=0, seed=0, shuffle=True))
+        list(batches(dataset.splits["train"], Sampler(4, shuffle=True)))
     assert name in str(caught.value)
     (entry,) = read_entries(file)
     assert (entry.path, entry.found) == (name, "run")
@@ -203,13 +207,13 @@ def test_an_image_lost_during_the_run_keeps_its_place(tmp_path: Path) -> None:
     quarantine.keep_in(file)
     assert not file.exists()
     split = dataset.splits["train"]
-    options = {"batch_size": 4, "epoch": 0, "seed": 3, "shuffle": True}
-    before = list(batches(split, **options))
+    sampler = Sampler(4, seed=3, shuffle=True)
+    before = list(batches(split, sampler))
     lost = index_of(split, next(n for n in split.names if "dog" in n))
     following = next(i for i in range(lost + 1, 99) if split.labels[i] == split.labels[lost])
     content = (root / split.names[lost]).read_bytes()
     (root / split.names[lost]).write_bytes(b"garbage")
-    after = list(batches(split, **options))
+    after = list(batches(split, sampler))
     shown = 0
     for old, new in zip(before, after, strict=True):
         for i in range(4):
@@ -227,7 +231,7 @@ def test_an_image_lost_during_the_run_keeps_its_place(tmp_path: Path) -> None:
     assert entry.reason == "not the content it had when the images were listed"
     # The file comes back: the image stays set aside as long as the run lasts.
     (root / split.names[lost]).write_bytes(content)
-    assert not any(lost in batch.index[batch.mask] for batch in batches(split, **options))
+    assert not any(lost in batch.index[batch.mask] for batch in batches(split, sampler))
 
 
 def test_a_resumed_run_takes_over_what_was_lost(tmp_path: Path) -> None:
@@ -236,11 +240,11 @@ def test_a_resumed_run_takes_over_what_was_lost(tmp_path: Path) -> None:
     split = first.splits["train"]
     lost = split.names[2]
     (root / lost).unlink()
-    options = {"batch_size": 4, "epoch": 1, "seed": 3, "shuffle": True}
-    uninterrupted = list(batches(split, **options))
+    sampler = Sampler(4, seed=3, shuffle=True)
+    uninterrupted = list(batches(split, sampler, 1))
     second, again = quarantined(config_of(root), *quarantine.entries)
     assert again.entries == quarantine.entries
-    resumed = list(batches(second.splits["train"], **options))
+    resumed = list(batches(second.splits["train"], sampler, 1))
     for one, two in zip(uninterrupted, resumed, strict=True):
         for a, b in zip(one, two, strict=True):
             np.testing.assert_array_equal(a, b)
@@ -254,7 +258,7 @@ def test_a_restored_file_is_used_again_by_a_resumed_run(tmp_path: Path) -> None:
     file = root / first.splits["train"].names[2]
     content = file.read_bytes()
     file.unlink()
-    list(batches(first.splits["train"], batch_size=4, epoch=1, seed=3, shuffle=True))
+    list(batches(first.splits["train"], Sampler(4, seed=3, shuffle=True), 1))
     file.write_bytes(content)
     second, again = quarantined(config_of(root), *quarantine.entries)
     assert not again.entries
@@ -275,7 +279,7 @@ def test_substitutes_that_fail_are_set_aside_in_turn(tmp_path: Path) -> None:
         (root / f"cat/{i}.jpg").unlink()
     # No cat is left: the next image of any class, under its own label.
     assert split.read(3)[1] == 4
-    (batch,) = batches(split, batch_size=8, epoch=0, seed=0, shuffle=False)
+    (batch,) = batches(split, Sampler(8))
     assert batch.index.tolist() == [4, 4, 4, 4, 4, 5, 6, 7]
     assert batch.label.tolist() == [1] * 8 and batch.mask.tolist() == [False] * 4 + [True] * 4
     for i in range(4):
@@ -295,10 +299,9 @@ def test_substitutes_do_not_depend_on_the_threads(tmp_path: Path) -> None:
         split = preflight(tree(root), quarantine := Quarantine("quarantine")).splits["all"]
         for name in names:
             (root / name).unlink()
-        options = {"batch_size": 5, "epoch": 0, "seed": 0, "shuffle": True}
         epoch = [
             (batch.index.tolist(), batch.mask.tolist())
-            for batch in batches(split, workers=workers, **options)
+            for batch in batches(split, Sampler(5, shuffle=True), workers=workers)
         ]
         found.append((epoch, quarantine.entries))
     assert found[0] == found[1] == found[2]
@@ -311,7 +314,7 @@ def test_concatenated_splits_substitute_within_their_part(tmp_path: Path) -> Non
     whole = concatenate(dataset.splits.values())
     place = len(dataset.splits["train"].names) + 1
     (root / whole.names[place]).unlink()
-    epoch = list(batches(whole, batch_size=8, epoch=0, seed=0, shuffle=False))
+    epoch = list(batches(whole, Sampler(8)))
     shown = np.concatenate([batch.index for batch in epoch])[: len(whole.names)]
     mask = np.concatenate([batch.mask for batch in epoch])[: len(whole.names)]
     assert np.flatnonzero(~mask).tolist() == [place]
@@ -458,7 +461,7 @@ def test_a_digest_that_is_not_the_files_is_not_trusted(tmp_path: Path) -> None:
     row = dataset.splits["all"]._rows[0]  # type: ignore[attr-defined]
     entry = QuarantinedImage("all", row.path, row.label, row.digest, "run", "gone")
     (root / row.path).unlink()
-    known = open_tree(root, size=32, resize="crop", known=[row])
+    known = tree(root, known=[row])
     quarantine = Quarantine("quarantine", earlier=[entry])
     preflight(known, quarantine, cache=cache)
     assert quarantine.entries == [entry]
@@ -469,7 +472,7 @@ def test_another_decoder_or_pillow_asks_again(
 ) -> None:
     root, cache = put_tree(tmp_path / "data", 2), tmp_path / "cache"
     assert looked_at(root, cache) == 4
-    monkeypatch.setattr(check.PIL, "__version__", "99")
+    monkeypatch.setattr(PIL, "__version__", "99")
     assert looked_at(root, cache) == 4
 
 

@@ -13,9 +13,10 @@ import pytest
 from PIL import Image, ImageFilter
 from scipy import stats
 
-from flax_attn.data.dataset import MaskedSplit, Split
+from flax_attn.config import DataConfig
+from flax_attn.data.dataset import Dataset, MaskedSplit, OpenRequest, Split
 from flax_attn.data.drawn.coat import PATTERNS
-from flax_attn.data.drawn.pets import DrawnPets, draw_scene, open_drawn_pets, render
+from flax_attn.data.drawn.pets import DrawnPets, draw_scene, open_set, render
 from flax_attn.data.drawn.plan import labels_of, plan_scene
 from flax_attn.errors import UsageError
 
@@ -24,6 +25,10 @@ SAME_DISTRIBUTION_P = 1e-4
 
 # Share of a small animal's pixels that whiskers touch without covering half of (measured: 1.1 %).
 WHISKERS = 0.02
+
+
+def opened(**counts: int) -> Dataset:
+    return open_set(DataConfig(dataset="drawn_pets", image_size=32, **counts), OpenRequest())
 
 
 def _digest(index: int, num_animals: int | None = None) -> str:
@@ -179,7 +184,7 @@ def test_drawn_cats_and_dogs_are_equally_large_and_equally_bright():
 
 
 def test_split_is_a_split():
-    data = open_drawn_pets(seed=0, size=32, train_count=12, val_count=7)
+    data = opened(train_count=12, val_count=7)
     assert data.classes == ("cat", "dog")
     train: Split = data.splits["train"]
     val: Split = data.splits["val"]
@@ -190,7 +195,7 @@ def test_split_is_a_split():
     image = val.image(2)
     assert image.shape == (32, 32, 3) and image.dtype == np.uint8
     assert not any(np.array_equal(image, train.image(i)) for i in range(12))
-    longer = open_drawn_pets(seed=0, size=32, train_count=20, val_count=7).splits["val"]
+    longer = opened(train_count=20, val_count=7).splits["val"]
     assert np.array_equal(longer.image(2), image)
 
 
@@ -224,7 +229,7 @@ def test_bad_arguments_are_named():
         (lambda: draw_scene(seed=0, index=0, size=32, num_animals=5), "num_animals"),
         (lambda: DrawnPets(seed=0, size=32, count=-1, first_index=0), "count"),
         (lambda: DrawnPets(seed=0, size=4, count=1, first_index=0), "size"),
-        (lambda: open_drawn_pets(seed=0, size=32, train_count=10**6, val_count=2), "train_count"),
+        (lambda: opened(train_count=10**6, val_count=2), "train_count"),
     ):
         with pytest.raises(UsageError, match=message):
             call()

@@ -9,7 +9,7 @@ import pytest
 
 from flax_attn.config import DataConfig
 from flax_attn.data import open_dataset, open_split
-from flax_attn.data.dataset import Split
+from flax_attn.data.dataset import Dataset, OpenRequest, Split
 from flax_attn.data.drawn.pets import DrawnPets
 from flax_attn.data.drawn.plan import plan_scene
 from flax_attn.data.drawn.scenes import (
@@ -17,9 +17,14 @@ from flax_attn.data.drawn.scenes import (
     DrawnScenes,
     labels_of_animals,
     num_animals,
-    open_drawn_scenes,
+    open_set,
 )
 from flax_attn.errors import UsageError
+
+
+def opened(**counts: int) -> Dataset:
+    return open_set(DataConfig(dataset="drawn_pets_scenes", image_size=32, **counts), OpenRequest())
+
 
 CAT, DOG, SITTING, STANDING, LYING, STRIPED = range(len(CLASSES))
 
@@ -101,7 +106,7 @@ def test_every_animal_is_visible():
 
 
 def test_split_is_a_split():
-    data = open_drawn_scenes(seed=0, size=32, train_count=12, val_count=7)
+    data = opened(train_count=12, val_count=7)
     assert data.classes == CLASSES and data.multilabel
     train: Split = data.splits["train"]
     val: Split = data.splits["val"]
@@ -111,7 +116,7 @@ def test_split_is_a_split():
     image = val.image(2)
     assert image.shape == (32, 32, 3) and image.dtype == np.uint8
     assert np.array_equal(image, val.image(2)) and not np.array_equal(image, val.image(3))
-    longer = open_drawn_scenes(seed=0, size=32, train_count=20, val_count=7).splits["val"]
+    longer = opened(train_count=20, val_count=7).splits["val"]
     assert np.array_equal(longer.image(2), image)
     assert np.array_equal(longer.labels, val.labels)
 
@@ -140,9 +145,9 @@ def test_bad_arguments_are_named():
             with pytest.raises(IndexError, match="outside"):
                 call(index)
     with pytest.raises(UsageError, match="train_count"):
-        open_drawn_scenes(seed=0, size=32, train_count=10**6, val_count=2)
+        opened(train_count=10**6, val_count=2)
     with pytest.raises(UsageError, match="count"):
-        open_drawn_scenes(seed=0, size=32, train_count=1, val_count=-2)
+        opened(train_count=1, val_count=-2)
 
 
 def test_the_configuration_opens_it():

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +11,11 @@ from PIL import Image
 
 from flax_attn.config import DataConfig
 from flax_attn.data import open_dataset, open_split
-from flax_attn.data.batches import batches
+from flax_attn.data.batches import Sampler, batches
 from flax_attn.data.check import find_problems
-from flax_attn.data.dataset import Dataset
-from flax_attn.data.sets.labelled_csv import open_labelled_csv
+from flax_attn.data.dataset import Dataset, OpenRequest
+from flax_attn.data.manifest import ManifestRow
+from flax_attn.data.sets.labelled_csv import open_set
 from flax_attn.errors import DataError, UsageError
 
 
@@ -30,9 +32,17 @@ def put_table(root: Path, text: str | bytes, *, images: int = 6) -> Path:
     return root
 
 
-def open_all(root: Path, **options: object) -> Dataset:
-    defaults = {"size": 8, "resize": "crop", "val_fraction": 0.4}
-    return open_labelled_csv(root, **{**defaults, **options})
+def open_all(
+    root: Path,
+    *,
+    undivided: bool = False,
+    classes: tuple[str, ...] | None = None,
+    known: Sequence[ManifestRow] = (),
+    **settings: object,
+) -> Dataset:
+    settings = {"image_size": 8, "val_fraction": 0.4, **settings}
+    config = DataConfig(dataset="labelled_csv", data_dir=str(root), **settings)  # type: ignore[arg-type]
+    return open_set(config, OpenRequest(undivided=undivided, classes=classes, known=known))
 
 
 def rows(dataset: Dataset, *splits: str) -> dict[str, list[int]]:
@@ -110,20 +120,20 @@ def test_split_follows_the_content_alone(tmp_path: Path) -> None:
 
 
 def test_undivided(tmp_path: Path) -> None:
-    one = open_all(put_table(tmp_path, "name,cat,split\n0.png,1,val\n"), val_fraction=None)
+    one = open_all(put_table(tmp_path, "name,cat,split\n0.png,1,val\n"), undivided=True)
     assert list(one.splits) == ["all"] and rows(one) == {"0.png": [1]}
 
 
 def test_fingerprint_follows_labels_content_and_decoding(tmp_path: Path) -> None:
     def fingerprint(text: str = COLUMNS, **options: object) -> str:
-        dataset = open_all(put_table(tmp_path, text), val_fraction=None, **options)
+        dataset = open_all(put_table(tmp_path, text), undivided=True, **options)
         return dataset.splits["all"].fingerprint
 
-    found = [fingerprint(), fingerprint(size=16), fingerprint(COLUMNS.replace("dog", "fox"))]
+    found = [fingerprint(), fingerprint(image_size=16), fingerprint(COLUMNS.replace("dog", "fox"))]
     found.append(fingerprint(COLUMNS.replace("0.png,0,0", "0.png,0,1")))
     assert len(set(found)) == 4 and found[0] == fingerprint()
     put_images(tmp_path, "0.png", first=99)
-    changed = open_all(tmp_path, val_fraction=None).splits["all"].fingerprint
+    changed = open_all(tmp_path, undivided=True).splits["all"].fingerprint
     assert changed not in found
 
 
@@ -207,15 +217,15 @@ def test_val_fraction_is_checked(tmp_path: Path) -> None:
 
 def test_labels_in_the_order_asked_for(tmp_path: Path) -> None:
     expected = {"0.png": [0, 0], "1.png": [1, 0], "2.png": [0, 1], "3.png": [1, 1]}
-    dataset = open_all(put_table(tmp_path, COLUMNS), class_names=("cat", "dog"))
+    dataset = open_all(put_table(tmp_path, COLUMNS), classes=("cat", "dog"))
     assert dataset.classes == ("cat", "dog") and rows(dataset) == expected
-    message = reason(tmp_path, class_names=("cat", "wolf"))
+    message = reason(tmp_path, classes=("cat", "wolf"))
     assert "missing ['wolf'], unexpected ['dog']" in message
     # A table of lists need not name every label; one of columns must, or 0 would be a guess.
     put_table(tmp_path, LISTS)
-    dataset = open_all(tmp_path, class_names=("ape", "cat", "dog"))
+    dataset = open_all(tmp_path, classes=("ape", "cat", "dog"))
     assert rows(dataset) == {name: [0, *labels] for name, labels in expected.items()}
-    assert "missing [], unexpected ['dog']" in reason(tmp_path, class_names=("ape", "cat"))
+    assert "missing [], unexpected ['dog']" in reason(tmp_path, classes=("ape", "cat"))
 
 
 def test_preflight_names_unusable_files(tmp_path: Path) -> None:
@@ -224,7 +234,7 @@ def test_preflight_names_unusable_files(tmp_path: Path) -> None:
     (tmp_path / "loop.png").symlink_to(tmp_path / "loop.png")
     names = ["folder.png", "loop.png", "text.png"]
     text = "name,a\n0.png,1\n1.png,0\n" + "".join(f"{name},1\n" for name in names)
-    dataset = open_all(put_table(tmp_path, text), val_fraction=None)
+    dataset = open_all(put_table(tmp_path, text), undivided=True)
     problems = find_problems(dataset.splits["all"]).values()
     assert [error.name for error in problems] == [f"{tmp_path}/{name}" for name in names]
 
@@ -238,7 +248,7 @@ def test_batches_and_configuration(tmp_path: Path) -> None:
     assert [len(data.splits[name].names) for name in ("train", "val")] == [3, 1]
     # The labels in the order of another run, and all images without dividing them.
     whole = open_split(config, "all", classes=("cat", "dog"))
-    (batch,) = batches(whole, batch_size=4, epoch=0, seed=0, shuffle=True)
+    (batch,) = batches(whole, Sampler(4, shuffle=True))
     assert batch.label.tolist() == whole.labels[batch.index].tolist()
     assert whole.labels.tolist() == [[0, 0], [1, 0], [0, 1], [1, 1]]
     put_table(tmp_path, "name,cat\n0.png,1\n")

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tarfile
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -18,11 +18,12 @@ import pytest
 from PIL import Image
 
 from flax_attn.config import DataConfig
-from flax_attn.data.dataset import Dataset
+from flax_attn.data.dataset import Dataset, OpenRequest
 from flax_attn.data.decode import ImageError, decode
+from flax_attn.data.manifest import ManifestRow
 from flax_attn.data.masks import objects
 from flax_attn.data.sets import oxford_iiit_pet
-from flax_attn.data.sets.oxford_iiit_pet import open_oxford_iiit_pet
+from flax_attn.data.sets.oxford_iiit_pet import open_set
 from flax_attn.errors import DataError, UsageError
 
 SIZE = 20
@@ -126,8 +127,9 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def open_at(root: Path, **options: object) -> Dataset:
-    return open_oxford_iiit_pet(root, **{"size": SIZE, "resize": "crop", **options})
+def open_at(root: Path, known: Sequence[ManifestRow] = ()) -> Dataset:
+    config = DataConfig(dataset="oxford_iiit_pet", data_dir=str(root), image_size=SIZE)
+    return open_set(config, OpenRequest(known=known))
 
 
 def test_splits_are_its_own_and_labels_the_species(prepared: Path) -> None:
@@ -163,6 +165,18 @@ def test_a_configuration_opens_it(prepared: Path) -> None:
     assert split.image(0).shape == (32, 32, 3) and masks is not None and masks.any()
 
 
+def test_a_row_that_was_set_aside_stands_for_its_record(prepared: Path, tmp_path: Path) -> None:
+    first = open_at(prepared)
+    row = first.splits["val"].rows[1]
+    root = write_archives(tmp_path, photographs={**images(), f"images/{row.path}": photograph(99)})
+    assert open_at(root).splits["val"].fingerprint != first.splits["val"].fingerprint
+    again = open_at(root, known=[row])
+    for name, split in again.splits.items():
+        assert split.fingerprint == first.splits[name].fingerprint
+    with pytest.raises(ImageError, match="not the content it had"):
+        again.splits["val"].image(1)
+
+
 def test_plain_tfds_reads_what_was_prepared(prepared: Path) -> None:
     import tensorflow_datasets as tfds
 
@@ -186,9 +200,12 @@ def test_tensorflow_is_not_imported(tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path\n"
         "import flax_attn.data.sets.oxford_iiit_pet as module\n"
+        "from flax_attn.config import DataConfig\n"
+        "from flax_attn.data.dataset import OpenRequest\n"
         "assert 'tensorflow_datasets' not in sys.modules\n"
         f"root = Path({str(tmp_path)!r})\n"
-        "data = module.open_oxford_iiit_pet(root, size=8, resize='crop')\n"
+        "config = DataConfig(dataset='oxford_iiit_pet', data_dir=str(root), image_size=8)\n"
+        "data = module.open_set(config, OpenRequest())\n"
         "assert data.splits['val'].masks(0).shape == (1, 8, 8)\n"
         "assert 'tensorflow' not in sys.modules and 'jax' not in sys.modules"
     )

@@ -11,11 +11,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+import PIL
 import pytest
 from PIL import Image
 
 from flax_attn.config import DataConfig, make_config
-from flax_attn.data import Dataset, Quarantine, batches, check, open_dataset, open_split
+from flax_attn.data import Dataset, Quarantine, Sampler, batches, open_dataset, open_split
 from flax_attn.data import pixel_cache as decoded
 from flax_attn.data.dataset import EncodedSplit, masks_of
 from flax_attn.data.decode import ImageError
@@ -185,7 +186,7 @@ def test_what_decides_the_pixels_decides_the_folder(
     elif change == "resize":
         other.resize = "stretch"
     elif change == "decoder":
-        monkeypatch.setattr(check.PIL, "__version__", "99")
+        monkeypatch.setattr(PIL, "__version__", "99")
     DecodedSplit(other, Shelf(tmp_path)).image(0)
     assert other.decoded == [0]
     assert final.is_dir() and not caplog.records
@@ -406,7 +407,7 @@ def pixels(dataset: Dataset) -> dict[str, np.ndarray]:
     """The images of each split in the order of a shuffled epoch."""
     found = {}
     for name, split in dataset.splits.items():
-        epoch = batches(split, batch_size=4, epoch=1, seed=0, shuffle=True)
+        epoch = batches(split, Sampler(4, shuffle=True), 1)
         found[name] = np.concatenate([batch.image for batch in epoch])
     return found
 

@@ -23,7 +23,7 @@ from flax_attn.system.processes import joined
 from flax_attn.training.choices import CHOICES
 from flax_attn.training.devices import devices_for
 from flax_attn.training.sources import FeatureExamples, example_sources
-from flax_attn.training.start import from_chance
+from flax_attn.training.start import random_init
 from flax_attn.training.trainer import train
 
 FLAGS = (
@@ -36,7 +36,7 @@ FLAGS = (
 def main(argv: Sequence[str]) -> None:
     parser = cli.Parser()
     cli.add_meeting(parser)
-    cli.add_settings(parser, CHOICES)
+    cli.add_settings(parser, CHOICES, "train")
     values = vars(parser.parse_args([*FLAGS, *argv]))
     meeting = cli.take_meeting(values)
     config = make_config(values)
@@ -45,7 +45,7 @@ def main(argv: Sequence[str]) -> None:
         train(
             config,
             dataset,
-            from_chance(),
+            random_init(),
             workdir=workdir,
             draw=False,
             processes=processes,

@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 BUILDER = """
 import sys, time
 from pathlib import Path
-from flax_attn.builds import Build
+from flax_attn.system.files import Build
 build = Build(Path(sys.argv[1]))
 (build.folder / "part").write_text("half")
 print("begun", flush=True)

@@ -15,7 +15,8 @@ import numpy as np
 from jaxtyping import Bool, Int, UInt8
 from PIL import Image, ImageFilter
 
-from flax_attn.data.dataset import Dataset
+from flax_attn.config import DataConfig
+from flax_attn.data.dataset import Dataset, OpenRequest
 from flax_attn.data.drawn.anatomy import draw_pet
 from flax_attn.data.drawn.backgrounds import draw_background
 from flax_attn.data.drawn.canvas import INK, Canvas, ellipse
@@ -194,15 +195,32 @@ class DrawnPets:
         return self.scene(index).masks
 
 
-def open_drawn_pets(*, seed: int, size: int, train_count: int, val_count: int) -> Dataset:
-    """Train and validation splits of disjoint scenes.
+def open_set(config: DataConfig, request: OpenRequest) -> Dataset:
+    """Opens "train" and "val", disjoint pictures of one animal each; cat is 0, dog is 1.
 
-    Raises UsageError for a negative count or a training count over 500,000.
+    Nothing of ``request`` matters: every picture can be drawn, with its masks.
+
+    Raises:
+      UsageError: a negative count or seed, a size below 16, or more than 500,000 pictures to
+        train on.
     """
-    if train_count > VAL_FIRST_INDEX:
+    return open_drawn(DrawnPets, CLASSES, config)
+
+
+def open_drawn(
+    kind: type[DrawnPets],
+    classes: tuple[str, ...],
+    config: DataConfig,
+    *,
+    multilabel: bool = False,
+) -> Dataset:
+    """Opens the two splits of drawn pictures of a kind; see ``open_set``."""
+    seed, size = config.data_seed, config.image_size
+    if config.train_count > VAL_FIRST_INDEX:
         raise UsageError(
-            f"drawn_pets: train_count must be at most {VAL_FIRST_INDEX}, got {train_count}"
+            f"{config.dataset}: train_count must be at most {VAL_FIRST_INDEX}, "
+            f"got {config.train_count}"
         )
-    train = DrawnPets(seed=seed, size=size, count=train_count)
-    val = DrawnPets(seed=seed, size=size, count=val_count, first_index=VAL_FIRST_INDEX)
-    return Dataset(classes=CLASSES, splits={"train": train, "val": val})
+    train = kind(seed=seed, size=size, count=config.train_count)
+    val = kind(seed=seed, size=size, count=config.val_count, first_index=VAL_FIRST_INDEX)
+    return Dataset(classes, {"train": train, "val": val}, multilabel)

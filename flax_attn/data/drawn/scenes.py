@@ -14,10 +14,10 @@ from functools import cached_property
 import numpy as np
 from jaxtyping import Int
 
-from flax_attn.data.dataset import Dataset
-from flax_attn.data.drawn.pets import VAL_FIRST_INDEX, VERSION, DrawnPets, Scene, render
+from flax_attn.config import DataConfig
+from flax_attn.data.dataset import Dataset, OpenRequest
+from flax_attn.data.drawn.pets import VERSION, DrawnPets, Scene, open_drawn, render
 from flax_attn.data.drawn.plan import MAX_ANIMALS, ScenePlan, plan_scene
-from flax_attn.errors import UsageError
 
 # A portrait has no pose, since it shows no body; the stripes of one coat in 50 are nearly of its
 # own colour (within 20 of 255).
@@ -85,15 +85,12 @@ class DrawnScenes(DrawnPets):
         return plan_scene(seed=self.seed, index=place, num_animals=animals)
 
 
-def open_drawn_scenes(*, seed: int, size: int, train_count: int, val_count: int) -> Dataset:
-    """Train and validation splits of disjoint scenes.
+def open_set(config: DataConfig, request: OpenRequest) -> Dataset:
+    """Opens "train" and "val", disjoint scenes with any number of the labels ``CLASSES`` each.
 
-    Raises UsageError for a negative count or a training count over 500,000.
+    Nothing of ``request`` matters: every scene can be drawn, with its masks.
+
+    Raises:
+      UsageError: as ``pets.open_set``.
     """
-    if train_count > VAL_FIRST_INDEX:
-        raise UsageError(
-            f"drawn_pets_scenes: train_count must be at most {VAL_FIRST_INDEX}, got {train_count}"
-        )
-    train = DrawnScenes(seed=seed, size=size, count=train_count)
-    val = DrawnScenes(seed=seed, size=size, count=val_count, first_index=VAL_FIRST_INDEX)
-    return Dataset(classes=CLASSES, splits={"train": train, "val": val}, multilabel=True)
+    return open_drawn(DrawnScenes, CLASSES, config, multilabel=True)

@@ -11,8 +11,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from flax_attn.data.dataset import Dataset
-from flax_attn.data.decode import Resize
+from flax_attn.config import DataConfig
+from flax_attn.data.dataset import Dataset, OpenRequest
 from flax_attn.data.manifest import ManifestRow, read_manifest, split_by_digest, write_manifest
 from flax_attn.data.sets.tfds import (
     RecordSplit,
@@ -129,15 +129,13 @@ def read_archive(path: Path) -> Iterator[tuple[str, str, bytes]]:
 _log = logging.getLogger(__name__)
 
 
-def open_cats_vs_dogs(
-    data_dir: Path | None, *, size: int, resize: Resize, val_fraction: float
-) -> Dataset:
-    """The splits "train" and "val" of ``cats_vs_dogs``; cat is 0, dog is 1.
+def open_set(config: DataConfig, request: OpenRequest) -> Dataset:
+    """Opens the splits "train" and "val" of ``cats_vs_dogs``; cat is 0, dog is 1.
 
-    ``data_dir`` is TFDS's (by default ``$TFDS_DATA_DIR`` or ``~/tensorflow_datasets``). What is
-    not prepared there yet is prepared first (`prepare`). TFDS has one split only; it is divided
-    by image digest (`split_by_digest`) and the division written down as the manifest
-    ``cats_vs_dogs-val-<val_fraction>.jsonl`` in ``data_dir``, which later openings follow.
+    ``config.data_dir`` is TFDS's (by default ``$TFDS_DATA_DIR`` or ``~/tensorflow_datasets``).
+    What is not prepared there yet is prepared first (``prepare``). TFDS has one split only; it is
+    divided by image digest (``split_by_digest``) and the division written down as the manifest
+    ``cats_vs_dogs-val-<val_fraction>.jsonl`` in that folder, which later openings follow.
 
     Reads every record once, without decoding it.
 
@@ -146,15 +144,24 @@ def open_cats_vs_dogs(
       DataError: cannot be downloaded or prepared, prepared in a format without random access,
         or a manifest of other photographs.
     """
-    tfds = import_tfds(NAME)
+    tfds, val_fraction = import_tfds(NAME), config.val_fraction
     if not 0 < val_fraction < 1:
         raise UsageError(f"val_fraction is {val_fraction}: expected a number between 0 and 1")
-    root = folder_of_tfds(tfds, data_dir)
+    root = folder_of_tfds(tfds, config.data_dir)
     if not is_prepared(root, NAME, VERSION):
         prepare(tfds, root)
-    records = open_records(tfds, root, NAME, VERSION, read_row=_name_and_label, classes=CLASSES)
+    records = open_records(
+        tfds,
+        root,
+        NAME,
+        VERSION,
+        read_row=_name_and_label,
+        classes=CLASSES,
+        known=request.known,
+    )
     manifest = root / f"cats_vs_dogs-val-{val_fraction}.jsonl"
     splits = _follow_manifest(manifest, list(records.places), val_fraction)
+    size, resize = config.image_size, config.resize
     return Dataset(
         CLASSES,
         {

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool
 
-from flax_attn.data.dataset import Dataset
-from flax_attn.data.decode import Resize
+from flax_attn.config import DataConfig
+from flax_attn.data.dataset import Dataset, OpenRequest
 from flax_attn.data.manifest import sort_by_name
 from flax_attn.data.masks import decode_mask
 from flax_attn.data.sets.tfds import (
@@ -239,39 +239,42 @@ class PetSplit(RecordSplit):
         return mask[None]
 
 
-def open_oxford_iiit_pet(data_dir: Path | None, *, size: int, resize: Resize) -> Dataset:
-    """The splits "train" and "val" of ``oxford_iiit_pet``, which are its own train and test.
+def open_set(config: DataConfig, request: OpenRequest) -> Dataset:
+    """Opens the splits "train" and "val" of ``oxford_iiit_pet``, which are its own train and test.
 
     3,680 and 3,669 photographs of 37 breeds; the label is the species, cat 0 and dog 1.
-    ``data_dir`` is TFDS's (by default ``$TFDS_DATA_DIR`` or ``~/tensorflow_datasets``). What is
-    not prepared there yet is prepared first (`prepare`). Reads every record once, without decoding
-    it.
+    ``config.data_dir`` is TFDS's (by default ``$TFDS_DATA_DIR`` or ``~/tensorflow_datasets``).
+    What is not prepared there yet is prepared first (``prepare``). Reads every record once,
+    without decoding it.
 
     Raises:
       UsageError: tensorflow_datasets is not installed.
       DataError: cannot be downloaded or prepared, or prepared in a format without random access.
     """
     tfds = import_tfds(NAME)
-    root = folder_of_tfds(tfds, data_dir)
+    root = folder_of_tfds(tfds, config.data_dir)
     if not is_prepared(root, NAME, VERSION):
         prepare(tfds, root)
-    splits = {name: _open(tfds, root, of, size, resize) for name, of in SPLITS.items()}
+    splits = {}
+    for name, split in SPLITS.items():
+        records = open_records(
+            tfds,
+            root,
+            NAME,
+            VERSION,
+            split=split,
+            encoded=("image", "segmentation_mask"),
+            read_row=_name_and_species,
+            classes=CLASSES,
+            known=request.known,
+        )
+        splits[name] = PetSplit(
+            **records.of(sort_by_name(records.places)),
+            classes=CLASSES,
+            size=config.image_size,
+            resize=config.resize,
+        )
     return Dataset(CLASSES, splits)
-
-
-def _open(tfds: Any, root: Path, split: str, size: int, resize: Resize) -> PetSplit:
-    records = open_records(
-        tfds,
-        root,
-        NAME,
-        VERSION,
-        split=split,
-        encoded=("image", "segmentation_mask"),
-        read_row=_name_and_species,
-        classes=CLASSES,
-    )
-    in_order = sort_by_name(records.places)
-    return PetSplit(**records.of(in_order), classes=CLASSES, size=size, resize=resize)
 
 
 def _name_and_species(record: Mapping[str, Any]) -> tuple[str, int]:

@@ -96,7 +96,7 @@ def import_tfds(name: str) -> Any:
     return tensorflow_datasets
 
 
-def folder_of_tfds(tfds: Any, data_dir: Path | None) -> Path:
+def folder_of_tfds(tfds: Any, data_dir: str | None) -> Path:
     """``data_dir``, or TFDS's own (``$TFDS_DATA_DIR`` or ``~/tensorflow_datasets``)."""
     return Path(tfds.core.constants.DATA_DIR if data_dir is None else data_dir).expanduser()
 
@@ -129,11 +129,12 @@ def open_records(
     encoded: Sequence[str] = ("image",),
     read_row: Callable[[Mapping[str, Any]], tuple[str, int]],
     classes: Sequence[str],
+    known: Sequence[ManifestRow] = (),
 ) -> Records:
-    """The records of a split, with a row for each.
+    """Returns the records of a split, with a row for each. Reads every record once.
 
     ``encoded`` are the features that are not decoded; ``read_row`` gives the name and the label of
-    a record. Reads every record once.
+    a record. A ``known`` row stands for the record of its name, whatever that holds now.
 
     Raises:
       DataError: not readable, prepared in a format without random access, a label that is no
@@ -147,7 +148,8 @@ def open_records(
             download=False,
             decoders={feature: tfds.decode.SkipDecoding() for feature in encoded},
         )
-        return Records(data_source, _read_rows(data_source, name, read_row, classes))
+        standing = {row.path: row for row in known}
+        return Records(data_source, _read_rows(data_source, name, read_row, classes, standing))
     except DataError:
         raise
     except NotImplementedError as error:
@@ -168,6 +170,7 @@ def _read_rows(
     name: str,
     read_row: Callable[[Mapping[str, Any]], tuple[str, int]],
     classes: Sequence[str],
+    known: Mapping[str, ManifestRow],
 ) -> dict[ManifestRow, int]:
     rows: dict[ManifestRow, int] = {}
     for place in range(len(data_source)):
@@ -175,7 +178,8 @@ def _read_rows(
         path, label = read_row(record)
         if not 0 <= label < len(classes):
             raise DataError(f"{name}, {path!r}: label {label}, expected 0 to {len(classes) - 1}")
-        rows[ManifestRow(path, label, hashlib.sha256(record["image"]).hexdigest())] = place
+        row = ManifestRow(path, label, hashlib.sha256(record["image"]).hexdigest())
+        rows[known.get(path, row)] = place
     if len(rows) != len(data_source):
         raise DataError(f"{name} holds the same photograph twice under one name: prepare anew")
     return rows

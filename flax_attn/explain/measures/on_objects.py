@@ -14,11 +14,10 @@ from scipy import ndimage  # type: ignore[import-untyped]
 from flax_attn.explain import measures
 from flax_attn.explain.explainer import Explained
 from flax_attn.explain.measures import Maps, Masks, Values
-from flax_attn.statistics import bootstrap_mean, wilson
+from flax_attn.statistics import mean, wilson
 from flax_attn.system.console import plain
 
 CONTROL = "Centred Gaussian"
-RESAMPLES = 2000
 MEASURES: dict[str, Callable[[Maps, Masks], Values]] = {
     "pointing game": measures.pointing,
     "energy inside": measures.energy,
@@ -95,11 +94,9 @@ def _mean(values: Values) -> str:
         return "undefined"
     # Resampled hits that are all the same would have an interval of no width.
     are_hits = np.isin(defined, (0, 1)).all()
-    found = (
-        wilson(int(defined.sum()), len(defined))
-        if are_hits
-        else bootstrap_mean(defined, resamples=RESAMPLES)
-    )
+    found = wilson(int(defined.sum()), len(defined)) if are_hits else mean(defined)
+    if not np.isfinite(found.low):
+        return f"{100 * found.estimate:.1f}"
     return "{:.1f} [{:.1f}, {:.1f}]".format(*(100 * v for v in found))
 
 

@@ -10,6 +10,7 @@ from llvmlite import binding as llvm
 
 from flax_attn.ops.llvm.handlers import build
 from flax_attn.ops.llvm.ir import Machine
+from flax_attn.system.cpu import max_isa
 
 # By what the processor has: vectors of 64 bytes, of 32, or of 16.
 MACHINES = {
@@ -19,9 +20,20 @@ MACHINES = {
 }
 
 
+# By what ``--xla_cpu_max_isa`` permits, what begins the names of LLVM's features beyond it.
+BEYOND = {
+    "SSE4_2": ("avx", "fma", "f16c", "vaes", "vpclmulqdq", "amx"),
+    "AVX": ("avx2", "avx512", "avx10", "fma", "amx"),
+    "AVX2": ("avx512", "avx10", "amx"),
+}
+
+
 def host_machine() -> Machine | None:
-    """The machine for this processor; None where vectors are too short to pay."""
-    features = llvm.get_host_cpu_features()
+    """The machine for this processor, or for what XLA's flag permits of it (``max_isa``).
+
+    None where vectors are too short to pay.
+    """
+    features = _host_features()
     return next((m for name, m in MACHINES.items() if features.get(name)), None)
 
 
@@ -64,11 +76,18 @@ def _register(code: Compiled, handler: str) -> str:
     return name
 
 
+def _host_features() -> llvm.FeatureMap:
+    features = llvm.get_host_cpu_features()
+    beyond = BEYOND.get(max_isa(), ())
+    features.update({name: False for name in features if name.startswith(beyond)})
+    return features
+
+
 @cache
 def _host_target() -> llvm.TargetMachine:
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
-    features = llvm.get_host_cpu_features()
+    features = _host_features()
     return llvm.Target.from_default_triple().create_target_machine(
         cpu=llvm.get_host_cpu_name(),
         # LLVM would rather halve the longest vectors of some processors.

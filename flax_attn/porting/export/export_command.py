@@ -1,4 +1,4 @@
-"""``eval.py --export DIR``: the best checkpoint of a run as files that need no flax_attn."""
+"""``flax-attn eval --export DIR``: the best checkpoint of a run as files that need no flax_attn."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ from flax_attn.runs.directory import Run
 from flax_attn.runs.load import restore_best
 from flax_attn.runs.snapshots import load_snapshot
 from flax_attn.system.files import Build
-from flax_attn.training.evaluation import Evaluation, evaluate
+from flax_attn.training.evaluation import Evaluation, evaluate_examples
 from flax_attn.training.features import cache_key
 from flax_attn.training.sources import ExampleSource, example_sources
 from flax_attn.training.step import make_eval_step
@@ -96,7 +96,7 @@ def judge(trained: Trained, epoch: int, source: ExampleSource) -> Evaluation:
 
     Raises DataError when images were lost, as results of several networks must pair up.
     """
-    found = evaluate(
+    found = evaluate_examples(
         make_eval_step(trained.structure),
         *trained.at(epoch),
         source,

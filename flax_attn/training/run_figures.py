@@ -1,4 +1,4 @@
-"""How a run's attention changed: its snapshots on the same few images, drawn."""
+"""The pictures of a run: curves, attention, and how attention changed over its snapshots."""
 
 from __future__ import annotations
 
@@ -7,14 +7,29 @@ from pathlib import Path
 
 from flax_attn.data import Split
 from flax_attn.data.dataset import evenly
-from flax_attn.figures import Panel, Shown, Strip, animate_strips, draw_strips
-from flax_attn.models.functional import Arrays
+from flax_attn.figures import (
+    Panel,
+    Shown,
+    Strip,
+    animate_strips,
+    draw_attention,
+    draw_curves,
+    draw_strips,
+)
+from flax_attn.models import build_model, functional
+from flax_attn.models.functional import Arrays, Structure
+from flax_attn.models.tasks import TASKS
+from flax_attn.runs.checkpoints import Checkpoints
 from flax_attn.runs.directory import Run
 from flax_attn.runs.snapshots import load_snapshot, snapshot_epochs
+from flax_attn.system.console import attempt
 from flax_attn.training.evaluation import attention_panels
-from flax_attn.training.step import EvalStep
+from flax_attn.training.step import EvalStep, make_eval_step
 
 _log = logging.getLogger(__name__)
+
+CURVES_FILE = "curves.png"
+ATTENTION_FILE = "attention.png"
 
 FIGURE, ANIMATION = "epochs.png", "epochs.webp"
 IMAGES = 4
@@ -64,3 +79,32 @@ def draw_epochs(
     ]
     animate_strips(shown, frames, workdir / ANIMATION)
     _log.info(f"attention over the epochs: {workdir / FIGURE}, {workdir / ANIMATION}")
+
+
+def draw_run(
+    run: Run, structure: Structure, checkpoints: Checkpoints, val: Split, workdir: Path
+) -> None:
+    """Draws the pictures of a run, of its best checkpoint."""
+    title = f"{run.config.model.model}, {run.config.model.norm}, {run.config.data.dataset}"
+    curves, attention = workdir / CURVES_FILE, workdir / ATTENTION_FILE
+    rows = checkpoints.rows
+    if attempt(lambda: draw_curves(rows, curves, title=title), str(curves)):
+        _log.info(f"curves: {curves}")
+    best = checkpoints.load_best()
+    _, params, stats = functional.abstract(
+        lambda: build_model(run.config.model, num_classes=len(run.classes))
+    )
+    params, stats = best.model(params, stats)
+    step = make_eval_step(structure, TASKS[run.config.train.task])
+    panels = attention_panels(step, params, stats, val, run)
+    if panels and attempt(lambda: draw_attention(panels, attention, title=title), str(attention)):
+        _log.info(f"attention: {attention}")
+    attempt(
+        lambda: draw_epochs(run, step, params, stats, val, workdir),
+        f"the pictures of the epochs in {workdir}",
+    )
+    if (row := best.info.row) is not None:
+        _log.info(
+            f"best epoch {row['epoch']}: validation accuracy {row['val']['accuracy']:.4f}, "
+            f"ROC AUC {row['val']['roc_auc']:.4f}"
+        )

@@ -5,6 +5,10 @@ from __future__ import annotations
 import csv
 import json
 import math
+import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +21,11 @@ from flax_attn.data.views import random_subset
 from flax_attn.errors import UsageError
 from flax_attn.studies.ablate import ablate_command as ablate
 from flax_attn.studies.ablate import table
-from flax_attn.studies.ablate.grid import measure
 from flax_attn.system import cli
 from tests.helpers.ported_weights import ported
 
+ROOT = Path(__file__).parents[3]
+WIDTHS = Config().updated(widths=(4, 4, 8, 8, 8), depths=(1, 1, 1, 1, 1))
 GRID = "--scores gate dot --norms sigmoid hard --seeds 0 1".split()
 
 
@@ -42,8 +47,7 @@ def run(out: Path, weights: Path, *flags: str) -> int:
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    config = Config().updated(widths=(4, 4, 8, 8, 8), depths=(1, 1, 1, 1, 1))
-    return ported(tmp_path_factory.mktemp("weights") / "w.safetensors", config)
+    return ported(tmp_path_factory.mktemp("weights") / "w.safetensors", WIDTHS)
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +58,7 @@ def grid(tmp_path_factory: pytest.TempPathFactory, weights: Path) -> Path:
 
 
 def test_every_training_of_the_grid_has_a_row(grid: Path) -> None:
-    rows = table.read(grid / table.ROWS_FILE)
+    rows = table.read_rows(grid / table.ROWS_FILE)
     keys = {(row["score"], row["norm"], row["seed"]) for row in rows}
     assert len(rows) == len(keys) == 8
     for row in rows:
@@ -85,60 +89,79 @@ def test_a_grid_goes_on_where_it_stopped(
     path = grid / table.ROWS_FILE
     before = path.read_text(encoding="utf-8")
     lines = before.splitlines(keepends=True)
-    path.write_text("".join(lines[:5]) + lines[5][:20], encoding="utf-8")
+    path.write_text("".join(lines[:5]), encoding="utf-8")
     assert run(grid, weights, "--train-subset", "10") == 0
     said = capsys.readouterr().out
     assert "1/4" not in said and "3/4" in said and "4/4" in said
-    again = table.read(path)
+    again = table.read_rows(path)
     for old, new in zip(map(json.loads, lines), again, strict=True):
         same = {k: v for k, v in old.items() if k != "seconds"}
         assert same == {k: v for k, v in new.items() if k != "seconds"}
 
 
+@pytest.fixture(scope="module")
+def interrupted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list]:
+    command = [sys.executable, "-m", "tests.helpers.grid_faults"]
+    folder = tmp_path_factory.mktemp("faults")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [*command, str(folder)], check=True, capture_output=True, text=True, env=environment
+    )
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize(("kind", "code"), [("kill", -9), ("full", 7)])
+def test_no_finished_row_is_lost(interrupted: dict[str, list], kind: str, code: int) -> None:
+    """Whatever is being written when the command is killed, or the disk is full."""
+    trials = interrupted[kind]
+    assert {"open", "fsync", "os.rename"} <= {name for name, *_ in trials}
+    # Before the first row, between two, and while the tables are written.
+    assert {finished for _, finished, *_ in trials} == {0, 1, 2, 3, 4}
+    for _, finished, found, end, after in trials:
+        assert found >= finished and end == code
+        assert after == 4, "the same command goes on"
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (["--learning-rate", "0.5"], "learning_rate was 0.001, now 0.5"),
+        (["--epochs", "3"], "epochs was 2, now 3"),
+        (["--train-subset", "9"], "images was"),
+    ],
+)
 def test_other_conditions_are_refused(
+    grid: Path, weights: Path, flags: list[str], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = (grid / table.ROWS_FILE).read_bytes()
+    assert run(grid, weights, "--train-subset", "10", *flags) == 4
+    error = capsys.readouterr().err
+    assert says in error and error.count("\n") == 1
+    assert (grid / table.ROWS_FILE).read_bytes() == before
+
+
+def test_other_weights_are_refused_and_moved_ones_are_not(
+    grid: Path, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    moved = Path(shutil.copy(weights, tmp_path / weights.name))
+    assert run(grid, moved, "--train-subset", "10", "--workers", "1") == 0
+    other = ported(tmp_path / "other" / weights.name, WIDTHS, seed=1)
+    assert run(grid, other, "--train-subset", "10") == 4
+    assert "file_sha256 was" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("flags", [["--train-subset", "13"], ["--no-freeze-backbone"]])
+def test_a_grid_that_cannot_be_is_refused(grid: Path, weights: Path, flags: list[str]) -> None:
+    assert run(grid, weights, *flags) == 2
+
+
+def test_flags_that_would_be_ignored_are_refused(
     grid: Path, weights: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run(grid, weights, "--train-subset", "10", "--learning-rate", "0.5") == 4
-    assert "learning_rate was 0.001, now 0.5" in capsys.readouterr().err
-    assert run(grid, weights, "--train-subset", "9") == 4
-    assert run(grid, weights, "--train-subset", "13") == 2
-    assert run(grid, weights, "--no-freeze-backbone") == 2
-
-
-def test_summary_of_known_rows() -> None:
-    def row(norm: str, seed: int, accuracy: float) -> dict:
-        each = {"score": "gate", "norm": norm, "seed": seed, "parameters": 7, "seconds": 1.0}
-        judged = {"accuracy": accuracy, "average_precision": 0.5, "roc_auc": accuracy}
-        return {**each, **judged, "entropy_pool3": 0.2, "entropy_pool4": 0.4}
-
-    rows = [row("sigmoid", seed, value) for seed, value in enumerate((0.6, 0.7, 0.8))]
-    rows += [row("softmax", seed, value) for seed, value in enumerate((0.10, 0.11, 0.12))]
-    first, second = table.summarize(rows)
-    accuracy = first.values["accuracy"]
-    assert accuracy is not None and second.values["energy"] is None
-    assert accuracy.estimate == pytest.approx(0.7)
-    # Student's t with two degrees of freedom is 4.303.
-    assert accuracy.high - 0.7 == pytest.approx(4.303 * 0.1 / math.sqrt(3), rel=1e-3)
-    entropy = first.values["entropy"]
-    assert entropy is not None and entropy.estimate == pytest.approx(0.3)
-    assert "gate × sigmoid" in table.verdict([first, second], by="accuracy")
-    assert "0 of 1 others overlap" in table.verdict([first, second], by="accuracy")
-    ranked = table.markdown([second, first], by="accuracy").splitlines()
-    assert "sigmoid" in ranked[2] and "softmax" in ranked[3]
-
-
-def test_spread_of_known_maps() -> None:
-    attention = {"pool3": np.ones((2, 4, 4), np.float32), "pool4": np.eye(1, 4, dtype=np.float32)}
-    attention["pool4"] = np.tile(attention["pool4"].reshape(1, 2, 2), (2, 1, 1))
-    objects = np.zeros((2, 2, 8, 8), bool)
-    objects[:, 0, :4, :4] = True
-    objects[:, 1, 4:, 4:] = True
-    found = measure(attention, objects)
-    assert found["entropy_pool3"] == pytest.approx(1) and found["entropy_pool4"] == 0
-    assert found["area90_pool3"] == pytest.approx(0.9)
-    assert found["energy_pool3"] == pytest.approx(0.5) and found["energy_pool4"] == 1
-    assert found["attended_pool3"] == 1 and found["attended_pool4"] == 0.5
-    assert "energy_pool3" not in measure(attention, None)
+    for flag in ("save-every", "keep-checkpoints", "snapshot-epochs", "stop-within"):
+        assert run(grid, weights, f"--{flag}", "1") == 2
+        assert f"--{flag}" in capsys.readouterr().err
+    assert run(grid, weights, "--resume-anyway", "jax") == 2
 
 
 def test_subset_is_fixed_by_its_seed() -> None:

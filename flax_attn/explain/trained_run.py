@@ -1,0 +1,167 @@
+"""A trained run as something to ask: probabilities, attention and maps of any images."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import Array, Bool, Float, UInt8
+from PIL import Image
+
+from flax_attn.config import Config
+from flax_attn.data import Split
+from flax_attn.data.decode import decode, decode_pixels
+from flax_attn.explain.forward import NetworkForward, network_forward
+from flax_attn.models import AttnOutput, Network, functional
+from flax_attn.models.functional import Arrays, Structure
+from flax_attn.models.network import named_maps
+from flax_attn.models.tasks import TASKS, Task
+from flax_attn.ops.images import normalize
+from flax_attn.runs.directory import Run
+from flax_attn.runs.load import restore_best
+from flax_attn.training.evaluation import Evaluation, evaluate_examples
+from flax_attn.training.sources import ImageExamples
+from flax_attn.training.step import make_eval_step
+
+# A photograph as people have it: a path, an opened image, or pixels [h, w, 3] of 8 bits.
+Photograph = str | os.PathLike[str] | Image.Image | UInt8[np.ndarray, "h w 3"]
+
+
+class Predictions(NamedTuple):
+    """What a network says of n images.
+
+    ``probabilities`` are of ``classes``, in their order, and ``decided`` says for each class
+    whether an image is said to have it. ``attention`` holds the maps of the gates by name.
+    """
+
+    classes: tuple[str, ...]
+    probabilities: Float[np.ndarray, "n k"]
+    decided: Bool[np.ndarray, "n k"]
+    attention: dict[str, Float[np.ndarray, "n h w"]]
+
+    @property
+    def labels(self) -> list[str]:
+        """The classes that each image is said to have, several separated by ``|``."""
+        return [
+            "|".join(name for name, said in zip(self.classes, row, strict=True) if said)
+            for row in self.decided
+        ]
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """The best checkpoint of a run.
+
+    Args:
+      config: every setting of the run.
+      classes: their names, in the order of the probabilities.
+      structure: what ``split`` gives beside the arrays.
+      params: the parameters by path.
+      stats: the running statistics by path.
+      epoch: that of the checkpoint, counted from 1.
+      step: that of the checkpoint.
+    """
+
+    config: Config
+    classes: tuple[str, ...]
+    structure: Structure
+    params: Arrays
+    stats: Arrays
+    epoch: int
+    step: int
+
+    @cached_property
+    def model(self) -> Network:
+        """The network as a Flax module."""
+        return functional.merge(self.structure, self.params, self.stats)
+
+    @cached_property
+    def network(self) -> NetworkForward:
+        """The network as the methods of ``explain`` take it."""
+        return network_forward(
+            self.config.model, self.params, self.stats, num_classes=len(self.classes)
+        )
+
+    def predict(self, images: Sequence[Photograph], *, batch_size: int = 16) -> Predictions:
+        """Returns what the network says of photographs of any size.
+
+        They are brought to the run's image size as in training (``--resize``). Not more than
+        ``batch_size`` are computed at once.
+
+        Raises:
+          ImageError: a file is no usable image.
+          UsageError: pixels are not of 8 bits, or not [h, w, 3].
+        """
+        if not len(images):
+            raise ValueError("predict needs at least one image, got none")
+        squares = np.stack([self._square(image) for image in images])
+        size = min(batch_size, len(squares))
+        outputs = []
+        for start in range(0, len(squares), size):
+            part = squares[start : start + size]
+            # The last batch has the shape of the others, for which the network is compiled.
+            filled = np.concatenate([part, np.repeat(part[-1:], size - len(part), axis=0)])
+            probabilities, attention = self._forward(self.params, self.stats, filled)
+            maps = named_maps(attention, self.config.model, self.classes)
+            found = {name: value[: len(part)] for name, value in maps.items()}
+            outputs.append((np.asarray(probabilities)[: len(part)], found))
+        probabilities = np.concatenate([p for p, _ in outputs])
+        names = outputs[0][1]
+        return Predictions(
+            classes=self.classes,
+            probabilities=probabilities,
+            decided=self._task.decide(probabilities),
+            attention={name: np.concatenate([maps[name] for _, maps in outputs]) for name in names},
+        )
+
+    def _square(self, image: Photograph) -> UInt8[np.ndarray, "s s 3"]:
+        size, resize = self.config.data.image_size, self.config.data.resize
+        if isinstance(image, str | os.PathLike):
+            return decode(Path(image), size=size, resize=resize)
+        return decode_pixels(image, size=size, resize=resize)
+
+    @property
+    def _task(self) -> Task:
+        return TASKS[self.config.train.task]
+
+    @cached_property
+    def _forward(self) -> Any:
+        task = self._task
+
+        def forward(params: Arrays, stats: Arrays, images: Array) -> tuple[Array, dict[str, Array]]:
+            model = functional.merge(self.structure, params, stats)
+            output: AttnOutput = model(normalize(images), train=False)
+            return task.probabilities(output.logits), output.attention
+
+        return jax.jit(forward)
+
+
+def load(workdir: str | os.PathLike[str]) -> TrainedRun:
+    """Returns the best checkpoint of the run in ``workdir``.
+
+    Raises:
+      CheckpointError: it is no run directory, or no checkpoint is whole.
+    """
+    run = Run.load(Path(workdir))
+    best = restore_best(run, Path(workdir))
+    return TrainedRun(run.config, run.classes, *best)
+
+
+def evaluate(run: TrainedRun, split: Split) -> Evaluation:
+    """Returns the metrics, probabilities and losses of a run on every image of a split.
+
+    ``split`` is one of ``fa.data.open_dataset(config.data).splits``, or any object of that
+    protocol whose images have the run's size and whose labels are numbers of its classes.
+    """
+    task = TASKS[run.config.train.task]
+    step = make_eval_step(run.structure, task)
+    examples = ImageExamples(split, run.config.train.batch_size, run.config.data.workers)
+    return evaluate_examples(
+        step, run.params, run.stats, examples, num_classes=len(run.classes), task=task
+    )
