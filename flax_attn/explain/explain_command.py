@@ -17,14 +17,9 @@ from flax_attn.data.dataset import evenly
 from flax_attn.data.quarantine import FILE, left_out_by
 from flax_attn.errors import UsageError
 from flax_attn.explain.explain_run import explain, restore
-from flax_attn.explain.explainer import (
-    Explainer,
-    Photographs,
-    Request,
-    from_paths,
-    from_split,
-)
+from flax_attn.explain.explainer import Explainer, Request
 from flax_attn.explain.methods import METHODS
+from flax_attn.explain.photographs import Photographs, from_paths, from_split
 from flax_attn.figures import ScaleName
 from flax_attn.models.vgg import LAST_CONVS
 from flax_attn.runs.directory import Run
@@ -34,6 +29,7 @@ from flax_attn.training.choices import CHOICES
 
 _log = logging.getLogger(__name__)
 
+# Images of a split, unless --count says otherwise.
 COUNT = 24
 
 
@@ -56,6 +52,7 @@ def main(argv: Sequence[str]) -> None:
         summary=f"{model.model}, {model.norm}, epoch {epoch} · {chosen}",
         scale=args.scale or ("rank" if ALIGNMENTS[model.norm]().sums_to_one else "linear"),
         batch_size=args.batch_size,
+        faithfulness=args.faithfulness,
         out=Path(args.out or workdir / ("explain-" + args.split if args.split else "explain")),
     )
 
@@ -84,6 +81,11 @@ def _parse(argv: Sequence[str]) -> Namespace:
         "--scale",
         choices=get_args(ScaleName),
         help="colours of the pictures (default: rank where weights sum to one, else linear)",
+    )
+    parser.add_argument(
+        "--faithfulness",
+        action="store_true",
+        help="measure whether the network uses what each map points at; takes minutes",
     )
     parser.add_argument("--batch-size", type=int, default=8, help="images computed at a time")
     parser.add_argument("--out", help="folder of the results (default: WORKDIR/explain[-<split>])")
