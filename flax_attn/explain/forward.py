@@ -1,4 +1,9 @@
-"""What the methods need of a network: logits, and activations that can be perturbed."""
+"""What the methods need of a network: logits, and activations that can be perturbed.
+
+``forward_of(model)`` gives it of any network of ``models``; ``network_forward`` of a run's arrays,
+under its configuration and in the exact form that pictures are drawn from. Of a network of your
+own, pass ``jax.tree_util.Partial(function, arrays)`` with the signature of ``Forward``.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +18,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, UInt8
 
 from flax_attn.config import ModelConfig
-from flax_attn.models import build_model, functional
+from flax_attn.models import Network, build_model, functional
 from flax_attn.models.functional import Arrays, Structure
 from flax_attn.ops.images import normalize
 
@@ -40,7 +45,7 @@ class Forward(Protocol):
 class NetworkForward:
     """A network of ours in evaluation mode, from what ``functional.split`` gives.
 
-    Other arrays under the same ``structure`` (not
+    Made by ``forward_of`` and ``network_forward``. Other arrays under the same ``structure`` (not
     one built anew) use what was compiled for it.
     """
 
@@ -54,6 +59,19 @@ class NetworkForward:
         model = functional.merge(self.structure, self.params, self.stats)
         output, activations = model.with_activations(image, perturb=perturb)
         return output.logits, activations
+
+
+def forward_of(model: Network) -> NetworkForward:
+    """Returns the view of a network that every method takes; its arrays are shared, not copied.
+
+    ``grad_cam(forward_of(model), images, class_index, "conv5")``. Convolutions and arithmetic are
+    the model's own: build it with ``conv="exact"`` where maps should not depend on the form that
+    is fastest (see ``network_forward``).
+
+    Raises:
+      ValueError: (from Flax) the model holds state that is neither parameter nor statistic.
+    """
+    return NetworkForward(*functional.split(model))
 
 
 def network_forward(
