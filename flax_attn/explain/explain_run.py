@@ -1,4 +1,4 @@
-"""Explains photographs: restores a run, computes the maps, writes pictures and the page."""
+"""Explains photographs: computes the maps, writes pictures, measures and the page."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 
 from flax_attn.explain.explainer import Explained, Explainer, Request
-from flax_attn.explain.forward import NetworkForward, network_forward
 from flax_attn.explain.maps_figure import colour_table, draw_explained, is_explained
 from flax_attn.explain.measures.summary import (
     measure,
@@ -23,27 +22,12 @@ from flax_attn.explain.measures.summary import (
 from flax_attn.explain.page import write_page
 from flax_attn.explain.photographs import Photographs
 from flax_attn.figures import ScaleName
-from flax_attn.runs.directory import Run
-from flax_attn.runs.load import restore_best
 from flax_attn.system.console import bar
 from flax_attn.system.files import writing
 
 _log = logging.getLogger(__name__)
 
 PAGE, MEASURES_FILE, CURVES_FILE = "index.html", "measures.csv", "faithfulness.csv"
-
-
-def restore(run: Run, workdir: Path) -> tuple[NetworkForward, int]:
-    """Returns the network of a run's best checkpoint, and the epoch of that.
-
-    Raises:
-      CheckpointError: there is no checkpoint, or it does not fit.
-    """
-    best = restore_best(run, workdir)
-    network = network_forward(
-        run.config.model, best.params, best.stats, num_classes=len(run.classes)
-    )
-    return network, best.epoch
 
 
 def explain(

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, UInt8
 from scipy import ndimage  # type: ignore[import-untyped]
 
+from flax_attn.config import Config
 from flax_attn.data import Sampler, Split, batches
 from flax_attn.errors import NonFiniteError
 from flax_attn.explain.forward import NetworkForward
@@ -20,7 +21,6 @@ from flax_attn.explain.methods import METHODS
 from flax_attn.explain.photographs import Photographs
 from flax_attn.models.network import named_maps
 from flax_attn.models.tasks import TASKS
-from flax_attn.runs.directory import Run
 from flax_attn.training.step import Examples, Prediction, make_eval_step
 
 
@@ -73,11 +73,17 @@ class Request(NamedTuple):
 
 
 class Explainer:
-    """Explains photographs by a run's network, in evaluation mode."""
+    """Explains photographs by a run's network, in evaluation mode.
 
-    def __init__(self, network: NetworkForward, run: Run):
-        self._network, self._classes, self._config = network, run.classes, run.config
-        self._task = TASKS[run.config.train.task]
+    Args:
+      network: as ``TrainedRun.network`` or ``forward_of`` give it.
+      config: that of the run, which names its maps and its task.
+      classes: their names, in the order of the logits.
+    """
+
+    def __init__(self, network: NetworkForward, config: Config, classes: Sequence[str]):
+        self._network, self._config, self._classes = network, config, classes
+        self._task = TASKS[config.train.task]
         self._step = make_eval_step(network.structure, self._task)
         # Compiled once for each shape, whatever is measured with it.
         self._predict = jax.jit(lambda network, x: self._task.probabilities(network(x)[0]))

@@ -22,14 +22,13 @@ from flax_attn.data import open_split
 from flax_attn.explain import measures
 from flax_attn.explain.cam import grad_cam
 from flax_attn.explain.explain_command import main
-from flax_attn.explain.explain_run import restore
 from flax_attn.explain.explainer import outline
 from flax_attn.explain.measures.faithfulness import STEPS, measure_faithfulness
 from flax_attn.explain.measures.localisation import best_iou, energy_inside, pointing_game
 from flax_attn.explain.measures.summary import CONTROL
+from flax_attn.explain.trained_run import load
 from flax_attn.models import AttnOutput, functional
 from flax_attn.ops.images import normalize
-from flax_attn.runs.directory import Run
 from flax_attn.system import cli
 from flax_attn.training import train_command
 from tests.helpers.networks import TINY
@@ -109,8 +108,8 @@ def test_the_page_needs_nothing_but_itself(out: Path) -> None:
 
 
 def test_the_page_shows_what_the_network_gives(trained: Path, out: Path) -> None:
-    run, page = Run.load(trained), read_page(out)
-    network, _ = restore(run, trained)
+    run, page = load(trained), read_page(out)
+    network = run.network
     split = open_split(run.config.data, "val", classes=run.classes)
 
     @jax.jit
@@ -289,8 +288,8 @@ def test_faithfulness_of_every_map(
     # Deletion and insertion with both ends, and four shares in both orders.
     assert len(curves) == 6 * (len(names) + 1) * (2 * (STEPS + 1) + 2 * 4)
 
-    run = Run.load(trained)
-    network, _ = restore(run, trained)
+    run = load(trained)
+    network = run.network
     split = open_split(run.config.data, "val", classes=run.classes)
     images = np.stack([split.image(i) for i in range(6)])
     predict = jax.jit(lambda x: jax.nn.softmax(network(x)[0]))

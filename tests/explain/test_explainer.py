@@ -12,16 +12,15 @@ from flax_attn.explain.explainer import Explainer, Request, outline
 from flax_attn.explain.forward import NetworkForward
 from flax_attn.explain.photographs import Photographs
 from flax_attn.models import build_model, functional
-from flax_attn.runs.directory import Run
 from tests.helpers.networks import TINY
 
 
 @pytest.mark.parametrize("model", ["attn_vgg", "vgg16_bn_gap"])
 def test_several_labels_heads_and_no_gates(model: str) -> None:
     changed = {"model": model, "task": "multilabel", "heads": 2, "per_class": True}
-    run = Run(make_config({**TINY, **changed}), ("cat", "dog", "tree"), "", {})
+    config, classes = make_config({**TINY, **changed}), ("cat", "dog", "tree")
     structure, shapes, of_stats = functional.abstract(
-        lambda: build_model(run.config.model, num_classes=3)
+        lambda: build_model(config.model, num_classes=3)
     )
     rng = np.random.default_rng(0)
     # Of a scale that makes probabilities of neither 0 nor 1.
@@ -32,7 +31,7 @@ def test_several_labels_heads_and_no_gates(model: str) -> None:
     labels = np.array([[0, 1, 1], [0, 0, 0], [1, 1, 1]])
     photographs = Photographs(["a", "b", "c"], images, labels)
     request = Request(("input_gradients",), ("conv4", "conv5"), ())
-    explainer = Explainer(network, run)
+    explainer = Explainer(network, config, classes)
     found = list(explainer.explain(photographs, request, batch_size=2))
     assert len({bool(said) for item in found for said in item.decided}) == 2
     names = list(found[0].maps)
@@ -45,7 +44,7 @@ def test_several_labels_heads_and_no_gates(model: str) -> None:
         assert item.confidence == pytest.approx(certainty.min())
         assert item.correct == (said == label).all()
     broken = {name: jnp.full_like(a, jnp.nan) for name, a in params.items()}
-    explainer = Explainer(NetworkForward(structure, broken, stats), run)
+    explainer = Explainer(NetworkForward(structure, broken, stats), config, classes)
     with pytest.raises(NonFiniteError, match="'a'"):
         list(explainer.explain(photographs._replace(labels=None), request, batch_size=2))
 
