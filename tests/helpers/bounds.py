@@ -22,7 +22,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from flax_attn.ops import winograd_maps as maps
+from flax_attn.ops import winograd as maps
 
 # Unit roundoff: the largest relative error of one rounding.
 DOUBLE, SINGLE, BRAIN = 2.0**-53, 2.0**-24, 2.0**-8
