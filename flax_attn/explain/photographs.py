@@ -15,7 +15,7 @@ from flax_attn.config import Resize
 from flax_attn.data import Split
 from flax_attn.data.decode import ImageError, decode
 from flax_attn.data.masks import objects
-from flax_attn.data.sets.folder import EXTENSIONS, image_files
+from flax_attn.data.sets.folder import EXTENSIONS
 from flax_attn.errors import DataError
 
 # Unusable images that an error names.
@@ -44,7 +44,7 @@ def from_paths(paths: Sequence[Path], *, size: int, resize: Resize, workers: int
       DataError: a file is missing, a folder has no images, or images cannot be used, of which
         up to five are named.
     """
-    files = list(dict.fromkeys(file for path in paths for file in _files(path)))
+    files = list(dict.fromkeys(file for path in paths for file in image_paths(path)))
 
     def read(file: Path) -> UInt8[np.ndarray, "s s 3"] | ImageError:
         try:
@@ -79,11 +79,16 @@ def from_split(split: Split, places: Sequence[int], *, workers: int) -> Photogra
     return Photographs(names, images, labels, objects(split, places, workers=workers))
 
 
-def _files(path: Path) -> Iterator[Path]:
+def image_paths(path: Path) -> Iterator[Path]:
+    """Yields a file as it is, or the images of a folder in the order of their names.
+
+    Raises:
+      DataError: a folder without images.
+    """
     if not path.is_dir():
         yield path  # reading it says what is wrong with it
         return
-    found = sorted(image_files(path), key=os.fsencode)
+    found = sorted(image_paths(path), key=os.fsencode)
     if not found:
         raise DataError(f"no images in folder {str(path)!r}: expected {' '.join(EXTENSIONS)}")
     yield from found
