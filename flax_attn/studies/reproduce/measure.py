@@ -21,7 +21,7 @@ from flax_attn.data import Split, read_image
 from flax_attn.explain.cam import grad_cam
 from flax_attn.explain.forward import NetworkForward, network_forward
 from flax_attn.explain.measures.agreement import randomize, spearman
-from flax_attn.explain.methods import METHODS, OF_IMAGE
+from flax_attn.explain.methods import METHODS
 from flax_attn.models import build_model, functional
 from flax_attn.models.functional import BACKBONE, Arrays
 from flax_attn.studies.reproduce.experiment_plan import GATES
@@ -163,10 +163,11 @@ def _explanations(
 ) -> Maps:
     found = {}
     for name in methods:
+        method = METHODS[name]
         settings = {"steps": _IG_STEPS} if name == "integrated_gradients" else {}
-        for stage in ("image",) if name in OF_IMAGE else STAGES:
-            maps = METHODS[name](network, images, jnp.asarray(class_index), stage, **settings)
-            found[name if name in OF_IMAGE else f"{name} {stage}"] = np.asarray(maps)
+        for stage in ("",) if method.of_image else STAGES:
+            maps = method(network, images, jnp.asarray(class_index), stage, **settings)
+            found[f"{name} {stage}".strip()] = np.asarray(maps)
     return found
 
 
