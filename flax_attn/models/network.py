@@ -35,11 +35,16 @@ class Policy(NamedTuple):
 class AttnOutput(NamedTuple):
     """The output of a network for a batch; unused parts cost nothing under jit.
 
-    ``attention`` holds a map for each gate and ``pooled`` the vectors the classifier reads, both by
-    feature map; networks without gates leave ``attention`` empty. Axes for the classes
-    (``per_class``) and the heads stand before the map's, in that order, where there are several.
-    ``policy`` is None where no draw is to be learned from. ``overlap`` is the similarity of the
-    heads' maps, in [0, 1], None for a single head.
+    Axes for the classes (``per_class``) and the heads stand before those of maps and vectors, in
+    that order, where there are several.
+
+    Args:
+      logits: of each class or label.
+      attention: a map for each gate, by feature map; empty for networks without gates.
+      pooled: the vectors that the classifier reads, by feature map.
+      features: the pooled maps of the backbone.
+      policy: for the score-function estimator; None where no draw is to be learned from.
+      overlap: the similarity of the heads' maps, in [0, 1]; None for a single head.
     """
 
     logits: Float[Array, "b k"]
