@@ -34,7 +34,7 @@ def cut(b: int, h: int, w: int, size: int) -> Blocks:
 
 
 def even_part(total: int, wanted: float) -> int:
-    """Returns ``wanted`` to just under twice as many of ``total``, or all; evenly if it can."""
+    """Returns a size, ``wanted`` to twice that, whose parts cover ``total`` with least excess."""
     least = min(total, max(1, round(wanted)))
     parts = range(least, min(total + 1, 2 * least))
     return min(parts, key=lambda part: (-(-total // part) * part, part))

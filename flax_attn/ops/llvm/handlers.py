@@ -76,7 +76,14 @@ def build(machine: Machine) -> ir.Module:
 
 
 class Units(NamedTuple):
-    """The phases of a convolution."""
+    """The phases of a convolution, in their order.
+
+    Args:
+      kernels: transforms the kernels.
+      tiles: transforms the tiles of the image.
+      blocks: multiplies a block of tiles by transformed kernels.
+      chunks: multiplies all tiles by kernels that it transforms itself, where there are few tiles.
+    """
 
     kernels: ir.Function
     tiles: ir.Function
@@ -85,7 +92,14 @@ class Units(NamedTuple):
 
 
 class GradientUnits(NamedTuple):
-    """The phases of a kernel's gradient."""
+    """The phases of a kernel's gradient, in their order.
+
+    Args:
+      tiles: transforms the tiles of the image.
+      cotangents: transforms the tiles of the output's gradient.
+      sums: adds up their products over the tiles.
+      taps: transforms the sums back into the kernel's gradient.
+    """
 
     tiles: ir.Function
     cotangents: ir.Function
