@@ -88,7 +88,7 @@ def image_paths(path: Path) -> Iterator[Path]:
     if not path.is_dir():
         yield path  # reading it says what is wrong with it
         return
-    found = sorted(image_paths(path), key=os.fsencode)
+    found = sorted(image_files(path), key=os.fsencode)
     if not found:
         raise DataError(f"no images in folder {str(path)!r}: expected {' '.join(EXTENSIONS)}")
     yield from found
