@@ -15,7 +15,7 @@ from flax_attn.config import Resize
 from flax_attn.data import Split
 from flax_attn.data.decode import ImageError, decode
 from flax_attn.data.masks import objects
-from flax_attn.data.sets.folder import EXTENSIONS
+from flax_attn.data.sets.folder import EXTENSIONS, image_files
 from flax_attn.errors import DataError
 
 # Unusable images that an error names.
