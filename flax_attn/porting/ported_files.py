@@ -140,7 +140,9 @@ def open_tensors(path: Path) -> Iterator[dict[str, StoredArray]]:
     """
     with open_safetensors(path) as file:
         if (file.metadata() or {}).get("format") == FORMAT:
-            raise WeightsError(f"{path} is ported already; --to torch goes the other way")
+            raise WeightsError(
+                f"{path} is ported already: name it with --weights, or port it back --to torch"
+            )
         yield unwrap({key: StoredArray(file, key) for key in file.keys()}, source=str(path))
 
 
