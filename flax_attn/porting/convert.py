@@ -38,9 +38,10 @@ class ArraySpec(Protocol):
 
 
 def unwrap(checkpoint: Mapping[str, Any], *, source: str = "the weights") -> dict[str, Any]:
-    """The tensors inside ``{'state_dict': …}``, ``{'model': …}`` and a ``module.`` prefix.
+    """Returns the tensors inside ``{'state_dict': …}``, ``{'model': …}`` and a ``module.`` prefix.
 
-    Raises WeightsError if there are none, or other things among them.
+    Raises:
+      WeightsError: there are none, or other things among them.
     """
     tensors: Any = checkpoint
     # Not for ever: a dictionary in a file may hold itself.
@@ -67,13 +68,15 @@ def to_flax(
     cast: bool = False,
     source: str = "the weights",
 ) -> dict[str, np.ndarray]:
-    """Every array of ``template``, filled from ``tensors`` once.
+    """Returns an array for every path of ``template``, each filled from ``tensors`` once.
 
     ``tensors`` need a shape, a dtype and ``numpy.asarray``; only those that fit are read.
     float16, bfloat16 and float64 become float32 with ``cast`` and are refused without.
 
-    Raises WeightsError, once for all problems: keys missing or unexpected, shapes or dtypes
-    that differ, values that are not finite, running variances below zero.
+    Raises:
+      WeightsError: once for all problems, keys are missing or unexpected, shapes or dtypes
+        differ, values are not finite, running variances are below zero.
+      ValueError: ``table`` and ``template`` have different paths.
     """
     _check_covers(table, template)
     report = Report()
@@ -105,10 +108,11 @@ def to_flax(
 
 
 def to_torch(table: KeyTable, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """A state dict of ``arrays``; the inverse of ``to_flax``, with the counters at zero.
+    """Returns a state dict of ``arrays``; the inverse of ``to_flax``, with the counters at zero.
 
-    Raises WeightsError, once for all problems: paths missing or unexpected, dtypes other than
-    float32.
+    Raises:
+      WeightsError: once for all problems, paths are missing or unexpected, arrays are not
+        float32 or of a rank that PyTorch's network has not.
     """
     report = Report()
     tensors: dict[str, np.ndarray] = {}
@@ -151,8 +155,9 @@ def load_into(
     The head is loaded if it is the same kind of head; of vgg16_bn's last layer only if the
     number of classes agrees, too.
 
-    Raises WeightsError, once for all problems: backbone arrays missing, unexpected or
-    misshapen, a head of the same kind but of other sizes, values that are not finite.
+    Raises:
+      WeightsError: once for all problems, backbone arrays are missing, unexpected or misshapen,
+        a head is of the same kind but of other sizes, values are not finite.
     """
     template = {**params, **stats}
     wanted = wanted_paths({p: tuple(a.shape) for p, a in arrays.items()}, template)
@@ -237,25 +242,29 @@ class Report:
             self.add("negative running variance", key)
 
     def raise_if_any(self, headline: str, *, remedy: str) -> None:
-        """Raises WeightsError with counts and up to five keys of each kind."""
+        """Ends the reading if there are problems.
+
+        Raises:
+          WeightsError: with counts and up to five keys of each kind.
+        """
         if self._problems:
             kinds = "; ".join(_summary(kind, keys) for kind, keys in self._problems.items())
             raise WeightsError(f"{headline}: {kinds}. {remedy}")
 
 
 def printable(name: str) -> str:
-    """A name from a file that may hold anything: one line, without control characters."""
+    """Returns a name from a file, which may hold anything, as one line of plain characters."""
     text = ascii(str(name))[1:-1]
     return text if len(text) <= _KEY_LENGTH else text[:_KEY_LENGTH] + "..."
 
 
 def sizes(arrays: Mapping[str, ArraySpec]) -> tuple[int, int]:
-    """The number of arrays and of their elements."""
+    """Returns the number of arrays and of their elements."""
     return len(arrays), sum(int(np.prod(a.shape, dtype=np.int64)) for a in arrays.values())
 
 
 def is_variance(path: str) -> bool:
-    """Whether a path of ours is a running variance."""
+    """Returns whether a path of ours is a running variance."""
     return path.endswith("/norm/var")
 
 

@@ -1,4 +1,4 @@
-"""``flax-attn port``: weights of PyTorch networks to files of ours, and back."""
+"""``flax-attn port`` turns weights of PyTorch networks into files of ours, and back."""
 
 from __future__ import annotations
 
@@ -33,6 +33,7 @@ class Result(NamedTuple):
 
 
 def main(argv: Sequence[str]) -> None:
+    """Runs the command; raises FlaxAttnError with the line to print when it fails."""
     args = _parser().parse_args(argv)
     _check_paths(args)
     if args.to == "torch":
@@ -159,7 +160,7 @@ def _export(args: argparse.Namespace) -> None:
 def _template(
     layout: str, model: ModelConfig, tensors: Mapping[str, ArraySpec]
 ) -> dict[str, ArraySpec]:
-    """The arrays of our network, as shapes; sizes of the head that are free are the tensors'."""
+    """Returns the shapes of our network; sizes of the head that are free are the tensors'."""
 
     def rows(key: str, default: int) -> int:
         shape = tensors[key].shape if key in tensors else ()

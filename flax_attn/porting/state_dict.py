@@ -120,7 +120,7 @@ def save_torch(model: nnx.Module, path: str | os.PathLike[str], *, layout: str =
 
 @contextmanager
 def open_state_dict(source: Source) -> Iterator[Mapping[str, ArraySpec]]:
-    """The tensors of a file or a mapping, unwrapped; values are read while the context lasts.
+    """Yields the tensors of a file or a mapping; values are read while the context lasts.
 
     Raises:
       WeightsError: the file cannot be read, or something in it is no dense tensor.
@@ -211,7 +211,7 @@ def _in_memory(values: Mapping[str, Any]) -> dict[str, ArraySpec]:
 def _fitting(
     table: KeyTable, tensors: Mapping[str, ArraySpec], template: Mapping[str, ArraySpec]
 ) -> KeyTable:
-    """The part of a table that a network takes (``wanted_paths``)."""
+    """Returns the part of a table that a network takes (``wanted_paths``)."""
     offered = {
         path: tuple(tensors[key].shape) if key in tensors else None
         for key, (path, _) in table.entries.items()
@@ -220,7 +220,7 @@ def _fitting(
 
 
 def _placed(array: np.ndarray, leaf: Any) -> jax.Array:
-    """An array where the one that it replaces is."""
+    """Returns a copy of an array on the devices of the one that it replaces."""
     copy = jnp.array(array)
     if isinstance(leaf, jax.Array) and leaf.committed:
         return jax.device_put(copy, leaf.sharding)

@@ -1,4 +1,4 @@
-"""Which PyTorch key belongs to which array of ours, for VGGs of any depth.
+"""Says which PyTorch key belongs to which array of ours, for VGGs of any depth.
 
 Layouts: ``vgg16_bn`` is torchvision's network with its dense classifier, ``backbone`` its
 convolutions alone, ``attn_vgg`` the network of the article.
@@ -96,7 +96,7 @@ class KeyTable:
 
     @property
     def paths(self) -> set[str]:
-        """Every path that has a key."""
+        """The paths of all keys."""
         return {entry.path for entry in self.entries.values()}
 
     def only(self, paths: Set[str]) -> KeyTable:
@@ -107,7 +107,7 @@ class KeyTable:
 
 
 def vgg16_bn_table(depths: Sequence[int], *, grid: int = DENSE_GRID) -> KeyTable:
-    """torchvision's ``vgg16_bn`` <-> ``DenseVGG``."""
+    """Returns the table of torchvision's ``vgg16_bn`` <-> ``DenseVGG``."""
     features = list(_features(depths))
     dense = zip(_DENSE, (dense_after_grid(grid), LINEAR, LINEAR), strict=True)
     heads = [_linear(key, f"dense/{i}", kernel) for i, (key, kernel) in enumerate(dense)]
@@ -115,14 +115,14 @@ def vgg16_bn_table(depths: Sequence[int], *, grid: int = DENSE_GRID) -> KeyTable
 
 
 def backbone_table(depths: Sequence[int]) -> KeyTable:
-    """torchvision's ``vgg16_bn`` without its classifier <-> the backbone of any network."""
+    """Returns that of ``vgg16_bn`` without its classifier <-> the backbone of any network."""
     features = list(_features(depths))
     ignored = {f"{key}.{part}" for key in _DENSE for part in ("weight", "bias")}
     return _table("backbone", [_backbone(features)], features, ignored=ignored)
 
 
 def attn_vgg_table(depths: Sequence[int]) -> KeyTable:
-    """The article's AttnVGG <-> ``AttnVGG`` with the gate score."""
+    """Returns the table of the article's AttnVGG <-> ``AttnVGG`` with the gate score."""
     features = list(_blocks(depths))
     heads = [
         _gate("attn1", "gates/pool3"),
