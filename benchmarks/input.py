@@ -22,10 +22,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from flax_attn.data import batches
-from flax_attn.data.dataset import Split
+from flax_attn.config import DataConfig
+from flax_attn.data import Sampler, batches
+from flax_attn.data.dataset import OpenRequest, Split
 from flax_attn.data.pixel_cache import Shelf
-from flax_attn.data.sets.folder import open_tree
+from flax_attn.data.sets.folder import open_set
 from flax_attn.data.views import DecodedSplit
 from flax_attn.training.sources import FeatureExamples
 
@@ -90,13 +91,13 @@ class Table:
 def epochs(split: Split, batch: int, workers: int) -> Callable[[], Iterable[Any]]:
     """Epochs in one random order after the other."""
     number = iter(range(1_000_000))
-    return lambda: batches(
-        split, batch_size=batch, epoch=next(number), seed=0, shuffle=True, workers=workers
-    )
+    sampler = Sampler(batch, shuffle=True)
+    return lambda: batches(split, sampler, next(number), workers=workers)
 
 
 def measure_images(root: Path, folder: Path, args: argparse.Namespace) -> None:
-    plain = open_tree(root, size=args.size, resize="crop").splits["all"]
+    config = DataConfig(dataset="folder", data_dir=str(root), image_size=args.size)
+    plain = open_set(config, OpenRequest(undivided=True)).splits["all"]
     n, nbytes = len(plain.labels), 3 * args.size**2
     table = Table(n, args.rounds)
     print(f"{n} photographs at {args.size} pixels, batches of {args.batch}, {args.workers} threads")

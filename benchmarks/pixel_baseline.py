@@ -17,7 +17,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
 from flax_attn.data.dataset import Split
-from flax_attn.data.drawn.pets import open_drawn_pets
+from flax_attn.data.drawn.pets import VAL_FIRST_INDEX, DrawnPets
 
 STRENGTHS = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 VIEWS = {"32x32 RGB": ("RGB", 32), "64x64 gray": ("L", 64)}
@@ -43,10 +43,9 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=64, help="side of the drawn pictures")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    data = open_drawn_pets(
-        seed=args.seed, size=args.size, train_count=args.train, val_count=args.val
-    )
-    train, val = data.splits["train"], data.splits["val"]
+    drawn = {"seed": args.seed, "size": args.size}
+    train = DrawnPets(**drawn, count=args.train)
+    val = DrawnPets(**drawn, count=args.val, first_index=VAL_FIRST_INDEX)
     start = time.perf_counter()
     train_images, val_images = images_of(train), images_of(val)
     print(f"drew {args.train + args.val} pictures in {time.perf_counter() - start:.1f} s")

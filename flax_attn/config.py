@@ -13,10 +13,10 @@ from typing import Any, Literal
 from flax_attn.errors import UsageError
 
 # What a setting decides:
-# - numbers: what a step computes; order: which images it is given; data: what images there are;
-#   a run under another value is another run;
+# - numbers: what a step computes; order: which images a step is given; data: which images exist;
+#   another value of one of these makes another run;
 # - course: how long a run goes on and what it keeps; a resumed run may change it;
-# - place, speed: where things lie, and how fast; each process may have its own.
+# - place, speed: where files lie, and how fast a run is; each process may have its own value.
 Decides = Literal["numbers", "order", "data", "course", "place", "speed"]
 
 # The commands that take a setting, unless it says otherwise.
@@ -36,7 +36,7 @@ def setting(
 ) -> Any:
     """Returns a field with its help text, what it decides, and the commands that take it.
 
-    ``low`` and ``high`` are the inclusive range of a number.
+    ``low`` and ``high`` are the inclusive range of a number, None for no bound.
     """
     told = {"help": text, "decides": decides, "low": low, "high": high, "commands": commands}
     return field(default=default, metadata=told)
@@ -52,7 +52,7 @@ HeadMerge = Literal["concat", "mean"]
 Resize = Literal["crop", "stretch"]
 BadImagePolicy = Literal["fail", "quarantine"]
 
-_NOT_REPRODUCE = ("train", "ablate")  # the article's networks are what they are
+_NOT_REPRODUCE = ("train", "ablate")  # ``reproduce`` takes the article's networks as they are
 _TRAIN = ("train",)
 
 GATED = ("pool2", "pool3", "pool4")
@@ -60,6 +60,8 @@ GATED = ("pool2", "pool3", "pool4")
 
 @dataclass(frozen=True)
 class ModelConfig:
+    """The network: its attention, its size, and the arithmetic it computes in."""
+
     model: str = setting("attn_vgg", "network", commands=_TRAIN)
     norm: str = setting("sigmoid", "alignment of the attention scores", commands=_TRAIN)
     score: str = setting("gate", "attention score", commands=_TRAIN)
@@ -125,6 +127,8 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class DataConfig:
+    """The images: which data set, where it lies, their size, and how they are read."""
+
     dataset: str = setting("drawn_pets", "data set", decides="data", commands=LOOKING)
     data_dir: str | None = setting(
         None, "folder of the data set (of all but drawn ones)", decides="place", commands=LOOKING
@@ -168,6 +172,8 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
+    """The training: its task, length, batches, optimizer, losses and augmentation."""
+
     task: Literal["multiclass", "multilabel"] = setting(
         "multiclass",
         "one of several classes an image, or any number of labels",
@@ -219,6 +225,8 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class RunConfig:
+    """The run: where it lies, what it starts from, and what it keeps."""
+
     workdir: str | None = setting(
         None,
         "run directory (default: runs/<data set>-<model>-<norm>)",
@@ -281,21 +289,31 @@ class RunConfig:
 
     @property
     def image_folder(self) -> Path | None:
-        """Where decoded images are kept, None for nowhere."""
+        """The folder of decoded images; None where none are kept."""
         return None if self.image_cache == "none" else Path(self.image_cache)
 
 
 @dataclass(frozen=True)
 class Config:
+    """All settings of a run, in four sections.
+
+    Args:
+      model: the network.
+      data: the images.
+      train: the training.
+      run: the run directory and what is kept.
+    """
+
     model: ModelConfig = ModelConfig()
     data: DataConfig = DataConfig()
     train: TrainConfig = TrainConfig()
     run: RunConfig = RunConfig()
 
     def updated(self, **values: Any) -> Config:
-        """A copy with fields replaced, each named without its section.
+        """Returns a copy with settings replaced, each named without its section.
 
-        Raises UsageError for a name no section has.
+        Raises:
+          UsageError: no section has a setting of this name.
         """
         sections = {}
         for section in fields(self):
@@ -307,12 +325,16 @@ class Config:
         return Config(**sections)
 
     def to_json(self) -> dict[str, Any]:
-        """Nested plain values, one object a section."""
+        """Returns nested plain values, one object a section."""
         return asdict(self)
 
     @staticmethod
     def from_json(values: Mapping[str, Any]) -> Config:
-        """The inverse of ``to_json``; sections and fields left out keep their defaults."""
+        """Returns the configuration that ``to_json`` gave; what is left out keeps its default.
+
+        Raises:
+          UsageError: an unknown section or setting.
+        """
         flat: dict[str, Any] = {}
         for section, part in values.items():
             if section not in {f.name for f in fields(Config)}:
@@ -336,20 +358,43 @@ def deciding(config: Config, *kinds: Decides) -> dict[str, Any]:
     return {f.name: flat[f.name] for f in settings() if f.metadata["decides"] in kinds}
 
 
-# What a data set changes, beneath presets and flags: drawn pictures are small and few, so
-# that the first command ends within minutes on a laptop.
-DATASET_DEFAULTS: dict[str, dict[str, Any]] = {
-    "drawn_pets": {"image_size": 128, "epochs": 20},
-    "folder": {},
-    "cats_vs_dogs": {},
-    "oxford_iiit_pet": {},
-    "drawn_pets_scenes": {"image_size": 128, "epochs": 20, "task": "multilabel"},
-    "labelled_csv": {"task": "multilabel"},
-}
+@dataclass(frozen=True)
+class DatasetEntry:
+    """A row of ``DATASETS``: all that is known of a data set outside its own file.
 
-NEEDS_DATA_DIR = {
-    "folder": "a folder with a sub-folder a class",
-    "labelled_csv": "a folder with images and labels.csv",
+    Args:
+      module: the module whose ``open_set(config, request)`` opens the data set
+        (``flax_attn.data.dataset.OpenSet``); it is imported only then.
+      masks: "own" where the data set has masks of its objects, "files" where it reads those of
+        ``--mask-dir``, None where it has none.
+      data_dir: what ``--data-dir`` must name, in words; None where the data set needs no folder.
+      defaults: settings that the data set changes; presets and flags override them.
+    """
+
+    module: str
+    masks: Literal["own", "files"] | None = None
+    data_dir: str | None = None
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+
+
+# Drawn pictures are small and few, so that the first command ends within minutes on a laptop.
+_DRAWN = {"image_size": 128, "epochs": 20}
+
+DATASETS: dict[str, DatasetEntry] = {
+    "drawn_pets": DatasetEntry("flax_attn.data.drawn.pets", masks="own", defaults=_DRAWN),
+    "drawn_pets_scenes": DatasetEntry(
+        "flax_attn.data.drawn.scenes", masks="own", defaults={**_DRAWN, "task": "multilabel"}
+    ),
+    "folder": DatasetEntry(
+        "flax_attn.data.sets.folder", masks="files", data_dir="a folder with a sub-folder a class"
+    ),
+    "labelled_csv": DatasetEntry(
+        "flax_attn.data.sets.labelled_csv",
+        data_dir="a folder with images and labels.csv",
+        defaults={"task": "multilabel"},
+    ),
+    "cats_vs_dogs": DatasetEntry("flax_attn.data.sets.cats_vs_dogs"),
+    "oxford_iiit_pet": DatasetEntry("flax_attn.data.sets.oxford_iiit_pet", masks="own"),
 }
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -383,21 +428,56 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 def make_config(explicit: Mapping[str, Any], *, preset: str | None = None) -> Config:
-    """Defaults, then the data set's, then the preset's, then what was said explicitly.
+    """Returns a checked configuration: defaults, the data set's, the preset's, then ``explicit``.
 
-    Raises UsageError for an unknown preset or setting, or a value outside its range.
+    Later ones override earlier ones.
+
+    Raises:
+      UsageError: an unknown preset or setting, a value outside its range, or settings that exclude
+        each other.
     """
     if preset is not None and preset not in PRESETS:
         raise UsageError(f"unknown preset {preset!r}; there are {', '.join(PRESETS)}")
     chosen = {**(PRESETS[preset] if preset else {}), **explicit}
-    dataset = chosen.get("dataset", DataConfig.dataset)
-    config = Config().updated(**{**DATASET_DEFAULTS.get(dataset, {}), **chosen})
+    entry = dataset_entry(chosen.get("dataset", DataConfig.dataset))
+    config = Config().updated(**{**entry.defaults, **chosen})
     validate(config)
     return config
 
 
+def dataset_entry(name: str) -> DatasetEntry:
+    """Returns the row of ``DATASETS`` for a data set.
+
+    Raises:
+      UsageError: there is no data set of this name.
+    """
+    if name not in DATASETS:
+        raise UsageError(f"unknown --dataset {name!r}: choose from {', '.join(DATASETS)}")
+    return DATASETS[name]
+
+
+def check_dataset(data: DataConfig) -> None:
+    """Checks that a data set exists, has the folder it needs, and is given no masks it ignores.
+
+    Raises:
+      UsageError: an unknown data set, no ``--data-dir`` where it needs one, or a ``--mask-dir``
+        that it would not read.
+    """
+    name, entry = data.dataset, dataset_entry(data.dataset)
+    if entry.data_dir is not None and data.data_dir is None:
+        raise UsageError(f"--dataset {name} needs --data-dir, {entry.data_dir}")
+    if data.mask_dir is not None and entry.masks != "files":
+        readers = ", ".join(n for n, other in DATASETS.items() if other.masks == "files")
+        has = "masks of its own" if entry.masks == "own" else "no masks"
+        raise UsageError(f"--mask-dir goes with --dataset {readers}, but {name} has {has}: drop it")
+
+
 def validate(config: Config) -> None:
-    """Raises UsageError for a value outside its range, or settings that exclude each other."""
+    """Checks the range of every setting, and that no two settings exclude each other.
+
+    Raises:
+      UsageError: a value is outside its range, or settings exclude each other.
+    """
     validate_model(config.model)
     data, train, run = config.data, config.train, config.run
     for part in (data, train, run):
@@ -406,9 +486,7 @@ def validate(config: Config) -> None:
         raise UsageError(f"--image-size must be a multiple of 32, got {data.image_size}")
     if run.snapshot_epochs and min(run.snapshot_epochs) < 1:
         raise UsageError(f"--snapshot-epochs count from 1, got {min(run.snapshot_epochs)}")
-    if data.dataset in NEEDS_DATA_DIR and data.data_dir is None:
-        needed = NEEDS_DATA_DIR[data.dataset]
-        raise UsageError(f"--dataset {data.dataset} needs --data-dir, {needed}")
+    check_dataset(data)
     if train.batch_size % train.accumulate:
         raise UsageError(
             f"--batch-size {train.batch_size} cannot be computed in --accumulate "
@@ -426,7 +504,11 @@ def validate(config: Config) -> None:
 
 
 def validate_model(model: ModelConfig) -> None:
-    """Raises UsageError for a value outside its range, or settings that exclude each other."""
+    """Checks the settings of a network, as ``validate`` does.
+
+    Raises:
+      UsageError: a value is outside its range.
+    """
     _check_ranges(model)
     for name, sizes in (("widths", model.widths), ("depths", model.depths)):
         if len(sizes) != 5 or min(sizes) < 1:

@@ -1,21 +1,29 @@
-"""Confidence intervals of means, differences and proportions.
+"""95 % confidence intervals of means, differences, proportions, ratios and slopes, by scipy.
 
-Values that are undefined (NaN) are left out where a function says so; an interval of nothing has
-NaN for all its numbers. ``level`` is the coverage.
+Values that are undefined (NaN or infinite) are left out, except by ``student_t``, whose seeds
+may not be chosen; an interval of nothing has NaN for all its numbers, and one of a single value
+has NaN for its bounds, as one value has no spread to judge by.
+
+Bootstraps are percentile intervals of ``RESAMPLES`` resamples, always drawn from the same seed.
+Source: Efron and Tibshirani (1993), An introduction to the bootstrap, chapter 13.
 """
 
 from __future__ import annotations
 
-import logging
 import math
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 from scipy import stats  # type: ignore[import-untyped]
 
-_log = logging.getLogger(__name__)
+RESAMPLES = 10_000
+LEVEL = 0.95
+
+# Values resampled at a time: 32 MB, whatever the number of images.
+_AT_A_TIME = 2**22
 
 
 class Interval(NamedTuple):
@@ -26,168 +34,135 @@ class Interval(NamedTuple):
     high: float
 
 
-def bootstrap_mean(
-    values: Float[np.ndarray, "n"],
-    *,
-    seed: int = 0,
-    resamples: int = 10_000,
-    level: float = 0.95,
-) -> Interval:
-    """The mean over examples, with the percentile interval of its bootstrap distribution.
+UNKNOWN = Interval(math.nan, math.nan, math.nan)
 
-    Raises ValueError for values that are empty or not finite. Efron and Tibshirani (1993),
-    chapter 13.
+
+def mean(values: Float[np.ndarray, "n"]) -> Interval:
+    """Returns the mean over images with its bootstrap interval."""
+    return _bootstrap(np.mean, _defined(values))
+
+
+def paired_difference(first: Float[np.ndarray, "n"], second: Float[np.ndarray, "n"]) -> Interval:
+    """Returns the mean of ``first - second`` over the same images: pairs are kept together."""
+    return mean(np.asarray(first, np.float64) - np.asarray(second, np.float64))
+
+
+def group_difference(first: Float[np.ndarray, "n"], second: Float[np.ndarray, "m"]) -> Interval:
+    """Returns ``mean(first) - mean(second)`` of different images, each group resampled apart."""
+    return _bootstrap(
+        lambda a, b, axis=-1: a.mean(axis) - b.mean(axis), _defined(first), _defined(second)
+    )
+
+
+def draws_and_images(values: Float[np.ndarray, "d n"]) -> Interval:
+    """Returns the mean over random draws (networks) and images, both of them resampled.
+
+    A draw or an image without any defined value is left out. Of a single draw, or a single image,
+    only the other axis is resampled.
     """
-    values = _finite(values)
-    rng = np.random.default_rng(seed)
-    n = len(values)
-    means = np.array([values[rng.integers(n, size=n)].mean() for _ in range(resamples)])
-    low, high = np.quantile(means, _tails(level))
-    return Interval(float(values.mean()), float(low), float(high))
+    values = np.asarray(values, np.float64)
+    known = np.isfinite(values)
+    values = values[known.any(1)][:, known.any(0)]
+    if min(values.shape) < 2:
+        return mean(values.ravel())
+
+    def of(draws: np.ndarray, images: np.ndarray, axis: int = -1) -> np.ndarray:
+        chosen = values[draws[..., :, None], images[..., None, :]]
+        found = np.isfinite(chosen)
+        with np.errstate(invalid="ignore"):  # a resample may have nothing that is defined
+            return np.where(found, chosen, 0).sum((-2, -1)) / found.sum((-2, -1))
+
+    d, n = values.shape
+    return _bootstrap(of, np.arange(d), np.arange(n), size=d * n)
 
 
-def bootstrap_difference(
-    first: Float[np.ndarray, "n"],
-    second: Float[np.ndarray, "n"],
-    *,
-    seed: int = 0,
-    resamples: int = 10_000,
-    level: float = 0.95,
-) -> Interval:
-    """The mean of ``first - second`` over the same examples: pairs are resampled together.
+def median_ratio(first: Float[np.ndarray, "n"], second: Float[np.ndarray, "n"]) -> Interval:
+    """Returns the median of ``first / second`` over rounds in which both were timed.
 
-    Raises ValueError for values that are not finite, or not as many as the other's.
+    Fewer than three rounds have no bounds.
     """
-    first, second = _finite(first), _finite(second)
-    if len(first) != len(second):
-        raise ValueError(f"values must be paired, got {len(first)} and {len(second)}")
-    return bootstrap_mean(first - second, seed=seed, resamples=resamples, level=level)
+    ratios = _defined(np.asarray(first, np.float64) / np.asarray(second, np.float64))
+    if 0 < len(ratios) < 3:
+        return Interval(float(np.median(ratios)), math.nan, math.nan)
+    return _bootstrap(np.median, ratios)
 
 
-def wilson(successes: int, count: int, *, level: float = 0.95) -> Interval:
-    """A proportion with Wilson's score interval, which stays inside [0, 1].
+def wilson(successes: int, count: int) -> Interval:
+    """Returns a proportion with Wilson's score interval, which stays inside [0, 1].
 
-    Centre ``(p + z²/2n) / (1 + z²/n)``, half width
-    ``z sqrt(p (1 - p) / n + z²/4n²) / (1 + z²/n)``. Raises ValueError unless
-    0 <= successes <= count and count > 0. Wilson (1927).
+    Source: Wilson (1927), Probable inference, the law of succession, and statistical inference.
+
+    Raises:
+      ValueError: unless 0 <= successes <= count and count > 0.
     """
     if not 0 <= successes <= count or count == 0:
         raise ValueError(f"successes must be 0 to count, got {successes} of {count}")
-    p, z = successes / count, float(stats.norm.ppf(_tails(level)[1]))
-    shrink = 1 + z * z / count
-    centre = (p + z * z / (2 * count)) / shrink
-    half = z / shrink * math.sqrt(p * (1 - p) / count + z * z / (4 * count * count))
-    return Interval(p, max(centre - half, 0.0), min(centre + half, 1.0))
+    low, high = stats.binomtest(successes, count).proportion_ci(LEVEL, method="wilson")
+    return Interval(successes / count, float(low), float(high))
 
 
-def student_t(values: Float[np.ndarray, "n"], *, level: float = 0.95) -> Interval:
-    """The mean over a few seeds, with Student's interval ``± t_{n-1} s / sqrt(n)``.
+def student_t(values: Float[np.ndarray, "n"]) -> Interval:
+    """Returns the mean over a few seeds with Student's interval ``± t_{n-1} s / sqrt(n)``.
 
-    One value has no spread to judge by: its bounds are NaN. Raises ValueError for values that
-    are empty or not finite. Student (1908).
+    Source: Student (1908), The probable error of a mean.
+
+    Raises:
+      ValueError: for values that are empty or not finite.
     """
-    values = _finite(values)
-    mean = float(values.mean())
-    if len(values) == 1:
-        return Interval(mean, math.nan, math.nan)
-    half = float(stats.t.ppf(_tails(level)[1], len(values) - 1) * stats.sem(values))
-    return Interval(mean, mean - half, mean + half)
-
-
-def _tails(level: float) -> tuple[float, float]:
-    if not 0 < level < 1:
-        raise ValueError(f"level must lie in (0, 1), got {level}")
-    return (1 - level) / 2, (1 + level) / 2
-
-
-def _finite(values: Float[np.ndarray, "n"]) -> Float[np.ndarray, "n"]:
     values = np.asarray(values, np.float64)
     if values.ndim != 1 or len(values) == 0 or not np.isfinite(values).all():
         raise ValueError(
             f"an interval needs a list of finite values, got shape {values.shape} with "
             f"{int((~np.isfinite(values)).sum())} not finite: leave undefined ones out"
         )
-    return values
-
-
-RESAMPLES = 4000
-TAILS = (0.025, 0.975)
-UNKNOWN = Interval(math.nan, math.nan, math.nan)
-
-
-def mean(values: Float[np.ndarray, "n"]) -> Interval:
-    """Of the mean over images: the percentile bootstrap."""
-    kept = _defined(values)
-    if not len(kept):
-        return UNKNOWN
-    return _percentiles(float(kept.mean()), _resampled(np.random.default_rng(0), kept).mean(-1))
-
-
-def paired_difference(first: Float[np.ndarray, "n"], second: Float[np.ndarray, "n"]) -> Interval:
-    """Of the mean of ``first - second`` over the same images: pairs are resampled together."""
-    return mean(np.asarray(first, np.float64) - np.asarray(second, np.float64))
-
-
-def group_difference(first: Float[np.ndarray, "n"], second: Float[np.ndarray, "m"]) -> Interval:
-    """Of ``mean(first) - mean(second)`` of different images: each group is resampled by itself."""
-    a, b = _defined(first), _defined(second)
-    if not len(a) or not len(b):
-        return UNKNOWN
-    rng = np.random.default_rng(0)
-    differences = _resampled(rng, a).mean(-1) - _resampled(rng, b).mean(-1)
-    return _percentiles(float(a.mean() - b.mean()), differences)
-
-
-def draws_and_images(values: Float[np.ndarray, "d n"]) -> Interval:
-    """Of the mean over random draws (networks) and images, both of them resampled."""
-    values = np.asarray(values, np.float64)
-    if not np.isfinite(values).any():
-        return UNKNOWN
-    rng = np.random.default_rng(0)
-    d, n = values.shape
-    means = [
-        _nanmean(values[rng.integers(d, size=(d, 1)), rng.integers(n, size=(1, n))])
-        for _ in range(RESAMPLES)
-    ]
-    return _percentiles(float(np.nanmean(values)), np.array(means))
-
-
-def median_ratio(first: Float[np.ndarray, "n"], second: Float[np.ndarray, "n"]) -> Interval:
-    """Of the median of ``first / second`` over rounds in which both were timed."""
-    ratios = np.asarray(first, np.float64) / np.asarray(second, np.float64)
-    if len(ratios) < 3:
-        return Interval(float(np.median(ratios)), math.nan, math.nan) if len(ratios) else UNKNOWN
-    rng = np.random.default_rng(0)
-    return _percentiles(float(np.median(ratios)), np.median(_resampled(rng, ratios), axis=-1))
+    if len(values) == 1:
+        return Interval(float(values[0]), math.nan, math.nan)
+    return _student(float(values.mean()), float(stats.sem(values)), len(values) - 1)
 
 
 def slope(x: Sequence[float], y: Sequence[float]) -> Interval:
-    """Of the least-squares slope of y over x: Student's interval with n - 2 degrees of freedom."""
+    """Returns the least-squares slope of y over x, with Student's interval of n - 2 degrees."""
     if len(x) < 3:
         return UNKNOWN
     fit = stats.linregress(x, y)
-    half = float(stats.t.ppf(TAILS[1], len(x) - 2) * fit.stderr)
-    return Interval(float(fit.slope), float(fit.slope) - half, float(fit.slope) + half)
+    return _student(float(fit.slope), float(fit.stderr), len(x) - 2)
 
 
 def exactly(value: float) -> Interval:
-    """A count: nothing was sampled."""
+    """Returns a count as an interval: nothing was sampled."""
     return Interval(value, value, value)
 
 
-def _percentiles(estimate: float, draws: Float[np.ndarray, "r"]) -> Interval:
-    low, high = np.nanquantile(draws, TAILS)
+def _student(estimate: float, error: float, degrees: int) -> Interval:
+    # Of the standard distribution, as scipy has no interval for an error of zero.
+    low, high = stats.t.interval(LEVEL, degrees)
+    return Interval(estimate, estimate + error * float(low), estimate + error * float(high))
+
+
+def _bootstrap(
+    statistic: Callable[..., np.ndarray], *samples: np.ndarray, size: int | None = None
+) -> Interval:
+    """Resamples each sample apart; ``size`` is how many values one resample takes."""
+    if min(map(len, samples)) == 0:
+        return UNKNOWN
+    estimate = float(statistic(*samples, axis=-1))
+    if min(map(len, samples)) == 1:
+        return Interval(estimate, math.nan, math.nan)
+    with warnings.catch_warnings():
+        # Of resamples in which nothing is defined, which are left out below.
+        warnings.simplefilter("ignore", stats.DegenerateDataWarning)
+        found = stats.bootstrap(
+            samples,
+            statistic,
+            n_resamples=RESAMPLES,
+            batch=max(1, _AT_A_TIME // (size or sum(map(len, samples)))),
+            vectorized=True,
+            confidence_level=LEVEL,
+            method="percentile",
+            rng=np.random.default_rng(0),
+        )
+    low, high = np.nanquantile(found.bootstrap_distribution, ((1 - LEVEL) / 2, (1 + LEVEL) / 2))
     return Interval(estimate, float(low), float(high))
-
-
-def _resampled(rng: np.random.Generator, values: Float[np.ndarray, "n"]) -> np.ndarray:
-    """Samples of the same size, with repetition: [resamples, n]."""
-    return values[rng.integers(len(values), size=(RESAMPLES, len(values)))]
-
-
-def _nanmean(values: np.ndarray) -> float:
-    kept = values[np.isfinite(values)]
-    return float(kept.mean()) if kept.size else math.nan
 
 
 def _defined(values: Float[np.ndarray, "n"]) -> Float[np.ndarray, "n"]:

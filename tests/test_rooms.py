@@ -16,7 +16,6 @@ ROOMS = (
 )
 # Images on the host are of no interest to the networks, nor the other way round.
 DATA_REFUSES = ("ops", "attention", "models", "figures")
-# Files that matplotlib, slow to import, is left to.
 HEAVY = {"jax", "flax", "optax", "orbax"}
 
 
@@ -67,6 +66,18 @@ def test_data_never_imports_jax() -> None:
         if room_of(path) == "data"
         for name in imported(tree)
         if name.split(".")[0] in HEAVY
+    ]
+    assert wrong == []
+
+
+def test_only_files_of_figures_import_matplotlib() -> None:
+    """It is slow to import, and nothing that computes may need it."""
+    wrong = [
+        f"{path.relative_to(PACKAGE)} imports {name}"
+        for path, tree in modules()
+        if path.stem != "figures" and not path.stem.endswith("_figure")
+        for name in imported(tree)
+        if name.split(".")[0] == "matplotlib"
     ]
     assert wrong == []
 

@@ -9,6 +9,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Bool, Int, UInt8
 
+from flax_attn.config import DataConfig
 from flax_attn.data.manifest import ManifestRow
 from flax_attn.data.quarantine import Quarantine
 
@@ -33,7 +34,7 @@ class Split(Protocol):
     def fingerprint(self) -> str: ...
 
     def image(self, index: int) -> UInt8[np.ndarray, "s s 3"]:
-        """Image ``index`` as RGB; safe to call from several threads."""
+        """Returns image ``index`` as RGB; safe to call from several threads."""
         ...
 
 
@@ -42,7 +43,7 @@ class MaskedSplit(Split, Protocol):
     """A split that may know where its objects are."""
 
     def masks(self, index: int) -> Bool[np.ndarray, "k s s"] | None:
-        """The pixels of each object in image ``index``, None if that is not known of this one.
+        """Returns the pixels of each object in an image; None if they are not known of this one.
 
         Masks do not overlap.
         """
@@ -51,7 +52,7 @@ class MaskedSplit(Split, Protocol):
 
 @runtime_checkable
 class EncodedSplit(Split, Protocol):
-    """A split of encoded images, as opposed to drawn ones; ``image`` raises ImageError."""
+    """A split of encoded images, as opposed to drawn ones; ``image`` may raise ``ImageError``."""
 
     @property
     def rows(self) -> Sequence[ManifestRow]: ...
@@ -63,18 +64,47 @@ class EncodedSplit(Split, Protocol):
     def resize(self) -> str: ...
 
 
+@runtime_checkable
+class SubstitutingSplit(Protocol):
+    """A split that has something to show in the place of an image that is lost."""
+
+    def read(self, index: int) -> tuple[UInt8[np.ndarray, "s s 3"], int]:
+        """Returns pixels for a place, and the place they come from: another if that is lost."""
+        ...
+
+
 def masks_of(split: Split, index: int) -> Bool[np.ndarray, "k s s"] | None:
-    """The pixels of each object in an image; None where the split does not know."""
+    """Returns the pixels of each object in an image; None where the split does not know."""
     return split.masks(index) if isinstance(split, MaskedSplit) else None
+
+
+def read_image(split: Split, index: int) -> tuple[UInt8[np.ndarray, "s s 3"], int]:
+    """Returns an image and its place, or its substitute and that one's place (``quarantine``).
+
+    Raises:
+      ImageError: it cannot be used, and the split has no substitutes.
+      DataError: it is lost, and the policy is "fail" or no usable image is left.
+    """
+    if isinstance(split, SubstitutingSplit):
+        return split.read(index)
+    return split.image(index), index
+
+
+def evenly(n: int, count: int) -> list[int]:
+    """Returns up to ``count`` of ``n`` places, as evenly spread as can be."""
+    return sorted({int(i) for i in np.linspace(0, n - 1, min(count, n)).round()})
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """Class names in label order, and the splits by name ("train", "val").
+    """Class names in label order, and splits of images.
 
-    ``multilabel``: the classes do not exclude each other and labels are multi-hot, as in
-    drawn_pets_scenes and labelled_csv; elsewhere every image has one class. ``quarantine`` holds
-    what had to be left out, and takes what is lost later.
+    Args:
+      classes: their names; label ``i`` is ``classes[i]``.
+      splits: by name, "train" and "val" or the one split "all".
+      multilabel: whether the classes do not exclude each other and labels are multi-hot.
+        Elsewhere every image has one class.
+      quarantine: holds what had to be left out, and takes what is lost later.
     """
 
     classes: tuple[str, ...]
@@ -83,6 +113,33 @@ class Dataset:
     quarantine: Quarantine = field(default_factory=Quarantine)
 
 
-def evenly(n: int, count: int) -> list[int]:
-    """Returns up to ``count`` of ``n`` places, as evenly spread as can be."""
-    return sorted({int(i) for i in np.linspace(0, n - 1, min(count, n)).round()})
+@dataclass(frozen=True)
+class OpenRequest:
+    """What is asked of a data set beside its configuration.
+
+    Args:
+      known: rows of images that a resumed run has set aside. Each stands for what is found under
+        its path, so that the division, the order and the fingerprints stay those of the run.
+      masks: whether masks of objects are wanted; files of masks are looked for only then.
+      undivided: whether all images are wanted, so that a set which would have to divide them may
+        give the one split "all" instead of "train" and "val".
+      classes: names of a trained network's classes, for a set that leaves their order open.
+    """
+
+    known: Sequence[ManifestRow] = ()
+    masks: bool = False
+    undivided: bool = False
+    classes: tuple[str, ...] | None = None
+
+
+class OpenSet(Protocol):
+    """The function ``open_set`` that each module named in ``config.DATASETS`` has."""
+
+    def __call__(self, config: DataConfig, request: OpenRequest, /) -> Dataset:
+        """Returns the data set, no image of it decoded yet.
+
+        Raises:
+          DataError: there is none in its place, or its files or labels cannot be used.
+          UsageError: a setting it cannot follow.
+        """
+        ...

@@ -6,16 +6,14 @@ import hashlib
 import json
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import replace
 from itertools import accumulate
 from pathlib import Path
-from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Int, UInt8
 
-from flax_attn.data.dataset import Dataset, EncodedSplit, Split, masks_of
+from flax_attn.data.dataset import Dataset, EncodedSplit, Split, masks_of, read_image
 from flax_attn.data.decode import ImageError
 from flax_attn.data.manifest import ManifestRow
 from flax_attn.data.pixel_cache import DecodedImages, Shelf, cache_key
@@ -23,20 +21,77 @@ from flax_attn.data.quarantine import Quarantine
 from flax_attn.errors import DataError, UsageError
 
 
-@runtime_checkable
-class SubstitutingSplit(Protocol):
-    """A split that has something to show in the place of an image that is lost."""
+class SplitView:
+    """A split whose images and masks are those of other splits; the base of all views.
 
-    def read(self, index: int) -> tuple[UInt8[np.ndarray, "s s 3"], int]:
-        """Pixels for place ``index``, and the place they come from: another if that is lost."""
-        ...
+    A view says by ``_source`` which split has an image, and in what place.
+    """
+
+    def __init__(
+        self, names: Sequence[str], labels: Int[np.ndarray, "n *k"], fingerprint: str
+    ) -> None:
+        self.names, self.labels, self.fingerprint = names, labels, fingerprint
+
+    def _source(self, index: int) -> tuple[Split, int]:
+        raise NotImplementedError
+
+    def image(self, index: int) -> UInt8[np.ndarray, "s s 3"]:
+        """Returns an image as RGB.
+
+        Raises:
+          ImageError: as the split that it is of.
+        """
+        split, place = self._source(index)
+        return split.image(place)
+
+    def masks(self, index: int) -> Bool[np.ndarray, "k s s"] | None:
+        """Returns the pixels of each object in an image; None where they are not known."""
+        return masks_of(*self._source(index))
 
 
-class GuardedSplit:
-    """``split`` without the ``absent`` images; those of ``lost`` keep their places.
+class Subset(SplitView):
+    """The images of ``whole`` at ``places``, in that order."""
 
-    ``absent`` and ``lost`` are indices of ``split``. The fingerprint changes with the absent
-    images, not with the lost ones.
+    def __init__(
+        self, whole: Split, places: Int[np.ndarray, "m"], fingerprint: str | None = None
+    ) -> None:
+        if fingerprint is None:
+            digest = hashlib.sha256(whole.fingerprint.encode())
+            digest.update(np.asarray(places, np.int64).tobytes())
+            fingerprint = digest.hexdigest()
+        names = [whole.names[i] for i in places.tolist()]
+        super().__init__(names, np.asarray(whole.labels)[places], fingerprint)
+        self._whole, self._places = whole, places
+
+    def _source(self, index: int) -> tuple[Split, int]:
+        return self._whole, int(self._places[index])
+
+
+def random_subset(split: Split, count: int, *, seed: int) -> Split:
+    """Returns ``count`` images drawn without repetition, by ``seed`` alone, in the split's order.
+
+    Raises:
+      UsageError: the split has fewer.
+    """
+    n = len(split.labels)
+    if not 1 <= count <= n:
+        raise UsageError(f"a subset of {count} images was asked for; there are {n}")
+    return Subset(split, np.sort(np.random.default_rng(seed).permutation(n)[:count]))
+
+
+class GuardedSplit(Subset):
+    """A split without some images, and with substitutes for others that are lost.
+
+    The fingerprint changes with the absent images, not with the lost ones. ``masks`` are those of
+    the image itself, not of its substitute.
+
+    Args:
+      split: the whole.
+      name: what the quarantine calls it.
+      rows: of each image of ``split``.
+      absent: indices, in ``split``, of the images that are left out.
+      lost: indices, in ``split``, of the images that keep their places.
+      quarantine: lists the images that are lost later.
     """
 
     def __init__(
@@ -49,25 +104,14 @@ class GuardedSplit:
         lost: Sequence[int],
         quarantine: Quarantine,
     ) -> None:
-        self._split, self._name, self._quarantine = split, name, quarantine
-        self._kept = np.setdiff1d(np.arange(len(rows)), np.asarray(absent, np.int64))
-        kept = self._kept.tolist()
-        self._rows = [rows[i] for i in kept]
-        self._lost = set(np.flatnonzero(np.isin(self._kept, np.asarray(lost, np.int64))).tolist())
-        self.names: Sequence[str] = [split.names[i] for i in kept]
-        self.labels: Int[np.ndarray, " n *k"] = np.asarray(split.labels)[self._kept]
-        self.fingerprint = _without(split.fingerprint, absent)
-
-    def image(self, index: int) -> UInt8[np.ndarray, "s s 3"]:
-        """The image itself; raises ImageError when it is lost."""
-        return self._split.image(int(self._kept[index]))
-
-    def masks(self, index: int) -> Bool[np.ndarray, "k s s"] | None:
-        """The image's masks, not its substitute's; None where there are none."""
-        return masks_of(self._split, int(self._kept[index]))
+        kept = np.setdiff1d(np.arange(len(rows)), np.asarray(absent, np.int64))
+        super().__init__(split, kept, _without(split.fingerprint, absent))
+        self._name, self._quarantine = name, quarantine
+        self._rows = [rows[i] for i in kept.tolist()]
+        self._lost = set(np.flatnonzero(np.isin(kept, np.asarray(lost, np.int64))).tolist())
 
     def read(self, index: int) -> tuple[UInt8[np.ndarray, "s s 3"], int]:
-        """The image, or the next usable one; see `quarantine`.
+        """Returns an image and its place, or those of the next usable one (``quarantine``).
 
         Raises:
           DataError: the policy is "fail", or no usable image is left.
@@ -84,7 +128,7 @@ class GuardedSplit:
 
     def _candidates(self, index: int) -> Iterator[int]:
         yield index
-        # Cyclic, from the next place on.
+        # Cyclic, from the next place on; those of the same labels first.
         others = np.roll(np.arange(len(self.labels)), -index - 1)[:-1]
         differ = (self.labels[others] != self.labels[index]).reshape(len(others), -1).any(axis=1)
         yield from others[np.argsort(differ, kind="stable")].tolist()
@@ -97,10 +141,10 @@ def _without(fingerprint: str, absent: Sequence[int]) -> str:
 
 
 def concatenate(splits: Iterable[Split]) -> Split:
-    """The images of all splits, in the order given.
+    """Joins the images of all splits, in the order given.
 
     Raises:
-      DataError: no split at all.
+      DataError: there is no split at all.
     """
     parts = tuple(splits)
     if not parts:
@@ -108,98 +152,61 @@ def concatenate(splits: Iterable[Split]) -> Split:
     return _Concatenation(parts)
 
 
-class _Concatenation:
+class _Concatenation(SplitView):
     def __init__(self, parts: tuple[Split, ...]) -> None:
-        self.parts = parts
-        self.ends = list(accumulate(len(part.labels) for part in parts))
-        self.names: Sequence[str] = [name for part in parts for name in part.names]
-        self.labels: Int[np.ndarray, " n *k"] = np.concatenate([part.labels for part in parts])
         digests = "\n".join(part.fingerprint for part in parts)
-        self.fingerprint = hashlib.sha256(digests.encode()).hexdigest()
+        super().__init__(
+            [name for part in parts for name in part.names],
+            np.concatenate([part.labels for part in parts]),
+            hashlib.sha256(digests.encode()).hexdigest(),
+        )
+        self._parts = parts
+        self._ends = list(accumulate(len(part.labels) for part in parts))
 
-    def image(self, index: int) -> UInt8[np.ndarray, "s s 3"]:
-        part, start = self._part(index)
-        return part.image(index - start)
-
-    def masks(self, index: int) -> Bool[np.ndarray, "k s s"] | None:
-        part, start = self._part(index)
-        return masks_of(part, index - start)
+    def _source(self, index: int) -> tuple[Split, int]:
+        if not 0 <= index < self._ends[-1]:
+            raise IndexError(f"image {index} of {self._ends[-1]}")
+        part = bisect_right(self._ends, index)
+        return self._parts[part], index - (self._ends[part - 1] if part else 0)
 
     def read(self, index: int) -> tuple[UInt8[np.ndarray, "s s 3"], int]:
-        """The image, or its part's substitute for it; see `SubstitutingSplit`."""
-        part, start = self._part(index)
-        if not isinstance(part, SubstitutingSplit):
-            return part.image(index - start), index
-        pixels, place = part.read(index - start)
-        return pixels, start + place
-
-    def _part(self, index: int) -> tuple[Split, int]:
-        """The split that holds an image, and where it begins."""
-        if not 0 <= index < self.ends[-1]:
-            raise IndexError(f"image {index} of {self.ends[-1]}")
-        part = bisect_right(self.ends, index)
-        return self.parts[part], self.ends[part - 1] if part else 0
+        """Returns an image and its place, or its substitute of the same part."""
+        split, place = self._source(index)
+        pixels, shown = read_image(split, place)
+        return pixels, index - place + shown
 
 
-@dataclass(frozen=True)
-class Subset:
-    """The images of ``whole`` at ``places``, in that order."""
-
-    whole: Split
-    places: Int[np.ndarray, "m"]
-
-    @cached_property
-    def names(self) -> Sequence[str]:
-        return [self.whole.names[i] for i in self.places]
-
-    @cached_property
-    def labels(self) -> Int[np.ndarray, "m *k"]:
-        return np.asarray(self.whole.labels)[self.places]
-
-    @cached_property
-    def fingerprint(self) -> str:
-        digest = hashlib.sha256(self.whole.fingerprint.encode())
-        digest.update(np.asarray(self.places, np.int64).tobytes())
-        return digest.hexdigest()
-
-    def image(self, index: int) -> UInt8[np.ndarray, "s s 3"]:
-        return self.whole.image(int(self.places[index]))
-
-    def masks(self, index: int) -> Bool[np.ndarray, "k s s"] | None:
-        return masks_of(self.whole, int(self.places[index]))
-
-
-def random_subset(split: Split, count: int, *, seed: int) -> Split:
-    """``count`` images drawn without repetition, by ``seed`` alone, in the split's order.
-
-    Raises UsageError when the split has fewer.
-    """
-    n = len(split.labels)
-    if not 1 <= count <= n:
-        raise UsageError(f"a subset of {count} images was asked for; there are {n}")
-    return Subset(split, np.sort(np.random.default_rng(seed).permutation(n)[:count]))
-
-
-class DecodedSplit:
+class DecodedSplit(SplitView):
     """``split``, with images kept as they are decoded, and read where they are kept.
 
     An image that was decoded once is there to stay: its file may change or vanish meanwhile.
     """
 
     def __init__(self, split: EncodedSplit, shelf: Shelf) -> None:
+        super().__init__(split.names, split.labels, split.fingerprint)
         self._split = split
-        self.names, self.labels, self.rows = split.names, split.labels, split.rows
-        self.fingerprint, self.size, self.resize = split.fingerprint, split.size, split.resize
+        self.rows, self.size, self.resize = split.rows, split.size, split.resize
         key = cache_key([row.digest for row in split.rows], size=split.size, resize=split.resize)
         self._images = DecodedImages(shelf, key, count=len(split.rows), size=split.size)
 
+    def _source(self, index: int) -> tuple[Split, int]:
+        return self._split, index
+
     def image(self, index: int) -> UInt8[np.ndarray, "s s 3"]:
-        """The image as it was once decoded; raises ImageError as the split does."""
+        """Returns an image as it was once decoded.
+
+        Raises:
+          ImageError: it is not kept, and its file cannot be used.
+        """
         pixels = self._images.read(index)
         return self.decode(index) if pixels is None else pixels
 
     def decode(self, index: int) -> UInt8[np.ndarray, "s s 3"]:
-        """The image from its file, kept or not; raises ImageError as the split does."""
+        """Decodes an image from its file, kept or not.
+
+        Raises:
+          ImageError: the file cannot be used.
+        """
         try:
             pixels = self._split.image(index)
         except ImageError:
@@ -208,12 +215,9 @@ class DecodedSplit:
         self._images.keep(index, pixels)
         return pixels
 
-    def masks(self, index: int) -> Bool[np.ndarray, "k s s"] | None:
-        return masks_of(self._split, index)
-
 
 def decode_once(dataset: Dataset, folder: Path) -> Dataset:
-    """The data set whose encoded images are kept in ``folder``; drawn ones stay as they are."""
+    """Returns the data set with its encoded images kept in ``folder``; drawn ones are not."""
     shelf = Shelf(folder)
     splits = {
         name: DecodedSplit(split, shelf) if isinstance(split, EncodedSplit) else split

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from flax_attn.errors import WeightsError
-from flax_attn.models.functional import BACKBONE
+from flax_attn.models.functional import BACKBONE, Mismatch, find_mismatches
 from flax_attn.porting.tables import KeyTable
 
 _KEYS_SHOWN = 5
@@ -36,6 +36,17 @@ class Report:
 
     def add_misshapen(self, key: str, got: tuple[int, ...], expected: tuple[int, ...]) -> None:
         self.add("misshapen", key, f" is {list(got)}, expected {list(expected)}")
+
+    def add_mismatch(self, problem: Mismatch) -> None:
+        name, found, expected = problem
+        if found is None:
+            self.add("missing", name)
+        elif expected is None:
+            self.add("unexpected", name)
+        elif tuple(found.shape) != tuple(expected.shape):
+            self.add_misshapen(name, tuple(found.shape), tuple(expected.shape))
+        else:
+            self.add("of another dtype", name, f" is {found.dtype}, expected {expected.dtype}")
 
     def check_values(self, key: str, array: np.ndarray, *, variance: bool) -> None:
         """Notes values that are not finite, and variances below zero."""
@@ -220,19 +231,13 @@ def load_into(
     """
     template = {**params, **stats}
     wanted = _wanted(arrays, template)
+    found = {p: a for p, a in arrays.items() if p in wanted or p.startswith(BACKBONE)}
+    problems = find_mismatches(found, {path: template[path] for path in wanted})
     report = Report()
-    for path in sorted(wanted - arrays.keys()):
-        report.add("missing", path)
-    for path in sorted(_backbone(arrays) - template.keys()):
-        report.add("unexpected", path)
-    for path in sorted(wanted & arrays.keys()):
-        array, leaf = arrays[path], template[path]
-        if tuple(array.shape) != tuple(leaf.shape):
-            report.add_misshapen(path, tuple(array.shape), tuple(leaf.shape))
-        elif str(array.dtype) != str(leaf.dtype):
-            report.add("of another dtype", path, f" is {array.dtype}, expected {leaf.dtype}")
-        else:
-            report.check_values(path, array, variance=is_variance(path))
+    for problem in problems:
+        report.add_mismatch(problem)
+    for path in sorted(wanted - {problem.name for problem in problems}):
+        report.check_values(path, arrays[path], variance=is_variance(path))
     report.raise_if_any(
         f"{source} does not fit the network", remedy=_remedy(arrays, template, wanted)
     )

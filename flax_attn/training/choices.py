@@ -1,9 +1,9 @@
-"""The names each setting may take, read from the tables that define them."""
+"""The names that each setting may take, read from the tables that define them."""
 
 from __future__ import annotations
 
 from flax_attn.attention import ALIGNMENTS, SCORES
-from flax_attn.data import DATASETS
+from flax_attn.config import DATASETS
 from flax_attn.models import MODELS
 from flax_attn.training.optimizer import OPTIMIZERS, SCHEDULES
 

@@ -1,4 +1,4 @@
-"""Judge a trained run, or export it: ``python eval.py --workdir RUN [--export DIR]``."""
+"""Evaluate a trained run, or export it: ``flax-attn eval --workdir RUN [--export DIR]``."""
 
 from __future__ import annotations
 
@@ -27,9 +27,14 @@ SHOWN = ("loss", "accuracy", "precision", "recall", "average_precision", "roc_au
 
 
 def main(argv: Sequence[str]) -> None:
+    """Runs ``flax-attn eval``: evaluates a run on a split, or exports its network.
+
+    Raises:
+      FlaxAttnError: a failure that one line explains; ``cli.run`` prints it.
+    """
     parser = cli.Parser(prog="flax-attn eval", description=__doc__)
     cli.add_common(parser)
-    parser.add_argument("--workdir", required=True, help="run directory of train.py")
+    parser.add_argument("--workdir", required=True, help="run directory of flax-attn train")
     parser.add_argument("--split", choices=("train", "val", "all"), default="val")
     parser.add_argument("--out", help="folder of the results (default: WORKDIR/eval-<split>)")
     parser.add_argument(
@@ -60,7 +65,7 @@ def _judge(args: Namespace, processes: Processes) -> None:
     run = Run.load(workdir)
     chosen = cli.take_settings(vars(args), "eval")
     # As many devices as there are here, whatever the run was trained on.
-    config = run.config.updated(**{"devices": None, "accumulate": 1, **chosen})
+    config = run.config.updated(**{"devices": None, "accumulate": 1, "mask_dir": None, **chosen})
     validate(config)
     other_data = {"dataset", "data_dir"} & chosen.keys()
     left_out = [] if other_data else left_out_by(workdir / FILE)

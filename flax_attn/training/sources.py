@@ -1,4 +1,4 @@
-"""Where training and validation examples come from: images, or features of a frozen backbone."""
+"""The sources of training and validation examples: images, or features of a frozen backbone."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 
 from flax_attn.config import Config
-from flax_attn.data import Dataset, Split, batches, num_batches
-from flax_attn.data.batches import ahead, index_batches
+from flax_attn.data import Dataset, Sampler, Split, batches, num_batches
+from flax_attn.data.batches import ahead
 from flax_attn.models import MODELS
 from flax_attn.models.functional import Arrays, Structure
 from flax_attn.models.vgg import Features
@@ -29,7 +29,7 @@ from flax_attn.training.step import Examples, make_feature_step
 _log = logging.getLogger(__name__)
 
 _BATCHES_AHEAD = 2
-# Of XLA's buffers on a CPU, in bytes.
+# The alignment of XLA's buffers on a CPU, in bytes.
 _ALIGNMENT = 64
 
 
@@ -48,13 +48,20 @@ class ExampleSource(Protocol):
     def epoch(
         self, epoch: int, *, seed: int, shuffle: bool, start: int = 0
     ) -> Generator[Examples, None, None]:
-        """Every example once, from batch ``start`` on; shuffled by (seed, epoch) alone."""
+        """Yields every example once, from batch ``start`` on; shuffles by (seed, epoch) alone."""
         ...
 
 
 @dataclass(frozen=True)
 class ImageExamples:
-    """Images, decoded or read by ``workers`` threads; ``part`` of each batch (`index_batches`)."""
+    """Examples that are images, decoded or read when they are needed.
+
+    Args:
+      split: the images.
+      batch_size: examples in a batch, the padding included.
+      workers: threads that read images.
+      part: the part of each batch that this process reads, as in ``Sampler``.
+    """
 
     split: Split
     batch_size: int
@@ -72,24 +79,22 @@ class ImageExamples:
     def epoch(
         self, epoch: int, *, seed: int, shuffle: bool, start: int = 0
     ) -> Generator[Examples, None, None]:
-        for batch in batches(
-            self.split,
-            batch_size=self.batch_size,
-            epoch=epoch,
-            seed=seed,
-            shuffle=shuffle,
-            workers=self.workers,
-            start=start,
-            part=self.part,
-        ):
+        sampler = Sampler(self.batch_size, seed, shuffle, self.part)
+        for batch in batches(self.split, sampler, epoch, start=start, workers=self.workers):
             yield Examples(batch.image, batch.label, batch.mask)
 
 
 @dataclass(frozen=True)
 class FeatureExamples:
-    """Feature maps computed beforehand, and read while the step before is computed.
+    """Examples that are stored feature maps, read while the step before is computed.
 
-    Examples that are not ``present`` never count. ``part`` is that of `index_batches`.
+    Args:
+      maps: by name, a row an example.
+      labels: of every example.
+      batch_size: examples in a batch, the padding included.
+      present: whether an example's image was there; the others never count.
+      names: of every example.
+      part: the part of each batch that this process reads, as in ``Sampler``.
     """
 
     maps: Mapping[str, Float[np.ndarray, "n h w c"]]
@@ -102,15 +107,8 @@ class FeatureExamples:
     def epoch(
         self, epoch: int, *, seed: int, shuffle: bool, start: int = 0
     ) -> Generator[Examples, None, None]:
-        chunks = index_batches(
-            len(self.labels),
-            batch_size=self.batch_size,
-            epoch=epoch,
-            seed=seed,
-            shuffle=shuffle,
-            start=start,
-            part=self.part,
-        )
+        sampler = Sampler(self.batch_size, seed, shuffle, self.part)
+        chunks = sampler.batches(len(self.labels), epoch, start=start)
         yield from ahead(self._read, chunks, count=_BATCHES_AHEAD)
 
     def _read(self, chunk: tuple[Int[np.ndarray, "b"], Bool[np.ndarray, "b"]]) -> Examples:
@@ -122,30 +120,24 @@ class FeatureExamples:
 
 
 def take(array: Shaped[np.ndarray, "n *s"], index: Int[np.ndarray, "b"]) -> np.ndarray:
-    """Rows of an array, in memory that XLA uses where it is: elsewhere it would copy them again."""
+    """Gathers rows into 64-byte-aligned memory, which XLA:CPU uses without a copy."""
     shape = (len(index), *array.shape[1:])
     rows = np.empty(math.prod(shape) * array.itemsize + _ALIGNMENT, np.uint8)
     start = -rows.ctypes.data % _ALIGNMENT
     rows = rows[start : len(rows) - _ALIGNMENT + start].view(array.dtype).reshape(shape)
-    # Without "clip" NumPy takes into a buffer first.
+    # Without "clip" NumPy copies into a buffer first.
     return np.take(np.asarray(array), index, axis=0, out=rows, mode="clip")
 
 
 def steps_per_epoch(source: ExampleSource) -> int:
-    """Batches in one epoch, the last, padded one included."""
+    """Returns the number of batches in one epoch, the last, padded one included."""
     return num_batches(len(source.labels), source.batch_size)
 
 
 def batch_names(source: ExampleSource, epoch: int, batch: int, *, seed: int) -> list[str]:
-    """The names of the examples in a batch of a shuffled epoch, both counted from 1."""
-    index, mask = index_batches(
-        len(source.labels),
-        batch_size=source.batch_size,
-        epoch=epoch,
-        seed=seed,
-        shuffle=True,
-        start=batch - 1,
-    )[0]
+    """Returns the names of the examples in a batch of a shuffled epoch, both counted from 1."""
+    sampler = Sampler(source.batch_size, seed, shuffle=True)
+    index, mask = sampler.batches(len(source.labels), epoch, start=batch - 1)[0]
     return [source.names[i] for i in index[mask]]
 
 
@@ -157,7 +149,7 @@ def example_sources(
     dataset: Dataset,
     devices: Devices = ONE,
 ) -> tuple[ExampleSource, ExampleSource]:
-    """Training and validation examples: images, or features of the frozen backbone.
+    """Returns training and validation examples: images, or features of the frozen backbone.
 
     ``params`` and ``stats`` lie on ``devices``, which compute the features.
     """

@@ -14,23 +14,20 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import UInt8
 
 from flax_attn.config import Config
-from flax_attn.data import Dataset, Split, num_batches, read_image
+from flax_attn.data import Dataset, num_batches
 from flax_attn.data import quarantine as quarantines
 from flax_attn.errors import DataError, NonFiniteError
-from flax_attn.figures import draw_attention, draw_curves
 from flax_attn.models import build_model, functional
 from flax_attn.models.calibrate import calibrate
-from flax_attn.models.functional import Structure
 from flax_attn.models.tasks import TASKS
 from flax_attn.runs.checkpoints import FOLDER, Checkpoints
 from flax_attn.runs.directory import Run
@@ -38,12 +35,11 @@ from flax_attn.runs.log import Row, RunLog
 from flax_attn.runs.resume import find_earlier
 from flax_attn.runs.snapshots import save_snapshot
 from flax_attn.runs.state import Progress, TrainState
-from flax_attn.system.console import attempt, bar
+from flax_attn.system.console import bar
 from flax_attn.system.processes import ALONE, Processes
 from flax_attn.system.signals import Stop, stop_on_signals
 from flax_attn.training.devices import ONE, Devices, devices_for
-from flax_attn.training.epochs_figure import draw_epochs
-from flax_attn.training.evaluation import attention_panels, evaluate_examples
+from flax_attn.training.evaluation import evaluate_examples
 from flax_attn.training.multihost import (
     held,
     refuse_quarantine,
@@ -53,13 +49,20 @@ from flax_attn.training.multihost import (
     shared_stop,
 )
 from flax_attn.training.optimizer import make_optimizer
+from flax_attn.training.run_figures import draw_run
 from flax_attn.training.sources import (
     ExampleSource,
     batch_names,
     example_sources,
     steps_per_epoch,
 )
-from flax_attn.training.start import Initial, random_init, resolve_initial
+from flax_attn.training.start import (
+    CALIBRATION_IMAGES,
+    Initial,
+    calibration_images,
+    random_init,
+    resolve_initial,
+)
 from flax_attn.training.step import (
     CHECKED,
     EvalStep,
@@ -70,11 +73,7 @@ from flax_attn.training.step import (
     make_train_step,
 )
 
-CURVES_FILE = "curves.png"
-ATTENTION_FILE = "attention.png"
-CALIBRATION_IMAGES = 64
-
-# Steps between looks at what was not finite: each look waits for the device.
+# Steps between checks for values that are not finite: each check waits for the device.
 LOOK_EVERY = 10
 _NAMES_SHOWN = 8
 _ADVICE = "lower --learning-rate or --backbone-learning-rate"
@@ -83,7 +82,7 @@ _log = logging.getLogger(__name__)
 
 
 def set_aside_before(workdir: Path) -> list[quarantines.QuarantinedImage]:
-    """Returns the images that the run in ``workdir`` has set aside, if there is one to resume."""
+    """Reads the images that the run in ``workdir`` has set aside; none if there is no run."""
     if not any(path.name.isdigit() for path in (workdir / FOLDER).glob("*")):
         return []
     return quarantines.read_entries(workdir / quarantines.FILE)
@@ -100,16 +99,19 @@ def train(
 ) -> None:
     """Trains, or resumes, the run in ``workdir`` and, with ``draw``, draws its pictures.
 
-    ``initial`` is what to start from: by default what ``config.run`` says (``weights``,
-    ``init_from``). Of several ``processes`` the first alone touches ``workdir``; all must have the
-    same data set.
+    ``initial`` is the source of the first arrays, by default the one that ``config.run`` names
+    (``weights``, ``init_from``). Of several ``processes`` the first alone touches ``workdir``; all
+    must have the same data set.
 
     Raises:
       CheckpointError: ``workdir`` holds a run under other conditions, or no checkpoint is whole.
       DataError: the images' labels do not fit the task.
+      DiskFullError: there is no space for the checkpoints.
+      NonFiniteError: a loss, a gradient, a statistic or a parameter is not finite.
       RunBusyError: another process trains there.
       StoppedError: after SIGTERM or SIGINT.
       UsageError: the batch cannot be split over the devices, or ``processes`` disagree.
+      WeightsError: the weights to start from cannot be read, or do not fit.
     """
     # ---- Conditions: what must hold before anything is computed.
     workdir = Path(workdir)
@@ -152,7 +154,7 @@ def train(
         if earlier is None and processes.first:
             params, stats = initial.fill(params, stats)
             if initial.calibrate and not config.train.freeze_backbone:
-                images = _calibration_images(dataset.splits["train"], config.train.batch_size)
+                images = calibration_images(dataset.splits["train"], config.train.batch_size)
                 params, stats = calibrate(structure, params, stats, images)
                 _log.info(f"batch normalisation calibrated on {CALIBRATION_IMAGES} training images")
         steps = num_batches(len(dataset.splits["train"].labels), config.train.batch_size)
@@ -201,7 +203,7 @@ def train(
 
         # ---- The pictures.
         if draw and checkpoints is not None:
-            _draw(run, structure, checkpoints, dataset.splits["val"], workdir)
+            draw_run(run, structure, checkpoints, dataset.splits["val"], workdir)
 
 
 def fit(
@@ -219,24 +221,27 @@ def fit(
     devices: Devices = ONE,
     agree: Callable[[int], int] | None = None,
 ) -> TrainState:
-    """Trains from a place in a run to its end; saves, evaluates and logs on the way.
+    """Trains from any point of a run to its end; saves, evaluates and logs on the way.
 
     Args:
       state: what the next step reads; it is destroyed.
-      progress: the place in the run that ``state`` belongs to.
+      progress: the point in the run that ``state`` belongs to.
       steps: the compiled training and evaluation steps.
       examples: the training and validation examples.
       config: of which the settings of training, saving and snapshots are used.
-      classes: their names, which a checkpoint keeps.
+      classes: names of the classes, which a checkpoint stores.
       checkpoints: where states are saved, at the end of each epoch before its evaluation, every
         ``save_every`` steps in between, and when asked to stop; None saves nothing.
       log: takes a row an epoch.
       stop: whether a signal has asked to stop.
-      snapshots: the run directory that snapshots go to, before the epoch's end is saved: killed
-        between the two, the end is reached and the snapshot kept again.
-      devices: share each batch.
+      snapshots: the run directory that snapshots go to, before the epoch's end is saved: after a
+        kill between the two, the end is reached and the snapshot written again.
+      devices: those that share each batch.
       agree: called in all of several processes with the images each has given to a step; returns
-        their sum, and sees to it that all stop at the same step.
+        their sum, and makes all stop at the same step.
+
+    Returns:
+      The state after the last epoch.
 
     Raises:
       NonFiniteError: naming the step and its images.
@@ -334,7 +339,11 @@ def _raise_unless_finite(
     epoch: int,
     seed: int,
 ) -> None:
-    """Raises NonFiniteError for the first of the steps up to ``last`` that was not finite."""
+    """Checks the steps up to ``last``; names the first that was not finite, and its images.
+
+    Raises:
+      NonFiniteError: a step was not finite.
+    """
     for step, (batch, finite) in enumerate(unseen, start=last - len(unseen) + 1):
         checked = zip(CHECKED, np.asarray(finite), strict=True)
         wrong = [what for what, is_finite in checked if not is_finite]
@@ -378,39 +387,3 @@ def _line(row: Row, epochs: int) -> str:
         f" AUC {val['roc_auc']:.4f} · {train['images_per_second']:.1f} images/s"
         f" · {row['seconds']:.1f} s"
     )
-
-
-def _draw(
-    run: Run, structure: Structure, checkpoints: Checkpoints, val: Split, workdir: Path
-) -> None:
-    """Draws the pictures of a run, of its best checkpoint."""
-    title = f"{run.config.model.model}, {run.config.model.norm}, {run.config.data.dataset}"
-    curves, attention = workdir / CURVES_FILE, workdir / ATTENTION_FILE
-    rows = checkpoints.rows
-    if attempt(lambda: draw_curves(rows, curves, title=title), str(curves)):
-        _log.info(f"curves: {curves}")
-    best = checkpoints.load_best()
-    _, params, stats = functional.abstract(
-        lambda: build_model(run.config.model, num_classes=len(run.classes))
-    )
-    params, stats = best.model(params, stats)
-    step = make_eval_step(structure, TASKS[run.config.train.task])
-    panels = attention_panels(step, params, stats, val, run)
-    if panels and attempt(lambda: draw_attention(panels, attention, title=title), str(attention)):
-        _log.info(f"attention: {attention}")
-    attempt(
-        lambda: draw_epochs(run, step, params, stats, val, workdir),
-        f"the pictures of the epochs in {workdir}",
-    )
-    if (row := best.info.row) is not None:
-        _log.info(
-            f"best epoch {row['epoch']}: validation accuracy {row['val']['accuracy']:.4f}, "
-            f"ROC AUC {row['val']['roc_auc']:.4f}"
-        )
-
-
-def _calibration_images(split: Split, batch_size: int) -> Iterator[UInt8[np.ndarray, "b s s 3"]]:
-    count = min(CALIBRATION_IMAGES, len(split.labels))
-    chosen = np.random.default_rng(0).permutation(len(split.labels))[:count]
-    for start in range(0, count, batch_size):
-        yield np.stack([read_image(split, int(i))[0] for i in chosen[start : start + batch_size]])

@@ -1,41 +1,28 @@
+"""Epochs of batches: every image once, in a known order, decoded ahead by a bounded number."""
+
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
 
-from flax_attn.data.batches import Batch, batches, epoch_order, num_batches
-from flax_attn.data.views import concatenate
+from flax_attn.data.batches import Batch, Sampler, ahead, batches, num_batches
 from flax_attn.errors import DataError, UsageError
+from tests.helpers.image_folders import MultiHotSplit, NumberedSplit
 
 
-class NumberedSplit:
-    """Image ``i`` is filled with ``offset + i``; its label is ``i % 3``."""
-
-    def __init__(self, n: int, *, offset: int = 0, broken: int | None = None) -> None:
-        self.names: Sequence[str] = [f"{offset + i}" for i in range(n)]
-        self.labels = np.arange(n, dtype=np.int32) % 3
-        self.fingerprint = f"{n} {offset}"
-        self.offset = offset
-        self.broken = broken
-        self.decoded: list[int] = []
-
-    def image(self, index: int) -> np.ndarray:
-        assert type(index) is int
-        self.decoded.append(index)
-        if index == self.broken:
-            raise DataError(f"image {index} is broken")
-        # The earlier, the slower: threads finish in another order than they start in.
-        time.sleep(0.002 / (1 + index))
-        return np.full((4, 4, 3), self.offset + index, np.uint8)
-
-
-def epoch_of(split: NumberedSplit, **options: object) -> list[Batch]:
-    defaults = {"batch_size": 4, "epoch": 0, "seed": 0, "shuffle": False}
-    return list(batches(split, **{**defaults, **options}))
+def epoch_of(
+    split: NumberedSplit,
+    epoch: int = 0,
+    *,
+    seed: int = 0,
+    shuffle: bool = False,
+    **options: int,
+) -> list[Batch]:
+    return list(batches(split, Sampler(4, seed, shuffle), epoch, **options))
 
 
 def indices(epoch: list[Batch]) -> list[int]:
@@ -43,7 +30,7 @@ def indices(epoch: list[Batch]) -> list[int]:
 
 
 def assert_no_threads() -> None:
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("decode")]
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("ahead")]
 
 
 @pytest.mark.parametrize("n", [1, 3, 4, 5, 8, 21])
@@ -71,11 +58,6 @@ def test_only_the_last_batch_is_padded() -> None:
     assert epoch[-1].index[2:].tolist() == epoch[0].index[:2].tolist()
 
 
-def test_drop_remainder() -> None:
-    assert [len(epoch_of(NumberedSplit(n), drop_remainder=True)) for n in (3, 4, 11)] == [0, 1, 2]
-    assert num_batches(11, 4, drop_remainder=True) == 2
-
-
 def test_order_follows_seed_and_epoch() -> None:
     split = NumberedSplit(30)
     first = indices(epoch_of(split, shuffle=True))
@@ -84,7 +66,7 @@ def test_order_follows_seed_and_epoch() -> None:
     others = [indices(epoch_of(split, shuffle=True, **{key: 1})) for key in ("seed", "epoch")]
     assert first != others[0] != others[1] != first
     assert indices(epoch_of(split)) == list(range(30))
-    np.testing.assert_array_equal(epoch_order(30, epoch=0, seed=0, shuffle=True), first)
+    assert Sampler(4, shuffle=True).order(30).tolist() == first
 
 
 @pytest.mark.parametrize("start", [0, 1, 2, 3])
@@ -102,11 +84,11 @@ def test_start_continues_as_if_uninterrupted(start: int) -> None:
 
 def test_closing_early_stops_the_threads() -> None:
     split = NumberedSplit(400)
-    iterator = batches(split, batch_size=4, epoch=0, seed=0, shuffle=False)
+    iterator = batches(split, Sampler(4))
     next(iterator)
     iterator.close()
     assert_no_threads()
-    for _ in batches(split, batch_size=4, epoch=0, seed=0, shuffle=False):
+    for _ in batches(split, Sampler(4)):
         break
     assert_no_threads()
 
@@ -118,7 +100,7 @@ def test_closing_early_drops_what_is_queued() -> None:
             return super().image(index)
 
     split = SlowSplit(400)
-    iterator = batches(split, batch_size=8, epoch=0, seed=0, shuffle=False, workers=1)
+    iterator = batches(split, Sampler(8), workers=1)
     next(iterator)
     iterator.close()
     # Of the 16 images queued behind the first batch, those in the making may finish.
@@ -127,7 +109,7 @@ def test_closing_early_drops_what_is_queued() -> None:
 
 def test_prefetch_is_bounded() -> None:
     split = NumberedSplit(400)
-    iterator = batches(split, batch_size=4, epoch=0, seed=0, shuffle=False)
+    iterator = batches(split, Sampler(4))
     next(iterator)
     time.sleep(0.1)
     assert 4 <= len(split.decoded) <= 16
@@ -136,7 +118,7 @@ def test_prefetch_is_bounded() -> None:
 
 def test_decodes_ahead_of_the_consumer() -> None:
     split = NumberedSplit(400)
-    iterator = batches(split, batch_size=4, epoch=0, seed=0, shuffle=False)
+    iterator = batches(split, Sampler(4))
     next(iterator)
     deadline = time.monotonic() + 5
     while len(split.decoded) < 8 and time.monotonic() < deadline:
@@ -146,7 +128,7 @@ def test_decodes_ahead_of_the_consumer() -> None:
 
 
 def test_error_of_a_worker_is_raised_as_it_is_in_its_place() -> None:
-    iterator = batches(NumberedSplit(40, broken=9), batch_size=4, epoch=0, seed=0, shuffle=False)
+    iterator = batches(NumberedSplit(40, broken=9), Sampler(4))
     assert [next(iterator).index[0] for _ in range(2)] == [0, 4]
     with pytest.raises(DataError, match="image 9 is broken"):
         next(iterator)
@@ -155,41 +137,28 @@ def test_error_of_a_worker_is_raised_as_it_is_in_its_place() -> None:
 
 def test_nothing_starts_before_the_first_batch_is_asked_for() -> None:
     split = NumberedSplit(4)
-    batches(split, batch_size=4, epoch=0, seed=0, shuffle=False)
+    batches(split, Sampler(4))
     assert not split.decoded
     assert_no_threads()
 
 
 @pytest.mark.parametrize(
-    "options",
-    [{"batch_size": 0}, {"workers": 0}, {"epoch": -1}, {"seed": -1}, {"start": -1}, {"start": 4}],
+    ("sampler", "options"),
+    [
+        ({"batch_size": 0}, {}),
+        ({"seed": -1}, {}),
+        ({"part": (0, 3)}, {}),
+        ({"part": (2, 2)}, {}),
+        ({"part": (-1, 2)}, {}),
+        ({}, {"workers": 0}),
+        ({}, {"epoch": -1}),
+        ({}, {"start": -1}),
+        ({}, {"start": 4}),
+    ],
 )
-def test_wrong_options(options: dict[str, int]) -> None:
-    given = {"batch_size": 4, "epoch": 0, "seed": 0, "shuffle": True, **options}
-    with pytest.raises(UsageError, match=f"{next(iter(options))} is"):
-        batches(NumberedSplit(10), **given)
-
-
-def test_concatenation_keeps_names_labels_and_images() -> None:
-    parts = [NumberedSplit(3), NumberedSplit(0, offset=90), NumberedSplit(5, offset=100)]
-    whole = concatenate(parts)
-    assert list(whole.names) == ["0", "1", "2", "100", "101", "102", "103", "104"]
-    assert whole.labels.tolist() == [0, 1, 2, 0, 1, 2, 0, 1] and whole.labels.dtype == np.int32
-    assert [int(whole.image(i)[0, 0, 0]) for i in range(8)] == [int(name) for name in whole.names]
-    for index in (-1, 8):
-        with pytest.raises(IndexError):
-            whole.image(index)
-    assert whole.fingerprint != concatenate(parts[::-1]).fingerprint
-    with pytest.raises(DataError):
-        concatenate([])
-
-
-class MultiHotSplit(NumberedSplit):
-    """The labels of image ``i`` are the three lowest bits of ``i``."""
-
-    def __init__(self, n: int) -> None:
-        super().__init__(n)
-        self.labels = (np.arange(n)[:, None] >> np.arange(3) & 1).astype(np.int64)
+def test_wrong_options_are_named(sampler: dict[str, Any], options: dict[str, int]) -> None:
+    with pytest.raises(UsageError, match=f"{next(iter({**sampler, **options}))} is"):
+        batches(NumberedSplit(10), Sampler(**{"batch_size": 4, **sampler}), **options)
 
 
 def test_multi_hot_labels_stay_with_their_images() -> None:
@@ -200,9 +169,46 @@ def test_multi_hot_labels_stay_with_their_images() -> None:
         np.testing.assert_array_equal(batch.label, split.labels[batch.image[:, 0, 0, 0]])
 
 
-def test_concatenation_of_multi_hot_labels() -> None:
-    whole = concatenate([MultiHotSplit(3), MultiHotSplit(0), MultiHotSplit(2)])
-    bits = [[0, 0, 0], [1, 0, 0], [0, 1, 0]]
-    assert whole.labels.tolist() == bits + bits[:2]
-    (batch, _) = batches(whole, batch_size=3, epoch=0, seed=0, shuffle=False)
-    assert batch.label.tolist() == bits
+# Work ahead
+
+
+def test_ahead_gives_results_in_order() -> None:
+    def slow_first(i: int) -> int:
+        time.sleep(0.02 if i == 0 else 0)
+        return i * i
+
+    assert list(ahead(slow_first, range(20), count=3, workers=3)) == [i * i for i in range(20)]
+    assert list(ahead(slow_first, [], count=3)) == []
+    assert list(ahead(slow_first, range(5), count=0)) == [0, 1, 4, 9, 16]
+
+
+def test_ahead_goes_as_far_as_allowed() -> None:
+    done: list[int] = []
+    results = ahead(done.append, range(100), count=2)
+    assert not done
+    next(results)
+    deadline = time.monotonic() + 5
+    while len(done) < 3 and time.monotonic() < deadline:
+        time.sleep(0.001)
+    time.sleep(0.05)
+    assert done == [0, 1, 2]
+    results.close()
+
+
+def test_ahead_raises_an_error_in_its_place_and_stops_the_threads() -> None:
+    def fail(i: int) -> int:
+        if i == 2:
+            raise KeyError("two")
+        return i
+
+    results = ahead(fail, range(9), count=4)
+    assert [next(results), next(results)] == [0, 1]
+    with pytest.raises(KeyError, match="two"):
+        next(results)
+    assert_no_threads()
+
+
+def test_ahead_stops_its_threads_when_closed_early() -> None:
+    for _ in ahead(lambda i: time.sleep(0.001), range(1000), count=4, workers=2):
+        break
+    assert_no_threads()

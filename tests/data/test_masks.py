@@ -12,14 +12,14 @@ from PIL import Image
 from flax_attn.config import DataConfig
 from flax_attn.data import open_dataset, open_split
 from flax_attn.data.check import preflight
-from flax_attn.data.dataset import Split, masks_of
+from flax_attn.data.dataset import OpenRequest, Split, masks_of
 from flax_attn.data.decode import ImageError, decode
-from flax_attn.data.drawn.pets import open_drawn_pets
+from flax_attn.data.drawn.pets import DrawnPets
 from flax_attn.data.masks import decode_mask, objects
 from flax_attn.data.quarantine import Quarantine
-from flax_attn.data.sets.folder import MaskFolder, masks_beside, open_folder
+from flax_attn.data.sets.folder import MaskFolder, open_set
 from flax_attn.data.views import Subset, concatenate
-from flax_attn.errors import DataError, UsageError
+from flax_attn.errors import DataError
 
 SIZE = 32
 
@@ -159,9 +159,8 @@ def test_masks_follow_their_images(tmp_path: Path) -> None:
     """Through what leaves images out, takes some, and joins splits."""
     root = put_photos(tmp_path)
     (root / "val" / "cat" / "0.jpg").write_bytes(b"no image")
-    options = {"size": SIZE, "resize": "crop", "val_fraction": 0.5}
-    dataset = open_folder(root, mask_dir=masks_beside(root, None), **options)
-    dataset = preflight(dataset, Quarantine("quarantine"))
+    config = DataConfig(dataset="folder", data_dir=str(root), image_size=SIZE)
+    dataset = preflight(open_set(config, OpenRequest(masks=True)), Quarantine("quarantine"))
     val = dataset.splits["val"]
     assert list(val.names)[:2] == ["val/cat/1.jpg", "val/cat/2.jpg"]
     few = Subset(val, np.array([0, 2]))
@@ -214,14 +213,10 @@ def test_a_folder_without_their_masks_is_refused(tmp_path: Path) -> None:
         open_photos(root, mask_dir=str(tmp_path / "nowhere"))
     with pytest.raises(DataError, match=r"no mask in '.*val' .* 'train/cat/0.png'.*--mask-dir"):
         open_photos(root, mask_dir=str(tmp_path / "photos_masks" / "val"))
-    drawn = DataConfig(mask_dir=str(tmp_path))
-    with pytest.raises(UsageError, match="--mask-dir goes with --dataset folder"):
-        open_dataset(drawn, masks=True)
-    open_dataset(drawn)
 
 
 def test_drawn_pets_have_theirs() -> None:
-    val = open_drawn_pets(seed=0, size=SIZE, train_count=2, val_count=3).splits["val"]
+    val = DrawnPets(seed=0, size=SIZE, count=3)
     found = objects(val, [2, 0])
     assert found is not None
     np.testing.assert_array_equal(found[0], val.masks(2).any(0))

@@ -18,9 +18,10 @@ def arrays_of(config: Config, seed: int, classes: int = 2) -> tuple[Arrays, Arra
     return params, stats
 
 
-def ported(path: Path, config: Config, *, batch_norm: str = "inserted") -> Path:
-    """Writes the backbone drawn from seed 7, as the porting command would."""
-    params, stats = arrays_of(config, seed=7)
+def ported(path: Path, config: Config, *, batch_norm: str = "inserted", seed: int = 7) -> Path:
+    """Writes the backbone drawn from a seed, as the porting command would."""
+    path.parent.mkdir(exist_ok=True)
+    params, stats = arrays_of(config, seed=seed)
     backbone = {k: np.asarray(v) for k, v in {**params, **stats}.items() if "backbone" in k}
     write_ported(
         path,

@@ -36,7 +36,7 @@ FLAGS = (
 def main(argv: Sequence[str]) -> None:
     parser = cli.Parser()
     cli.add_meeting(parser)
-    cli.add_settings(parser, CHOICES)
+    cli.add_settings(parser, CHOICES, "train")
     values = vars(parser.parse_args([*FLAGS, *argv]))
     meeting = cli.take_meeting(values)
     config = make_config(values)

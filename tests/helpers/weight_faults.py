@@ -502,6 +502,16 @@ def put_odd_files(folder: Path) -> list[Path]:
     return list(paths.values())
 
 
+class Evil:
+    """Creates a file when it is unpickled."""
+
+    def __init__(self, canary: Path):
+        self.canary = canary
+
+    def __reduce__(self) -> tuple:
+        return os.system, (f"touch '{self.canary}'",)
+
+
 # Mutations
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import zipfile
 import zlib
 from collections import OrderedDict
@@ -13,9 +16,10 @@ import pytest
 import torch
 from torch import nn
 
-from flax_attn.errors import WeightsError
+from flax_attn.errors import DiskFullError, UsageError, WeightsError
+from flax_attn.porting import pth
 from flax_attn.porting.pth import MAX_PICKLE, read_state_dict
-from flax_attn.porting.torch_pickle import Malformed, read_pickle
+from tests.helpers.small_torch import small_state
 from tests.helpers.weight_faults import (
     call,
     hungry,
@@ -24,7 +28,6 @@ from tests.helpers.weight_faults import (
     legacy,
     modern,
     name,
-    of_array,
     quoting,
     state_table,
     storage,
@@ -32,6 +35,8 @@ from tests.helpers.weight_faults import (
     text,
     whole,
 )
+
+ROOT = Path(__file__).resolve().parents[2]
 
 # Of a zip archive's record, before its name.
 LOCAL_HEADER_BYTES = 30
@@ -235,21 +240,50 @@ def test_the_pickle_has_a_limit(tmp_path: Path) -> None:
         read_state_dict(path)
 
 
-@pytest.mark.parametrize(
-    ("pickled", "reason"),
-    [
-        (b"", "no whole pickle"),
-        (b"\x80\x02}", "no whole pickle"),
-        (b"\x80\x02\xff.", "no whole pickle"),
-        (b"\x80\x02NN.", "2 values are left"),
-        (b"\x80\x02.", "0 values are left"),
-        (b"\x80\x02}))s.", "a key is no text but a tuple"),
-        (b"\x80\x02\x8f.", "opcode EMPTY_SET"),
-        (b"\x80\x02N\x86.", "a tuple without its items"),
-        (b"\x80\x02" + storage("torch.FloatStorage", "0", 1, text("view")) + b".", "a view of"),
-        (b"\x80\x02" + of_array(np.ones(2, "f4"), "0")[:-1] + b".", "values are left"),
-    ],
-)
-def test_malformed_pickles_say_why(pickled: bytes, reason: str) -> None:
-    with pytest.raises(Malformed, match=reason):
-        read_pickle(pickled)
+def test_a_pth_is_read_without_torch_and_written_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.pth"
+    torch.save(small_state(), path)
+    monkeypatch.setattr(pth, "find_spec", lambda name: None)
+    assert pth.read_state_dict(path).keys() == small_state().keys()
+    with pytest.raises(UsageError, match=r"pip install 'flax_attn\[torch\]'"):
+        pth.write_state_dict(path, {})
+    code = (
+        "import sys; from pathlib import Path; from flax_attn.porting.pth import read_state_dict\n"
+        "read_state_dict(Path(sys.argv[1])); print('torch' in sys.modules, 'pickle' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(path)], cwd=ROOT, capture_output=True, text=True
+    )
+    # pickletools, which only names opcodes, imports pickle.
+    assert done.stdout.split() == ["False", "True"], done.stderr
+
+
+def test_a_storage_larger_than_the_file_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.pth"
+    torch.save({"w": torch.zeros(4)}, path)
+    with zipfile.ZipFile(path) as archive:
+        records = {name: archive.read(name) for name in archive.namelist()}
+    (name,) = (n for n in records if n.endswith("data.pkl"))
+    # BININT1 4, the number of elements, becomes LONG1 of 40 * 2**30.
+    huge = b"\x8a\x05\x00\x00\x00\x00\x0a"
+    assert b"K\x04t" in records[name]
+    records[name] = (
+        records[name].replace(b"K\x04t", huge + b"t").replace(b"K\x04\x85", huge + b"\x85")
+    )
+    with zipfile.ZipFile(path, "w") as archive:
+        for record, content in records.items():
+            archive.writestr(record, content)
+    with pytest.raises(WeightsError, match=r"a\.pth"):
+        pth.read_state_dict(path)
+
+
+def test_a_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(DiskFullError, match="no space left"):
+        pth.write_state_dict(tmp_path / "a.pth", {"a": np.zeros(3, np.float32)})
+    assert list(tmp_path.iterdir()) == []

@@ -12,13 +12,12 @@ import pytest
 from PIL import Image
 
 from flax_attn.config import ModelConfig
-from flax_attn.data.drawn.pets import open_drawn_pets
+from flax_attn.data.drawn.pets import DrawnPets
 from flax_attn.data.masks import objects
 from flax_attn.errors import CheckpointError, UsageError
 from flax_attn.studies.reproduce import measure
 from flax_attn.studies.reproduce import reproduce_command as reproduce
 from flax_attn.studies.reproduce.experiment_plan import ARTICLE_HIDDEN, QUICK_HIDDEN, make_plan
-from flax_attn.studies.reproduce.networks import heads
 from flax_attn.studies.reproduce.stages import Stages
 from flax_attn.system import cli
 
@@ -162,7 +161,8 @@ def test_a_mask_that_cannot_be_used_is_named_before_anything_is_trained(
 
 
 def test_masks_may_change_between_calls() -> None:
-    plans = [make_plan({"mask_dir": place}, {}, full=False) for place in ("a", "b")]
+    photos = {"dataset": "folder", "data_dir": "photos"}
+    plans = [make_plan({**photos, "mask_dir": place}, {}, full=False) for place in ("a", "b")]
     assert plans[0].conditions() == plans[1].conditions()
 
 
@@ -216,9 +216,9 @@ def test_finished_stages_are_read_and_broken_ones_done_again(tmp_path: Path) -> 
 
 
 def test_heads_are_on_the_animals() -> None:
-    split = open_drawn_pets(seed=0, size=64, train_count=2, val_count=40).splits["val"]
+    split = DrawnPets(seed=0, size=64, count=40, first_index=500_000)
     places = list(range(40))
-    bodies, found = objects(split, places), heads(split, places)
+    bodies, found = objects(split, places), measure.heads(split, places)
     assert bodies is not None and found is not None
     inside = (bodies & found).sum((1, 2)) / found.sum((1, 2))
     assert np.median(inside) > 0.9

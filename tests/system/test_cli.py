@@ -12,7 +12,7 @@ from flax_attn.training.choices import CHOICES
 
 def parse(argv: Sequence[str]) -> dict[str, object]:
     parser = cli.Parser(prog="test")
-    cli.add_settings(parser, CHOICES)
+    cli.add_settings(parser, CHOICES, "train")
     return vars(parser.parse_args(argv))
 
 
@@ -29,11 +29,17 @@ def test_several_numbers_become_a_tuple() -> None:
     assert parse(["--widths", "1", "2", "3"]) == {"widths": (1, 2, 3)}
 
 
-def test_only_restricts_the_flags() -> None:
+def test_a_command_takes_its_settings_only() -> None:
     parser = cli.Parser(prog="test")
-    cli.add_settings(parser, CHOICES, only=("seed",))
+    cli.add_settings(parser, CHOICES, "port")
     flags = {flag for action in parser._actions for flag in action.option_strings}
-    assert flags == {"-h", "--help", "--seed"}
+    assert flags == {"-h", "--help", "--widths", "--depths"}
+
+
+def test_settings_are_taken_out_of_the_values() -> None:
+    values = {"widths": (1, 2), "seed": 3, "source": "a.pth"}
+    assert cli.take_settings(values, "port") == {"widths": (1, 2)}
+    assert values == {"seed": 3, "source": "a.pth"}
 
 
 @pytest.mark.parametrize(
@@ -102,7 +108,7 @@ def test_programming_errors_are_not_hidden() -> None:
 
 def test_help_names_every_choice() -> None:
     parser = argparse.ArgumentParser(prog="test")
-    cli.add_settings(parser, CHOICES)
+    cli.add_settings(parser, CHOICES, "train")
     text = parser.format_help()
     for names in CHOICES.values():
         assert all(name in text for name in names)

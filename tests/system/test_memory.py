@@ -15,7 +15,7 @@ SCRIPT = """
 import ctypes, resource, sys
 from pathlib import Path
 import jax, jax.numpy as jnp
-from flax_attn.native.memory import keep_freed_memory
+from flax_attn.system.memory import keep_freed_memory
 
 def held():
     return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() >> 20

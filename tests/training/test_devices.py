@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from flax_attn.config import Config, TrainConfig, make_config
-from flax_attn.data.batches import index_batches
+from flax_attn.data.batches import Sampler
 from flax_attn.errors import UsageError
 from flax_attn.runs.checkpoints import Checkpoints
 from flax_attn.runs.log import read_rows
@@ -196,9 +196,10 @@ def test_one_device_has_no_mesh(monkeypatch: pytest.MonkeyPatch, tiny: Config) -
 
 
 def test_parts_of_batches_make_up_the_batches() -> None:
-    options: dict[str, Any] = dict(batch_size=6, epoch=2, seed=3, shuffle=True, start=1)
-    whole = index_batches(20, **options)
-    parts = [index_batches(20, part=(i, 3), **options) for i in range(3)]
+    samplers = [
+        Sampler(6, seed=3, shuffle=True, part=part) for part in ((0, 1), (0, 3), (1, 3), (2, 3))
+    ]
+    whole, *parts = [sampler.batches(20, 2, start=1) for sampler in samplers]
     for batch, *pieces in zip(whole, *parts, strict=True):
         for array, *own in zip(batch, *pieces, strict=True):
             np.testing.assert_array_equal(np.concatenate(own), array)

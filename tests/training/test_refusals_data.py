@@ -276,10 +276,10 @@ WORKER = """
 import sys
 from pathlib import Path
 from flax_attn.config import DataConfig
-from flax_attn.data import batches, open_dataset
+from flax_attn.data import Sampler, batches, open_dataset
 data = open_dataset(DataConfig(dataset="folder", data_dir=sys.argv[1], image_size=32, workers=4))
 for epoch in range(10**9):
-    for batch in batches(data.splits["train"], batch_size=2, epoch=epoch, seed=0, shuffle=True):
+    for batch in batches(data.splits["train"], Sampler(2, shuffle=True), epoch):
         if epoch == 3:
             print("decoding", flush=True)
 """

@@ -16,8 +16,7 @@ import optax
 import pytest
 
 from flax_attn.config import Config, make_config
-from flax_attn.data import num_batches, open_dataset
-from flax_attn.data.batches import index_batches
+from flax_attn.data import Sampler, num_batches, open_dataset
 from flax_attn.errors import NonFiniteError
 from flax_attn.models import build_model, functional
 from flax_attn.models.tasks import TASKS
@@ -273,7 +272,7 @@ def test_numbers_that_are_not_finite(
     with pytest.raises(NonFiniteError) as caught:
         bench.run(tmp_path, change=spoiled(part, suffix), save_every=save_every)
     assert str(caught.value).startswith(f"{cause} not finite in step 5, batch 2 of epoch 2, on '")
-    index, _ = index_batches(10, batch_size=4, epoch=2, seed=0, shuffle=True)[1]
+    index, _ = Sampler(4, shuffle=True).batches(10, 2)[1]
     names = ", ".join(repr(bench.train.split.names[i]) for i in index)
     assert f"on {names}: lower" in str(caught.value)
     assert Checkpoints(tmp_path).steps == [4]

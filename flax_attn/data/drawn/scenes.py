@@ -14,27 +14,27 @@ from functools import cached_property
 import numpy as np
 from jaxtyping import Int
 
-from flax_attn.data.dataset import Dataset
-from flax_attn.data.drawn.pets import VAL_FIRST_INDEX, VERSION, DrawnPets, Scene, render
+from flax_attn.config import DataConfig
+from flax_attn.data.dataset import Dataset, OpenRequest
+from flax_attn.data.drawn.pets import VERSION, DrawnPets, Scene, open_drawn, render
 from flax_attn.data.drawn.plan import MAX_ANIMALS, ScenePlan, plan_scene
-from flax_attn.errors import UsageError
 
 # A portrait has no pose, since it shows no body; the stripes of one coat in 50 are nearly of its
 # own colour (within 20 of 255).
 CLASSES = ("cat", "dog", "sitting", "standing", "lying", "striped")
 
-# Keeps the number of animals apart from what `plan_scene` draws from (seed, index).
+# Keeps the number of animals apart from what ``plan_scene`` draws from (seed, index).
 _COUNT_STREAM = 1
 
 
 def num_animals(*, seed: int, index: int) -> int:
-    """How many animals a scene has, 1 to 4 with equal probability."""
+    """Returns how many animals a scene has, 1 to 4 with equal probability."""
     rng = np.random.default_rng([seed, index, _COUNT_STREAM])
     return int(rng.integers(1, MAX_ANIMALS + 1))
 
 
 def labels_of_animals(plan: ScenePlan) -> Int[np.ndarray, "a k"]:
-    """Which of ``CLASSES`` each animal has, 0 or 1, in the order of the scene's masks."""
+    """Returns which of ``CLASSES`` each animal has, 0 or 1, in the order of the masks."""
     rows = [
         (kind == 0, kind == 1)
         + tuple(stance.pose == pose for pose in ("sitting", "standing", "lying"))
@@ -68,9 +68,10 @@ class DrawnScenes(DrawnPets):
         return hashlib.sha256(key.encode()).hexdigest()
 
     def animal_labels(self, index: int) -> Int[np.ndarray, "a k"]:
-        """The labels of each animal of a scene; mask ``a`` of ``scene(index)`` is animal ``a``.
+        """Returns the labels of each animal of a scene, in the order of its masks.
 
-        Raises IndexError outside the split.
+        Raises:
+          IndexError: outside the split.
         """
         return labels_of_animals(self._plan(index))
 
@@ -85,15 +86,12 @@ class DrawnScenes(DrawnPets):
         return plan_scene(seed=self.seed, index=place, num_animals=animals)
 
 
-def open_drawn_scenes(*, seed: int, size: int, train_count: int, val_count: int) -> Dataset:
-    """Train and validation splits of disjoint scenes.
+def open_set(config: DataConfig, request: OpenRequest) -> Dataset:
+    """Opens "train" and "val", disjoint scenes with any number of the labels ``CLASSES`` each.
 
-    Raises UsageError for a negative count or a training count over 500,000.
+    Nothing of ``request`` matters: every scene can be drawn, with its masks.
+
+    Raises:
+      UsageError: as ``pets.open_set``.
     """
-    if train_count > VAL_FIRST_INDEX:
-        raise UsageError(
-            f"drawn_pets_scenes: train_count must be at most {VAL_FIRST_INDEX}, got {train_count}"
-        )
-    train = DrawnScenes(seed=seed, size=size, count=train_count)
-    val = DrawnScenes(seed=seed, size=size, count=val_count, first_index=VAL_FIRST_INDEX)
-    return Dataset(classes=CLASSES, splits={"train": train, "val": val}, multilabel=True)
+    return open_drawn(DrawnScenes, CLASSES, config, multilabel=True)

@@ -11,8 +11,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from flax_attn.data.dataset import Dataset
-from flax_attn.data.decode import Resize
+from flax_attn.config import DataConfig
+from flax_attn.data.dataset import Dataset, OpenRequest
 from flax_attn.data.manifest import ManifestRow, read_manifest, split_by_digest, write_manifest
 from flax_attn.data.sets.tfds import (
     RecordSplit,
@@ -34,6 +34,8 @@ URL = (
 )
 
 _MEMBER = re.compile(r"PetImages/(Cat|Dog)/\d+\.jpg")
+
+_log = logging.getLogger(__name__)
 
 
 def prepare(tfds: Any, data_dir: Path) -> None:
@@ -99,7 +101,7 @@ def _builder_class(tfds: Any, archive: Path) -> Any:
 
 
 def read_archive(path: Path) -> Iterator[tuple[str, str, bytes]]:
-    """Name, class and content of each sound photograph in the archive.
+    """Yields name, class and content of each sound photograph in the archive.
 
     Left out, as TFDS does: files whose beginning does not hold "JFIF", and all that is not
     ``PetImages/(Cat|Dog)/<number>.jpg``.
@@ -123,21 +125,16 @@ def read_archive(path: Path) -> Iterator[tuple[str, str, bytes]]:
                 yield name, match[1].lower(), member.read()
     if not used:
         raise DataError(f"no photographs PetImages/(Cat|Dog)/<number>.jpg in {str(path)!r}")
-    logging.getLogger(__name__).info("%s: %d photographs, %d left out", path, used, skipped)
+    _log.info("%s: %d photographs, %d left out", path, used, skipped)
 
 
-_log = logging.getLogger(__name__)
+def open_set(config: DataConfig, request: OpenRequest) -> Dataset:
+    """Opens the splits "train" and "val" of ``cats_vs_dogs``; cat is 0, dog is 1.
 
-
-def open_cats_vs_dogs(
-    data_dir: Path | None, *, size: int, resize: Resize, val_fraction: float
-) -> Dataset:
-    """The splits "train" and "val" of ``cats_vs_dogs``; cat is 0, dog is 1.
-
-    ``data_dir`` is TFDS's (by default ``$TFDS_DATA_DIR`` or ``~/tensorflow_datasets``). What is
-    not prepared there yet is prepared first (`prepare`). TFDS has one split only; it is divided
-    by image digest (`split_by_digest`) and the division written down as the manifest
-    ``cats_vs_dogs-val-<val_fraction>.jsonl`` in ``data_dir``, which later openings follow.
+    ``config.data_dir`` is TFDS's (by default ``$TFDS_DATA_DIR`` or ``~/tensorflow_datasets``).
+    What is not prepared there yet is prepared first (``prepare``). TFDS has one split only; it is
+    divided by image digest (``split_by_digest``) and the division written down as the manifest
+    ``cats_vs_dogs-val-<val_fraction>.jsonl`` in that folder, which later openings follow.
 
     Reads every record once, without decoding it.
 
@@ -146,15 +143,24 @@ def open_cats_vs_dogs(
       DataError: cannot be downloaded or prepared, prepared in a format without random access,
         or a manifest of other photographs.
     """
-    tfds = import_tfds(NAME)
+    tfds, val_fraction = import_tfds(NAME), config.val_fraction
     if not 0 < val_fraction < 1:
         raise UsageError(f"val_fraction is {val_fraction}: expected a number between 0 and 1")
-    root = folder_of_tfds(tfds, data_dir)
+    root = folder_of_tfds(tfds, config.data_dir)
     if not is_prepared(root, NAME, VERSION):
         prepare(tfds, root)
-    records = open_records(tfds, root, NAME, VERSION, read_row=_name_and_label, classes=CLASSES)
+    records = open_records(
+        tfds,
+        root,
+        NAME,
+        VERSION,
+        read_row=_name_and_label,
+        classes=CLASSES,
+        known=request.known,
+    )
     manifest = root / f"cats_vs_dogs-val-{val_fraction}.jsonl"
     splits = _follow_manifest(manifest, list(records.places), val_fraction)
+    size, resize = config.image_size, config.resize
     return Dataset(
         CLASSES,
         {
@@ -171,7 +177,7 @@ def _name_and_label(record: Mapping[str, Any]) -> tuple[str, int]:
 def _follow_manifest(
     path: Path, rows: Sequence[ManifestRow], val_fraction: float
 ) -> Mapping[str, tuple[ManifestRow, ...]]:
-    """The division written down in ``path``, which is written first if it is missing."""
+    """Returns the division written down in ``path``, which is written first if missing."""
     if not path.exists():
         splits = split_by_digest(rows, classes=CLASSES, val_fraction=val_fraction)
         try:

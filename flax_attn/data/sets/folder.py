@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 from jaxtyping import Bool
 
-from flax_attn.data.dataset import Dataset
-from flax_attn.data.decode import Resize
+from flax_attn.config import DataConfig
+from flax_attn.data.dataset import Dataset, OpenRequest
 from flax_attn.data.manifest import (
     ListedImages,
     ManifestRow,
@@ -34,14 +34,15 @@ _JUNK = frozenset({"__macosx", "thumbs.db"})
 
 @dataclass(frozen=True)
 class MaskFolder:
-    """Mask files beneath ``root``, each under the path of its image; the ending may be another."""
+    """Mask files beneath ``root``, each under the path of its image; the ending may differ."""
 
     root: Path
 
     def find(self, path: str) -> Path | None:
-        """The mask of the image ``path``; None if there is none.
+        """Returns the path of the mask of the image ``path``; None if there is none.
 
-        Raises DataError when several files could be it and none has the image's own ending.
+        Raises:
+          DataError: several files could be it and none has the image's own ending.
         """
         found = self._files.get(_without_ending(path), ())
         if path in found:
@@ -74,7 +75,11 @@ class FolderSplit(ListedImages):
         return self.root / self.rows[index].path
 
     def masks(self, index: int) -> Bool[np.ndarray, "1 s s"] | None:
-        """The one mask of an image, see `decode_mask`; raises DataError if it cannot be used."""
+        """Returns the one mask of an image (``decode_mask``); None if there is none.
+
+        Raises:
+          DataError: it cannot be used, or several files could be it.
+        """
         file = self.mask_folder.find(self.rows[index].path) if self.mask_folder else None
         if file is None:
             return None
@@ -82,107 +87,72 @@ class FolderSplit(ListedImages):
         return decode_mask(file, image=image, size=self.size, resize=self.resize)[None]
 
 
-def open_folder(
-    root: Path,
-    *,
-    size: int,
-    resize: Resize,
-    val_fraction: float,
-    class_names: tuple[str, ...] | None = None,
-    known: Sequence[ManifestRow] = (),
-    mask_dir: Path | None = None,
-) -> Dataset:
-    """The splits "train" and "val" of a folder of photographs.
+def open_set(config: DataConfig, request: OpenRequest) -> Dataset:
+    """Opens the splits "train" and "val" of a folder of photographs, or "all" of them.
 
-    Beneath ``root`` either ``train/`` and one of ``val/``, ``valid/``, ``validation/``, ``test/``
-    (the first of these that exists), each with one sub-folder a class; or the class folders
-    themselves, which are then split by file digest (`split_by_digest`), ``val_fraction`` to
-    "val". Class folders may be nested. Labels follow ``class_names``, or else the order of the
-    names' bytes. Hidden files, ``__MACOSX`` and files of other kinds are ignored.
+    Beneath the folder lie either ``train/`` and one of ``val/``, ``valid/``, ``validation/``,
+    ``test/`` (the first of these that exists), each with one sub-folder a class; or the class
+    folders themselves, which are then split by file digest (``split_by_digest``). Class folders
+    may be nested. Labels follow the order of the names' bytes. Hidden files, ``__MACOSX`` and
+    files of other kinds are ignored. Undivided, the photographs of both splits are "all".
 
-    Every file is read once for its digest, none is decoded: see `preflight`. ``known`` rows stand
-    for what is found under their path, or is not there any more: a run that lost images goes on
-    with the rows it began with.
+    Every file is read once for its digest, none is decoded. A known row also stands for a file
+    that is not there any more.
 
-    Masks lie in ``mask_dir`` under the same paths as their images; those of some images may be
-    missing.
+    Masks lie in ``config.mask_dir``, or else in the folder's name with ``_masks`` beside it if
+    there is one, under the same paths as their images; those of some images may be missing.
 
     Raises:
-      DataError: no root, no or one class folder, an empty class, train and val of different
-        classes, classes that are not ``class_names``, no mask of any image in ``mask_dir``.
+      DataError: no such folder, no or one class folder, an empty class, train and val of
+        different classes, no mask of any image in the folder of masks.
       UsageError: ``val_fraction`` not between 0 and 1.
     """
+    assert config.data_dir is not None  # see ``check_dataset``
+    root = Path(config.data_dir)
     layout = _split_layout(root)
     if layout is None:
-        classes, rows = _read_tree(root, ".", class_names, known)
-        splits = split_by_digest(rows, classes=classes, val_fraction=val_fraction)
+        classes, rows = _read_tree(root, ".", request.known)
+        splits = {"all": rows}
+        if not request.undivided:
+            splits = split_by_digest(rows, classes=classes, val_fraction=config.val_fraction)
     else:
         train, val = layout
-        classes, train_rows = _read_tree(root, train, class_names, known)
-        _, val_rows = _read_tree(root, val, classes, known, like=repr(train))
+        classes, train_rows = _read_tree(root, train, request.known)
+        _, val_rows = _read_tree(root, val, request.known, like=(train, classes))
         splits = {"train": train_rows, "val": val_rows}
-    masks = _mask_folder(mask_dir, [row for rows in splits.values() for row in rows])
-    return Dataset(
-        classes,
-        {
-            name: FolderSplit(
-                root=root, rows=rows, classes=classes, size=size, resize=resize, mask_folder=masks
-            )
-            for name, rows in splits.items()
-        },
-    )
-
-
-def open_tree(
-    root: Path,
-    *,
-    size: int,
-    resize: Resize,
-    class_names: tuple[str, ...] | None = None,
-    known: Sequence[ManifestRow] = (),
-    mask_dir: Path | None = None,
-) -> Dataset:
-    """The same photographs undivided, as the one split "all" (train and val together).
-
-    Raises:
-      DataError: as `open_folder`.
-    """
-    layout = _split_layout(root)
-    classes, rows = _read_tree(root, layout[0] if layout else ".", class_names, known)
-    if layout:
-        rows += _read_tree(root, layout[1], classes, known, like=repr(layout[0]))[1]
-    whole = FolderSplit(
+        if request.undivided:
+            splits = {"all": sort_by_name([*train_rows, *val_rows])}
+    listed = [row for rows in splits.values() for row in rows]
+    split = partial(
+        FolderSplit,
         root=root,
-        rows=sort_by_name(rows),
         classes=classes,
-        size=size,
-        resize=resize,
-        mask_folder=_mask_folder(mask_dir, rows),
+        size=config.image_size,
+        resize=config.resize,
+        mask_folder=_mask_folder(root, config.mask_dir, listed) if request.masks else None,
     )
-    return Dataset(classes, {"all": whole})
+    return Dataset(classes, {name: split(rows=rows) for name, rows in splits.items()})
 
 
-def masks_beside(root: Path, named: str | None) -> Path | None:
-    """The folder of masks that was named, or else the one beside ``root``, if there is one."""
-    if named is not None:
-        return Path(named)
-    whole = root.resolve()
-    beside = whole.parent / f"{whole.name}{MASKS}"
-    return beside if beside.is_dir() else None
-
-
-def _mask_folder(mask_dir: Path | None, rows: Sequence[ManifestRow]) -> MaskFolder | None:
-    if mask_dir is None:
-        return None
-    if not mask_dir.is_dir():
-        raise DataError(f"no folder {str(mask_dir)!r}: expected masks, named as the images are")
-    masks = MaskFolder(mask_dir)
+def _mask_folder(root: Path, named: str | None, rows: Sequence[ManifestRow]) -> MaskFolder | None:
+    """Returns the folder of masks that was named, or else the one beside ``root``, if any."""
+    folder = _beside(root) if named is None else Path(named)
+    if not folder.is_dir():
+        if named is None:
+            return None
+        raise DataError(f"no folder {named!r}: expected masks, named as the images are")
+    masks = MaskFolder(folder)
     if not any(masks.find(row.path) for row in rows):
         raise DataError(
-            f"no mask in {str(mask_dir)!r} is named as an image is, such as {rows[0].path!r}: lay "
+            f"no mask in {str(folder)!r} is named as an image is, such as {rows[0].path!r}: lay "
             "the masks out as the images are, or name another folder by --mask-dir"
         )
     return masks
+
+
+def _beside(root: Path) -> Path:
+    whole = root.resolve()
+    return whole.parent / f"{whole.name}{MASKS}"
 
 
 def _without_ending(path: str) -> str:
@@ -190,7 +160,7 @@ def _without_ending(path: str) -> str:
 
 
 def _split_layout(root: Path) -> tuple[str, str] | None:
-    """The names of the train and val folders, if there are both."""
+    """Returns the names of the train and val folders, if there are both."""
     if not root.is_dir():
         raise DataError(f"no folder {str(root)!r}: expected one with a sub-folder for each class")
     names = {name.lower(): name for name in _folders(root)}
@@ -201,24 +171,25 @@ def _split_layout(root: Path) -> tuple[str, str] | None:
 def _read_tree(
     root: Path,
     tree: str,
-    expected: tuple[str, ...] | None,
     known: Sequence[ManifestRow],
     *,
-    like: str = "the classes asked for",
+    like: tuple[str, tuple[str, ...]] | None = None,
 ) -> tuple[tuple[str, ...], tuple[ManifestRow, ...]]:
-    """Class names in label order and the sorted rows of one tree of class folders."""
-    found = tuple(_folders(root / tree))
+    """Returns class names in label order and the sorted rows of one tree of class folders.
+
+    ``like`` is the name of another tree and its classes, which must be the same.
+    """
+    classes = tuple(_folders(root / tree))
     shown = repr(str(root / tree))
-    if len(found) < 2:
-        only = f"only one class folder, {found[0]!r}" if found else "no class folders"
+    if len(classes) < 2:
+        only = f"only one class folder, {classes[0]!r}" if classes else "no class folders"
         raise DataError(f"{only} in {shown}: expected a sub-folder for each of two or more classes")
-    if expected is not None and set(found) != set(expected):
-        missing = sorted(set(expected) - set(found))
-        extra = sorted(set(found) - set(expected))
+    if like is not None and classes != like[1]:
+        missing = sorted(set(like[1]) - set(classes))
+        extra = sorted(set(classes) - set(like[1]))
         raise DataError(
-            f"classes of {shown} differ from {like}: missing {missing}, unexpected {extra}"
+            f"classes of {shown} differ from {like[0]!r}: missing {missing}, unexpected {extra}"
         )
-    classes = found if expected is None else expected
     files = [
         (file, label)
         for label, name in enumerate(classes)
@@ -243,9 +214,12 @@ def _images_of_class(folder: Path) -> list[Path]:
 
 
 def image_files(folder: Path) -> Iterator[Path]:
-    """Image files at any depth, without hidden files and junk, in the order of the names' bytes.
+    """Yields image files at any depth, without hidden files and junk, by the names' bytes.
 
-    Links are followed, but no folder is entered twice. Raises DataError where one cannot be listed.
+    Links are followed, but no folder is entered twice.
+
+    Raises:
+      DataError: a folder cannot be listed.
     """
     return _images(folder, visited=set())
 
@@ -267,7 +241,7 @@ def _folders(root: Path) -> list[str]:
 
 
 def _entries(folder: Path) -> list[os.DirEntry[str]]:
-    """What is in a folder, without junk, in the order of the names' bytes."""
+    """Returns what is in a folder, without junk, in the order of the names' bytes."""
     try:
         with os.scandir(folder) as listing:
             entries = [entry for entry in listing if not _is_junk(entry.name)]
@@ -280,7 +254,7 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir()
     except OSError:
-        # A loop of links: no folder; under an image's name `preflight` reports it.
+        # A loop of links: no folder; under an image's name ``preflight`` reports it.
         return False
 
 

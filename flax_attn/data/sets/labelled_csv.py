@@ -16,21 +16,23 @@ from __future__ import annotations
 import csv
 import io
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Int
 
-from flax_attn.data.dataset import Dataset
-from flax_attn.data.decode import Resize, open_regular
+from flax_attn.config import DataConfig
+from flax_attn.data.dataset import Dataset, OpenRequest
+from flax_attn.data.decode import open_regular
 from flax_attn.data.manifest import ManifestRow, digest_files, sort_by_name, split_by_digest
 from flax_attn.data.sets.folder import FolderSplit
 from flax_attn.errors import DataError
 
+TABLE = "labels.csv"
 SPLITS = ("train", "val")
 
 _FORMS = "a header of name,LABEL,LABEL,… (cells 0 or 1) or of name,labels (cells LABEL|LABEL)"
@@ -46,15 +48,20 @@ class Row(NamedTuple):
 
 
 class LabelTable(NamedTuple):
-    """Label names in order, and the rows; ``listed`` if a cell lists the labels of its image."""
+    """A table of labels: their names in order, and a row an image.
+
+    ``listed`` says whether a cell lists the labels of its image.
+    """
 
     names: tuple[str, ...]
     rows: tuple[Row, ...]
     listed: bool
 
 
-def read_table(file: Path) -> LabelTable:
-    """Reads a table whose images lie beneath its folder; see `labelled_csv` for its two forms.
+def read_table(file: Path, *, known: Collection[str] = ()) -> LabelTable:
+    """Reads a table whose images lie beneath its folder; this module's docstring has its forms.
+
+    The files at ``known`` paths may be missing.
 
     Raises:
       DataError: no such file, not UTF-8, not such a table, a row without its image, with a
@@ -75,7 +82,7 @@ def read_table(file: Path) -> LabelTable:
                 "add or remove cells, and quote names that hold a comma"
             )
         cell = dict(zip(header, cells, strict=True))
-        path = _path(cell["name"], file.parent, where)
+        path = _path(cell["name"], file.parent, where, known)
         if path in rows:
             raise DataError(f"{where}: {path!r} is in line {rows[path].line} too: remove one")
         labels = _listed(cell["labels"], where) if listed else _marked(cell, columns, where)
@@ -104,7 +111,7 @@ def _text(file: Path) -> str:
 
 
 def _lines(shown: str, text: str) -> Iterator[tuple[int, list[str]]]:
-    """The number of the line and the cells of every row that is not blank."""
+    """Yields the line's number and the cells of every row that is not blank."""
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     try:
         for cells in reader:
@@ -127,15 +134,15 @@ def _label_columns(shown: str, header: list[str]) -> tuple[str, ...]:
     return columns
 
 
-def _path(name: str, root: Path, where: str) -> str:
-    """The path in one spelling, so that no image stands in two rows."""
+def _path(name: str, root: Path, where: str, known: Collection[str]) -> str:
+    """Returns the path in one spelling, so that no image stands in two rows."""
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts:
         raise DataError(
             f"{where}: {name!r} leads out of the folder: expected a path beneath {str(root)!r}"
         )
-    # Files that are there but cannot be used are left to `preflight`, which names them all.
-    if not name or not os.path.lexists(root / path):
+    # Files that are there but cannot be used are left to ``preflight``, which names them all.
+    if not name or not (path.as_posix() in known or os.path.lexists(root / path)):
         raise DataError(
             f"{where}: no file {name!r} in {str(root)!r}: correct the name or remove the row"
         )
@@ -165,9 +172,6 @@ def _split(cell: Mapping[str, str], where: str) -> str | None:
     return split
 
 
-TABLE = "labels.csv"
-
-
 @dataclass(frozen=True, kw_only=True)
 class LabelledImages(FolderSplit):
     """Image files beneath ``root``; bit j of a row's label is set where the image has label j."""
@@ -179,51 +183,50 @@ class LabelledImages(FolderSplit):
         return np.array(rows, dtype=np.int32).reshape(len(rows), len(bits))
 
 
-def open_labelled_csv(
-    root: Path,
-    *,
-    size: int,
-    resize: Resize,
-    val_fraction: float | None,
-    class_names: tuple[str, ...] | None = None,
-) -> Dataset:
-    """The splits "train" and "val" of the images that ``root``/labels.csv names.
+def open_set(config: DataConfig, request: OpenRequest) -> Dataset:
+    """Opens the splits "train" and "val" of the images that labels.csv names, or "all" of them.
 
     Without a column ``split``, of the n distinct images the round(val_fraction * n) with the
-    smallest digests are "val" (`split_by_digest`); a rare label may be missing there. With
-    ``val_fraction`` None all images are undivided, as the one split "all". Labels follow
-    ``class_names``, or else the columns, or in the second form the order of the names' bytes.
+    smallest digests are "val" (``split_by_digest``); a rare label may be missing there. Undivided,
+    no split needs an image. Labels follow ``request.classes``, or else the columns, or in the
+    second form of the table the order of the names' bytes.
 
-    Every file is read once for its digest, none is decoded: see `preflight`.
+    Every file is read once for its digest, none is decoded. A known row stands for what the table
+    and the file say, and for a file that is not there any more; its line must still be.
 
     Raises:
-      DataError: as `read_table`; labels that are not ``class_names``; an empty split.
+      DataError: as ``read_table``; labels that are not ``request.classes``; an empty split.
       UsageError: ``val_fraction`` not between 0 and 1.
     """
+    assert config.data_dir is not None  # see ``check_dataset``
+    root = Path(config.data_dir)
     file = root / TABLE
-    table = read_table(file)
-    classes = _in_order(class_names, table, file) if class_names else table.names
+    known = {row.path: row for row in request.known}
+    table = read_table(file, known=known)
+    classes = _in_order(request.classes, table, file) if request.classes else table.names
     bit = {name: 1 << j for j, name in enumerate(classes)}
     digests = digest_files([root / row.path for row in table.rows])
-    rows = [
+    listed = [
         ManifestRow(row.path, sum(bit[name] for name in row.labels), digest)
         for row, digest in zip(table.rows, digests, strict=True)
     ]
-    splits = {"all": rows} if val_fraction is None else _divide(rows, table, val_fraction, file)
+    rows = [known.get(row.path, row) for row in listed]
+    if request.undivided:
+        splits: Mapping[str, Sequence[ManifestRow]] = {"all": rows}
+    else:
+        splits = _divide(rows, table, config.val_fraction, file)
+    split = partial(
+        LabelledImages, root=root, classes=classes, size=config.image_size, resize=config.resize
+    )
     return Dataset(
         classes,
-        {
-            name: LabelledImages(
-                root=root, rows=sort_by_name(part), classes=classes, size=size, resize=resize
-            )
-            for name, part in splits.items()
-        },
+        {name: split(rows=sort_by_name(part)) for name, part in splits.items()},
         multilabel=True,
     )
 
 
 def _in_order(wanted: tuple[str, ...], table: LabelTable, file: Path) -> tuple[str, ...]:
-    """The wanted labels; a table that lists labels need not hold all of them."""
+    """Returns the wanted labels; a table that lists labels need not hold all of them."""
     missing = [] if table.listed else sorted(set(wanted) - set(table.names))
     unexpected = sorted(set(table.names) - set(wanted))
     if missing or unexpected:

@@ -10,8 +10,9 @@ from llvmlite import binding as llvm
 
 from flax_attn.ops.llvm.handlers import build
 from flax_attn.ops.llvm.ir import Machine
+from flax_attn.system.cpu import max_isa
 
-# By what the processor has: vectors of 64 bytes, of 32, or of 16.
+# By a feature of the processor: vectors of 64 bytes, of 32, or of 16.
 MACHINES = {
     "avx512f": Machine(lanes=16, columns=4, rows=6, sum_rows=4),
     "avx2": Machine(lanes=8, columns=2, rows=6, sum_rows=4),
@@ -19,9 +20,20 @@ MACHINES = {
 }
 
 
+# By the value of ``--xla_cpu_max_isa``, how the names of LLVM's features beyond it begin.
+BEYOND = {
+    "SSE4_2": ("avx", "fma", "f16c", "vaes", "vpclmulqdq", "amx"),
+    "AVX": ("avx2", "avx512", "avx10", "fma", "amx"),
+    "AVX2": ("avx512", "avx10", "amx"),
+}
+
+
 def host_machine() -> Machine | None:
-    """The machine for this processor; None where vectors are too short to pay."""
-    features = llvm.get_host_cpu_features()
+    """Returns the machine for this processor, or for what XLA's flag permits of it (``max_isa``).
+
+    None where vectors are too short to pay.
+    """
+    features = _host_features()
     return next((m for name, m in MACHINES.items() if features.get(name)), None)
 
 
@@ -34,7 +46,7 @@ class Compiled:
         module = llvm.parse_assembly(str(build(machine)))
         module.triple, module.data_layout = target.triple, str(target.target_data)
         options = llvm.create_pipeline_tuning_options(speed_level=2)
-        # Loops are written as they should run.
+        # The loops are vectorised and unrolled already.
         options.loop_vectorization = options.slp_vectorization = options.loop_unrolling = False
         passes = llvm.create_pass_builder(target, options)
         passes.getModulePassManager().run(module, passes)
@@ -43,13 +55,13 @@ class Compiled:
         self._engine.finalize_object()
 
     def name(self, handler: str) -> str:
-        """The name of a handler in XLA, registered when first asked for."""
+        """Returns XLA's name of a handler, which is registered when first asked for."""
         return _register(self, handler)
 
 
 @cache
 def compiled(machine: Machine) -> Compiled:
-    """The kernels of a machine, compiled once a process."""
+    """Returns the kernels of a machine, compiled once a process."""
     return Compiled(machine)
 
 
@@ -64,11 +76,18 @@ def _register(code: Compiled, handler: str) -> str:
     return name
 
 
+def _host_features() -> llvm.FeatureMap:
+    features = llvm.get_host_cpu_features()
+    beyond = BEYOND.get(max_isa(), ())
+    features.update({name: False for name in features if name.startswith(beyond)})
+    return features
+
+
 @cache
 def _host_target() -> llvm.TargetMachine:
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
-    features = llvm.get_host_cpu_features()
+    features = _host_features()
     return llvm.Target.from_default_triple().create_target_machine(
         cpu=llvm.get_host_cpu_name(),
         # LLVM would rather halve the longest vectors of some processors.

@@ -1,6 +1,6 @@
 """The structs of XLA's foreign function interface that handlers read and write.
 
-Fields in the order of ``xla/ffi/api/c_api.h``, which jaxlib ships; a struct ends with the last
+Fields are in the order of ``xla/ffi/api/c_api.h``, which jaxlib ships; a struct ends with the last
 field that is used here.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 from ctypes import POINTER as pointer_to
 from ctypes import Structure, c_int, c_int32, c_int64, c_size_t, c_void_p
 
-# The version of the interface that these structs are of.
+# The version of the interface that these structs belong to.
 VERSION = (0, 3)
 EXTENSION_METADATA = 1
 # The code of an error for want of memory.
@@ -17,7 +17,7 @@ RESOURCE_EXHAUSTED = 8
 
 
 class Header(Structure):
-    """What every struct of XLA's foreign function interface begins with."""
+    """The fields that every struct of XLA's foreign function interface begins with."""
 
     _fields_ = [("struct_size", c_size_t), ("extension_start", c_void_p)]
 

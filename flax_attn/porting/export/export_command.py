@@ -1,4 +1,4 @@
-"""``eval.py --export DIR``: the best checkpoint of a run as files that need no flax_attn."""
+"""``flax-attn eval --export DIR``: the best checkpoint of a run as files that need no flax_attn."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import json
 import logging
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -18,7 +19,6 @@ from jaxtyping import UInt8
 
 from flax_attn.data import Split, read_image
 from flax_attn.errors import UsageError, WeightsError
-from flax_attn.models import build_model, functional
 from flax_attn.porting.export.formats import (
     FORMATS,
     INPUT,
@@ -26,9 +26,9 @@ from flax_attn.porting.export.formats import (
     network_outputs,
     require_packages,
 )
-from flax_attn.runs.checkpoints import Checkpoints
 from flax_attn.runs.directory import Run
-from flax_attn.system.files import sync, write_text, writing
+from flax_attn.runs.load import restore_best
+from flax_attn.system.files import sync, write_json, writing
 
 _log = logging.getLogger(__name__)
 
@@ -42,52 +42,48 @@ TOLERANCE = 1e-4
 def export_run(
     run: Run, split: Split, *, workdir: Path, out: Path, formats: Sequence[str]
 ) -> dict[str, Any]:
-    """Writes the best checkpoint of a run to a new folder, and what it says in ``export.json``.
+    """Writes the best checkpoint of a run to a new folder; returns what ``export.json`` says.
 
     Every file is read back and compared with the network on images of ``split``, all together
     and one alone. The folder appears when all have passed.
 
-    Raises UsageError for a folder that holds something, a format that a network or installation
-    does not allow; WeightsError when a file differs from the network; CheckpointError when there
-    is no checkpoint, or it does not fit.
+    Raises:
+      UsageError: ``out`` holds something or cannot be written, or the network or installation
+        does not allow a format.
+      WeightsError: a file differs from the network.
+      CheckpointError: there is no checkpoint, or it does not fit.
+      DiskFullError: no space is left for ``out``.
     """
     formats = list(dict.fromkeys(formats))
     require_packages(formats)
     _require_free(out)
-    best = Checkpoints(workdir, read_only=True).load_best()
-    _, params, stats = functional.abstract(
-        lambda: build_model(run.config.model, num_classes=len(run.classes))
-    )
-    params, stats = best.model(params, stats)
+    best = restore_best(run, workdir)
     images = _images(split)
     # On accelerators the default precision is less than float32's.
-    with jax.default_matmul_precision("highest"):
+    with jax.default_matmul_precision("highest"), _new_folder(out) as folder:
         network = jax.jit(network_outputs(run, conv=run.config.model.conv))
-        expected = {n: np.asarray(v) for n, v in network(params, stats, images).items()}
-        program = partial(network_outputs(run, conv="exact"), params, stats)
-        info = {**_describe(run, expected), "epoch": best.info.epoch, "step": best.info.step}
+        expected = {
+            name: np.asarray(value)
+            for name, value in network(best.params, best.stats, images).items()
+        }
+        program = partial(network_outputs(run, conv="exact"), best.params, best.stats)
+        info = {**_describe(run, expected), "epoch": best.epoch, "step": best.step}
         about = {name: json.dumps(value) for name, value in info.items()}
-        folder = _folder_beside(out)
-        try:
-            info["files"] = {}
-            for name in formats:
-                path = folder / FORMATS[name].file
-                FORMATS[name].write(program, run.config.data.image_size, path, about)
-                sync(path)
-                differences = _compare(name, path, images, expected)
-                info["files"][path.name] = {
-                    "format": name,
-                    "bytes": path.stat().st_size,
-                    "relative_difference": differences,
-                }
-                _log.info(
-                    f"{path.name}: {path.stat().st_size / 1e6:.1f} MB, differs from the network "
-                    f"by at most {max(differences.values()):.1e} of the largest value"
-                )
-            write_text(folder / INFO_FILE, json.dumps(info, indent=2) + "\n")
-            _publish(folder, out)
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
+        info["files"] = {}
+        for name in formats:
+            path = folder / FORMATS[name].file
+            FORMATS[name].write(program, run.config.data.image_size, path, about)
+            differences = _compare(name, path, images, expected)
+            info["files"][path.name] = {
+                "format": name,
+                "bytes": path.stat().st_size,
+                "relative_difference": differences,
+            }
+            _log.info(
+                f"{path.name}: {path.stat().st_size / 1e6:.1f} MB, differs from the network "
+                f"by at most {max(differences.values()):.1e} of the largest value"
+            )
+        write_json(folder / INFO_FILE, info)
     _log.info(f"wrote {', '.join(info['files'])} and {INFO_FILE} to {out}")
     return info
 
@@ -97,18 +93,24 @@ def _require_free(out: Path) -> None:
         raise UsageError(f"--export: {out} holds something already: name a new folder")
 
 
-def _folder_beside(out: Path) -> Path:
+@contextmanager
+def _new_folder(out: Path) -> Iterator[Path]:
+    """Yields a folder that takes the name ``out`` when the block ends well, else is removed.
+
+    Raises:
+      UsageError: something in it, or itself, cannot be written.
+      DiskFullError: no space is left for it.
+    """
     with writing(f"--export {out}"):
         out.parent.mkdir(parents=True, exist_ok=True)
         folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-        folder.chmod(0o755)
-    return folder
-
-
-def _publish(folder: Path, out: Path) -> None:
-    with writing(f"--export {out}"):
-        folder.rename(out)
-        sync(out.parent)
+        try:
+            folder.chmod(0o755)
+            yield folder
+            folder.rename(out)
+            sync(out.parent)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _images(split: Split) -> UInt8[np.ndarray, "n s s 3"]:

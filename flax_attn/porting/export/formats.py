@@ -20,6 +20,7 @@ from flax_attn.models.network import Network
 from flax_attn.models.tasks import TASKS
 from flax_attn.ops.images import normalize
 from flax_attn.runs.directory import Run
+from flax_attn.system.files import write_bytes
 
 INPUT = "images"
 LOGITS, PROBABILITIES, ATTENTION = "logits", "probabilities", "attention_"
@@ -75,7 +76,7 @@ def write_stablehlo(program: Program, size: int, path: Path, about: Mapping[str,
     """StableHLO with its calling convention, as ``jax.export`` reads it."""
     del about
     exported = export.export(jax.jit(program), platforms=PLATFORMS)(any_batch(size))
-    path.write_bytes(exported.serialize())
+    write_bytes(path, bytes(exported.serialize()))
 
 
 def load_stablehlo(path: Path) -> Loaded:
@@ -98,7 +99,7 @@ def write_onnx(program: Program, size: int, path: Path, about: Mapping[str, str]
             f"--export: the network takes {model.ByteSize()} bytes, an ONNX file at most "
             f"{ONNX_LIMIT}; leave onnx out: --export-formats stablehlo"
         )
-    path.write_bytes(model.SerializeToString())
+    write_bytes(path, model.SerializeToString())
 
 
 def load_onnx(path: Path) -> Loaded:

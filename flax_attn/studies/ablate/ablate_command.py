@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 from flax_attn.config import Config, make_config
 from flax_attn.data import Dataset, open_dataset
@@ -19,17 +19,20 @@ from flax_attn.porting.imagenet import resolve_imagenet
 from flax_attn.runs.conditions import deciding_numbers, remember
 from flax_attn.runs.directory import locked
 from flax_attn.studies.ablate import table
-from flax_attn.studies.ablate.grid import Bench, Combination, object_masks, run_combination
-from flax_attn.studies.ablate.table import draw_grid
+from flax_attn.studies.ablate.grid import Bench, Combination, Row, object_masks, run_combination
+from flax_attn.studies.ablate.grid_figure import draw_grid
 from flax_attn.system import cli
 from flax_attn.system.compilation_cache import use_compilation_cache
+from flax_attn.system.files import write_text, writing
 from flax_attn.training.choices import CHOICES
 from flax_attn.training.sources import example_sources
 from flax_attn.training.start import Initial, resolve_initial
 
 _log = logging.getLogger(__name__)
 
+# The measure that ranks the combinations of each task.
 BY = {"multiclass": "roc_auc", "multilabel": "average_precision"}
+REMEDY = "choose another --out"
 
 
 def main(argv: Sequence[str]) -> None:
@@ -48,7 +51,10 @@ def main(argv: Sequence[str]) -> None:
         raise UsageError("the grid trains on frozen features: drop --no-freeze-backbone")
     out = Path(args.out or f"runs/ablation-{config.data.dataset}")
     dataset = open_dataset(
-        config.data, cache=Path(config.run.feature_cache), images=config.run.image_folder
+        config.data,
+        cache=Path(config.run.feature_cache),
+        images=config.run.image_folder,
+        masks=True,
     )
     if args.train_subset is not None:
         part = random_subset(dataset.splits["train"], args.train_subset, seed=0)
@@ -70,30 +76,45 @@ def run_grid(
 ) -> None:
     """Trains what is missing of the grid and writes its rows, table and picture into ``out``.
 
-    Raises CheckpointError when ``out`` holds a grid under other conditions.
+    Each row is on the disk, with all before it, as soon as its training has ended.
+
+    Raises:
+      CheckpointError: ``out`` holds a grid under other conditions, or a damaged one.
+      DiskFullError: no space is left; the rows of earlier trainings stay.
+      UsageError: nothing can be written into ``out``.
     """
-    images = {name: split.fingerprint[:16] for name, split in dataset.splits.items()}
-    now = {**deciding_numbers(config), "images": images, **initial.provenance}
-    remember(out / "conditions.json", now, remedy="choose another --out")
+    remember(out / "conditions.json", _conditions(config, dataset, initial), remedy=REMEDY)
     bench = _bench(config, dataset, initial)
-    rows = table.read(out / table.ROWS_FILE)
+    file = out / table.ROWS_FILE
+    rows = table.read_rows(file)
     done = {(row["score"], row["norm"], row["seed"]) for row in rows}
-    with open(out / table.ROWS_FILE, "w", encoding="utf-8") as file:
-        file.writelines(json.dumps(row) + "\n" for row in rows)
-        for number, combination in enumerate(grid, start=1):
-            left = [seed for seed in seeds if (*combination, seed) not in done]
-            started = time.perf_counter()
-            for row in run_combination(bench, combination, left) if left else ():
-                file.write(json.dumps(row) + "\n")
-                file.flush()
-                rows.append(row)
-            if left:
-                mean = sum(row["accuracy"] for row in rows[-len(left) :]) / len(left)
-                _log.info(
-                    f"{number}/{len(grid)} {combination.score} × {combination.norm}: "
-                    f"accuracy {mean:.4f}, {time.perf_counter() - started:.0f} s"
-                )
-    _report(rows, config, out)
+    for number, combination in enumerate(grid, start=1):
+        left = [seed for seed in seeds if (*combination, seed) not in done]
+        if not left:
+            continue
+        started = time.perf_counter()
+        for row in run_combination(bench, combination, left):
+            rows.append(row)
+            with writing(file, remedy="and repeat the command, which goes on from here"):
+                table.write_rows(file, rows)
+        mean = sum(row["accuracy"] for row in rows[-len(left) :]) / len(left)
+        _log.info(
+            f"{number}/{len(grid)} {combination.score} × {combination.norm}: "
+            f"accuracy {mean:.4f}, {time.perf_counter() - started:.0f} s"
+        )
+    with writing(f"the tables in {out}"):
+        _report(rows, config, out)
+
+
+def _conditions(config: Config, dataset: Dataset, initial: Initial) -> dict[str, Any]:
+    """What all rows of a grid have in common; epochs, too, as a row is never trained further."""
+    return {
+        **deciding_numbers(config),
+        "epochs": config.train.epochs,
+        "images": {name: split.fingerprint[:16] for name, split in dataset.splits.items()},
+        # Its digest says what is in a file of weights, whatever its name.
+        **{name: value for name, value in initial.provenance.items() if name != "file"},
+    }
 
 
 def _bench(config: Config, dataset: Dataset, initial: Initial) -> Bench:
@@ -105,12 +126,12 @@ def _bench(config: Config, dataset: Dataset, initial: Initial) -> Bench:
     return Bench(config, dataset.classes, train, val, object_masks(dataset.splits["val"]))
 
 
-def _report(rows: Sequence[table.Row], config: Config, out: Path) -> None:
+def _report(rows: Sequence[Row], config: Config, out: Path) -> None:
     by = BY[config.train.task]
     summaries = table.summarize(rows)
     text = table.markdown(summaries, by=by)
     table.write_csv(rows, out / "table.csv")
-    (out / "table.md").write_text(text, encoding="utf-8")
+    write_text(out / "table.md", text)
     measures = ["accuracy", by, "area90"]
     if any(s.values["energy"] is not None for s in summaries):
         measures.append("energy")

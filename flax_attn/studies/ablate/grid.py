@@ -30,11 +30,113 @@ from flax_attn.runs.state import TrainState
 from flax_attn.training.evaluation import evaluate_examples
 from flax_attn.training.optimizer import make_optimizer
 from flax_attn.training.sources import ExampleSource, steps_per_epoch
-from flax_attn.training.step import init_state, make_eval_step, make_train_step
+from flax_attn.training.step import EvalStep, init_state, make_eval_step, make_train_step
+
+Row = dict[str, Any]
+
+
+class Combination(NamedTuple):
+    """One cell of the grid."""
+
+    score: str
+    norm: str
+
+    def of(self, config: Config) -> Config:
+        """Returns the configuration with this score and alignment."""
+        return replace(config, model=replace(config.model, score=self.score, norm=self.norm))
+
+
+class Bench(NamedTuple):
+    """What all trainings of a grid share: the examples are features of a frozen backbone."""
+
+    config: Config
+    classes: tuple[str, ...]
+    train: ExampleSource
+    val: ExampleSource
+    objects: Bool[np.ndarray, "n k s s"] | None
+
+
+def run_combination(bench: Bench, combination: Combination, seeds: Sequence[int]) -> Iterator[Row]:
+    """Trains one combination for each seed; yields how it does on the validation examples.
+
+    All trainings have the same epochs, batches and optimizer; a seed decides initialisation,
+    order of the examples and draws. Seconds are of training alone, compilation left out.
+    """
+    config = combination.of(bench.config)
+    num_classes = len(bench.classes)
+    structure, params, stats = functional.abstract(
+        lambda: build_model(config.model, num_classes=num_classes)
+    )
+    unread = [path for path in params if path.startswith(BACKBONE)]
+    tx = make_optimizer(config.train, steps_per_epoch=steps_per_epoch(bench.train))
+    step = make_train_step(structure, tx, config.train)
+    judge = make_eval_step(structure, TASKS[config.train.task])
+    # The backbone's random arrays, not returned, are never computed.
+    fresh = jax.jit(lambda key: _head(config, num_classes, key))
+
+    def start(seed: int) -> TrainState:
+        params = {**_empty(unread), **fresh(jax.random.key(seed))}
+        return init_state(params, _empty(stats), tx, config.train)
+
+    example = next(iter(bench.train.epoch(1, seed=0, shuffle=True)))
+    compiled = step.lower(start(0), example, 0).compile()  # type: ignore[attr-defined]
+    for seed in seeds:
+        state = start(seed)
+        started = time.perf_counter()
+        state, losses = _train(compiled, state, bench, seed)
+        seconds = time.perf_counter() - started
+        yield {
+            **combination._asdict(),
+            "seed": seed,
+            **_judge(judge, state, bench, config),
+            "first_loss": losses[0],
+            "last_loss": losses[-1],
+            "parameters": sum(a.size for a in state.params.values()),
+            "seconds": seconds,
+        }
+
+
+def _train(step: Any, state: TrainState, bench: Bench, seed: int) -> tuple[TrainState, list[float]]:
+    """The trained state, and the mean training loss of each epoch."""
+    losses = []
+    for epoch in range(1, bench.config.train.epochs + 1):
+        total, count = jnp.zeros(()), 0
+        for examples in bench.train.epoch(epoch, seed=seed, shuffle=True):
+            state, sums, _ = step(state, examples, seed)
+            total, count = total + sums.loss, count + int(examples.mask.sum())
+        losses.append(float(total) / count)
+    return state, losses
+
+
+def _judge(step: EvalStep, state: TrainState, bench: Bench, config: Config) -> dict[str, float]:
+    """Metrics on the validation examples, and how far the attention spreads."""
+    judged = evaluate_examples(
+        step,
+        state.params,
+        state.stats,
+        bench.val,
+        num_classes=len(bench.classes),
+        task=TASKS[config.train.task],
+        keep_attention=True,
+    )
+    maps = named_maps(judged.attention, config.model, bench.classes)
+    metrics = {k: v for k, v in judged.metrics.items() if k != "images_per_second"}
+    return {**metrics, **measure(maps, bench.objects)}
+
+
+def _head(config: Config, num_classes: int, key: Key[Array, ""]) -> Arrays:
+    network = MODELS[config.model.model](config.model, num_classes, rngs=nnx.Rngs(key))
+    _, params, _ = functional.split(network)
+    return {path: a for path, a in params.items() if not path.startswith(BACKBONE)}
+
+
+def _empty(paths: Iterable[str]) -> Arrays:
+    """Arrays in the place of a backbone's, which features leave unread."""
+    return {path: jnp.zeros(0) for path in paths}
 
 
 def object_masks(split: Split) -> Bool[np.ndarray, "n k s s"] | None:
-    """The masks of all images, padded with empty ones to the same number; None without any."""
+    """Returns the masks of all images, padded with empty ones to one number; None without any."""
     found = [masks_of(split, i) for i in range(len(split.labels))]
     known = [masks for masks in found if masks is not None]
     if not known:
@@ -49,7 +151,7 @@ def measure(
     attention: Mapping[str, Float[np.ndarray, "n h w"]],
     objects: Bool[np.ndarray, "n k s s"] | None,
 ) -> dict[str, float]:
-    """Means over the images, by measure and map.
+    """Returns means over the images, by measure and map.
 
     ``entropy`` is normalised to [0, 1]; ``area90`` the share of the image that holds 90 % of the
     attention. With objects: ``energy`` inside them, ``pointing`` game, ``attended`` share of the
@@ -73,7 +175,7 @@ def measure(
 
 
 def mean_over_maps(row: Mapping[str, float], measure_name: str) -> float:
-    """One measure averaged over the maps it was taken of; NaN where it was not taken."""
+    """Returns a measure averaged over the maps it was taken of; NaN where it was not taken."""
     values = [v for key, v in row.items() if key.startswith(f"{measure_name}_")]
     return _mean(np.asarray(values)) if values else float("nan")
 
@@ -81,102 +183,3 @@ def mean_over_maps(row: Mapping[str, float], measure_name: str) -> float:
 def _mean(values: np.ndarray | Sequence[float]) -> float:
     kept = np.asarray(values)[np.isfinite(values)]
     return float(kept.mean()) if kept.size else float("nan")
-
-
-Row = dict[str, Any]
-
-
-class Combination(NamedTuple):
-    """One cell of the grid."""
-
-    score: str
-    norm: str
-
-    def of(self, config: Config) -> Config:
-        """The configuration with this score and alignment."""
-        return replace(config, model=replace(config.model, score=self.score, norm=self.norm))
-
-
-class Bench(NamedTuple):
-    """What all trainings of a grid share: the examples are features of a frozen backbone."""
-
-    config: Config
-    classes: tuple[str, ...]
-    train: ExampleSource
-    val: ExampleSource
-    objects: Bool[np.ndarray, "n k s s"] | None
-
-
-def run_combination(bench: Bench, combination: Combination, seeds: Sequence[int]) -> Iterator[Row]:
-    """Trains one combination for each seed and judges it on the validation examples.
-
-    All trainings have the same epochs, batches and optimizer; a seed decides initialisation,
-    order of the examples and draws. Seconds are of training alone, compilation left out.
-    """
-    config = combination.of(bench.config)
-    classes = bench.classes
-    task = TASKS[config.train.task]
-    structure, params, stats = functional.abstract(
-        lambda: build_model(config.model, num_classes=len(classes))
-    )
-    unread = [path for path in params if path.startswith(BACKBONE)]
-    tx = make_optimizer(config.train, steps_per_epoch=steps_per_epoch(bench.train))
-    step = make_train_step(structure, tx, config.train)
-    judge = make_eval_step(structure, task)
-    # The backbone's random arrays, not returned, are never computed.
-    fresh = jax.jit(lambda key: _head(config, len(classes), key))
-
-    def start(seed: int) -> TrainState:
-        params = {**_empty(unread), **fresh(jax.random.key(seed))}
-        return init_state(params, _empty(stats), tx, config.train)
-
-    example = next(iter(bench.train.epoch(1, seed=0, shuffle=True)))
-    compiled = step.lower(start(0), example, 0).compile()  # type: ignore[attr-defined]
-    for seed in seeds:
-        state = start(seed)
-        started = time.perf_counter()
-        state, losses = _train(compiled, state, bench, seed)
-        seconds = time.perf_counter() - started
-        judged = evaluate_examples(
-            judge,
-            state.params,
-            state.stats,
-            bench.val,
-            num_classes=len(classes),
-            task=task,
-            keep_attention=True,
-        )
-        yield {
-            "score": combination.score,
-            "norm": combination.norm,
-            "seed": seed,
-            **{k: v for k, v in judged.metrics.items() if k != "images_per_second"},
-            "first_loss": losses[0],
-            "last_loss": losses[-1],
-            **measure(named_maps(judged.attention, config.model, classes), bench.objects),
-            "parameters": sum(a.size for a in state.params.values()),
-            "seconds": seconds,
-        }
-
-
-def _train(step: Any, state: TrainState, bench: Bench, seed: int) -> tuple[TrainState, list[float]]:
-    """The trained state, and the mean training loss of each epoch."""
-    losses = []
-    for epoch in range(1, bench.config.train.epochs + 1):
-        total, count = jnp.zeros(()), 0
-        for examples in bench.train.epoch(epoch, seed=seed, shuffle=True):
-            state, sums, _ = step(state, examples, seed)
-            total, count = total + sums.loss, count + int(examples.mask.sum())
-        losses.append(float(total) / count)
-    return state, losses
-
-
-def _head(config: Config, num_classes: int, key: Key[Array, ""]) -> Arrays:
-    network = MODELS[config.model.model](config.model, num_classes, rngs=nnx.Rngs(key))
-    _, params, _ = functional.split(network)
-    return {path: a for path, a in params.items() if not path.startswith(BACKBONE)}
-
-
-def _empty(paths: Iterable[str]) -> Arrays:
-    """Arrays in the place of a backbone's, which features leave unread."""
-    return {path: jnp.zeros(0) for path in paths}

@@ -1,20 +1,20 @@
-"""The rows of a grid as a table with intervals, a verdict and a picture."""
+"""The rows of a grid, kept whole on the disk, as a table with intervals and a verdict."""
 
 from __future__ import annotations
 
 import csv
+import io
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-from matplotlib.figure import Figure
 
+from flax_attn.errors import CheckpointError
 from flax_attn.statistics import Interval, student_t
-from flax_attn.studies.ablate.grid import mean_over_maps
-
-Row = Mapping[str, Any]
+from flax_attn.studies.ablate.grid import Row, mean_over_maps
+from flax_attn.system.files import write_text
 
 ROWS_FILE = "rows.jsonl"
 JUDGED = ("accuracy", "average_precision", "roc_auc")
@@ -32,20 +32,40 @@ class Summary(NamedTuple):
     seconds: float
 
 
-def read(path: Path) -> list[dict[str, Any]]:
-    """The rows written so far; a cut last line is dropped."""
-    rows: list[dict[str, Any]] = []
-    if path.exists():
-        for line in path.read_text(encoding="utf-8").splitlines():
-            try:
-                rows.append(json.loads(line))
-            except ValueError:
-                break
+def write_rows(path: Path, rows: Sequence[Row]) -> None:
+    """Replaces the file of all rows, a line each: a crash leaves the one before or this one.
+
+    Raises:
+      OSError: it cannot be written; the file before stays.
+    """
+    write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
+
+
+def read_rows(path: Path) -> list[Row]:
+    """Returns the rows written so far; none without a file.
+
+    Raises:
+      CheckpointError: a line is no row.
+    """
+    if not path.exists():
+        return []
+    rows: list[Row] = []
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    for number, line in enumerate(lines, start=1):
+        try:
+            row = json.loads(line)
+            _ = row["score"], row["norm"], row["seed"]
+        except (ValueError, KeyError, TypeError):
+            raise CheckpointError(
+                f"{path} is damaged in line {number}: remove that line, and what it held is "
+                "trained again"
+            ) from None
+        rows.append(row)
     return rows
 
 
 def summarize(rows: Sequence[Row]) -> list[Summary]:
-    """One summary a combination, in the order of their first rows."""
+    """Returns a summary of each combination, in the order of their first rows."""
     groups: dict[tuple[str, str], list[Row]] = {}
     for row in rows:
         groups.setdefault((row["score"], row["norm"]), []).append(row)
@@ -71,16 +91,17 @@ def _interval(values: Sequence[float]) -> Interval | None:
 
 
 def write_csv(rows: Sequence[Row], path: Path) -> None:
-    """All rows, a column for each value that any of them has."""
+    """Writes all rows, with a column for each value that any of them has."""
     columns = list(dict.fromkeys(name for row in rows for name in row))
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, columns)
-        writer.writeheader()
-        writer.writerows(rows)
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, columns)
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(path, text.getvalue())
 
 
 def markdown(summaries: Sequence[Summary], *, by: str) -> str:
-    """A table of all combinations, the best by the measure ``by`` first."""
+    """Returns a table of all combinations, the best by the measure ``by`` first."""
     taken = [n for n in (*JUDGED, *SPREAD) if any(s.values[n] is not None for s in summaries)]
     header = ["score", "norm", "seeds", *taken, "head parameters", "seconds"]
     lines = [" | ".join(header), " | ".join("--" for _ in header)]
@@ -91,7 +112,7 @@ def markdown(summaries: Sequence[Summary], *, by: str) -> str:
 
 
 def verdict(summaries: Sequence[Summary], *, by: str) -> str:
-    """Which combination is best, and how many of the others its interval leaves behind."""
+    """Says which combination is best, and how many of the others its interval leaves behind."""
     ranked = sorted(summaries, key=lambda s: -_estimate(s, by))
     best = ranked[0]
     lead = best.values[by]
@@ -117,50 +138,3 @@ def _shown(value: Interval | None) -> str:
     if not np.isfinite(value.low):
         return f"{value.estimate:.4f}"
     return f"{value.estimate:.4f} ± {value.high - value.estimate:.4f}"
-
-
-TITLES = {
-    "accuracy": "accuracy",
-    "roc_auc": "ROC AUC",
-    "average_precision": "average precision",
-    "area90": "area that holds 90 % of the attention",
-    "entropy": "entropy of the attention",
-    "energy": "attention inside the objects",
-    "attended": "share of objects attended",
-}
-
-
-def draw_grid(
-    summaries: Sequence[Summary], path: Path, *, measures: Sequence[str], title: str
-) -> None:
-    """A heat map for each measure, scores by alignments, with the value in each cell."""
-    scores = list(dict.fromkeys(s.score for s in summaries))
-    norms = list(dict.fromkeys(s.norm for s in summaries))
-    width = 1.6 + 0.72 * len(norms)
-    figure = Figure(figsize=(width * len(measures), 1.8 + 0.42 * len(scores)), layout="constrained")
-    figure.suptitle(title)
-    places = figure.subplots(1, len(measures), squeeze=False)[0]
-    for axes, name in zip(places, measures, strict=True):
-        grid = np.full((len(scores), len(norms)), np.nan)
-        for s in summaries:
-            value = s.values[name]
-            grid[scores.index(s.score), norms.index(s.norm)] = (
-                np.nan if value is None else value.estimate
-            )
-        image = axes.imshow(grid, cmap="viridis", aspect="auto")
-        axes.set_title(TITLES.get(name, name), fontsize=10)
-        axes.set_xticks(range(len(norms)), norms, rotation=40, ha="right", fontsize=8)
-        axes.set_yticks(range(len(scores)), scores, fontsize=8)
-        figure.colorbar(image, ax=axes, shrink=0.8)
-        _write_values(axes, grid)
-    figure.savefig(path, dpi=110)
-
-
-def _write_values(axes, grid: np.ndarray) -> None:
-    finite = grid[np.isfinite(grid)]
-    middle = (finite.min() + finite.max()) / 2 if finite.size else 0.0
-    for (row, column), value in np.ndenumerate(grid):
-        if np.isfinite(value):
-            colour = "white" if value < middle else "black"
-            text = f"{value:.3f}"
-            axes.text(column, row, text, ha="center", va="center", fontsize=7, color=colour)

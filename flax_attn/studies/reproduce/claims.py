@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
+from flax_attn.explain.methods import METHODS
 from flax_attn.statistics import Interval
 
 Verdict = Literal["supported", "not supported", "undecided"]
@@ -122,16 +123,6 @@ def percent(share: float, form: str = ".0%") -> str:
 
 GATE_NAMES = {"pool3": "pool-3", "pool4": "pool-4"}
 NETWORK_NAMES = {"sigmoid": "AttnVGG (sigmoid)", "softmax": "AttnVGG (softmax)"}
-METHOD_NAMES = {
-    "attention pool3": "Attention on pool-3",
-    "attention pool4": "Attention on pool-4",
-    "grad_cam": "Grad-CAM",
-    "grad_cam_pp": "Grad-CAM++",
-    "hires_cam": "HiRes-CAM",
-    "score_cam": "Score-CAM",
-    "input_gradients": "Input gradients",
-    "integrated_gradients": "Integrated gradients",
-}
 
 
 def gate_name(gate: str) -> str:
@@ -140,8 +131,9 @@ def gate_name(gate: str) -> str:
 
 
 def map_name(name: str) -> str:
-    """``Grad-CAM, block 4`` of ``grad_cam conv4``."""
-    if name in METHOD_NAMES:
-        return METHOD_NAMES[name]
-    method, stage = name.split()
-    return f"{METHOD_NAMES[method]}, block {stage.removeprefix('conv')}"
+    """Returns ``Grad-CAM, block 4`` of ``grad_cam conv4``."""
+    method, _, stage = name.partition(" ")
+    if method == "attention":
+        return f"Attention on {gate_name(stage)}"
+    title = METHODS[method].title
+    return f"{title}, block {stage.removeprefix('conv')}" if stage else title

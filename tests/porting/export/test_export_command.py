@@ -1,0 +1,202 @@
+"""``eval.py --export`` end to end, on a run of a small network."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+from jax import export
+
+from flax_attn.data import open_split, read_image
+from flax_attn.models import build_model, functional
+from flax_attn.porting.export import export_command as command
+from flax_attn.porting.export import formats
+from flax_attn.porting.export.onnx_elementwise import ELEMENTWISE
+from flax_attn.runs.checkpoints import Checkpoints
+from flax_attn.runs.directory import Run
+from flax_attn.system import cli
+from flax_attn.training import eval_command
+from flax_attn.training.step import Examples, make_eval_step
+from tests.helpers.faulty_runs import Reference
+
+
+def run_export(workdir: Path, out: Path, *flags: str) -> int:
+    return cli.run(eval_command.main, ["--workdir", str(workdir), "--export", str(out), *flags])
+
+
+@pytest.fixture(scope="module")
+def run_directory(small: Reference, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    workdir = tmp_path_factory.mktemp("run") / "small"
+    shutil.copytree(small.workdir, workdir)
+    return workdir
+
+
+@pytest.fixture(scope="module")
+def exported(run_directory: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("export") / "deep" / "network"
+    assert run_export(run_directory, out) == 0
+    return out
+
+
+def test_the_folder_says_how_the_files_are_used(exported: Path, run_directory: Path) -> None:
+    info = json.loads((exported / "export.json").read_text())
+    assert {path.name for path in exported.iterdir()} == {"export.json", *info["files"]}
+    assert info["files"].keys() == {"model.stablehlo", "model.onnx"}
+    for name, file in info["files"].items():
+        assert file["bytes"] == (exported / name).stat().st_size
+        assert file["relative_difference"].keys() == info["outputs"].keys()
+        assert all(0 <= d <= command.TOLERANCE for d in file["relative_difference"].values())
+    run = Run.load(run_directory)
+    assert info["input"] == {
+        "name": "images",
+        "dtype": "uint8",
+        "shape": ["batch", 32, 32, 3],
+        "channels": "RGB",
+        "resize": "crop",
+        "normalised": "inside the model",
+    }
+    assert info["classes"] == list(run.classes)
+    assert info["outputs"]["attention_pool3"]["shape"] == ["batch", 4, 4]
+    assert info["network"] == {"model": "attn_vgg", "norm": "sigmoid", "score": "gate"}
+
+
+def test_the_files_agree_on_any_batch(exported: Path) -> None:
+    info = json.loads((exported / "export.json").read_text())
+    function = export.deserialize(bytearray((exported / "model.stablehlo").read_bytes()))
+    assert function.platforms == ("cpu", "cuda", "tpu")
+    session = onnxruntime.InferenceSession(exported / "model.onnx")
+    assert [i.shape for i in session.get_inputs()] == [["batch", 32, 32, 3]]
+    shapes = {output.name: output.shape for output in session.get_outputs()}
+    assert shapes == {name: output["shape"] for name, output in info["outputs"].items()}
+    metadata = session.get_modelmeta().custom_metadata_map
+    assert json.loads(metadata["classes"]) == info["classes"]
+    assert json.loads(metadata["input"]) == info["input"]
+    for count in (2, 5):
+        images = np.random.default_rng(0).integers(0, 256, (count, 32, 32, 3), dtype=np.uint8)
+        ours = function.call(images)
+        theirs = dict(zip(shapes, session.run(list(shapes), {"images": images}), strict=True))
+        for name, value in ours.items():
+            assert value.shape == (count, *info["outputs"][name]["shape"][1:])
+            np.testing.assert_allclose(theirs[name], value, atol=1e-5)
+        np.testing.assert_allclose(ours["probabilities"].sum(-1), 1, atol=1e-5)
+
+
+def test_the_files_say_what_evaluation_says(exported: Path, run_directory: Path) -> None:
+    """Evaluation does not know the exported function, so normalisation and all else must agree."""
+    run = Run.load(run_directory)
+    structure, params, stats = functional.abstract(
+        lambda: build_model(run.config.model, num_classes=len(run.classes))
+    )
+    params, stats = Checkpoints(run_directory, read_only=True).load_best().model(params, stats)
+    split = open_split(run.config.data, "val", classes=run.classes)
+    images = np.stack([read_image(split, i)[0] for i in range(4)])
+    batch = Examples(images, np.zeros(4, np.int32), np.ones(4, bool))
+    _, said = make_eval_step(structure)(params, stats, batch)
+    session = onnxruntime.InferenceSession(exported / "model.onnx")
+    names = ["probabilities", "attention_pool3", "attention_pool4"]
+    got = session.run(names, {"images": images})
+    expected = [said.probabilities, said.attention["pool3"], said.attention["pool4"]]
+    for name, ours, theirs in zip(names, got, expected, strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-5, err_msg=name)
+
+
+def test_one_format_alone(run_directory: Path, tmp_path: Path) -> None:
+    assert run_export(run_directory, tmp_path / "x", "--export-formats", "onnx", "onnx") == 0
+    assert {path.name for path in (tmp_path / "x").iterdir()} == {"export.json", "model.onnx"}
+
+
+def fails(
+    workdir: Path, folder: Path, code: int, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The export ends with a code and one line, and leaves nothing behind."""
+    before = sorted(folder.iterdir())
+    assert run_export(workdir, folder / "network", "--export-formats", "onnx") == code
+    error = capsys.readouterr().err
+    assert said in error
+    assert error.count("\n") == 1
+    assert sorted(folder.iterdir()) == before
+
+
+def test_a_file_that_differs_is_not_kept(
+    run_directory: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    wrong = dict(ELEMENTWISE, logistic=ELEMENTWISE["tanh"])
+    monkeypatch.setattr("flax_attn.porting.export.onnx.ELEMENTWISE", wrong)
+    fails(run_directory, tmp_path, 5, "model.onnx differs from the network by", capsys)
+
+
+def test_a_dynamic_batch_is_checked(
+    run_directory: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A program that answers for the first batch size alone is found out."""
+    load = formats.load_onnx
+
+    def first_only(path: Path) -> formats.Loaded:
+        run = load(path)
+        return lambda images: run(np.resize(images, (command.CHECKED_IMAGES, *images.shape[1:])))
+
+    fixed = formats.FORMATS["onnx"]._replace(load=first_only)
+    monkeypatch.setitem(formats.FORMATS, "onnx", fixed)
+    fails(run_directory, tmp_path, 5, "(8, 4, 4), expected (1, 4, 4)", capsys)
+
+
+def test_an_operator_without_counterpart_is_refused(
+    run_directory: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    table = {name: emit for name, emit in ELEMENTWISE.items() if name != "logistic"}
+    monkeypatch.setattr("flax_attn.porting.export.onnx.ELEMENTWISE", table)
+    fails(run_directory, tmp_path, 2, "no ONNX for logistic", capsys)
+
+
+def test_a_missing_package_is_named(
+    run_directory: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    absent = formats.FORMATS["onnx"]._replace(needs=("onnx", "no_such_package"))
+    monkeypatch.setitem(formats.FORMATS, "onnx", absent)
+    fails(run_directory, tmp_path, 2, "--export needs no_such_package: pip install", capsys)
+
+
+def test_a_folder_that_holds_something_is_left_alone(
+    run_directory: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "network").mkdir()
+    (tmp_path / "network" / "letter.txt").write_text("mine")
+    fails(run_directory, tmp_path, 2, "holds something already", capsys)
+    assert (tmp_path / "network" / "letter.txt").read_text() == "mine"
+
+
+def test_several_processes_are_refused(
+    run_directory: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    several = ["--coordinator", "localhost:1234", "--num-processes", "2", "--process-id", "0"]
+    assert run_export(run_directory, tmp_path / "x", *several) == 2
+    assert "one process" in capsys.readouterr().err
+
+
+def test_no_space_leaves_nothing(
+    run_directory: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def full(path: Path, values: object) -> None:
+        raise OSError(28, "No space left on device", str(path))
+
+    monkeypatch.setattr(command, "write_json", full)
+    fails(run_directory, tmp_path, 7, "no space left", capsys)
