@@ -110,6 +110,7 @@ def decode_pixels(
     """Returns an opened image, or pixels [h, w, 3] of 8 bits, as ``decode`` returns a file.
 
     Raises:
+      ImageError: an opened image that is damaged, of a refused kind or too large.
       UsageError: pixels of another shape or type.
     """
     if not isinstance(image, Image.Image):
@@ -120,7 +121,9 @@ def decode_pixels(
                 "scale floats to 0 to 255, and repeat grey three times"
             )
         image = Image.fromarray(pixels)
-    return np.array(to_square(_to_rgb(upright(image)), size, resize), dtype=np.uint8)
+    with _named(str(getattr(image, "filename", "") or "image")):
+        _check_header(image)
+        return np.array(to_square(_to_rgb(upright(image)), size, resize), dtype=np.uint8)
 
 
 @contextmanager
