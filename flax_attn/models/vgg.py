@@ -29,7 +29,15 @@ kernel_init = nnx.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
 class Features(NamedTuple):
-    """The pooled map of each stage, at 1/2 … 1/32 of the image's size; None for maps left out."""
+    """The pooled map of each stage, at 1/2 … 1/32 of the image's size; None for maps left out.
+
+    Args:
+      pool1: at 1/2 of the image's height and width, and so on.
+      pool2: at 1/4.
+      pool3: at 1/8.
+      pool4: at 1/16.
+      pool5: at 1/32.
+    """
 
     pool1: Float[Array, "b h w c"] | None = None
     pool2: Float[Array, "b h w c"] | None = None

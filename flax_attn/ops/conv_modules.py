@@ -34,14 +34,14 @@ class Conv3x3(nnx.Module):
     Args:
       in_features: channels of the inputs.
       out_features: channels of the output.
-      kernel_size: (3, 3), as for all arguments of ``nnx.Conv`` that have one value here.
+      kernel_size: (3, 3); it and the next five arguments are as in ``nnx.Conv``, of one value.
       strides: 1.
       padding: "SAME", or the same in numbers.
       input_dilation: 1.
       kernel_dilation: 1.
       feature_group_count: 1.
       use_bias: whether a bias is added.
-      dtype: in which the convolution is computed; None takes the widest of inputs and parameters.
+      dtype: of the computation; None for the widest of inputs and parameters.
       param_dtype: of the parameters.
       kernel_init: draws the initial kernel.
       bias_init: draws the initial bias.

@@ -104,7 +104,7 @@ def joined(meeting: Meeting | None) -> Iterator[Processes]:
 
     Raises:
       UsageError: the others do not come.
-      ProcessLostError: a process is gone.
+      ProcessLostError: another process has died.
     """
     if meeting is None:
         yield ALONE
@@ -173,7 +173,7 @@ def _client() -> Any:
 class _Watch:
     """Polls for failures of other processes, and posts this one's.
 
-    The first process holds the store, so it ends last: JAX aborts processes that find it gone.
+    The first process holds the store, so it ends last: JAX aborts the others when the store ends.
     """
 
     def __init__(self, processes: Processes):
