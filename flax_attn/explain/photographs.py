@@ -44,7 +44,7 @@ def from_paths(paths: Sequence[Path], *, size: int, resize: Resize, workers: int
       DataError: a file is missing, a folder has no images, or images cannot be used, of which
         up to five are named.
     """
-    files = list(dict.fromkeys(file for path in paths for file in _files(path)))
+    files = list(dict.fromkeys(file for path in paths for file in image_paths(path)))
 
     def read(file: Path) -> UInt8[np.ndarray, "s s 3"] | ImageError:
         try:
@@ -79,7 +79,12 @@ def from_split(split: Split, places: Sequence[int], *, workers: int) -> Photogra
     return Photographs(names, images, labels, objects(split, places, workers=workers))
 
 
-def _files(path: Path) -> Iterator[Path]:
+def image_paths(path: Path) -> Iterator[Path]:
+    """Yields a file as it is, or the images of a folder in the order of their names.
+
+    Raises:
+      DataError: a folder without images.
+    """
     if not path.is_dir():
         yield path  # reading it says what is wrong with it
         return

@@ -41,6 +41,7 @@ class Command(NamedTuple):
 COMMANDS = {
     "train": Command("flax_attn.training.train_command", "train a network, or resume a run"),
     "eval": Command("flax_attn.training.eval_command", "evaluate a run's best checkpoint"),
+    "predict": Command("flax_attn.explain.predict_command", "say what is on new images"),
     "explain": Command("flax_attn.explain.explain_command", "show what a run looks at"),
     "ablate": Command("flax_attn.studies.ablate.ablate_command", "compare scores and alignments"),
     "reproduce": Command(

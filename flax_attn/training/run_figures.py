@@ -95,7 +95,7 @@ def draw_run(
     title = f"{run.config.model.model}, {run.config.model.norm}, {run.config.data.dataset}"
     curves, attention = workdir / CURVES_FILE, workdir / ATTENTION_FILE
     rows = checkpoints.rows
-    if attempt(lambda: draw_curves(rows, curves, title=title), str(curves)):
+    if attempt(lambda: draw_curves({"": rows}, curves, title=title), str(curves)):
         _log.info(f"curves: {curves}")
     best = checkpoints.load_best()
     _, params, stats = functional.abstract(

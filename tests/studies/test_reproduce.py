@@ -18,7 +18,6 @@ from flax_attn.errors import CheckpointError, UsageError
 from flax_attn.studies.reproduce import measure
 from flax_attn.studies.reproduce import reproduce_command as reproduce
 from flax_attn.studies.reproduce.experiment_plan import ARTICLE_HIDDEN, QUICK_HIDDEN, make_plan
-from flax_attn.studies.reproduce.networks import heads
 from flax_attn.studies.reproduce.stages import Stages
 from flax_attn.system import cli
 
@@ -219,7 +218,7 @@ def test_finished_stages_are_read_and_broken_ones_done_again(tmp_path: Path) -> 
 def test_heads_are_on_the_animals() -> None:
     split = DrawnPets(seed=0, size=64, count=40, first_index=500_000)
     places = list(range(40))
-    bodies, found = objects(split, places), heads(split, places)
+    bodies, found = objects(split, places), measure.heads(split, places)
     assert bodies is not None and found is not None
     inside = (bodies & found).sum((1, 2)) / found.sum((1, 2))
     assert np.median(inside) > 0.9

@@ -37,7 +37,7 @@ def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Sections without their pictures, and with fewer resamples."""
     monkeypatch.setattr(statistics, "RESAMPLES", 400)
     for module in (spread, over_epochs, dogs, comparison, versus_grad_cam, on_the_animal):
-        for name in ("draw_strips", "animate_strips", "draw_intervals", "draw_comparison"):
+        for name in ("draw_strips", "animate_strips", "draw_intervals", "draw_curves"):
             if hasattr(module, name):
                 monkeypatch.setattr(module, name, lambda *_, **__: None)
     monkeypatch.setattr(sanity_check, "draw_intervals", lambda *_, **__: None)
@@ -103,7 +103,7 @@ def test_measures_know_where_maps_lie() -> None:
     np.testing.assert_array_equal(measures.spots(made_up.spot(8)), 1)
     fine = np.kron(even * np.arange(16.0).reshape(4, 4), np.ones((2, 2)))
     coarse = even * np.arange(16.0).reshape(4, 4)
-    np.testing.assert_allclose(measures.agreement(fine, coarse), 1, atol=1e-6)
+    np.testing.assert_allclose(measures.rank_correlation(fine, coarse), 1, atol=1e-6)
 
 
 def verdicts(section: Section) -> list[str]:

@@ -82,7 +82,7 @@ def part_of_object(maps: Maps, part: Masks, whole: Masks) -> Values:
         return energy(maps, part & whole) / energy(maps, whole)
 
 
-def agreement(first: Maps, second: Maps) -> Values:
+def rank_correlation(first: Maps, second: Maps) -> Values:
     """Returns Spearman's rank correlation, the finer map averaged over the coarser one's cells."""
     sizes = [maps.shape[1:] for maps in (first, second)]
     size = min(sizes)
@@ -156,7 +156,6 @@ __all__ = [
     "Masks",
     "Measure",
     "Values",
-    "agreement",
     "area90",
     "concentration",
     "deletion_area",
@@ -172,6 +171,7 @@ __all__ = [
     "part_of_object",
     "pointing",
     "product",
+    "rank_correlation",
     "road_score",
     "spots",
 ]

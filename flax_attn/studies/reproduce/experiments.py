@@ -21,7 +21,6 @@ from flax_attn.studies.reproduce.evidence import Evidence
 from flax_attn.studies.reproduce.experiment_plan import SIGMOID, SOFTMAX, ExperimentPlan
 from flax_attn.studies.reproduce.networks import (
     Trained,
-    heads,
     restore,
     share_features,
     trainable_size,
@@ -128,7 +127,7 @@ def _gather(
         cost=_cost(plan, stages),
         sanity=checked,
         animals=animals,
-        heads=heads(split, places),
+        heads=measure.heads(split, places),
     )
     return evidence, trained[SIGMOID].run.weights
 

@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 import logging
-import math
 import os
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool
 
 from flax_attn.config import Config
 from flax_attn.data import Dataset
-from flax_attn.data.dataset import Split
-from flax_attn.data.drawn.pets import DrawnPets
-from flax_attn.data.drawn.plan import plan_scene
 from flax_attn.errors import DataError
 from flax_attn.explain.forward import NetworkForward, network_forward
 from flax_attn.models import MODELS
@@ -32,24 +26,6 @@ from flax_attn.training.sources import ExampleSource, example_sources
 from flax_attn.training.step import make_eval_step
 
 _log = logging.getLogger(__name__)
-
-
-def heads(split: Split, places: Sequence[int]) -> Bool[np.ndarray, "n s s"] | None:
-    """A disc around the head of each animal; None where the data set does not say where it is."""
-    if not isinstance(split, DrawnPets):
-        return None
-    return np.stack([_head(split, i) for i in places])
-
-
-def _head(split: DrawnPets, index: int) -> Bool[np.ndarray, "s s"]:
-    stance = plan_scene(seed=split.seed, index=split.first_index + index).stances[0]
-    x, y, radius = stance.face
-    # The animal is turned about the point it stands on.
-    c, s = math.cos(math.radians(stance.angle)), math.sin(math.radians(stance.angle))
-    dx, dy = x - stance.x, y - stance.y
-    centre_x, centre_y = stance.x + c * dx - s * dy, stance.y + s * dx + c * dy
-    pixels = (np.arange(split.size) + 0.5) / split.size
-    return (pixels - centre_x) ** 2 + (pixels[:, None] - centre_y) ** 2 <= radius**2
 
 
 class Trained(NamedTuple):
