@@ -14,7 +14,7 @@ from flax_attn.system.signals import StoppedError, stop_on_signals
 # A process that is busy in one call outside of Python, as while XLA compiles: handlers wait.
 BUSY = """
 import hashlib, sys
-from flax_attn.signals import stop_on_signals
+from flax_attn.system.signals import stop_on_signals
 with stop_on_signals(within=float(sys.argv[1])):
     print("busy", flush=True)
     hashlib.pbkdf2_hmac('sha256', b'', b'', 2**31 - 1)
