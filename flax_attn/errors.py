@@ -58,6 +58,6 @@ class OutOfMemoryError(FlaxAttnError):
 
 
 class ProcessLostError(FlaxAttnError):
-    """One of several processes that train together is gone."""
+    """One of several processes that train together has died or fallen silent."""
 
     exit_code = 9

@@ -30,7 +30,7 @@ def overlap(attention: Float[Array, "... g h w"]) -> Float[Array, "..."]:
     it drives heads apart.
 
     Source: Lin et al. (2017), "A structured self-attentive sentence embedding", section 2.2,
-    there with rows that sum to one.
+    with rows that sum to one.
     """
     g = attention.shape[-3]
     if g == 1:

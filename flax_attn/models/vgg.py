@@ -29,7 +29,15 @@ kernel_init = nnx.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
 class Features(NamedTuple):
-    """The pooled map of each stage, at 1/2 … 1/32 of the image's size; None for maps left out."""
+    """The pooled map of each stage, at 1/2 … 1/32 of the image's size; None for maps left out.
+
+    Args:
+      pool1: at 1/2 of the image's height and width, and so on.
+      pool2: at 1/4.
+      pool3: at 1/8.
+      pool4: at 1/16.
+      pool5: at 1/32.
+    """
 
     pool1: Float[Array, "b h w c"] | None = None
     pool2: Float[Array, "b h w c"] | None = None
@@ -146,7 +154,7 @@ class ConvNorm(nnx.Module):
         The running statistics are updated.
         """
         scale, bias = self.norm.scale[...], self.norm.bias[...]
-        return self._noted(z, norm_relu(z, scale, bias, epsilon=self.norm.epsilon, impl=self.impl))
+        return self._track(z, norm_relu(z, scale, bias, epsilon=self.norm.epsilon, impl=self.impl))
 
     def norm_relu_convolve(
         self, z: Float[Array, "b h w d"], following: ConvNorm
@@ -154,11 +162,12 @@ class ConvNorm(nnx.Module):
         """Returns ``following.convolve(self.norm_relu(z))``, in one operation where it can."""
         scale, bias, kernel = self.norm.scale[...], self.norm.bias[...], following.kernel[...]
         epsilon = self.norm.epsilon
-        return self._noted(
+        return self._track(
             z, norm_relu_conv3x3(z, scale, bias, kernel, epsilon=epsilon, impl=self.impl)
         )
 
-    def _noted(self, z: Array, result: Normalised) -> Array:
+    def _track(self, z: Array, result: Normalised) -> Array:
+        """Updates the running statistics; returns the output."""
         self.norm.update(result.mean, result.var, self.bias[...], count=z.size // z.shape[-1])
         return result.out
 

@@ -6,7 +6,14 @@ from typing import NamedTuple
 
 
 class Blocks(NamedTuple):
-    """A cut of [b, h] into ``batches`` x ``strips`` blocks of ``images`` x ``rows``."""
+    """A cut of [b, h] into ``batches`` x ``strips`` blocks of ``images`` x ``rows``.
+
+    Args:
+      images: images in a block.
+      batches: blocks along b.
+      rows: rows in a block.
+      strips: blocks along h.
+    """
 
     images: int
     batches: int
@@ -15,6 +22,7 @@ class Blocks(NamedTuple):
 
     @property
     def number(self) -> int:
+        """The number of blocks."""
         return self.batches * self.strips
 
     def overhang(self, b: int, h: int) -> tuple[int, int]:

@@ -34,14 +34,14 @@ class Conv3x3(nnx.Module):
     Args:
       in_features: channels of the inputs.
       out_features: channels of the output.
-      kernel_size: (3, 3), as for all arguments of ``nnx.Conv`` that have one value here.
+      kernel_size: (3, 3); it and the next five arguments are as in ``nnx.Conv``, of one value.
       strides: 1.
       padding: "SAME", or the same in numbers.
       input_dilation: 1.
       kernel_dilation: 1.
       feature_group_count: 1.
       use_bias: whether a bias is added.
-      dtype: in which the convolution is computed; None takes the widest of inputs and parameters.
+      dtype: of the computation; None for the widest of inputs and parameters.
       param_dtype: of the parameters.
       kernel_init: draws the initial kernel.
       bias_init: draws the initial bias.
@@ -71,7 +71,7 @@ class Conv3x3(nnx.Module):
         impl: str = "auto",
         rngs: nnx.Rngs,
     ):
-        _require("kernel_size", kernel_size, (3, 3), _frozen(kernel_size) == (3, 3))
+        _require("kernel_size", kernel_size, (3, 3), _as_tuple(kernel_size) == (3, 3))
         for name, value in (
             ("strides", strides),
             ("input_dilation", input_dilation),
@@ -79,7 +79,7 @@ class Conv3x3(nnx.Module):
         ):
             _require(name, value, 1, value is None or _pair(value) == (1, 1))
         _require("feature_group_count", feature_group_count, 1, feature_group_count == 1)
-        _require("padding", padding, "SAME", _frozen(padding) in _SAME)
+        _require("padding", padding, "SAME", _as_tuple(padding) in _SAME)
         shape = (3, 3, in_features, out_features)
         self.kernel = nnx.Param(kernel_init(rngs.params(), shape, param_dtype))
         self.bias: nnx.Param | None
@@ -146,5 +146,5 @@ def _pair(value: int | Sequence[int]) -> tuple[int, ...]:
     return (value, value) if isinstance(value, int) else tuple(value)
 
 
-def _frozen(value: Any) -> Any:
-    return tuple(map(_frozen, value)) if isinstance(value, list | tuple) else value
+def _as_tuple(value: Any) -> Any:
+    return tuple(map(_as_tuple, value)) if isinstance(value, list | tuple) else value

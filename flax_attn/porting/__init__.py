@@ -1,8 +1,9 @@
 """Weights from and to other frameworks, and trained networks as files for other programs.
 
-Porting is data: tables of key, path and transform (``tables``), applied strictly and bit for bit
-in both directions (``convert``). ``pth`` reads PyTorch's files without running anything in them;
-``imagenet`` finds ImageNet weights; ``export`` writes StableHLO and ONNX.
+``load_torch`` and ``save_torch`` are the front door. Porting is data: tables of key, path and
+transform (``tables``), applied strictly and bit for bit in both directions (``convert``). ``pth``
+reads PyTorch's files without running anything in them; ``imagenet`` finds ImageNet weights;
+``export`` writes StableHLO and ONNX.
 
 Refuses to guess: every key is mapped and every shape checked, or nothing is written.
 
@@ -11,29 +12,41 @@ Read ``tables`` first.
 
 from __future__ import annotations
 
-from flax_attn.porting.convert import LoadedWeights, load_into, to_flax, to_torch, unwrap
-from flax_attn.porting.ported_files import Ported, read_ported, sha256_of, write_ported
-from flax_attn.porting.tables import (
-    TABLES,
-    KeyTable,
-    attn_vgg_table,
-    backbone_table,
-    vgg16_bn_table,
-)
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-__all__ = [
-    "TABLES",
-    "LoadedWeights",
-    "Ported",
-    "KeyTable",
-    "attn_vgg_table",
-    "backbone_table",
-    "load_into",
-    "read_ported",
-    "sha256_of",
-    "to_flax",
-    "to_torch",
-    "unwrap",
-    "vgg16_bn_table",
-    "write_ported",
-]
+if TYPE_CHECKING:
+    from flax_attn.porting.convert import to_flax as to_flax
+    from flax_attn.porting.convert import to_torch as to_torch
+    from flax_attn.porting.ported_files import read_ported as read_ported
+    from flax_attn.porting.ported_files import sha256_of as sha256_of
+    from flax_attn.porting.ported_files import write_ported as write_ported
+    from flax_attn.porting.state_dict import load_torch as load_torch
+    from flax_attn.porting.state_dict import save_torch as save_torch
+    from flax_attn.porting.tables import TABLES as TABLES
+
+# The module of each name, which is imported when the name is first used: most need JAX.
+_MODULES = {
+    "TABLES": "tables",
+    "load_torch": "state_dict",
+    "read_ported": "ported_files",
+    "save_torch": "state_dict",
+    "sha256_of": "ported_files",
+    "to_flax": "convert",
+    "to_torch": "convert",
+    "write_ported": "ported_files",
+}
+
+__all__ = [*_MODULES]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -11,11 +11,23 @@ from flax_attn.errors import WeightsError
 from flax_attn.models.functional import BACKBONE, Mismatch, find_mismatches
 from flax_attn.porting.tables import KeyTable
 
+# The wrappers training scripts put around a state dict.
+_WRAPPERS = ("state_dict", "model", "model_state_dict")
+_PARALLEL_PREFIX = "module."
+
+_CASTABLE = frozenset({"float16", "bfloat16", "float64"})
+_REMEDY = (
+    "Give weights of the same architecture; float16, bfloat16 and float64 need --cast (cast=True)."
+)
+
+# Of vgg16_bn, whose other dense layers serve any number of classes.
+_OUTPUT_LAYER = "dense/2/"
+
 _KEYS_SHOWN = 5
 _KEY_LENGTH = 100
 
 
-class ShapedLeaf(Protocol):
+class ArraySpec(Protocol):
     """What has a shape and a dtype: an array, a tensor, or a promise of one."""
 
     @property
@@ -23,6 +35,176 @@ class ShapedLeaf(Protocol):
 
     @property
     def dtype(self) -> Any: ...
+
+
+def unwrap(checkpoint: Mapping[str, Any], *, source: str = "the weights") -> dict[str, Any]:
+    """Returns the tensors inside ``{'state_dict': …}``, ``{'model': …}`` and a ``module.`` prefix.
+
+    Raises:
+      WeightsError: there are none, or other things among them.
+    """
+    tensors: Any = checkpoint
+    # Not for ever: a dictionary in a file may hold itself.
+    for _ in _WRAPPERS:
+        wrapper = next((w for w in _WRAPPERS if isinstance(tensors.get(w), Mapping)), None)
+        tensors = tensors[wrapper] if wrapper else tensors
+    strange = [key for key, value in tensors.items() if not _is_tensor(value)]
+    if strange or not tensors:
+        shown = ", ".join(printable(key) for key in strange[:5]) or "nothing"
+        raise WeightsError(
+            f"{source} is no state dict: it holds {shown} where named tensors are expected; "
+            "save model.state_dict()"
+        )
+    if all(str(key).startswith(_PARALLEL_PREFIX) for key in tensors):
+        return {key.removeprefix(_PARALLEL_PREFIX): value for key, value in tensors.items()}
+    return dict(tensors)
+
+
+def to_flax(
+    table: KeyTable,
+    tensors: Mapping[str, ArraySpec],
+    template: Mapping[str, ArraySpec],
+    *,
+    cast: bool = False,
+    source: str = "the weights",
+) -> dict[str, np.ndarray]:
+    """Returns an array for every path of ``template``, each filled from ``tensors`` once.
+
+    ``tensors`` need a shape, a dtype and ``numpy.asarray``; only those that fit are read.
+    float16, bfloat16 and float64 become float32 with ``cast`` and are refused without.
+
+    Raises:
+      WeightsError: once for all problems, keys are missing or unexpected, shapes or dtypes
+        differ, values are not finite, running variances are below zero.
+      ValueError: ``table`` and ``template`` have different paths.
+    """
+    _check_covers(table, template)
+    report = Report()
+    arrays = {}
+    for key, (path, transform) in table.entries.items():
+        if key not in tensors:
+            report.add("missing", key)
+            continue
+        tensor, shape = tensors[key], tuple(template[path].shape)
+        if len(shape) != transform.rank:
+            report.add("without counterpart in PyTorch", path, f" is {list(shape)}")
+            continue
+        expected = transform.torch_shape(shape)
+        if tuple(tensor.shape) != expected:
+            report.add_misshapen(key, tuple(tensor.shape), expected)
+        elif not _takes(str(tensor.dtype), cast=cast):
+            report.add("not float32", key, f" is {tensor.dtype}")
+        else:
+            # Out of range becomes infinite here and is reported below.
+            with np.errstate(over="ignore"):
+                values = np.asarray(tensor).astype(np.float32)
+            report.check_values(key, values, variance=is_variance(path))
+            arrays[path] = np.array(transform.to_flax(values), order="C")
+    unexpected = tensors.keys() - table.entries.keys() - table.counters - table.ignored
+    for key in sorted(unexpected, key=str):
+        report.add("unexpected", key)
+    report.raise_if_any(f"{source} does not fit the layout {table.layout}", remedy=_REMEDY)
+    return arrays
+
+
+def to_torch(table: KeyTable, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Returns a state dict of ``arrays``; the inverse of ``to_flax``, with the counters at zero.
+
+    Raises:
+      WeightsError: once for all problems, paths are missing or unexpected, arrays are not
+        float32 or of a rank that PyTorch's network has not.
+    """
+    report = Report()
+    tensors: dict[str, np.ndarray] = {}
+    for key, (path, transform) in table.entries.items():
+        if path not in arrays:
+            report.add("missing", path)
+        elif arrays[path].dtype != np.float32:
+            report.add("not float32", path, f" is {arrays[path].dtype}")
+        elif arrays[path].ndim != transform.rank:
+            report.add("without counterpart in PyTorch", path, f" is {list(arrays[path].shape)}")
+        else:
+            # np.array, not ascontiguousarray: that one turns scalars into vectors.
+            tensors[key] = np.array(transform.to_torch(np.asarray(arrays[path])), order="C")
+    for path in sorted(arrays.keys() - table.paths):
+        report.add("unexpected", path)
+    report.raise_if_any(
+        f"these arrays do not fit the layout {table.layout}",
+        remedy="Take the table of their layout and depths.",
+    )
+    return tensors | {key: np.zeros((), np.int64) for key in sorted(table.counters)}
+
+
+class LoadedWeights(NamedTuple):
+    """A network's arrays after loading, and the paths that keep their initial value."""
+
+    params: dict[str, Any]
+    stats: dict[str, Any]
+    kept: list[str]
+
+
+def load_into(
+    arrays: Mapping[str, np.ndarray],
+    params: Mapping[str, ArraySpec],
+    stats: Mapping[str, ArraySpec],
+    *,
+    source: str = "the weights",
+) -> LoadedWeights:
+    """Replaces what ``arrays`` covers: the whole network, or its backbone.
+
+    The head is loaded if it is the same kind of head; of vgg16_bn's last layer only if the
+    number of classes agrees, too.
+
+    Raises:
+      WeightsError: once for all problems, backbone arrays are missing, unexpected or misshapen,
+        a head is of the same kind but of other sizes, values are not finite.
+    """
+    template = {**params, **stats}
+    wanted = wanted_paths({p: tuple(a.shape) for p, a in arrays.items()}, template)
+    found = {p: a for p, a in arrays.items() if p in wanted or p.startswith(BACKBONE)}
+    problems = find_mismatches(found, {path: template[path] for path in wanted})
+    report = Report()
+    for problem in problems:
+        report.add_mismatch(problem)
+    for path in sorted(wanted - {problem.name for problem in problems}):
+        report.check_values(path, arrays[path], variance=is_variance(path))
+    report.raise_if_any(
+        f"{source} does not fit the network", remedy=_remedy(arrays, template, wanted)
+    )
+    taken = {path: arrays[path] if path in wanted else leaf for path, leaf in template.items()}
+    return LoadedWeights(
+        {path: taken[path] for path in params},
+        {path: taken[path] for path in stats},
+        sorted(template.keys() - wanted),
+    )
+
+
+def wanted_paths(
+    offered: Mapping[str, tuple[int, ...] | None], template: Mapping[str, ArraySpec]
+) -> set[str]:
+    """Returns the paths of a network that weights of some paths and shapes are to fill.
+
+    All where both have the same kind of head, else the backbone; of vgg16_bn's last layer only
+    if the numbers of classes agree. None is a shape that is not known.
+    """
+    backbone = {path for path in template if path.startswith(BACKBONE)}
+    head = template.keys() - backbone
+    if head != {path for path in offered if not path.startswith(BACKBONE)}:
+        return backbone
+    classes = offered.get(f"{_OUTPUT_LAYER}bias")
+    if classes is not None and classes != tuple(template[f"{_OUTPUT_LAYER}bias"].shape):
+        head = {path for path in head if not path.startswith(_OUTPUT_LAYER)}
+    return backbone | head
+
+
+def _remedy(
+    arrays: Mapping[str, ArraySpec], template: Mapping[str, ArraySpec], wanted: set[str]
+) -> str:
+    bias = "classifier/bias"
+    if bias in wanted and arrays[bias].shape != template[bias].shape:
+        ours, theirs = template[bias].shape[0], arrays[bias].shape[0]
+        return f"They tell {theirs} classes apart, the data set has {ours}."
+    return "Set the model's widths and depths to the file's, or take other weights."
 
 
 class Report:
@@ -60,129 +242,30 @@ class Report:
             self.add("negative running variance", key)
 
     def raise_if_any(self, headline: str, *, remedy: str) -> None:
-        """Raises WeightsError with counts and up to five keys of each kind."""
+        """Ends the reading if there are problems.
+
+        Raises:
+          WeightsError: with counts and up to five keys of each kind.
+        """
         if self._problems:
             kinds = "; ".join(_summary(kind, keys) for kind, keys in self._problems.items())
             raise WeightsError(f"{headline}: {kinds}. {remedy}")
 
 
 def printable(name: str) -> str:
-    """A name from a file that may hold anything: one line, without control characters."""
+    """Returns a name from a file, which may hold anything, as one line of plain characters."""
     text = ascii(str(name))[1:-1]
     return text if len(text) <= _KEY_LENGTH else text[:_KEY_LENGTH] + "..."
 
 
-def sizes(arrays: Mapping[str, ShapedLeaf]) -> tuple[int, int]:
-    """The number of arrays and of their elements."""
+def sizes(arrays: Mapping[str, ArraySpec]) -> tuple[int, int]:
+    """Returns the number of arrays and of their elements."""
     return len(arrays), sum(int(np.prod(a.shape, dtype=np.int64)) for a in arrays.values())
 
 
 def is_variance(path: str) -> bool:
-    """Whether a path of ours is a running variance."""
+    """Returns whether a path of ours is a running variance."""
     return path.endswith("/norm/var")
-
-
-def _summary(kind: str, keys: list[str]) -> str:
-    shown = ", ".join(keys[:_KEYS_SHOWN])
-    rest = len(keys) - _KEYS_SHOWN
-    return f"{len(keys)} {kind} ({shown}{f' and {rest} more' if rest > 0 else ''})"
-
-
-# The wrappers training scripts put around a state dict.
-_WRAPPERS = ("state_dict", "model", "model_state_dict")
-_PARALLEL_PREFIX = "module."
-
-_CASTABLE = frozenset({"float16", "bfloat16", "float64"})
-
-
-def unwrap(checkpoint: Mapping[str, Any], *, source: str = "the weights") -> dict[str, Any]:
-    """The tensors inside ``{'state_dict': …}``, ``{'model': …}`` and a ``module.`` prefix.
-
-    Raises WeightsError if there are none, or other things among them.
-    """
-    tensors: Any = checkpoint
-    # Not for ever: a dictionary in a file may hold itself.
-    for _ in _WRAPPERS:
-        wrapper = next((w for w in _WRAPPERS if isinstance(tensors.get(w), Mapping)), None)
-        tensors = tensors[wrapper] if wrapper else tensors
-    strange = [key for key, value in tensors.items() if not _is_tensor(value)]
-    if strange or not tensors:
-        shown = ", ".join(printable(key) for key in strange[:5]) or "nothing"
-        raise WeightsError(
-            f"{source} is no state dict: it holds {shown} where named tensors are expected; "
-            "save model.state_dict()"
-        )
-    if all(str(key).startswith(_PARALLEL_PREFIX) for key in tensors):
-        return {key.removeprefix(_PARALLEL_PREFIX): value for key, value in tensors.items()}
-    return dict(tensors)
-
-
-def to_flax(
-    table: KeyTable,
-    tensors: Mapping[str, ShapedLeaf],
-    template: Mapping[str, ShapedLeaf],
-    *,
-    cast: bool = False,
-    source: str = "the weights",
-) -> dict[str, np.ndarray]:
-    """Every array of ``template``, filled from ``tensors`` once.
-
-    ``tensors`` need a shape, a dtype and ``numpy.asarray``; only those that fit are read.
-    float16, bfloat16 and float64 become float32 with ``cast`` and are refused without.
-
-    Raises WeightsError, once for all problems: keys missing or unexpected, shapes or dtypes
-    that differ, values that are not finite, running variances below zero.
-    """
-    _check_covers(table, template)
-    report = Report()
-    arrays = {}
-    for key, (path, transform) in table.entries.items():
-        if key not in tensors:
-            report.add("missing", key)
-            continue
-        tensor, expected = tensors[key], transform.torch_shape(tuple(template[path].shape))
-        if tuple(tensor.shape) != expected:
-            report.add_misshapen(key, tuple(tensor.shape), expected)
-        elif not _takes(str(tensor.dtype), cast=cast):
-            report.add("not float32", key, f" is {tensor.dtype}")
-        else:
-            # Out of range becomes infinite here and is reported below.
-            with np.errstate(over="ignore"):
-                values = np.asarray(tensor).astype(np.float32)
-            report.check_values(key, values, variance=is_variance(path))
-            arrays[path] = np.array(transform.to_flax(values), order="C")
-    for key in tensors.keys() - table.entries.keys() - table.counters - table.ignored:
-        report.add("unexpected", key)
-    report.raise_if_any(f"{source} does not fit the layout {table.layout}", remedy=_REMEDY)
-    return arrays
-
-
-def to_torch(table: KeyTable, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """A state dict of ``arrays``; the inverse of ``to_flax``, with the counters at zero.
-
-    Raises WeightsError, once for all problems: paths missing or unexpected, dtypes other than
-    float32.
-    """
-    report = Report()
-    tensors: dict[str, np.ndarray] = {}
-    for key, (path, transform) in table.entries.items():
-        if path not in arrays:
-            report.add("missing", path)
-        elif arrays[path].dtype != np.float32:
-            report.add("not float32", path, f" is {arrays[path].dtype}")
-        else:
-            # np.array, not ascontiguousarray: that one turns scalars into vectors.
-            tensors[key] = np.array(transform.to_torch(np.asarray(arrays[path])), order="C")
-    for path in sorted(arrays.keys() - {entry.path for entry in table.entries.values()}):
-        report.add("unexpected", path)
-    report.raise_if_any(
-        f"these arrays do not fit the layout {table.layout}",
-        remedy="Take the table of their layout and depths.",
-    )
-    return tensors | {key: np.zeros((), np.int64) for key in sorted(table.counters)}
-
-
-_REMEDY = "Give weights of the same architecture; float16, bfloat16 and float64 need --cast."
 
 
 def _is_tensor(value: Any) -> bool:
@@ -193,87 +276,16 @@ def _takes(dtype: str, *, cast: bool) -> bool:
     return dtype == "float32" or (cast and dtype in _CASTABLE)
 
 
-def _check_covers(table: KeyTable, template: Mapping[str, ShapedLeaf]) -> None:
-    paths = [entry.path for entry in table.entries.values()]
-    if len(set(paths)) != len(paths) or set(paths) != template.keys():
-        odd = sorted(set(paths) ^ template.keys())
+def _check_covers(table: KeyTable, template: Mapping[str, ArraySpec]) -> None:
+    if len(table.paths) != len(table.entries) or table.paths != template.keys():
+        odd = sorted(table.paths ^ template.keys())
         raise ValueError(f"table {table.layout} and template differ: {', '.join(odd[:5])}")
     wrong = [path for path, leaf in template.items() if str(leaf.dtype) != "float32"]
     if wrong:
         raise ValueError(f"template must be float32, got {template[wrong[0]].dtype}: {wrong[0]}")
 
 
-_OUTPUT_LAYER = "dense/2/"
-
-
-class LoadedWeights(NamedTuple):
-    """A network's arrays after loading, and the paths that keep their initial value."""
-
-    params: dict[str, Any]
-    stats: dict[str, Any]
-    kept: list[str]
-
-
-def load_into(
-    arrays: Mapping[str, np.ndarray],
-    params: Mapping[str, ShapedLeaf],
-    stats: Mapping[str, ShapedLeaf],
-    *,
-    source: str = "the weights",
-) -> LoadedWeights:
-    """Replaces what ``arrays`` covers: the whole network, or its backbone.
-
-    The head is loaded if it is the same kind of head; of vgg16_bn's last layer only if the
-    number of classes agrees, too.
-
-    Raises WeightsError, once for all problems: backbone arrays missing, unexpected or
-    misshapen, a head of the same kind but of other sizes, values that are not finite.
-    """
-    template = {**params, **stats}
-    wanted = _wanted(arrays, template)
-    found = {p: a for p, a in arrays.items() if p in wanted or p.startswith(BACKBONE)}
-    problems = find_mismatches(found, {path: template[path] for path in wanted})
-    report = Report()
-    for problem in problems:
-        report.add_mismatch(problem)
-    for path in sorted(wanted - {problem.name for problem in problems}):
-        report.check_values(path, arrays[path], variance=is_variance(path))
-    report.raise_if_any(
-        f"{source} does not fit the network", remedy=_remedy(arrays, template, wanted)
-    )
-    taken = {path: arrays[path] if path in wanted else leaf for path, leaf in template.items()}
-    return LoadedWeights(
-        {path: taken[path] for path in params},
-        {path: taken[path] for path in stats},
-        sorted(template.keys() - wanted),
-    )
-
-
-def _wanted(arrays: Mapping[str, ShapedLeaf], template: Mapping[str, ShapedLeaf]) -> set[str]:
-    """The paths of the network that must come from the file."""
-    backbone, head = _backbone(template), template.keys() - _backbone(template)
-    if head != arrays.keys() - _backbone(arrays):
-        return backbone
-    if _other_classes(arrays, template, _OUTPUT_LAYER):
-        head = {path for path in head if not path.startswith(_OUTPUT_LAYER)}
-    return backbone | head
-
-
-def _remedy(
-    arrays: Mapping[str, ShapedLeaf], template: Mapping[str, ShapedLeaf], wanted: set[str]
-) -> str:
-    if "classifier/bias" in wanted and _other_classes(arrays, template, "classifier/"):
-        ours, theirs = template["classifier/bias"].shape[0], arrays["classifier/bias"].shape[0]
-        return f"They tell {theirs} classes apart, the data set has {ours}."
-    return "Set the model's widths and depths to the file's, or take other weights."
-
-
-def _other_classes(
-    arrays: Mapping[str, ShapedLeaf], template: Mapping[str, ShapedLeaf], layer: str
-) -> bool:
-    path = f"{layer}bias"
-    return path in template and tuple(arrays[path].shape) != tuple(template[path].shape)
-
-
-def _backbone(arrays: Mapping[str, ShapedLeaf]) -> set[str]:
-    return {path for path in arrays if path.startswith(BACKBONE)}
+def _summary(kind: str, keys: list[str]) -> str:
+    shown = ", ".join(keys[:_KEYS_SHOWN])
+    rest = len(keys) - _KEYS_SHOWN
+    return f"{len(keys)} {kind} ({shown}{f' and {rest} more' if rest > 0 else ''})"

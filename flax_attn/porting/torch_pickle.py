@@ -1,4 +1,4 @@
-"""What a pickle of PyTorch tensors says, read without unpickling it: nothing is imported or called.
+"""Reads pickles of PyTorch tensors without unpickling them: nothing is imported or called.
 
 A pickle is a program for a stack machine. This reads the part of its language that state dicts
 are written in, and gives meaning to a handful of names. ``torch.load(weights_only=True)`` calls
@@ -17,6 +17,8 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 _MAX_DIMENSIONS = 32
+
+_TOO_LARGE = "larger than the bytes stored for it"
 
 # Storage class -> dtype and bytes an element.
 _STORAGES = {
@@ -70,103 +72,16 @@ class PickledTensor(NamedTuple):
     problem: str | None
 
 
-class Name(NamedTuple):
+class _Name(NamedTuple):
+    """A class or function that the pickle asks for, one of those that are known."""
+
     name: str
 
 
-class Opaque(NamedTuple):
+class _Opaque(NamedTuple):
     """The result of a call that tells nothing about tensors."""
 
     name: str
-
-
-def known_name(name: str) -> Name:
-    short = name.removeprefix("torch.cuda.").removeprefix("torch.")
-    if short in _STORAGES:
-        return Name(short)
-    if name in REBUILD or name in _OPAQUE or short in _DTYPES:
-        return Name(name)
-    raise ForeignName(name)
-
-
-def checked_key(key: Any) -> Any:
-    # Hashing a tuple hashes all that is in it, each time: nested, that is exponential.
-    if type(key) not in (str, int, float, bool):
-        raise Malformed(f"a key is no text but a {type(key).__name__}")
-    return key
-
-
-def load_storage(saved: Any) -> Storage:
-    """A persistent id: ("storage", class, key, device, count), once with a sixth, None."""
-    word, kind, key, _, count, *view = saved
-    if word != "storage" or type(kind) is not Name or kind.name not in _STORAGES:
-        raise Malformed("a persistent id is of no storage")
-    if type(key) is not str or not _is_size(count) or view not in ([], [None]):
-        raise Malformed("a storage without key or count, or a view of another")
-    dtype, item_bytes = _STORAGES[kind.name]
-    return Storage(key, dtype, item_bytes, count)
-
-
-def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> PickledTensor:
-    if type(storage) is not Storage or not _is_size(offset):
-        raise Malformed("a tensor without a storage")
-    if type(shape) is not tuple or type(strides) is not tuple or len(shape) != len(strides):
-        raise Malformed("a tensor without a shape")
-    if len(shape) > _MAX_DIMENSIONS or not all(map(_is_size, (*shape, *strides))):
-        raise Malformed("a tensor of an impossible shape")
-    problem = None if _fits(storage.elements, offset, shape, strides) else _TOO_LARGE
-    return PickledTensor(storage, offset, shape, strides, storage.dtype, problem)
-
-
-_TOO_LARGE = "larger than the bytes stored for it"
-
-
-def _fits(count: int, offset: int, shape: tuple[int, ...], strides: tuple[int, ...]) -> bool:
-    """Whether a view lies within its storage and repeats none of it."""
-    if 0 in shape:
-        return True
-    elements, last = 1, offset
-    for size, stride in zip(shape, strides, strict=True):
-        elements *= size
-        last += (size - 1) * stride
-    # Strides of zero let a few bytes claim any size.
-    return last < count and elements <= count
-
-
-def _is_size(value: Any) -> bool:
-    return type(value) is int and 0 <= value < 1 << 62
-
-
-def _parameter(tensor: Any, *_: Any) -> PickledTensor:
-    if type(tensor) is not PickledTensor:
-        raise Malformed("a parameter without a tensor")
-    return tensor
-
-
-def _unreadable(problem: str) -> Callable[..., PickledTensor]:
-    return lambda *_: PickledTensor(None, 0, (), (), "unknown", problem)
-
-
-def _size(dimensions: Any = ()) -> tuple[Any, ...]:
-    if type(dimensions) is not tuple:
-        raise Malformed("a size that is no tuple")
-    return dimensions
-
-
-REBUILD: dict[str, Callable[..., Any]] = {
-    "torch._utils._rebuild_tensor": _tensor,
-    "torch._utils._rebuild_tensor_v2": _tensor,
-    "torch._utils._rebuild_parameter": _parameter,
-    "torch._utils._rebuild_parameter_with_state": _parameter,
-    "torch._utils._rebuild_sparse_tensor": _unreadable("sparse"),
-    "torch._utils._rebuild_meta_tensor_no_storage": _unreadable("without values"),
-    "torch._utils._rebuild_qtensor": _unreadable("quantised"),
-    "torch.Size": _size,
-}
-_OPAQUE = {"collections.OrderedDict", "torch.serialization._get_layout", "torch.device"} | {
-    f"torch.per_{kind}" for kind in ("tensor_affine", "channel_affine")
-}
-_DTYPES = {dtype for dtype, _ in _STORAGES.values()}
 
 
 class Pickle(NamedTuple):
@@ -175,9 +90,6 @@ class Pickle(NamedTuple):
     value: Any
     end: int
     storages: dict[str, Storage]
-
-
-_MARK = object()
 
 
 def read_pickle(content: bytes, start: int = 0) -> Pickle:
@@ -207,7 +119,15 @@ def read_pickle(content: bytes, start: int = 0) -> Pickle:
         raise Malformed(f"no whole pickle: {error}") from error
 
 
+_MARK = object()
+
+
 class _Machine:
+    """The stack machine, for the opcodes that state dicts are written in.
+
+    ``budget`` limits the items that are copied, so that time stays linear.
+    """
+
     def __init__(self, budget: int) -> None:
         self._stack: list[Any] = []
         self._memo: dict[int, Any] = {}
@@ -239,7 +159,7 @@ class _Machine:
                 raise Malformed("a tuple without its items")
             stack[place:] = [tuple(stack[place:])]
         elif name == "GLOBAL":
-            stack.append(known_name(argument.replace(" ", ".")))
+            stack.append(_known_name(argument.replace(" ", ".")))
         elif name in _ACTIONS:
             _ACTIONS[name](self)
         else:
@@ -281,7 +201,7 @@ class _Machine:
         if type(target) is not dict or len(items) % 2:
             raise Malformed("items are set of what is no dictionary")
         for key, value in zip(items[::2], items[1::2], strict=True):
-            target[checked_key(key)] = value
+            target[_checked_key(key)] = value
 
     def build(self) -> None:
         # The state of an OrderedDict, such as the versions of the modules: nothing we need.
@@ -290,21 +210,21 @@ class _Machine:
             raise Malformed("a state is set of what is no dictionary")
 
     def load_storage(self) -> None:
-        storage = load_storage(self._stack.pop())
+        storage = _to_storage(self._stack.pop())
         if self.storages.setdefault(storage.key, storage).nbytes != storage.nbytes:
             raise Malformed(f"storage {storage.key} is of two sizes")
         self._stack.append(storage)
 
     def reduce(self) -> None:
         arguments, function = self._stack.pop(), self._stack.pop()
-        if type(function) is not Name or type(arguments) is not tuple:
+        if type(function) is not _Name or type(arguments) is not tuple:
             raise Malformed("something is called that is no function")
         if function.name == "collections.OrderedDict":
             self._stack.append(self._ordered_dict(*arguments))
-        elif function.name in REBUILD:
-            self._stack.append(REBUILD[function.name](*arguments))
+        elif function.name in _REBUILD:
+            self._stack.append(_REBUILD[function.name](*arguments))
         else:
-            self._stack.append(Opaque(function.name))
+            self._stack.append(_Opaque(function.name))
 
     def _ordered_dict(self, pairs: Any = ()) -> dict[Any, Any]:
         """Python 2 wrote the items as an argument, a list of pairs."""
@@ -312,7 +232,7 @@ class _Machine:
         self._budget -= len(pairs)
         if self._budget < 0:
             raise Malformed("more items than the pickle has bytes")
-        return {checked_key(key): value for key, value in pairs}
+        return {_checked_key(key): value for key, value in pairs}
 
 
 _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "MARK": _MARK}
@@ -336,3 +256,89 @@ _ACTIONS: dict[str, Callable[[_Machine], None]] = {
     "BINPERSID": _Machine.load_storage,
     "REDUCE": _Machine.reduce,
 }
+
+
+def _known_name(name: str) -> _Name:
+    short = name.removeprefix("torch.cuda.").removeprefix("torch.")
+    if short in _STORAGES:
+        return _Name(short)
+    if name in _REBUILD or name in _OPAQUE or short in _DTYPES:
+        return _Name(name)
+    raise ForeignName(name)
+
+
+def _checked_key(key: Any) -> Any:
+    # Hashing a tuple hashes all that is in it, each time: nested, that is exponential.
+    if type(key) not in (str, int, float, bool):
+        raise Malformed(f"a key is no text but a {type(key).__name__}")
+    return key
+
+
+def _to_storage(saved: Any) -> Storage:
+    """Reads a persistent id: ("storage", class, key, device, count), once with a sixth, None."""
+    word, kind, key, _, count, *view = saved
+    if word != "storage" or type(kind) is not _Name or kind.name not in _STORAGES:
+        raise Malformed("a persistent id is of no storage")
+    if type(key) is not str or not _is_size(count) or view not in ([], [None]):
+        raise Malformed("a storage without key or count, or a view of another")
+    dtype, item_bytes = _STORAGES[kind.name]
+    return Storage(key, dtype, item_bytes, count)
+
+
+def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> PickledTensor:
+    if type(storage) is not Storage or not _is_size(offset):
+        raise Malformed("a tensor without a storage")
+    if type(shape) is not tuple or type(strides) is not tuple or len(shape) != len(strides):
+        raise Malformed("a tensor without a shape")
+    if len(shape) > _MAX_DIMENSIONS or not all(map(_is_size, (*shape, *strides))):
+        raise Malformed("a tensor of an impossible shape")
+    problem = None if _fits(storage.elements, offset, shape, strides) else _TOO_LARGE
+    return PickledTensor(storage, offset, shape, strides, storage.dtype, problem)
+
+
+def _fits(count: int, offset: int, shape: tuple[int, ...], strides: tuple[int, ...]) -> bool:
+    """Returns whether a view lies within its storage and repeats none of it."""
+    if 0 in shape:
+        return True
+    elements, last = 1, offset
+    for size, stride in zip(shape, strides, strict=True):
+        elements *= size
+        last += (size - 1) * stride
+    # Strides of zero let a few bytes claim any size.
+    return last < count and elements <= count
+
+
+def _is_size(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 1 << 62
+
+
+def _parameter(tensor: Any, *_: Any) -> PickledTensor:
+    if type(tensor) is not PickledTensor:
+        raise Malformed("a parameter without a tensor")
+    return tensor
+
+
+def _unreadable(problem: str) -> Callable[..., PickledTensor]:
+    return lambda *_: PickledTensor(None, 0, (), (), "unknown", problem)
+
+
+def _size(dimensions: Any = ()) -> tuple[Any, ...]:
+    if type(dimensions) is not tuple:
+        raise Malformed("a size that is no tuple")
+    return dimensions
+
+
+_REBUILD: dict[str, Callable[..., Any]] = {
+    "torch._utils._rebuild_tensor": _tensor,
+    "torch._utils._rebuild_tensor_v2": _tensor,
+    "torch._utils._rebuild_parameter": _parameter,
+    "torch._utils._rebuild_parameter_with_state": _parameter,
+    "torch._utils._rebuild_sparse_tensor": _unreadable("sparse"),
+    "torch._utils._rebuild_meta_tensor_no_storage": _unreadable("without values"),
+    "torch._utils._rebuild_qtensor": _unreadable("quantised"),
+    "torch.Size": _size,
+}
+_OPAQUE = {"collections.OrderedDict", "torch.serialization._get_layout", "torch.device"} | {
+    f"torch.per_{kind}" for kind in ("tensor_affine", "channel_affine")
+}
+_DTYPES = {dtype for dtype, _ in _STORAGES.values()}

@@ -192,7 +192,7 @@ def run(
     try:
         main(arguments)
     except Exception as error:
-        failure = _known(error)
+        failure = _as_our_error(error)
         if failure is None:
             raise
         if "--debug" in arguments:
@@ -208,7 +208,7 @@ def run(
     return 0
 
 
-def _known(error: Exception) -> FlaxAttnError | None:
+def _as_our_error(error: Exception) -> FlaxAttnError | None:
     """Returns the error of ours that describes ``error``, None if there is none."""
     if isinstance(error, FlaxAttnError):
         return error

@@ -57,7 +57,7 @@ def use_compilation_cache(folder: str | Path | None) -> Path | None:
         )
     if not os.access(own, os.W_OK):
         raise UsageError(f"--compilation-cache: cannot write in {own}; name another folder")
-    _drop_torn(own)
+    _remove_incomplete(own)
     jax.config.update("jax_compilation_cache_dir", str(own))
     # A start compiles many small programs, too; reading all of them is faster than compiling.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
@@ -81,7 +81,7 @@ def _describe_cpu() -> list[str]:
     return [line for line in first if line.split(":")[0].strip() in _CPU_LINES]
 
 
-def _drop_torn(folder: Path) -> None:
+def _remove_incomplete(folder: Path) -> None:
     """Removes entries that were not written to their end.
 
     JAX neither replaces them nor stops warning about them. Entries are zlib streams with a

@@ -76,11 +76,11 @@ class Processes:
         packed = np.concatenate([array.reshape(-1).view(np.uint8) for array in arrays])
         packed = np.asarray(multihost_utils.broadcast_one_to_all(packed))
         ends = np.cumsum([array.nbytes for array in arrays])
-        told = [
+        received = [
             piece.view(array.dtype).reshape(np.shape(leaf))
             for piece, array, leaf in zip(np.split(packed, ends[:-1]), arrays, leaves, strict=True)
         ]
-        return jax.tree.unflatten(structure, told)
+        return jax.tree.unflatten(structure, received)
 
     def first_says(self, name: str, text: str) -> str:
         """Returns the first process's ``text`` in every process; use each ``name`` only once."""
@@ -104,7 +104,7 @@ def joined(meeting: Meeting | None) -> Iterator[Processes]:
 
     Raises:
       UsageError: the others do not come.
-      ProcessLostError: a process is gone.
+      ProcessLostError: another process has died.
     """
     if meeting is None:
         yield ALONE
@@ -173,7 +173,7 @@ def _client() -> Any:
 class _Watch:
     """Polls for failures of other processes, and posts this one's.
 
-    The first process holds the store, so it ends last: JAX aborts processes that find it gone.
+    The first process holds the store, so it ends last: JAX aborts the others when the store ends.
     """
 
     def __init__(self, processes: Processes):
@@ -192,17 +192,17 @@ class _Watch:
     def fail(self, error: BaseException) -> None:
         """Posts the failure, waits until the others have read it, and ends the process at exit."""
         self._stop()
-        code, line = _told(error)
+        code, line = _describe_failure(error)
         with suppress(RuntimeError):
-            self._tell(_FAILED, json.dumps({"code": code, "line": line}))
+            self._post(_FAILED, json.dumps({"code": code, "line": line}))
         self._wait(_HEARD, _FAILED)
         # JAX would wait for the others once more.
         atexit.register(self._go, code)
 
-    def _tell(self, name: str, text: str = "") -> None:
+    def _post(self, name: str, text: str = "") -> None:
         self._client.key_value_set(f"{name}/{self._me.index}", text, allow_overwrite=True)
 
-    def _told_by(self, name: str) -> dict[int, str]:
+    def _posted(self, name: str) -> dict[int, str]:
         entries = self._client.key_value_dir_get(name)
         return {int(key.rpartition("/")[2]): text for key, text in entries}
 
@@ -211,14 +211,14 @@ class _Watch:
         deadline = time.monotonic() + HEAR_WITHIN
         with suppress(RuntimeError):
             while time.monotonic() < deadline:
-                told = set().union(*(self._told_by(name) for name in names))
-                if len(told | {self._me.index}) == self._me.count:
+                posted = set().union(*(self._posted(name) for name in names))
+                if len(posted | {self._me.index}) == self._me.count:
                     return
                 time.sleep(_LOOK_EVERY / 3)
 
     def _go(self, code: int) -> None:
         with suppress(RuntimeError):
-            self._tell(_GONE)
+            self._post(_GONE)
         if self._me.first:
             self._wait(_GONE)
         os._exit(code)
@@ -232,17 +232,17 @@ class _Watch:
         while not self._over.wait(_LOOK_EVERY):
             turn += 1
             with suppress(RuntimeError):
-                self._tell(_ALIVE, str(turn))
-                for index, text in self._told_by(_FAILED).items():
+                self._post(_ALIVE, str(turn))
+                for index, text in self._posted(_FAILED).items():
                     failure = json.loads(text)
                     self._end(failure["code"], f"process {index} ended: {failure['line']}")
-                self._miss(self._told_by(_ALIVE))
+                self._miss(self._posted(_ALIVE))
 
-    def _miss(self, told: dict[int, str]) -> None:
+    def _miss(self, posted: dict[int, str]) -> None:
         """Ends this process when another has been silent for more than ``SILENT_FOR`` s."""
         now = time.monotonic()
         for index, (before, since) in self._alive.items():
-            text = told.get(index, "")
+            text = posted.get(index, "")
             if text != before:
                 self._alive[index] = (text, now)
             elif now - since > SILENT_FOR:
@@ -253,14 +253,14 @@ class _Watch:
                 )
 
     def _end(self, code: int, line: str) -> None:
-        self._tell(_HEARD)
+        self._post(_HEARD)
         with suppress(OSError, ValueError):
             sys.stdout.flush()
         os.write(2, f"\rerror: {line}\n".encode())
         self._go(code)
 
 
-def _told(error: BaseException) -> tuple[int, str]:
+def _describe_failure(error: BaseException) -> tuple[int, str]:
     """Returns the exit code and the line of a failure, as a command reports them."""
     line = " ".join(str(error).split())
     if isinstance(error, FlaxAttnError):

@@ -20,7 +20,7 @@ def constant(peak: float, config: TrainConfig, steps_per_epoch: int) -> optax.Sc
 def step(peak: float, config: TrainConfig, steps_per_epoch: int) -> optax.Schedule:
     """Returns ``peak``, multiplied by ``step_factor`` after every ``step_epochs`` epochs.
 
-    The parent paper takes 0.1 and 10.
+    The parent paper multiplies by 0.1 after every 10.
     """
     period = config.step_epochs * steps_per_epoch
     return optax.exponential_decay(peak, period, config.step_factor, staircase=True)
@@ -66,7 +66,7 @@ OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
 def make_schedule(peak: float, config: TrainConfig, *, steps_per_epoch: int) -> optax.Schedule:
     """Returns the learning rate by step: linear warm-up, times the named schedule.
 
-    The warm-up takes ``warmup_epochs``.
+    The warm-up lasts ``warmup_epochs``.
     """
     course = SCHEDULES[config.schedule](peak, config, steps_per_epoch)
     warmup = round(config.warmup_epochs * steps_per_epoch)

@@ -92,7 +92,7 @@ class FeatureExamples:
       maps: by name, a row an example.
       labels: of every example.
       batch_size: examples in a batch, the padding included.
-      present: whether an example's image was there; the others never count.
+      present: whether an example has its maps; those without never count.
       names: of every example.
       part: the part of each batch that this process reads, as in ``Sampler``.
     """

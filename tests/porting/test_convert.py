@@ -8,8 +8,8 @@ import torch
 
 from flax_attn import models
 from flax_attn.errors import WeightsError
-from flax_attn.porting import TABLES, to_flax, to_torch, unwrap
-from flax_attn.porting.convert import load_into
+from flax_attn.porting.convert import load_into, to_flax, to_torch, unwrap
+from flax_attn.porting.tables import TABLES
 from tests.helpers.small_torch import (
     DEPTHS,
     NETWORKS,

@@ -13,7 +13,6 @@ import torch
 from safetensors.torch import save_file
 
 from flax_attn.errors import UsageError, WeightsError
-from flax_attn.porting import port_command as port
 from flax_attn.porting import read_ported, sha256_of
 from tests.helpers.small_torch import (
     ARRAYS,
@@ -57,17 +56,6 @@ def test_there_and_back(tmp_path: Path, suffix: str, capsys: pytest.CaptureFixtu
         fresh.load_state_dict(load_file(back), strict=True)
     for key, tensor in small_state().items():
         assert torch.equal(fresh.state_dict()[key], tensor), key
-
-
-def test_layout_is_found_by_the_keys() -> None:
-    def keys(*names: str) -> dict[str, np.ndarray]:
-        return {name: np.zeros(1) for name in names}
-
-    assert port.detect_layout(keys("conv_block1.0.weight"), "x") == "attn_vgg"
-    assert port.detect_layout(keys("features.0.weight"), "x") == "backbone"
-    assert port.detect_layout(keys("features.0.weight", "classifier.0.bias"), "x") == "vgg16_bn"
-    with pytest.raises(WeightsError, match="its keys are layer1.0.weight…"):
-        port.detect_layout(keys("layer1.0.weight"), "x")
 
 
 @pytest.mark.parametrize(

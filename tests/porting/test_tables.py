@@ -9,8 +9,8 @@ from torchvision.models import vgg16_bn
 
 from flax_attn.config import ModelConfig
 from flax_attn.models import baselines, build_model, functional
-from flax_attn.porting import TABLES, tables, vgg16_bn_table
-from flax_attn.porting.tables import dense_after_grid
+from flax_attn.porting import tables
+from flax_attn.porting.tables import TABLES, dense_after_grid, vgg16_bn_table
 from tests.helpers.small_torch import (
     DEPTHS,
     NETWORKS,

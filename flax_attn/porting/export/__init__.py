@@ -1,1 +1,4 @@
-"""Trained networks as files that other programs run: StableHLO and ONNX."""
+"""Trained networks as files that other programs run: StableHLO and ONNX.
+
+Read ``export_command`` first.
+"""

@@ -1,4 +1,4 @@
-"""``flax-attn eval --export DIR``: the best checkpoint of a run as files that need no flax_attn."""
+"""Writes the best checkpoint of a run as files that need no flax_attn (``eval --export DIR``)."""
 
 from __future__ import annotations
 
@@ -114,14 +114,14 @@ def _new_folder(out: Path) -> Iterator[Path]:
 
 
 def _images(split: Split) -> UInt8[np.ndarray, "n s s 3"]:
-    """A few images, evenly spread over the split, and so over its classes."""
+    """Returns a few images, evenly spread over the split, and so over its classes."""
     count = min(CHECKED_IMAGES, len(split.labels))
     places = np.linspace(0, len(split.labels) - 1, count).round().astype(int)
     return np.stack([read_image(split, int(place))[0] for place in places])
 
 
 def _describe(run: Run, expected: dict[str, np.ndarray]) -> dict[str, Any]:
-    """What a user of the files must know."""
+    """Returns what a user of the files must know."""
     data, model = run.config.data, run.config.model
     return {
         "input": {
@@ -147,9 +147,10 @@ def _describe(run: Run, expected: dict[str, np.ndarray]) -> dict[str, Any]:
 def _compare(
     name: str, path: Path, images: UInt8[np.ndarray, "n s s 3"], expected: dict[str, np.ndarray]
 ) -> dict[str, float]:
-    """Of each output the largest difference, relative to the largest value.
+    """Returns the largest difference of each output, relative to its largest value.
 
-    Raises WeightsError when one is over the tolerance, not finite or of another shape.
+    Raises:
+      WeightsError: one is over the tolerance, not finite or of another shape.
     """
     run = FORMATS[name].load(path)
     differences = dict.fromkeys(expected, 0.0)

@@ -25,14 +25,19 @@ from flax_attn.system.files import write_bytes
 INPUT = "images"
 LOGITS, PROBABILITIES, ATTENTION = "logits", "probabilities", "attention_"
 
+PLATFORMS = ("cpu", "cuda", "tpu")
+# A protobuf message, which an ONNX file is, cannot be larger.
+ONNX_LIMIT = 2**31
+
 Outputs = dict[str, Array]
 Program = Callable[[UInt8[Array, "b s s 3"]], Outputs]
+Loaded = Callable[[UInt8[np.ndarray, "b s s 3"]], dict[str, np.ndarray]]
 
 
 def network_outputs(
     run: Run, *, conv: Literal["auto", "exact"]
 ) -> Callable[[Arrays, Arrays, UInt8[Array, "b s s 3"]], Outputs]:
-    """``outputs(params, stats, images)`` in float32, whatever the run computed in.
+    """Returns ``outputs(params, stats, images)`` in float32, whatever the run computed in.
 
     ``logits`` and ``probabilities`` [b, k], and ``attention_<map>`` for each gate, with axes for
     classes and heads before the map's where there are several.
@@ -51,45 +56,35 @@ def network_outputs(
 
 
 def any_batch(size: int) -> jax.ShapeDtypeStruct:
-    """Images of a side, any number of them."""
+    """Returns the shape of images of a side, any number of them."""
     (batch,) = export.symbolic_shape("batch")
     return jax.ShapeDtypeStruct((batch, size, size, 3), "uint8")
 
 
-PLATFORMS = ("cpu", "cuda", "tpu")
-# A protobuf message, which an ONNX file is, cannot be larger.
-ONNX_LIMIT = 2**31
-
-Loaded = Callable[[UInt8[np.ndarray, "b s s 3"]], dict[str, np.ndarray]]
-
-
-class Format(NamedTuple):
-    """``write(program, size, path, about)``, and ``load(path)`` as a function on the host."""
-
-    file: str
-    write: Callable[[Program, int, Path, Mapping[str, str]], None]
-    load: Callable[[Path], Loaded]
-    needs: tuple[str, ...]
-
-
 def write_stablehlo(program: Program, size: int, path: Path, about: Mapping[str, str]) -> None:
-    """StableHLO with its calling convention, as ``jax.export`` reads it."""
+    """Writes StableHLO with its calling convention, as ``jax.export`` reads it.
+
+    Raises:
+      OSError: it cannot be written.
+    """
     del about
     exported = export.export(jax.jit(program), platforms=PLATFORMS)(any_batch(size))
     write_bytes(path, bytes(exported.serialize()))
 
 
 def load_stablehlo(path: Path) -> Loaded:
-    """The function of a file, run where JAX runs now."""
+    """Returns the function of a file, run where JAX runs now."""
     exported = export.deserialize(bytearray(path.read_bytes()))
     call = jax.jit(exported.call)
     return lambda images: {name: np.asarray(value) for name, value in call(images).items()}
 
 
 def write_onnx(program: Program, size: int, path: Path, about: Mapping[str, str]) -> None:
-    """One ONNX file.
+    """Writes one ONNX file.
 
-    Raises UsageError for a network that has no ONNX form here, or is larger than ONNX files are.
+    Raises:
+      UsageError: the network has no ONNX form here, or is larger than ONNX files are.
+      OSError: it cannot be written.
     """
     from flax_attn.porting.export.onnx import to_onnx
 
@@ -103,7 +98,7 @@ def write_onnx(program: Program, size: int, path: Path, about: Mapping[str, str]
 
 
 def load_onnx(path: Path) -> Loaded:
-    """The function of a file, run by onnxruntime on the CPU."""
+    """Returns the function of a file, run by onnxruntime on the CPU."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -113,6 +108,15 @@ def load_onnx(path: Path) -> Loaded:
     return lambda images: dict(zip(names, session.run(names, {INPUT: images}), strict=True))
 
 
+class Format(NamedTuple):
+    """``write(program, size, path, about)``, and ``load(path)`` as a function on the host."""
+
+    file: str
+    write: Callable[[Program, int, Path, Mapping[str, str]], None]
+    load: Callable[[Path], Loaded]
+    needs: tuple[str, ...]
+
+
 FORMATS: dict[str, Format] = {
     "stablehlo": Format("model.stablehlo", write_stablehlo, load_stablehlo, ("flatbuffers",)),
     "onnx": Format("model.onnx", write_onnx, load_onnx, ("onnx", "onnxruntime")),
@@ -120,7 +124,11 @@ FORMATS: dict[str, Format] = {
 
 
 def require_packages(formats: list[str]) -> None:
-    """Raises UsageError naming the packages that are missing, before anything is computed."""
+    """Checks for the packages that formats need, before anything is computed.
+
+    Raises:
+      UsageError: some are missing; they are named.
+    """
     missing = [n for name in formats for n in FORMATS[name].needs if find_spec(n) is None]
     if missing:
         raise UsageError(

@@ -1,4 +1,4 @@
-"""From a JAX function to an ONNX model, equation by equation of its jaxpr.
+"""Turns a JAX function into an ONNX model, equation by equation of its jaxpr.
 
 What does not depend on the images is computed here, by JAX: the network's normalisation becomes
 a factor and a shift, bilinear upsampling two matrices, windows and places constants. What is left
@@ -39,10 +39,12 @@ def to_onnx(
     input_name: str,
     about: Mapping[str, str],
 ) -> ModelProto:
-    """The ONNX model of ``function(images) -> {name: array}``; the batch may be symbolic.
+    """Returns the ONNX model of ``function(images) -> {name: array}``; the batch may be symbolic.
 
-    ``about`` becomes the model's metadata. Raises UsageError naming the first primitive that
-    has no counterpart here.
+    ``about`` becomes the model's metadata.
+
+    Raises:
+      UsageError: a primitive has no counterpart here; the first one is named.
     """
     traced = jax.jit(function).trace(images)
     names = sorted(traced.out_info)  # the order of a dictionary's leaves in JAX
@@ -73,7 +75,7 @@ def _value_info(name: str, aval: Any) -> ValueInfoProto:
 
 
 def _convert(graph: Graph, closed: ClosedJaxpr, inputs: Sequence[Value]) -> list[Value]:
-    """The values of a jaxpr's results, given those of its inputs."""
+    """Returns the values of a jaxpr's results, given those of its inputs."""
     jaxpr = closed.jaxpr
     values: dict[Any, Value] = dict(zip(jaxpr.invars, inputs, strict=True))
     values |= {v: np.asarray(c) for v, c in zip(jaxpr.constvars, closed.consts, strict=True)}
@@ -127,13 +129,13 @@ def _static(eqn: JaxprEqn) -> bool:
 
 
 def _bound(eqn: JaxprEqn, inputs: Sequence[np.ndarray]) -> list[Value]:
-    """What JAX computes of known inputs."""
+    """Returns what JAX computes of known inputs."""
     results = eqn.primitive.bind(*map(jax.numpy.asarray, inputs), **eqn.params)
     return [np.asarray(x) for x in (results if eqn.primitive.multiple_results else [results])]
 
 
 def _computed(eqn: JaxprEqn, inputs: Sequence[Value]) -> Value:
-    """An elementwise result of known inputs, itself broadcast no further than they are."""
+    """Returns a result of known inputs, itself broadcast no further than they are."""
     return _bound(eqn, np.broadcast_arrays(*inputs))[0]
 
 

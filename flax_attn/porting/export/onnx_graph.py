@@ -1,4 +1,4 @@
-"""An ONNX graph while it grows: tensors that stand for JAX values, and the nodes between them.
+"""Holds a growing ONNX graph: tensors that stand for JAX values, and the nodes between them.
 
 Two things stay undone until a node needs them: reordering axes (``OnnxTensor.order``), so that a
 chain of convolutions, which ONNX wants channels first, is not transposed at every step; and
@@ -48,14 +48,14 @@ class Graph:
         self._batch: str | None = None
 
     def add(self, op: str, inputs: Sequence[str], *, outputs: int = 1, **attributes: Any) -> str:
-        """A node; returns the name of its first output."""
+        """Adds a node; returns the name of its first output."""
         stem = f"{op}_{len(self.nodes)}"
         names = [stem] + [f"{stem}_{i}" for i in range(1, outputs)]
         self.nodes.append(helper.make_node(op, list(inputs), names, name=stem, **attributes))
         return stem
 
     def constant(self, array: Any) -> str:
-        """The name of a constant; equal ones are kept once."""
+        """Adds a constant, equal ones once; returns its name."""
         array = np.asarray(array)
         array = np.ascontiguousarray(array).reshape(array.shape)
         key = (array.dtype.str, array.shape, hashlib.sha256(array).digest())
@@ -65,11 +65,11 @@ class Graph:
         return self._names[key]
 
     def sizes(self, numbers: Sequence[int]) -> str:
-        """A constant vector of sizes or axes."""
+        """Adds a constant vector of sizes or axes; returns its name."""
         return self.constant(np.array(numbers, np.int64))
 
     def stored(self, value: Value, order: Sequence[int] | None = None) -> str:
-        """The name of a tensor that holds the value with its axes in this order.
+        """Returns the name of a tensor that holds the value with its axes in this order.
 
         Axes of 1 in its shape are not broadcast. Default: the value's order.
         """
@@ -81,7 +81,7 @@ class Graph:
         return self.add("Transpose", [value.name], perm=[value.order.index(i) for i in order])
 
     def expanded(self, value: Value, shape: Shape) -> Value:
-        """The value with nothing left to broadcast."""
+        """Returns the value with nothing left to broadcast."""
         pending = [not same(a, b) for a, b in zip(value.shape, shape, strict=True)]
         if not any(pending):
             return value
@@ -98,15 +98,19 @@ class Graph:
         return OnnxTensor(self.add("Expand", [value.name, sizes]), shape, value.order)
 
     def plain(self, value: Value, shape: Shape) -> str:
-        """The name of a tensor that holds the value as it is."""
+        """Returns the name of a tensor that holds the value as it is."""
         return self.stored(self.expanded(value, shape))
 
     def reshape(self, name: str, shape: Sequence[Dim]) -> str:
-        """The tensor with this shape, in which the batch may appear once."""
+        """Reshapes a tensor, whose new shape may hold the batch once; returns the name.
+
+        Raises:
+          UsageError: the batch is in it more than once.
+        """
         return self.add("Reshape", [name, self.sizes(with_free_axis(shape))])
 
     def used(self, outputs: Sequence[str]) -> tuple[list[NodeProto], list[TensorProto]]:
-        """The nodes and constants that the outputs depend on."""
+        """Returns the nodes and constants that the outputs depend on."""
         needed, nodes = set(outputs), []
         for node in reversed(self.nodes):
             if needed.intersection(node.output):
@@ -115,26 +119,30 @@ class Graph:
         return nodes[::-1], [c for name, c in self.constants.items() if name in needed]
 
     def batch(self) -> str:
-        """A vector of one number: how many images there are."""
+        """Returns the name of a vector of one number: how many images there are."""
         if self._batch is None:
             self._batch = self.add("Shape", [self.images], start=0, end=1)
         return self._batch
 
 
 def is_known(value: Value) -> bool:
-    """Whether a value does not depend on the images."""
+    """Returns whether a value does not depend on the images."""
     return isinstance(value, np.ndarray)
 
 
 def same(a: Dim, b: Dim) -> bool:
-    """Whether two sizes are certainly equal."""
+    """Returns whether two sizes are certainly equal."""
     if isinstance(a, int) != isinstance(b, int):
         return False
     return bool(a == b)
 
 
 def with_free_axis(shape: Sequence[Dim]) -> list[int]:
-    """Sizes as Reshape takes them: -1 for the one that holds the batch."""
+    """Returns sizes as Reshape takes them: -1 for the one that holds the batch.
+
+    Raises:
+      UsageError: several hold it.
+    """
     sizes = [size if isinstance(size, int) else -1 for size in shape]
     if sizes.count(-1) > 1:
         raise UsageError(f"--export: ONNX cannot reshape to {tuple(shape)}: leave out onnx")
@@ -142,7 +150,7 @@ def with_free_axis(shape: Sequence[Dim]) -> list[int]:
 
 
 def broadcast(shapes: Sequence[Shape]) -> Shape:
-    """The shape of elementwise results: on each axis the size that is not 1."""
+    """Returns the shape of elementwise results: on each axis the size that is not 1."""
     rank = max(len(shape) for shape in shapes)
     full = [shape for shape in shapes if len(shape) == rank]
     return tuple(next((n for n in axis if not same(n, 1)), 1) for axis in zip(*full, strict=True))

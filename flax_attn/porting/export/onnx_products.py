@@ -63,7 +63,7 @@ def _max_pool(graph: Graph, eqn: JaxprEqn, x: Value) -> Value:
 
 
 def _dot_general(graph: Graph, eqn: JaxprEqn, left: Value, right: Value) -> Value:
-    """As MatMul: batch axes first, then a matrix each; the result in the order that falls out."""
+    """Multiplies by MatMul: batch axes first, then a matrix each; any order for the result."""
     (contract_l, contract_r), (batch_l, batch_r) = eqn.params["dimension_numbers"]
     # MatMul broadcasts batch axes by itself.
     shapes = [
@@ -101,7 +101,7 @@ def _dot_general(graph: Graph, eqn: JaxprEqn, left: Value, right: Value) -> Valu
 
 
 def _but(shape: Shape, value: Value, axes: Sequence[int]) -> Shape:
-    """The shape, on these axes that of the value as far as it is broadcast."""
+    """Returns the shape, on these axes that of the value as far as it is broadcast."""
     return tuple(value.shape[i] if i in axes else size for i, size in enumerate(shape))
 
 
@@ -123,7 +123,7 @@ def _gather(graph: Graph, eqn: JaxprEqn, x: Value, indices: Value) -> Value:
 
 
 def _slice_at(graph: Graph, eqn: JaxprEqn, x: Value, start: np.ndarray) -> Value:
-    """A slice from a known place: what indexing becomes where the batch is symbolic."""
+    """Slices from a known place: what indexing becomes where the batch is symbolic."""
     numbers, shape = eqn.params["dimension_numbers"], shape_of(eqn.invars[0])
     places = zip(numbers.start_index_map, start.tolist(), strict=True)
     cut = {axis: (first, eqn.params["slice_sizes"][axis]) for axis, first in places}
@@ -138,7 +138,7 @@ def _slice_at(graph: Graph, eqn: JaxprEqn, x: Value, start: np.ndarray) -> Value
 
 
 def _gather_at(graph: Graph, eqn: JaxprEqn, x: Value, indices: np.ndarray) -> Value:
-    """Elements at known places of some axes, such as a diagonal; other axes whole."""
+    """Takes elements at known places of some axes, such as a diagonal; other axes whole."""
     numbers, shape = eqn.params["dimension_numbers"], shape_of(eqn.invars[0])
     axes = tuple(numbers.start_index_map)
     others = _others(len(shape), axes)
@@ -155,7 +155,7 @@ def _gather_at(graph: Graph, eqn: JaxprEqn, x: Value, indices: np.ndarray) -> Va
 
 
 def _take_along_axis(graph: Graph, eqn: JaxprEqn, x: Value, indices: Value) -> Value:
-    """``take_along_axis``: an element for each index, in its own row, as GatherElements."""
+    """Takes an element for each index, in its own row (``take_along_axis``), by GatherElements."""
     numbers, shape = eqn.params["dimension_numbers"], shape_of(eqn.invars[0])
     out, sizes = shape_of(eqn.outvars[0]), eqn.params["slice_sizes"]
     if len(numbers.start_index_map) != 1 or len(out) != len(shape):

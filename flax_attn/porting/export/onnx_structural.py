@@ -1,7 +1,7 @@
 """Primitives of JAX that move, join, reduce or order values, in ONNX: a table.
 
 An entry takes the graph, the equation and its inputs, and returns the result, or a list of them.
-Inputs may be stored in another order of axes and still need broadcasting (see ``graph``).
+Inputs may be stored in another order of axes and still need broadcasting (see ``onnx_graph``).
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ Emit = Callable[..., Value | list[Value]]
 
 
 def shape_of(variable: Any) -> Shape:
-    """The full shape of a variable of a jaxpr."""
+    """Returns the full shape of a variable of a jaxpr."""
     return tuple(variable.aval.shape)
 
 
 def type_of(variable: Any) -> np.dtype:
-    """The type of a variable of a jaxpr."""
+    """Returns the dtype of a variable of a jaxpr."""
     return np.dtype(variable.aval.dtype)
 
 
 def straight(name: str, shape: Shape) -> OnnxTensor:
-    """A tensor stored as the value is."""
+    """Returns a tensor that is stored as its value is."""
     return OnnxTensor(name, shape, tuple(range(len(shape))))
 
 
 def refuse(eqn: JaxprEqn, what: str) -> UsageError:
-    """The error for a form of a primitive that is not converted."""
+    """Returns the error for a form of a primitive that is not converted."""
     return UsageError(
         f"--export: no ONNX for {eqn.primitive.name} with {what}; "
         "leave onnx out: --export-formats stablehlo"
@@ -74,7 +74,7 @@ def _as_tensor(graph: Graph, x: Value) -> OnnxTensor:
 
 
 def _reduction(op: str, *, through: int | None = None) -> Emit:
-    """A reduction; ``through`` is the type that truth values are reduced in."""
+    """Returns a reduction; ``through`` is the type that truth values are reduced in."""
 
     def emit(graph: Graph, eqn: JaxprEqn, x: Value) -> Value:
         axes = eqn.params["axes"]

@@ -1,0 +1,242 @@
+"""State dicts of PyTorch, from a file or from memory, into networks of Flax and back.
+
+What ``flax-attn port`` does, without a file of ported weights in between.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from flax_attn.errors import WeightsError
+from flax_attn.models.functional import BACKBONE, merge, split
+from flax_attn.models.vgg import VGG16BN
+from flax_attn.porting.convert import (
+    ArraySpec,
+    Report,
+    printable,
+    to_flax,
+    to_torch,
+    unwrap,
+    wanted_paths,
+)
+from flax_attn.porting.ported_files import open_tensors, write_tensors
+from flax_attn.porting.pth import read_state_dict, write_state_dict
+from flax_attn.porting.tables import TABLES, KeyTable
+
+_log = logging.getLogger(__name__)
+
+TORCH_SUFFIXES = (".pth", ".pt")
+SUFFIXES = (*TORCH_SUFFIXES, ".safetensors")
+
+Source = str | os.PathLike[str] | Mapping[str, Any]
+
+
+def load_torch(
+    source: Source, *, into: nnx.Module, layout: str = "auto", cast: bool = False
+) -> list[str]:
+    """Fills a network with weights of PyTorch; returns the paths that keep their values.
+
+    Known are torchvision's vgg16_bn and the article's AttnVGG, told apart by their keys. Where
+    the network has the same head, all of it is filled and the list is empty, but that
+    vgg16_bn's last layer stays where the numbers of classes differ; elsewhere the backbone is.
+    Nothing in a file is executed, and the network stays as it is unless everything fits.
+
+    Args:
+      source: a ``.pth``, ``.pt`` or ``.safetensors`` file; or a state dict in memory, whose
+        values are tensors of PyTorch or arrays.
+      into: the network, one of ``flax_attn.models`` or any other with a ``VGG16BN`` as its
+        ``backbone``; changed in place.
+      layout: "auto", "vgg16_bn", "attn_vgg", or "backbone" for vgg16_bn's convolutions alone.
+      cast: makes float16, bfloat16 and float64 float32; without, they are refused.
+
+    Raises:
+      WeightsError: the source cannot be read or is of neither network; or, once for all
+        problems, keys are missing or unexpected, shapes or dtypes differ, values are not finite.
+      TypeError: ``into`` has no such backbone.
+      ValueError: there is no such layout.
+    """
+    depths = _depths(into, "into")
+    _check_layout(layout)
+    name = "the mapping" if isinstance(source, Mapping) else str(source)
+    structure, params, stats = split(into)
+    template = {**params, **stats}
+    with open_state_dict(source) as tensors:
+        layout = detect_layout(tensors, name) if layout == "auto" else layout
+        table = _fitting(TABLES[layout](depths), tensors, template)
+        leaves = {path: template[path] for path in table.paths}
+        arrays = to_flax(table, tensors, leaves, cast=cast, source=name)
+    for path, array in arrays.items():
+        (params if path in params else stats)[path] = _placed(array, template[path])
+    nnx.update(into, nnx.state(merge(structure, params, stats)))
+    kept = sorted(template.keys() - arrays.keys())
+    _log.info(f"took {len(arrays)} arrays of {name} ({layout}), kept {len(kept)} of the network")
+    return kept
+
+
+def save_torch(model: nnx.Module, path: str | os.PathLike[str], *, layout: str = "auto") -> None:
+    """Writes a network as a state dict of PyTorch, all or nothing; ``load_torch`` reads it.
+
+    Args:
+      model: an AttnVGG whose gates are the article's, or a vgg16_bn; for "backbone" any network
+        with a ``VGG16BN`` as its ``backbone``.
+      path: a ``.safetensors`` file, or ``.pth`` or ``.pt``, which PyTorch is needed to write.
+      layout: "auto", "vgg16_bn", "attn_vgg", or "backbone" for the convolutions alone.
+
+    Raises:
+      WeightsError: the network has no counterpart in PyTorch, or ``path`` cannot be written.
+      DiskFullError: no space is left for ``path``.
+      UsageError: PyTorch is not installed.
+      TypeError: ``model`` has no such backbone.
+      ValueError: there is no such layout, or ``path`` has another ending.
+    """
+    depths = _depths(model, "model")
+    _check_layout(layout)
+    if Path(path).suffix not in SUFFIXES:
+        raise ValueError(f"path must end in {', '.join(SUFFIXES)}, got {path}")
+    _, params, stats = split(model)
+    arrays = {path: np.asarray(array) for path, array in {**params, **stats}.items()}
+    if layout == "backbone":
+        arrays = {path: array for path, array in arrays.items() if path.startswith(BACKBONE)}
+    elif layout == "auto":
+        fitting = [name for name in TABLES if TABLES[name](depths).paths == arrays.keys()]
+        if not fitting:
+            raise WeightsError(
+                f"this {type(model).__name__} has no counterpart among {', '.join(TABLES)}: save "
+                'its convolutions alone with layout="backbone"'
+            )
+        layout = fitting[0]
+    write_any(Path(path), to_torch(TABLES[layout](depths), arrays))
+
+
+@contextmanager
+def open_state_dict(source: Source) -> Iterator[Mapping[str, ArraySpec]]:
+    """Yields the tensors of a file or a mapping; values are read while the context lasts.
+
+    Raises:
+      WeightsError: the file cannot be read, or something in it is no dense tensor.
+    """
+    if isinstance(source, Mapping):
+        yield _in_memory(unwrap(source, source="the mapping"))
+        return
+    path = Path(source)
+    if path.suffix in TORCH_SUFFIXES:
+        yield read_state_dict(path)
+    elif path.suffix == ".safetensors":
+        with open_tensors(path) as tensors:
+            yield tensors
+    else:
+        raise WeightsError(f"{path} is no weight file: expected one of {', '.join(SUFFIXES)}")
+
+
+def write_any(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
+    """Writes a state dict in the format that the ending of ``path`` names, all or nothing.
+
+    Raises:
+      WeightsError: it cannot be written.
+      DiskFullError: no space is left for it.
+      UsageError: PyTorch is not installed, and the format is its own.
+    """
+    write = write_state_dict if path.suffix in TORCH_SUFFIXES else write_tensors
+    write(path, tensors)
+
+
+def detect_layout(tensors: Mapping[str, ArraySpec], source: str) -> str:
+    """Returns the layout that keys belong to.
+
+    Raises:
+      WeightsError: it is none of the known ones.
+    """
+    keys = [str(key) for key in tensors]
+    if any(key.startswith("conv_block") for key in keys):
+        return "attn_vgg"
+    if any(key.startswith("features.") for key in keys):
+        has_head = any(key.startswith("classifier.") for key in keys)
+        return "vgg16_bn" if has_head else "backbone"
+    shown = ", ".join(printable(key) for key in keys[:5])
+    raise WeightsError(
+        f"{source} is neither torchvision's vgg16_bn nor the article's AttnVGG: its keys are "
+        f"{shown}…, expected features.0.weight… or conv_block1.0.weight…"
+    )
+
+
+class TorchTensor:
+    """A tensor of PyTorch in memory: shape and dtype now, values with ``numpy.asarray``.
+
+    PyTorch is not imported: whoever has a tensor has done so.
+    """
+
+    def __init__(self, tensor: Any):
+        self._tensor = tensor.detach()
+        self.shape = tuple(tensor.shape)
+        self.dtype = str(tensor.dtype).removeprefix("torch.")
+
+    @property
+    def problem(self) -> str | None:
+        """Why its values cannot be read; None where they can."""
+        if self._tensor.device.type == "meta":
+            return "without values"
+        return None if str(self._tensor.layout) == "torch.strided" else "sparse"
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        # bfloat16 is none of numpy's; float32 holds all of its values.
+        tensor = self._tensor.float() if self.dtype == "bfloat16" else self._tensor
+        return np.array(tensor.cpu().numpy(), dtype=dtype)
+
+
+def _in_memory(values: Mapping[str, Any]) -> dict[str, ArraySpec]:
+    tensors = {
+        key: TorchTensor(value) if hasattr(value, "detach") else value
+        for key, value in values.items()
+    }
+    report = Report()
+    for key, tensor in tensors.items():
+        if isinstance(tensor, TorchTensor) and tensor.problem:
+            report.add(tensor.problem, key)
+    report.raise_if_any(
+        "the mapping holds tensors that are not read", remedy="Give dense tensors with values."
+    )
+    return tensors
+
+
+def _fitting(
+    table: KeyTable, tensors: Mapping[str, ArraySpec], template: Mapping[str, ArraySpec]
+) -> KeyTable:
+    """Returns the part of a table that a network takes (``wanted_paths``)."""
+    offered = {
+        path: tuple(tensors[key].shape) if key in tensors else None
+        for key, (path, _) in table.entries.items()
+    }
+    return table.only(wanted_paths(offered, template))
+
+
+def _placed(array: np.ndarray, leaf: Any) -> jax.Array:
+    """Returns a copy of an array on the devices of the one that it replaces."""
+    copy = jnp.array(array)
+    if isinstance(leaf, jax.Array) and leaf.committed:
+        return jax.device_put(copy, leaf.sharding)
+    return copy
+
+
+def _depths(model: Any, argument: str) -> Sequence[int]:
+    backbone = getattr(model, "backbone", None)
+    if not isinstance(backbone, VGG16BN):
+        raise TypeError(
+            f"{argument} must be a network with a VGG16BN as its backbone, got "
+            f"{type(model).__name__}: take one of flax_attn.models"
+        )
+    return [len(stage.layers) for stage in backbone.stages]
+
+
+def _check_layout(layout: str) -> None:
+    if layout not in ("auto", *TABLES):
+        raise ValueError(f"layout must be auto, {', '.join(TABLES)}, got {layout!r}")
