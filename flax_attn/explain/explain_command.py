@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,8 +25,6 @@ from flax_attn.models.vgg import LAST_CONVS
 from flax_attn.system import cli
 from flax_attn.system.compilation_cache import use_compilation_cache
 from flax_attn.training.choices import CHOICES
-
-_log = logging.getLogger(__name__)
 
 # Images of a split, unless --count says otherwise.
 COUNT = 24

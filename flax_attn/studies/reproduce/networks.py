@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import shutil
 from pathlib import Path
@@ -25,8 +24,6 @@ from flax_attn.training.features import cache_key
 from flax_attn.training.sources import ExampleSource, example_sources
 from flax_attn.training.step import make_eval_step
 
-_log = logging.getLogger(__name__)
-
 
 class Trained(NamedTuple):
     """A finished training: its best checkpoint's arrays, under those of any snapshot."""
@@ -42,35 +39,40 @@ class Trained(NamedTuple):
         return self.run.config
 
     def at(self, epoch: int) -> tuple[Arrays, Arrays]:
-        """The arrays after an epoch; raises CheckpointError without a snapshot of it."""
+        """Returns the arrays after an epoch; raises CheckpointError without a snapshot of it."""
         frozen = self.config.train.freeze_backbone
         return load_snapshot(self.workdir, epoch, self.params, self.stats, freeze_backbone=frozen)
 
     def forward(self, epoch: int) -> NetworkForward:
-        """The network after an epoch, to be explained."""
+        """Returns the network after an epoch, to be explained."""
         return network_forward(
             self.config.model, *self.at(epoch), num_classes=len(self.run.classes)
         )
 
 
 def restore(workdir: Path) -> Trained:
-    """The training in a run directory; raises CheckpointError when it is not there or damaged."""
+    """Returns the training in a run directory.
+
+    Raises:
+      CheckpointError: there is none, or it is damaged.
+    """
     run = Run.load(workdir)
     best = restore_best(run, workdir)
     return Trained(run, workdir, best.structure, best.params, best.stats)
 
 
 def validation_source(trained: Trained, dataset: Dataset) -> ExampleSource:
-    """The validation images, or the features that a frozen backbone has of them."""
+    """Returns the validation images, or the features that a frozen backbone has of them."""
     return example_sources(
         trained.config, trained.structure, trained.params, trained.stats, dataset
     )[1]
 
 
 def judge(trained: Trained, epoch: int, source: ExampleSource) -> Evaluation:
-    """All validation images after an epoch, with their attention.
+    """Evaluates a network after an epoch on all validation images, with their attention.
 
-    Raises DataError when images were lost, as results of several networks must pair up.
+    Raises:
+      DataError: images were lost, and results of several networks must pair up.
     """
     found = evaluate_examples(
         make_eval_step(trained.structure),
@@ -111,7 +113,7 @@ def _link(source: Path, target: Path) -> None:
 
 
 def trainable_size(trained: Trained) -> int:
-    """Parameters that the training changed."""
+    """Counts the parameters that the training changed."""
     frozen = trained.config.train.freeze_backbone
     return sum(
         int(np.prod(a.shape))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -26,8 +25,6 @@ from flax_attn.studies.reproduce.claims import (
 )
 from flax_attn.studies.reproduce.evidence import Evidence
 from flax_attn.studies.reproduce.experiment_plan import DENSE, SIGMOID, SOFTMAX
-
-_log = logging.getLogger(__name__)
 
 # Accuracies are comparable when AttnVGG's is at most this much lower.
 MARGIN = 0.02
