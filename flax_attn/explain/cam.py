@@ -7,8 +7,6 @@ class the network does not have makes a map of NaN. Images are bytes, or normali
 
 In the formulas A_k is channel k of the activation, ReLU applied and not yet pooled, and g_k the
 gradient of the logit in it.
-
-Score-CAM weights channels by what the network says of the image seen through them.
 """
 
 from __future__ import annotations
@@ -33,12 +31,12 @@ from flax_attn.ops.images import resize_bilinear
 
 
 def enlarge(maps: Float[Array, "b h w"], size: tuple[int, int]) -> Float[Array, "b H W"]:
-    """Bilinear with half-pixel centres, as PyTorch's ``align_corners=False`` and OpenCV."""
+    """Enlarges bilinearly with half-pixel centres, as PyTorch's ``align_corners=False``."""
     return resize_bilinear(maps[..., None], size)[..., 0]
 
 
 def scale_to_unit(maps: Float[Array, "b h w"]) -> Float[Array, "b h w"]:
-    """Each map's smallest value to 0 and its largest to 1; zero everywhere for a constant map."""
+    """Scales each map from its smallest value, 0, to its largest, 1; a constant map to 0."""
     low = maps.min((-2, -1), keepdims=True)
     extent = maps.max((-2, -1), keepdims=True) - low
     return (maps - low) / jnp.where(extent == 0, 1, extent)
@@ -48,7 +46,7 @@ def scale_to_unit(maps: Float[Array, "b h w"]) -> Float[Array, "b h w"]:
 def grad_cam(
     forward: Forward, image: Images, class_index: Int[AnyArray, "b"], stage: str
 ) -> Float[Array, "b h w"]:
-    """``ReLU(Σ_k mean_ij(g_kij) A_k)``.
+    """Returns Grad-CAM: ``ReLU(Σ_k mean_ij(g_kij) A_k)``.
 
     Source: Selvaraju et al. (2017), equations 1 and 2.
     """
@@ -65,7 +63,7 @@ def grad_cam_pp(
     *,
     epsilon: float = 0.0,
 ) -> Float[Array, "b h w"]:
-    """Grad-CAM++: ``ReLU(Σ_k w_k A_k)`` with ``w_k = Σ_ij α_kij ReLU(g_kij)``.
+    """Returns Grad-CAM++: ``ReLU(Σ_k w_k A_k)`` with ``w_k = Σ_ij α_kij ReLU(g_kij)``.
 
     ``α_kij = g² / (2 g² + g³ Σ_ab A_kab + epsilon)`` with g = g_kij. The score of the article is
     the exponential of the logit; that common factor of the weights is left out.
@@ -89,7 +87,7 @@ def grad_cam_pp(
 def hires_cam(
     forward: Forward, image: Images, class_index: Int[AnyArray, "b"], stage: str
 ) -> Float[Array, "b h w"]:
-    """``ReLU(Σ_k g_k A_k)``: the product is taken at each location, before any mean.
+    """Returns HiRes-CAM, ``ReLU(Σ_k g_k A_k)``: a product at each location, before any mean.
 
     The article's map is signed; this is its positive part, as for the other maps.
 
@@ -102,7 +100,7 @@ def hires_cam(
 def weighted_sum(
     activation: Float[Array, "b h w c"], weights: Float[Array, "b c"]
 ) -> Float[Array, "b h w"]:
-    """``ReLU(Σ_k w_k A_k)``."""
+    """Returns ``ReLU(Σ_k w_k A_k)``."""
     return positive_part(jnp.einsum("bhwc,bc->bhw", activation, weights, precision="highest"))
 
 
@@ -114,7 +112,7 @@ def score_cam(
     *,
     batch_size: int = 64,
 ) -> Float[Array, "b h w"]:
-    """``ReLU(Σ_k softmax_k(s_k) A_k)``, where s_k is the logit of ``image · M_k``.
+    """Returns Score-CAM, ``ReLU(Σ_k softmax_k(s_k) A_k)``; s_k is the logit of ``image · M_k``.
 
     ``M_k`` is channel k enlarged to the image and scaled to [0, 1]; it multiplies the normalised
     image, so that what it hides turns to ImageNet's mean colour. The score of a blank image, which
@@ -122,7 +120,7 @@ def score_cam(
 
     One forward pass a channel: the channels are taken in turn, about ``batch_size`` masked images
     at a time, by a loop on the host. A CPU runs convolutions many times slower in a compiled
-    loop, and memory stays bounded. The other promises are those of ``cam``.
+    loop, and memory stays bounded.
 
     Source: Wang et al. (2020), section 3 and algorithm 1.
     """

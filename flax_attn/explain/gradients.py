@@ -25,7 +25,7 @@ from flax_attn.explain.forward import (
 def input_gradients(
     forward: Forward, image: Images, class_index: Int[AnyArray, "b"], stage: str = "image"
 ) -> Float[Array, "b h w"]:
-    """The largest ``|∂ logit / ∂ x|`` of a pixel's three colours.
+    """Returns the largest ``|∂ logit / ∂ x|`` of a pixel's three colours.
 
     Source: Simonyan, Vedaldi and Zisserman (2014), section 3.1.
     """
@@ -43,7 +43,7 @@ def integrated_gradients(
     steps: int = 32,
     batch_size: int = 32,
 ) -> Float[Array, "b h w"]:
-    """What speaks for the class: the positive part of the attributions' sum over the colours.
+    """Returns what speaks for the class: the positive part of ``attributions`` over the colours.
 
     Parameters and source are those of ``attributions``.
     """
@@ -63,7 +63,7 @@ def attributions(
     steps: int = 32,
     batch_size: int = 32,
 ) -> Float[Array, "b h w 3"]:
-    """Integrated gradients ``(x - x') ∫₀¹ ∂ logit(x' + t (x - x')) / ∂ x dt``, of either sign.
+    """Returns integrated gradients ``(x - x') ∫₀¹ ∂ logit(x' + t (x - x')) / ∂ x dt``, signed.
 
     x is the normalised image and x' the ``baseline``, by default zero: ImageNet's mean colour.
     Their sum over an image is the logit of x less that of x', up to the error of the quadrature

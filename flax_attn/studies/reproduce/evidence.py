@@ -19,12 +19,23 @@ from flax_attn.studies.reproduce.stages import Stage
 
 @dataclass(frozen=True, kw_only=True)
 class Evidence:
-    """Of all m judged images, and of the n validation images they were taken from.
+    """Everything measured of the m judged images, and of the n validation images they are among.
 
-    ``train_images`` is how many were trained on, ``places`` are the judged ones among the n;
-    ``networks`` holds each training's maps and probabilities by name, ``rows`` its epochs.
-    ``animals`` and ``heads`` are None where the data set does not know them; the mask of an image
-    whose animal is not known is empty, and measures that ask for it leave the image out.
+    Args:
+      plan: the settings of the trainings and the size of the measurements.
+      classes: their names.
+      labels: of all validation images.
+      train_images: how many were trained on.
+      places: the judged images among the validation images.
+      images: those that pictures may show, by their place among the judged ones.
+      networks: each training's maps and probabilities, by its name.
+      rows: the metrics of its epochs, by its name.
+      trained_parameters: how many parameters it changed, by its name.
+      cost: parameters, operations and times of both networks.
+      sanity: rank correlations with maps of randomised networks, by training.
+      animals: the masks, empty where one is not known: measures that need it leave the image
+        out. None where the data set has none.
+      heads: a disc around each head; None where the data set does not say where.
     """
 
     plan: ExperimentPlan
@@ -57,39 +68,39 @@ class Evidence:
         return self.labels[list(self.places)]
 
     def share_of_image(self, label: int) -> float:
-        """What part of their images the animals of a class take up; NaN if none is known."""
+        """Returns the share of an image that a class's animals take up; NaN if none is known."""
         assert self.animals is not None
         known = self.animals[(self.judged_labels == label) & self.animals.any((1, 2))]
         return float(known.mean()) if len(known) else math.nan
 
     def name(self, label: int) -> str:
-        """A class in the singular where it is one of the article's, else its own name."""
+        """Returns a class in the singular where it is one of the article's, else its own name."""
         name = self.classes[label]
         return next((animal for animal in ("dog", "cat") if animal in name.lower()), name)
 
     def attention(
         self, run: str, gate: str, epoch: int | None = None
     ) -> Float[np.ndarray, "m h w"]:
-        """The maps of a gate after an epoch, by default the last."""
+        """Returns the maps of a gate after an epoch, by default the last."""
         return self.networks[run][attention_name(gate, epoch or self.plan.last_epoch)]
 
     def cam(self, run: str, stage: str) -> Float[np.ndarray, "m h w"]:
-        """Grad-CAM of the class a network says, at the last convolution of a block."""
+        """Returns Grad-CAM of the class a network says, at the last convolution of a block."""
         return self.networks[run][next(k for k, v in CAMS.items() if v == stage)]
 
     def right(self, run: str) -> Bool[np.ndarray, "n"]:
-        """Whether a network says the right class of each validation image."""
+        """Returns whether a network says the right class of each validation image."""
         return self.networks[run][PROBABILITIES].argmax(-1) == self.labels
 
     def chosen(self, *, cats: int, dogs: int) -> list[int]:
-        """Places among the judged images: the first of each class, in turn. Nothing is picked."""
+        """Returns the first judged images of each class, in turn: nothing is picked."""
         first = [np.flatnonzero(self.judged_labels == label) for label in (self.cat, self.dog)]
         groups = [list(first[0][:cats]), list(first[1][:dogs])]
         order = [group[i] for i in range(max(cats, dogs)) for group in groups if i < len(group)]
         return [int(i) for i in order]
 
     def shown(self, chosen: Sequence[int], *, run: str | None = None) -> list[Shown]:
-        """Judged images for a picture, titled with what a network says, or with what they are."""
+        """Returns judged images for a picture, titled with what a network says, or they are."""
         return [self._shown(i, run) for i in chosen]
 
     def _shown(self, i: int, run: str | None) -> Shown:

@@ -64,7 +64,11 @@ FULL = Sizes(
 
 @dataclass(frozen=True)
 class ExperimentPlan:
-    """The settings all trainings share (those of AttnVGG with sigmoid), and the sizes."""
+    """What is trained and measured: the settings all trainings share, and the sizes.
+
+    ``config`` is that of AttnVGG with sigmoid; ``article_hidden`` the width of the dense layers
+    that are counted and timed.
+    """
 
     config: Config
     sizes: Sizes
@@ -76,7 +80,7 @@ class ExperimentPlan:
 
     @property
     def epochs(self) -> tuple[int, ...]:
-        """Those of the article's figures that are reached; the last one always."""
+        """The epochs of the article's figures that are reached; the last one always."""
         return tuple(sorted({e for e in ARTICLE_EPOCHS if e < self.last_epoch} | {self.last_epoch}))
 
     @property
@@ -85,7 +89,7 @@ class ExperimentPlan:
         return tuple(sorted({e for e in FRAMES if e < self.last_epoch} | {*self.epochs}))
 
     def runs(self) -> dict[str, Config]:
-        """The trainings by name: sigmoid and softmax, VGG16_bn, and sigmoid with other seeds."""
+        """Returns the trainings by name: sigmoid, softmax, VGG16_bn, and sigmoid's other seeds."""
         first, *others = self.sizes.seeds
         return {
             SIGMOID: self._run(norm=SIGMOID, seed=first, snapshots=self.frames),
@@ -95,17 +99,17 @@ class ExperimentPlan:
         }
 
     def sigmoid_runs(self) -> dict[int, str]:
-        """The names of the trainings with sigmoid, by seed."""
+        """Returns the names of the trainings with sigmoid, by seed."""
         first, *others = self.sizes.seeds
         return {first: SIGMOID, **{seed: seeded(seed) for seed in others}}
 
     def article_models(self) -> tuple[ModelConfig, ModelConfig]:
-        """AttnVGG and VGG16_bn at the article's sizes, to be counted and timed."""
+        """Returns AttnVGG and VGG16_bn at the article's sizes, to be counted and timed."""
         model = replace(self.config.model, hidden=self.article_hidden)
         return model, replace(model, model=DENSE)
 
     def conditions(self) -> dict[str, Any]:
-        """All that decides the numbers, flat."""
+        """Returns all that decides the numbers, by name."""
         kept = deciding(self.config, "numbers", "order", "data")
         kept["epochs"] = self.config.train.epochs
         return {**kept, **asdict(self.sizes), "article_hidden": self.article_hidden}
@@ -115,16 +119,17 @@ class ExperimentPlan:
 
 
 def seeded(seed: int) -> str:
-    """The name of a further training with sigmoid."""
+    """Returns the name of a further training with sigmoid."""
     return f"{SIGMOID}-seed{seed}"
 
 
 def make_plan(
     settings: Mapping[str, Any], sizes: Mapping[str, Any], *, full: bool
 ) -> ExperimentPlan:
-    """``settings`` and ``sizes`` said explicitly, over those of --quick or --full.
+    """Returns the plan of --quick or --full under explicit ``settings`` and ``sizes``.
 
-    Raises UsageError for a value outside its range, or a data set without one class an image.
+    Raises:
+      UsageError: a value lies outside its range, or images have several labels.
     """
     given = dict(settings)
     if not full:
