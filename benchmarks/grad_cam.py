@@ -56,10 +56,10 @@ from benchmarks.trained import (
 from flax_attn.explain.cam import enlarge, grad_cam, grad_cam_pp, hires_cam, scale_to_unit
 from flax_attn.explain.forward import NetworkForward
 from flax_attn.explain.gradients import attributions
-from flax_attn.explain.methods import Method
 from flax_attn.models import build_model, functional
 
 STAGES = ("conv4", "conv5")
+Method = Callable[..., jax.Array]
 PAIRS: dict[str, tuple[Method, type[BaseCAM]]] = {
     "Grad-CAM": (grad_cam, GradCAM),
     "Grad-CAM++, epsilon 1e-6": (partial(grad_cam_pp, epsilon=1e-6), GradCAMPlusPlus),

@@ -13,10 +13,10 @@ from typing import Any, Literal
 from flax_attn.errors import UsageError
 
 # What a setting decides:
-# - numbers: what a step computes; order: which images it is given; data: what images there are;
-#   a run under another value is another run;
+# - numbers: what a step computes; order: which images a step is given; data: which images exist;
+#   another value of one of these makes another run;
 # - course: how long a run goes on and what it keeps; a resumed run may change it;
-# - place, speed: where things lie, and how fast; each process may have its own.
+# - place, speed: where files lie, and how fast a run is; each process may have its own value.
 Decides = Literal["numbers", "order", "data", "course", "place", "speed"]
 
 # The commands that take a setting, unless it says otherwise.
@@ -36,7 +36,7 @@ def setting(
 ) -> Any:
     """Returns a field with its help text, what it decides, and the commands that take it.
 
-    ``low`` and ``high`` are the inclusive range of a number.
+    ``low`` and ``high`` are the inclusive range of a number, None for no bound.
     """
     told = {"help": text, "decides": decides, "low": low, "high": high, "commands": commands}
     return field(default=default, metadata=told)
@@ -52,7 +52,7 @@ HeadMerge = Literal["concat", "mean"]
 Resize = Literal["crop", "stretch"]
 BadImagePolicy = Literal["fail", "quarantine"]
 
-_NOT_REPRODUCE = ("train", "ablate")  # the article's networks are what they are
+_NOT_REPRODUCE = ("train", "ablate")  # ``reproduce`` takes the article's networks as they are
 _TRAIN = ("train",)
 
 GATED = ("pool2", "pool3", "pool4")
@@ -60,6 +60,8 @@ GATED = ("pool2", "pool3", "pool4")
 
 @dataclass(frozen=True)
 class ModelConfig:
+    """The network: its attention, its size, and the arithmetic it computes in."""
+
     model: str = setting("attn_vgg", "network", commands=_TRAIN)
     norm: str = setting("sigmoid", "alignment of the attention scores", commands=_TRAIN)
     score: str = setting("gate", "attention score", commands=_TRAIN)
@@ -125,6 +127,8 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class DataConfig:
+    """The images: which data set, where it lies, their size, and how they are read."""
+
     dataset: str = setting("drawn_pets", "data set", decides="data", commands=LOOKING)
     data_dir: str | None = setting(
         None, "folder of the data set (of all but drawn ones)", decides="place", commands=LOOKING
@@ -168,6 +172,8 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
+    """The training: its task, length, batches, optimizer, losses and augmentation."""
+
     task: Literal["multiclass", "multilabel"] = setting(
         "multiclass",
         "one of several classes an image, or any number of labels",
@@ -219,6 +225,8 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class RunConfig:
+    """The run: where it lies, what it starts from, and what it keeps."""
+
     workdir: str | None = setting(
         None,
         "run directory (default: runs/<data set>-<model>-<norm>)",
@@ -281,21 +289,31 @@ class RunConfig:
 
     @property
     def image_folder(self) -> Path | None:
-        """Where decoded images are kept, None for nowhere."""
+        """The folder of decoded images; None where none are kept."""
         return None if self.image_cache == "none" else Path(self.image_cache)
 
 
 @dataclass(frozen=True)
 class Config:
+    """All settings of a run, in four sections.
+
+    Args:
+      model: the network.
+      data: the images.
+      train: the training.
+      run: the run directory and what is kept.
+    """
+
     model: ModelConfig = ModelConfig()
     data: DataConfig = DataConfig()
     train: TrainConfig = TrainConfig()
     run: RunConfig = RunConfig()
 
     def updated(self, **values: Any) -> Config:
-        """A copy with fields replaced, each named without its section.
+        """Returns a copy with settings replaced, each named without its section.
 
-        Raises UsageError for a name no section has.
+        Raises:
+          UsageError: no section has a setting of this name.
         """
         sections = {}
         for section in fields(self):
@@ -307,12 +325,16 @@ class Config:
         return Config(**sections)
 
     def to_json(self) -> dict[str, Any]:
-        """Nested plain values, one object a section."""
+        """Returns nested plain values, one object a section."""
         return asdict(self)
 
     @staticmethod
     def from_json(values: Mapping[str, Any]) -> Config:
-        """The inverse of ``to_json``; sections and fields left out keep their defaults."""
+        """Returns the configuration that ``to_json`` gave; what is left out keeps its default.
+
+        Raises:
+          UsageError: an unknown section or setting.
+        """
         flat: dict[str, Any] = {}
         for section, part in values.items():
             if section not in {f.name for f in fields(Config)}:
@@ -341,11 +363,12 @@ class DatasetEntry:
     """A row of ``DATASETS``: all that is known of a data set outside its own file.
 
     Args:
-      module: whose ``open_set(config, request)`` opens it (``flax_attn.data.dataset.OpenSet``).
-        Imported only then.
-      masks: "own" masks of objects, those of "files" (``--mask-dir``), or None.
-      data_dir: what ``--data-dir`` must be; None where the data set does without.
-      defaults: settings it changes, beneath presets and flags.
+      module: the module whose ``open_set(config, request)`` opens the data set
+        (``flax_attn.data.dataset.OpenSet``); it is imported only then.
+      masks: "own" where the data set has masks of its objects, "files" where it reads those of
+        ``--mask-dir``, None where it has none.
+      data_dir: what ``--data-dir`` must name, in words; None where the data set needs no folder.
+      defaults: settings that the data set changes; presets and flags override them.
     """
 
     module: str
@@ -405,9 +428,13 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 def make_config(explicit: Mapping[str, Any], *, preset: str | None = None) -> Config:
-    """Defaults, then the data set's, then the preset's, then what was said explicitly.
+    """Returns a checked configuration: defaults, the data set's, the preset's, then ``explicit``.
 
-    Raises UsageError for an unknown preset or setting, or a value outside its range.
+    Later ones override earlier ones.
+
+    Raises:
+      UsageError: an unknown preset or setting, a value outside its range, or settings that exclude
+        each other.
     """
     if preset is not None and preset not in PRESETS:
         raise UsageError(f"unknown preset {preset!r}; there are {', '.join(PRESETS)}")
@@ -422,7 +449,7 @@ def dataset_entry(name: str) -> DatasetEntry:
     """Returns the row of ``DATASETS`` for a data set.
 
     Raises:
-      UsageError: there is none of this name.
+      UsageError: there is no data set of this name.
     """
     if name not in DATASETS:
         raise UsageError(f"unknown --dataset {name!r}: choose from {', '.join(DATASETS)}")
@@ -430,7 +457,7 @@ def dataset_entry(name: str) -> DatasetEntry:
 
 
 def check_dataset(data: DataConfig) -> None:
-    """Checks that the data set exists, has the folder it needs, and none it has no use for.
+    """Checks that a data set exists, has the folder it needs, and is given no masks it ignores.
 
     Raises:
       UsageError: an unknown data set, no ``--data-dir`` where it needs one, or a ``--mask-dir``
@@ -446,7 +473,11 @@ def check_dataset(data: DataConfig) -> None:
 
 
 def validate(config: Config) -> None:
-    """Raises UsageError for a value outside its range, or settings that exclude each other."""
+    """Checks the range of every setting, and that no two settings exclude each other.
+
+    Raises:
+      UsageError: a value is outside its range, or settings exclude each other.
+    """
     validate_model(config.model)
     data, train, run = config.data, config.train, config.run
     for part in (data, train, run):
@@ -473,7 +504,11 @@ def validate(config: Config) -> None:
 
 
 def validate_model(model: ModelConfig) -> None:
-    """Raises UsageError for a value outside its range, or settings that exclude each other."""
+    """Checks the settings of a network, as ``validate`` does.
+
+    Raises:
+      UsageError: a value is outside its range.
+    """
     _check_ranges(model)
     for name, sizes in (("widths", model.widths), ("depths", model.depths)):
         if len(sizes) != 5 or min(sizes) < 1:

@@ -1,4 +1,4 @@
-"""Errors a user can act on, each with the exit code its command leaves with."""
+"""The errors that a user can act on, each with the exit code of a command that fails with it."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class NonFiniteError(FlaxAttnError):
 
 
 class DiskFullError(FlaxAttnError):
-    """No space left for a checkpoint."""
+    """No space is left on a disk."""
 
     exit_code = 7
 
@@ -52,12 +52,12 @@ class RunBusyError(FlaxAttnError):
 
 
 class OutOfMemoryError(FlaxAttnError):
-    """No memory left for a step, of the host or of an accelerator."""
+    """No memory is left, on the host or on an accelerator."""
 
     exit_code = 10
 
 
 class ProcessLostError(FlaxAttnError):
-    """One of several processes that train together is gone."""
+    """One of several processes that train together has died or fallen silent."""
 
     exit_code = 9

@@ -23,8 +23,17 @@ from flax_attn.system.console import plain
 
 ScaleName = Literal["linear", "shared", "log", "rank"]
 
+CURVES = ("loss", "accuracy", "precision", "recall")
+COLOURS = ("#4477aa", "#cc6677", "#228833", "#aa7733", "#7755aa", "#555555")
+MAP_COLOURS = "viridis"
+
 # Where a logarithmic scale ends, below a map's largest value.
 DECADES = 6
+
+_WHOLE = Normalize(0, 1)
+_CELL = 1.75  # inches
+_FIGURE_DPI, _FRAME_DPI = 100, 72
+_FRAME_MS, _LAST_FRAME_MS = 450, 2500
 
 
 class Scale(NamedTuple):
@@ -37,7 +46,7 @@ class Scale(NamedTuple):
 def colour_scale(
     values: Float[np.ndarray, "h w"], name: ScaleName, *, shared: tuple[float, float]
 ) -> Scale:
-    """The scale of one map. A map of one value lies at 0, on "shared" wherever the others put it.
+    """Returns the scale of a map. One of a single value lies at 0, on "shared" where others put it.
 
     - "linear": from the map's smallest value to its largest.
     - "shared": from ``shared[0]`` to ``shared[1]``, the ends over all photographs.
@@ -82,9 +91,33 @@ def _rank(ordered: Float[np.ndarray, "n"]) -> Scale:
     )
 
 
-CURVES = ("loss", "accuracy", "precision", "recall")
-COLOURS = {"train": "#4477aa", "val": "#cc6677"}
-MAP_COLOURS = "viridis"
+def draw_curves(runs: Mapping[str, Sequence[Mapping[str, Any]]], path: Path, *, title: str) -> None:
+    """Draws loss, accuracy, precision and recall by epoch, of one run or several by name.
+
+    Validation is a full line, training a dashed one. A single run needs no name.
+    """
+    figure = Figure(figsize=(10.5, 7), layout="constrained")
+    figure.suptitle(plain(title), fontsize=12, parse_math=False)
+    for axes, name in zip(figure.subplots(2, 2).flat, CURVES, strict=True):
+        for colour, (run, rows) in zip(COLOURS, runs.items(), strict=False):
+            epochs = [row["epoch"] for row in rows]
+            for group, style, text in (("val", "o-", "validation"), ("train", "o--", "training")):
+                values = [row[group][name] for row in rows]
+                label = f"{run}, {text}" if run else text
+                axes.plot(epochs, values, style, color=colour, markersize=3, label=plain(label))
+        axes.set(title=name, xlabel="epoch")
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        tidy(axes)
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
+    figure.savefig(path, dpi=_FIGURE_DPI)
+
+
+def tidy(axes: Axes) -> None:
+    """Gives axes a light grid, and no frame above and to the right."""
+    axes.grid(alpha=0.25)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
 
 
 class Panel(NamedTuple):
@@ -96,24 +129,8 @@ class Panel(NamedTuple):
     correct: bool
 
 
-def draw_curves(rows: Sequence[Mapping[str, Any]], path: Path, *, title: str) -> None:
-    """Loss, accuracy, precision and recall by epoch, training beside validation."""
-    figure = Figure(figsize=(10, 6.5), layout="constrained")
-    figure.suptitle(title)
-    epochs = [row["epoch"] for row in rows]
-    for axes, name in zip(figure.subplots(2, 2).flat, CURVES, strict=True):
-        for group, colour in COLOURS.items():
-            values = [row[group][name] for row in rows]
-            axes.plot(epochs, values, marker="o", markersize=3, color=colour, label=group)
-        axes.set(title=name, xlabel="epoch")
-        axes.xaxis.get_major_locator().set_params(integer=True)
-        axes.grid(alpha=0.3)
-        axes.legend()
-    figure.savefig(path, dpi=110)
-
-
 def draw_attention(panels: Sequence[Panel], path: Path, *, title: str) -> None:
-    """Images beside their attention maps, laid over them; two blocks of rows.
+    """Draws images beside their attention maps, laid over them; two blocks of rows.
 
     All maps of one gate share one colour scale, drawn beneath its column: from the smallest
     to the largest weight of that gate in these images.
@@ -164,7 +181,7 @@ def overlay(
     scale: Normalize,
     opacity: float = 0.6,
 ) -> Float[np.ndarray, "s s 3"]:
-    """The map, enlarged bilinearly and coloured, over the image turned grey; in [0, 1]."""
+    """Lays the map, enlarged bilinearly and coloured, over the image turned grey; in [0, 1]."""
     size = image.shape[:2]
     enlarged = np.asarray(resize_bilinear(jnp.asarray(attention)[None, :, :, None], size))[
         0, :, :, 0
@@ -172,12 +189,6 @@ def overlay(
     colours = matplotlib.colormaps[MAP_COLOURS](scale(enlarged))[..., :3]
     grey = image.mean(-1, keepdims=True) / 255
     return (1 - opacity) * grey + opacity * colours
-
-
-_WHOLE = Normalize(0, 1)
-_CELL = 1.75  # inches
-_FIGURE_DPI, _FRAME_DPI = 100, 72
-_FRAME_MS, _LAST_FRAME_MS = 450, 2500
 
 
 class Shown(NamedTuple):
@@ -208,7 +219,7 @@ def draw_strips(
     title: str = "",
     columns: bool = False,
 ) -> None:
-    """Photographs side by side with a row for each strip, or with ``columns`` the other way."""
+    """Draws photographs side by side, a row for each strip; with ``columns`` the other way."""
     _figure(shown, strips, title=title, columns=columns).savefig(
         path, dpi=_FIGURE_DPI, bbox_inches="tight", pad_inches=0.1
     )
@@ -221,7 +232,7 @@ def animate_strips(
     *,
     columns: bool = False,
 ) -> None:
-    """The frames, each with its title, in turn: an animated WebP that starts over after the last.
+    """Draws frames, each with its title, in turn: a WebP that starts over after the last.
 
     All frames must have as many strips.
     """

@@ -1,13 +1,64 @@
-"""What several test files share: a network small enough to train in seconds."""
+"""What several test files share: compiled programs, a network small enough to train in seconds."""
 
 from __future__ import annotations
+
+import ctypes
+import gc
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from flax_attn.config import Config, make_config
 from flax_attn.system.console import attempt
-from tests.helpers.faulty_runs import SMALL, Reference, make_reference
 from tests.helpers.networks import TINY
+
+# Not yet JAX, which reads its settings when it is imported (see share_compiled_programs).
+if TYPE_CHECKING:
+    from tests.helpers.faulty_runs import Reference
+
+PROGRAMS = pytest.StashKey[Path]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # Workers of pytest-xdist inherit the settings of the process that started them.
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        config.stash[PROGRAMS] = share_compiled_programs()
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if PROGRAMS in config.stash:
+        shutil.rmtree(config.stash[PROGRAMS], ignore_errors=True)
+
+
+def share_compiled_programs() -> Path:
+    """Keeps what XLA compiles for all processes of this session: compiling takes most of its time.
+
+    The folder is a new one, so that no session depends on an earlier one.
+    """
+    assert "jax" not in sys.modules, "JAX would not read these settings any more"
+    folder = tempfile.mkdtemp(prefix="flax_attn-programs-")
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = folder
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
+    return Path(folder)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def memory_is_given_back() -> Iterator[None]:
+    """Drops the programs of a file after its last test: those of all files take gigabytes."""
+    yield
+    if "jax" in sys.modules:
+        sys.modules["jax"].clear_caches()
+    gc.collect()
+    # Commands that ran in this process have told glibc to keep what is freed (system/memory.py).
+    if sys.platform.startswith("linux") and hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
+        libc.malloc_trim(0)
 
 
 @pytest.fixture(autouse=True)
@@ -30,5 +81,7 @@ def no_compiled_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="session")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Reference:
     """A run of a small network that several files damage copies of."""
+    from tests.helpers.faulty_runs import SMALL, make_reference
+
     flags = [*SMALL, *"--train-count 48 --epochs 2 --save-every 3".split()]
     return make_reference(tmp_path_factory.mktemp("small"), flags)

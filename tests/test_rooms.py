@@ -1,11 +1,14 @@
-"""The layout of the package: a room imports only rooms above it, and no two files share a name."""
+"""The layout of the package: rooms, imports, names of files and classes, and docstrings."""
 
 from __future__ import annotations
 
 import ast
+import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+
+import pytest
 
 PACKAGE = Path(__file__).parents[1] / "flax_attn"
 
@@ -16,8 +19,20 @@ ROOMS = (
 )
 # Images on the host are of no interest to the networks, nor the other way round.
 DATA_REFUSES = ("ops", "attention", "models", "figures")
-# Files that matplotlib, slow to import, is left to.
 HEAVY = {"jax", "flax", "optax", "orbax"}
+
+# Rooms whose docstrings follow the rules below.
+WRITTEN = (
+    *("errors", "config", "system", "ops", "attention", "models"),
+    *("runs", "training"),
+)
+# A verb in the third person, such as "Returns"; words that end like one are none.
+VERB = re.compile(r"[A-Z][a-z]*[a-rt-z]s")
+NO_VERBS = {"As", "Is", "Its", "Plus", "This", "Thus"}
+SINGLE_BACKTICKS = re.compile(r"(?<!`)`(?!`)[^`]+`(?!`)")
+PROSE_RAISES = re.compile(r"\b[Rr]aises\s+`*[A-Z]\w*(Error|Exception|Exit|Interrupt|Iteration)\b")
+
+Documented = ast.Module | ast.ClassDef | ast.FunctionDef
 
 
 def modules() -> Iterator[tuple[Path, ast.Module]]:
@@ -71,6 +86,18 @@ def test_data_never_imports_jax() -> None:
     assert wrong == []
 
 
+def test_only_files_of_figures_import_matplotlib() -> None:
+    """It is slow to import, and nothing that computes may need it."""
+    wrong = [
+        f"{path.relative_to(PACKAGE)} imports {name}"
+        for path, tree in modules()
+        if path.stem != "figures" and not path.stem.endswith("_figure")
+        for name in imported(tree)
+        if name.split(".")[0] == "matplotlib"
+    ]
+    assert wrong == []
+
+
 def test_every_file_stands_in_a_room() -> None:
     assert {room_of(path) for path, _ in modules()} == {None, *ROOMS}
 
@@ -96,3 +123,98 @@ def test_every_room_says_what_it_is_for() -> None:
         if path.name == "__init__.py" and path.parent.parent == PACKAGE:
             text = ast.get_docstring(tree) or ""
             assert 4 <= len(text.splitlines()) <= 16 and "Read " in text, path
+
+
+def docstrings(only_public_functions: bool = False) -> Iterator[tuple[str, str]]:
+    """Every docstring of the rooms that are ``WRITTEN``, after the name of what it describes."""
+
+    def below(node: ast.AST, name: str, public: bool) -> Iterator[tuple[str, str]]:
+        for child in ast.iter_child_nodes(node):
+            if not isinstance(child, ast.FunctionDef | ast.ClassDef):
+                yield from below(child, name, public)
+                continue
+            is_function = isinstance(child, ast.FunctionDef)
+            named = public and (child.name == "__call__" or not child.name.startswith("_"))
+            chosen = named and is_function and not is_property(child)
+            if chosen or not only_public_functions:
+                yield from of(child, f"{name}:{child.name}")
+            # A function within a function is nobody else's.
+            yield from below(child, f"{name}:{child.name}", named and not is_function)
+
+    def of(node: Documented, name: str) -> Iterator[tuple[str, str]]:
+        if (text := ast.get_docstring(node)) is not None:
+            yield name, text
+
+    for path, tree in modules():
+        if room_of(path) in WRITTEN:
+            name = str(path.relative_to(PACKAGE))
+            if not only_public_functions:
+                yield from of(tree, name)
+            yield from below(tree, name, True)
+
+
+def is_property(node: ast.FunctionDef | ast.ClassDef) -> bool:
+    return any("property" in ast.unparse(decorator) for decorator in node.decorator_list)
+
+
+def begins_with_a_verb(text: str) -> bool:
+    words = text.split()
+    first = words[0].rstrip(",;")
+    noun = first in NO_VERBS or words[1:2] == ["of"]
+    return VERB.fullmatch(first) is not None and not noun
+
+
+def test_docstrings_of_functions_begin_with_a_verb_in_the_third_person() -> None:
+    wrong = [
+        f"{name}: {text.splitlines()[0]}"
+        for name, text in docstrings(only_public_functions=True)
+        if not begins_with_a_verb(text)
+    ]
+    assert wrong == []
+
+
+def test_the_first_line_of_a_docstring_is_a_whole_sentence() -> None:
+    wrong = [
+        name
+        for name, text in docstrings(only_public_functions=True)
+        if not text.splitlines()[0].endswith((".", "…", ":"))
+    ]
+    assert wrong == []
+
+
+def test_code_in_docstrings_stands_in_double_backticks() -> None:
+    wrong = [
+        f"{name}: {found.group()}"
+        for name, text in docstrings()
+        if (found := SINGLE_BACKTICKS.search(text))
+    ]
+    assert wrong == []
+
+
+def test_errors_of_functions_stand_in_a_block() -> None:
+    """Under ``Raises:``, an error a line, not in a sentence."""
+    wrong = [
+        f"{name}: {found.group()}"
+        for name, text in docstrings(only_public_functions=True)
+        if (found := PROSE_RAISES.search(text))
+    ]
+    assert wrong == []
+
+
+@pytest.mark.parametrize(
+    "text, right",
+    [
+        ("Returns the mean.", True),
+        ("Convolves, normalises.", True),
+        ("Passes it on.", True),
+        ("The mean.", False),
+        ("Mean of all.", False),
+        ("Sums of squares.", False),
+        ("Loss of an example.", False),
+        ("Whether it is so.", False),
+        ("Return the mean.", False),
+        ("returns the mean.", False),
+    ],
+)
+def test_a_verb_is_told_from_other_words(text: str, right: bool) -> None:
+    assert begins_with_a_verb(text) == right

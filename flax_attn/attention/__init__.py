@@ -49,9 +49,10 @@ ALIGNMENTS: dict[str, Callable[..., Alignment]] = {
 
 
 def make_alignment(name: str, **options: Any) -> Alignment:
-    """The named alignment; options that are None keep its defaults.
+    """Returns the named alignment; options that are None keep its defaults.
 
-    Raises UsageError for an option it does not take, or a value it refuses.
+    Raises:
+      UsageError: an option that it does not take, or a value outside its range.
     """
     factory = ALIGNMENTS[name]
     given = {option: value for option, value in options.items() if value is not None}

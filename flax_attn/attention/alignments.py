@@ -20,17 +20,17 @@ class Sampled(NamedTuple):
 
 
 class Alignment(NamedTuple):
-    """``apply(scores[..., n], *, shape=None) -> weights[..., n]``, without randomness.
+    """A function from scores over locations to attention weights.
 
-    ``shape`` is the (height, width) of the map whose n locations, row by row, were scored, for
-    alignments that know where a location lies.
-
-    ``sums_to_one`` decides the pooling: weights that sum to one are summed over locations,
-    the others averaged, as in the article.
-
-    ``sample(scores, *, key, shape=None) -> Sampled`` replaces ``apply`` in training where an
-    alignment draws its weights; None where it does not. ``policy_gradient`` says whether the
-    scores learn from the log-probability of the draw.
+    Args:
+      apply: ``apply(scores[..., n], *, shape=None) -> weights[..., n]``, without randomness;
+        ``shape`` is the (height, width) of the map whose n locations, row by row, were scored, for
+        alignments that depend on where a location lies.
+      sums_to_one: decides the pooling: weights that sum to one are summed over locations, the
+        others averaged, as in the article.
+      sample: ``sample(scores, *, key, shape=None) -> Sampled``, which replaces ``apply`` in
+        training where an alignment draws its weights; None where it does not.
+      policy_gradient: whether the scores learn from the log-probability of the draw.
     """
 
     apply: Callable[..., Array]
@@ -40,18 +40,22 @@ class Alignment(NamedTuple):
 
 
 def sigmoid() -> Alignment:
-    """Each location on its own: ``1 / (1 + exp(-e))``, in [0, 1] (the parent paper's choice).
+    """Returns the sigmoid of each location on its own: ``1 / (1 + exp(-e))``, in [0, 1].
 
-    Does not sum to one. Cost: n.
+    The weights do not sum to one. Cost: n.
+
+    Source: Yan, Kawahara and Hamarneh (2019), the parent paper's choice.
     """
     return of_scores_alone(jax.nn.sigmoid, sums_to_one=False)
 
 
 def softmax(*, temperature: float = 1.0) -> Alignment:
-    """A distribution over locations: ``exp(e_i / T) / Σ_j exp(e_j / T)``, never 0.
+    """Returns softmax over the locations: ``exp(e_i / T) / Σ_j exp(e_j / T)``, never 0.
 
-    A temperature T below 1 sharpens, above 1 flattens. Sums to one. Cost: n. Raises ValueError
-    for a temperature that is not positive.
+    A temperature T below 1 sharpens, above 1 flattens. Sums to one. Cost: n.
+
+    Raises:
+      ValueError: a temperature that is not positive.
     """
     require_positive("temperature", temperature)
     return of_scores_alone(
@@ -60,7 +64,7 @@ def softmax(*, temperature: float = 1.0) -> Alignment:
 
 
 def of_scores_alone(align: Callable[[Array], Array], *, sums_to_one: bool) -> Alignment:
-    """An alignment that neither samples nor knows where its locations lie."""
+    """Returns an alignment that neither samples nor depends on where its locations lie."""
 
     def apply(
         scores: Float[Array, "... n"], *, shape: tuple[int, int] | None = None
@@ -72,13 +76,21 @@ def of_scores_alone(align: Callable[[Array], Array], *, sums_to_one: bool) -> Al
 
 
 def require_positive(name: str, value: float) -> None:
-    """Raises ValueError for a hyper-parameter that is not positive."""
+    """Checks that a hyper-parameter is positive.
+
+    Raises:
+      ValueError: it is not.
+    """
     if not value > 0:
         raise ValueError(f"{name} must be positive, got {value}")
 
 
 def require_shape(name: str, locations: int, shape: tuple[int, int] | None) -> tuple[int, int]:
-    """The height and width of the map; raises ValueError unless they cover its locations."""
+    """Returns the height and width of the map, checked against its number of locations.
+
+    Raises:
+      ValueError: there is no shape, or it has another number of locations.
+    """
     if shape is None or shape[0] * shape[1] != locations:
         raise ValueError(
             f"alignment {name!r} needs the height and width of the map of {locations} locations, "

@@ -17,20 +17,20 @@ from flax_attn.ops.images import enlarge_bilinear
 
 
 def merge_heads(pooled: Float[Array, "... g c"], how: HeadMerge) -> Float[Array, "... d"]:
-    """The contexts of g heads as one vector: concatenated (d = g·c) or averaged (d = c)."""
+    """Merges the contexts of g heads into one vector: concatenated (g·c) or averaged (c)."""
     if how == "mean":
         return pooled.mean(-2)
     return pooled.reshape(*pooled.shape[:-2], -1)
 
 
 def overlap(attention: Float[Array, "... g h w"]) -> Float[Array, "..."]:
-    """Mean squared cosine between the maps of different heads, in [0, 1]; 0 for a single head.
+    """Returns the mean squared cosine between maps of different heads, in [0, 1]; 0 for one head.
 
     With A the maps as rows of length one, ``|A Aᵀ - I|² / (g (g - 1))``. As a term of the loss
     it drives heads apart.
 
     Source: Lin et al. (2017), "A structured self-attentive sentence embedding", section 2.2,
-    there with rows that sum to one.
+    with rows that sum to one.
     """
     g = attention.shape[-3]
     if g == 1:
@@ -49,8 +49,8 @@ class GateOutput(NamedTuple):
     """Attention weights over the local map, and the local features pooled under them.
 
     Both have an axis for the groups where there are several. Weights of single channels are
-    reported as their mean over the channels. ``log_prob`` sums over all that was drawn, None
-    where nothing was, or where the weights carry the gradient.
+    reported as their mean over the channels. ``log_prob`` is the log-probability of all draws, in
+    nats; None where nothing was drawn, or where the weights carry the gradient.
     """
 
     attention: Float[Array, "b *g h w"]
@@ -65,13 +65,21 @@ class AttentionGate(nnx.Module):
     projection is cheaper at the guide's resolution. Projections have no bias and are drawn
     from the untruncated He normal distribution (fan-in).
 
-    ``groups`` are gates side by side (heads, or one for each class), each with projections and
-    score parameters of its own. ``per_channel`` gives each channel weights of its own: a group
-    of ``CHANNEL_FEATURES`` projected features scores it, instead of ``attn_features`` for all
-    (multi-dimensional attention; Shen et al. 2018, DiSAN, in a form that fits every score).
-    ``hops`` repeats scoring and pooling: what one hop pooled is projected and added to the
-    query of the next (Sukhbaatar et al. 2015, equation 4, one projection a hop).
-    ``dtype`` is the type of the projections; scores, weights and pooling are at least float32.
+    Args:
+      local_features: channels of the local map.
+      guide_features: channels of the guide.
+      attn_features: size that both are projected to.
+      score: the score of a location (``SCORES``).
+      alignment: turns scores into weights (``ALIGNMENTS``).
+      groups: gates side by side (heads, or one for each class), each with projections and score
+        parameters of its own.
+      per_channel: gives each channel weights of its own: a group of ``CHANNEL_FEATURES`` projected
+        features scores it, instead of ``attn_features`` for all (multi-dimensional attention; Shen
+        et al. 2018, DiSAN, in a form that fits every score).
+      hops: rounds of scoring and pooling: what one hop pooled is projected and added to the query
+        of the next (Sukhbaatar et al. 2015, equation 4, one projection a hop).
+      dtype: of the projections; scores, weights and pooling are at least float32.
+      rngs: whose ``params`` stream the initial values are drawn from.
 
     Source: Yan, Kawahara and Hamarneh (2019), section 2.2.
     """
@@ -93,7 +101,7 @@ class AttentionGate(nnx.Module):
         size = CHANNEL_FEATURES if per_channel else attn_features
         self.groups = groups
         self.per_channel = per_channel
-        self.units = groups * (local_features if per_channel else 1)  # scores of a location
+        self.units = groups * (local_features if per_channel else 1)  # scores for each location
 
         def projection(features: int, out: int) -> nnx.Linear:
             return nnx.Linear(
@@ -122,7 +130,7 @@ class AttentionGate(nnx.Module):
         *,
         key: Key[Array, ""] | None = None,
     ) -> GateOutput:
-        """Attention of ``local`` under ``guide``; ``key`` makes alignments that sample draw."""
+        """Attends to ``local`` under ``guide``; a ``key`` makes alignments that sample draw."""
         b, h, w, c = local.shape
         flat = local.reshape(b, h * w, c)
         keys = self._by_unit(_wide(self.project_local(flat)))
@@ -173,7 +181,7 @@ class AttentionGate(nnx.Module):
         return x if self.units == 1 else x.reshape(*x.shape[:2], self.units, -1)
 
     def _refinement(self, projected: Float[Array, "b g vd"]) -> Float[Array, "b 1 *u d"]:
-        """What a hop adds to the query at every location; ``v`` units in each group."""
+        """Returns what a hop adds to the query at every location; ``v`` units in each group."""
         return self._by_unit(projected.reshape(projected.shape[0], 1, -1))
 
 

@@ -1,6 +1,6 @@
-"""Alignments that draw where to look: random in training, the likeliest choice in evaluation.
+"""Alignments that draw the locations to attend: random in training, the likeliest in evaluation.
 
-Where a draw has no gradient, the scores learn from the log-probability of what was drawn, by
+Where a draw has no gradient, the scores learn from the log-probability of the draw, by
 the score-function estimator (Williams 1992, REINFORCE): the gradient of the expected loss is
 the expectation of ``(loss - baseline) · ∇ log p(draw)`` plus that of the loss's own gradient.
 """
@@ -16,12 +16,17 @@ from flax_attn.config import Estimator
 
 
 def hard(*, temperature: float = 1.0, estimator: Estimator = "score_function") -> Alignment:
-    """One location takes all, drawn from ``softmax(e / T)``; in evaluation the highest score.
+    """Returns hard attention: weight 1 for one location, drawn from ``softmax(e / T)``.
+
+    In evaluation it is the location with the highest score.
 
     With ``score_function`` the weights carry no gradient and ``log_prob`` is that of the
     location drawn; with ``straight_through`` the backward pass takes the weights to be
     ``softmax(e / T)``: biased, but of low variance and without a baseline. Sums to one.
-    Cost: n. Raises ValueError for a temperature that is not positive, or another estimator.
+    Cost: n.
+
+    Raises:
+      ValueError: a temperature that is not positive, or another estimator.
 
     Source: Xu et al. (2015), section 4.1; straight-through: Bengio, Léonard and Courville (2013).
     """
@@ -54,16 +59,19 @@ def hard(*, temperature: float = 1.0, estimator: Estimator = "score_function") -
 
 
 def reinforced(*, temperature: float = 1.0) -> Alignment:
-    """A policy selects locations, softmax attends to those selected.
+    """Returns softmax over locations that a random policy selects.
 
     Location i is selected with probability ``σ(e_i)``, each on its own, and in evaluation where
     that is above a half; the weights are ``softmax(e / T)`` over the selection, or over all
     locations where nothing was selected. The loss reaches the scores through the weights, and
     the selection learns from ``log_prob = Σ_i log Bernoulli(z_i; σ(e_i))``. Sums to one.
-    Cost: n. Raises ValueError for a temperature that is not positive.
+    Cost: n.
 
     ReSAN scores selection and attention by two networks, and charges for each location
     selected; here one score serves both, as an alignment has no parameters, without a charge.
+
+    Raises:
+      ValueError: a temperature that is not positive.
 
     Source: Shen et al. (2018), "Reinforced self-attention network", sections 3 and 4.
     """

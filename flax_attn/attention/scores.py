@@ -25,10 +25,11 @@ lecun_normal_init = nnx.initializers.lecun_normal()
 
 
 class Score(NamedTuple):
-    """``init(key, *, dq, dk) -> params`` and ``apply(params, query, keys) -> scores``.
+    """A function of query and keys that says how well each key matches the query.
 
-    ``init`` raises ValueError where query and keys must have one size and have not; the gate
-    projects both to one, so there every score fits.
+    ``init(key, *, dq, dk) -> params`` draws its parameters and raises ValueError where query and
+    keys must have one size and do not; the gate projects both to one size, so every score fits it.
+    ``apply(params, query, keys) -> scores`` computes the scores.
     """
 
     init: Callable[..., Params]
@@ -36,7 +37,7 @@ class Score(NamedTuple):
 
 
 def gate() -> Score:
-    """The article's gate: ``phi · relu(k + q) + b``.
+    """Returns the article's gate: ``phi · relu(k + q) + b``.
 
     Expects query and keys already projected to one size without bias, so that with
     ``k = W_l l`` and ``q = up(W_g g)`` this is Yan, Kawahara and Hamarneh (2019), equation 1.
@@ -57,7 +58,7 @@ def gate() -> Score:
 
 
 def additive(*, hidden: int | None = None) -> Score:
-    """A network of one hidden layer: ``w · tanh(W1 q + W2 k + b)``; sizes may differ.
+    """Returns a network of one hidden layer: ``w · tanh(W1 q + W2 k + b)``; sizes may differ.
 
     ``hidden`` is the size of w, dk by default. Parameters: ``query_kernel`` [dq, h],
     ``key_kernel`` [dk, h], ``bias`` [h] (0 at first) and ``out`` [h]; weights are LeCun normal.
@@ -87,13 +88,13 @@ def additive(*, hidden: int | None = None) -> Score:
 
 
 def concat(*, hidden: int | None = None) -> Score:
-    """One kernel over both: ``w · tanh(W [q; k] + b)``; sizes may differ.
+    """Returns one kernel over query and key: ``w · tanh(W [q; k] + b)``; sizes may differ.
 
     ``W [q; k] = W_q q + W_k k``, so nothing is concatenated: the first dq rows of ``kernel``
-    [dq + dk, h] meet the query, the others the keys. The functions it can express are those of
-    ``additive``; only the initial scale differs (LeCun normal over dq + dk inputs instead of
-    each on its own). ``bias`` [h], ``out`` [h]; ``hidden`` is dk by default. Cost: m·dq·h +
-    n·dk·h, memory n·h.
+    [dq + dk, h] are multiplied with the query, the others with the keys. The functions it can
+    express are those of ``additive``; only the initial scale differs (LeCun normal over dq + dk
+    inputs instead of each on its own). ``bias`` [h], ``out`` [h]; ``hidden`` is dk by default.
+    Cost: m·dq·h + n·dk·h, memory n·h.
 
     Source: Luong, Pham and Manning (2015), section 3.1 (there without b).
     """
@@ -118,7 +119,11 @@ def concat(*, hidden: int | None = None) -> Score:
 
 
 def require_equal_sizes(name: str, dq: int, dk: int) -> None:
-    """Raises ValueError where query and keys differ in size."""
+    """Checks that query and keys have one size.
+
+    Raises:
+      ValueError: they differ in size.
+    """
     if dq != dk:
         raise ValueError(
             f"score {name!r} needs query and keys of one size, got {dq} and {dk}: "
@@ -129,9 +134,9 @@ def require_equal_sizes(name: str, dq: int, dk: int) -> None:
 def inner_product(
     a: Float[Array, "... #n d"], b: Float[Array, "... #n d"]
 ) -> Float[Array, "... n"]:
-    """``a · b`` at each location, one side broadcast where it has a single one.
+    """Returns ``a · b`` at each location, one side broadcast where it has a single one.
 
-    A product and a sum, which XLA fuses, in full precision on every device; a batched
+    It is a product and a sum, which XLA fuses, in full precision on every device; a batched
     ``dot_general`` of vectors is slower and rounds to bfloat16 or TF32 on accelerators.
     """
     return (a * b).sum(-1)
@@ -142,9 +147,9 @@ MIN_NORM = 1e-6
 
 
 def dot() -> Score:
-    """``k · q``, without parameters; sizes must agree.
+    """Returns the score ``k · q``, without parameters; sizes must agree.
 
-    Grows as √d for independent entries, so softmax over it saturates early. Cost: n·d.
+    It grows as √d for independent entries, so softmax over it saturates early. Cost: n·d.
 
     Source: Luong, Pham and Manning (2015), section 3.1.
     """
@@ -152,9 +157,9 @@ def dot() -> Score:
 
 
 def scaled_dot() -> Score:
-    """``k · q / √dk``, without parameters; sizes must agree.
+    """Returns the score ``k · q / √dk``, without parameters; sizes must agree.
 
-    Unit variance for independent entries of unit variance. Cost: n·d.
+    It has unit variance for independent entries of unit variance. Cost: n·d.
 
     Source: Vaswani et al. (2017), equation 1.
     """
@@ -166,7 +171,7 @@ def scaled_dot() -> Score:
 
 
 def general() -> Score:
-    """``k · W q``, a bilinear form; sizes may differ.
+    """Returns the score ``k · W q``, a bilinear form; sizes may differ.
 
     ``kernel`` [dq, dk] is the transpose of W, drawn with deviation 1 / √(dq·dk), at which
     inputs of unit variance give scores of unit variance. Cost: m·dq·dk + n·dk.
@@ -183,20 +188,20 @@ def general() -> Score:
 
 
 def biased_general() -> Score:
-    """``k · (W q + b)``; sizes may differ.
+    """Returns the score ``k · (W q + b)``; sizes may differ.
 
     The article prints ``k^T W q + b`` with b of size dk, a vector added to a scalar. The
     reading chosen keeps that size: b is added to W q, and ``k · b`` scores a key whatever the
     query. A scalar b would be lost in softmax. ``kernel`` [dq, dk] as in ``general``; ``bias``
     [dk] starts at 0. Cost: m·dq·dk + n·dk.
 
-    Source: Sordoni, Bachman, Trischler and Bengio (2016), where b has this place.
+    Source: Sordoni, Bachman, Trischler and Bengio (2016), where b is added at the same point.
     """
     return Score(_init_kernel_and_bias, _biased)
 
 
 def activated_general(*, activation: Callable[[Array], Array] = jnp.tanh) -> Score:
-    """``act(k · (W q + b))``; sizes may differ.
+    """Returns the score ``act(k · (W q + b))``; sizes may differ.
 
     b is read as in ``biased_general``. ``activation`` is tanh, as in the source: relu gives
     every key that matches less than zero the score 0 and no gradient, and under sigmoid no
@@ -215,7 +220,7 @@ def activated_general(*, activation: Callable[[Array], Array] = jnp.tanh) -> Sco
 
 
 def cosine() -> Score:
-    """``k · q / (|k| |q|)``, in [-1, 1], without parameters; sizes must agree.
+    """Returns the score ``k · q / (|k| |q|)``, in [-1, 1], without parameters; sizes must agree.
 
     A vector shorter than 1e-6 has no direction: its score is 0 and passes no gradient. Softmax
     over [-1, 1] stays within a factor e²: sharpen it with a temperature below 1. Cost: 2·n·d + m·d.
@@ -230,7 +235,7 @@ def cosine() -> Score:
 
 
 def neg_euclidean() -> Score:
-    """``-|k - q|``, at most 0, without parameters; sizes must agree.
+    """Returns the score ``-|k - q|``, at most 0, without parameters; sizes must agree.
 
     Where key and query coincide the gradient is 0, which is a subgradient. Under sigmoid no
     weight exceeds a half. Cost: n·d.

@@ -12,12 +12,18 @@ from jaxtyping import Array, Float
 class SelfAttention(nnx.Module):
     """``norm(x + softmax(q kᵀ / √d) v)`` over all pairs of locations.
 
-    Each location is a query, so it gathers what the rest of the map has for it; the result is
+    Each location is a query, so it gathers features from the rest of the map; the result is
     added to the map and normalised over the channels (layer normalisation). ``q``, ``k`` are of
     size d = ``attn_features``, ``v`` of the map's; no biases. Cost: n²·(d + c) + n·c·(2d + c).
 
     The article's formula scores keys alone, without a query: then every location would receive
     the same context. Here the query is the location itself.
+
+    Args:
+      features: channels c of the map.
+      attn_features: size d of queries and keys.
+      dtype: of the projections; scores, softmax and normalisation are at least float32.
+      rngs: whose ``params`` stream the initial values are drawn from.
 
     Source: the article, table of attention types ("adding the context vectors to the previous
     feature vectors with an additional normalization layer"); Vaswani et al. (2017), section 3.2.
@@ -40,6 +46,7 @@ class SelfAttention(nnx.Module):
         self.norm = nnx.LayerNorm(features, rngs=rngs)
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+        """Returns the refined map, of the map's size and at least float32."""
         b, h, w, c = x.shape
         flat = x.reshape(b, h * w, c)
         query, key, value = self.query(flat), self.key(flat), self.value(flat)

@@ -1,7 +1,7 @@
 """Sparse alignments: distributions over locations with exact zeros.
 
 Both are projections of the scores onto the simplex under a Tsallis entropy: with a threshold τ
-such that the weights sum to one, ``p_i = max(0, (α - 1) e_i - τ)^(1 / (α - 1))``. τ is found
+such that the weights sum to one, ``p_i = max(0, (α - 1) e_i - τ)^(1 / (α - 1))``. τ is computed
 exactly by sorting, O(n log n), and the gradient is the closed form, O(n).
 """
 
@@ -15,11 +15,14 @@ from flax_attn.attention.alignments import Alignment, of_scores_alone, require_p
 
 
 def sparsemax(*, temperature: float = 1.0) -> Alignment:
-    """The Euclidean projection onto the simplex, ``argmin |p - e/T|²``: ``max(0, e_i/T - τ)``.
+    """Returns the projection onto the simplex, ``argmin |p - e/T|²``: ``max(0, e_i/T - τ)``.
 
-    Zero for every location more than T below the highest score. Sums to one.
+    The weight is zero for every location more than T below the highest score. Sums to one.
     Cost: n·log n. At a kink, where a location is about to enter the support, the gradient is
-    that of leaving it out. Raises ValueError for a temperature T that is not positive.
+    that of leaving it out.
+
+    Raises:
+      ValueError: a temperature T that is not positive.
 
     Source: Martins and Astudillo (2016), algorithm 1 and equation 12.
     """
@@ -28,11 +31,14 @@ def sparsemax(*, temperature: float = 1.0) -> Alignment:
 
 
 def entmax(*, temperature: float = 1.0) -> Alignment:
-    """α-entmax at α = 1.5, half way from softmax (1) to sparsemax (2): ``max(0, e_i / 2T - τ)²``.
+    """Returns α-entmax at α = 1.5: ``max(0, e_i / 2T - τ)²``.
 
-    Zero for every location more than 2T below the highest score. Smooth at the edge of its
-    support. Sums to one. Cost: n·log n. Raises ValueError for a temperature T that is not
-    positive.
+    It is half way from softmax (α = 1) to sparsemax (α = 2). The weight is zero for every location
+    more than 2T below the highest score. Smooth at the edge of its support. Sums to one.
+    Cost: n·log n.
+
+    Raises:
+      ValueError: a temperature T that is not positive.
 
     Source: Peters, Niculae and Martins (2019), algorithm 2 and proposition 2.
     """
@@ -91,6 +97,6 @@ def _at_rank(values: Float[Array, "... n"], rank: Array) -> Float[Array, "... 1"
 def _project(
     tangent: Float[Array, "... n"], weights: Float[Array, "... n"]
 ) -> Float[Array, "... n"]:
-    """``(diag(s) - s sᵀ / Σs) ẋ``, the Jacobian both share with s = p^(2 - α)."""
+    """Returns ``(diag(s) - s sᵀ / Σs) ẋ``, the Jacobian of both alignments with s = p^(2 - α)."""
     mean = (weights * tangent).sum(-1, keepdims=True) / weights.sum(-1, keepdims=True)
     return weights * (tangent - mean)

@@ -1,4 +1,4 @@
-"""Alignments that know where locations lie: ``apply`` needs the map's height and width.
+"""Alignments that depend on where locations lie: ``apply`` needs the map's height and width.
 
 Windows are given as a share of the map's longer side, so that maps of different resolution are
 attended over the same part of the image.
@@ -14,11 +14,11 @@ from flax_attn.attention.alignments import Alignment, require_positive, require_
 
 
 def local(*, window: float = 0.25, temperature: float = 1.0) -> Alignment:
-    """Softmax inside a window around a predicted centre, under a Gaussian.
+    """Returns softmax inside a window around a predicted centre, under a Gaussian.
 
     ``p = Σ_i softmax(e)_i x_i`` is the centre (the soft arg-max: no parameters), with x_i the
     row and column of location i. The window holds the locations at most D = ``window`` × the
-    longer side (at least 1) from p in both row and column, and there, with σ = D / 2,
+    longer side (at least 1) from p in both row and column. Inside it, with σ = D / 2,
     ``a_i ∝ exp(e_i / T - |x_i - p|² / (2σ²))``, elsewhere 0. Sums to one. Differentiable
     through p but for jumps where a location enters the window. Cost: n.
 
@@ -26,7 +26,9 @@ def local(*, window: float = 0.25, temperature: float = 1.0) -> Alignment:
     renormalising; renormalised, weights are a convex combination as softmax's are. The centre
     of scores with two peaks lies between them.
 
-    Raises ValueError for hyper-parameters that are not positive, or a map without its shape.
+    Raises:
+      ValueError: hyper-parameters that are not positive, or a map without its shape.
+
     Source: Luong, Pham and Manning (2015), section 3.2 (local-p), in two dimensions.
     """
     require_positive("window", window)
@@ -49,23 +51,25 @@ def local(*, window: float = 0.25, temperature: float = 1.0) -> Alignment:
 
 
 def sigmoid_softmax(*, window: float | None = 0.125, temperature: float = 1.0) -> Alignment:
-    """Sigmoid detects, softmax sharpens inside what was detected: the article's future work.
+    """Returns sigmoid, which detects, sharpened by softmax: the article's future work.
 
     ``a_i ∝ σ(e_i) · exp(e_i / T) / mean_{j ∈ W(i)} exp(e_j / T)``, where W(i) holds the
     locations at most D = ``window`` × the longer side, rounded to at least 1, from i in both
-    row and column, cut at the border. The sigmoid, which no other location touches, says that
-    there is something; the softmax, in which a location competes with its neighbours only,
-    puts the weight on the best spot of each object, be others higher or not. The mean, instead
-    of softmax's sum, keeps constant scores uniform at the border.
+    row and column, cut at the border. The sigmoid of a location, which no other location affects,
+    detects objects; the softmax, in which a location competes with its neighbours only,
+    puts the weight on the best spot of each object, whether others are higher or not. The mean,
+    instead of softmax's sum, keeps constant scores uniform at the border.
 
     Sums to one: the sharpened mask has no bound of its own (up to the size of W), so it is
-    renormalised over the map and objects share the attention by their detection. How much was
-    detected in all is lost by that, as in softmax.
+    renormalised over the map and objects share the attention by their detection. The total
+    detection is lost by that, as in softmax.
 
     ``window=None`` takes W to be the map: ``softmax(e / T + log σ(e))``, softmax masked by
     sigmoid, under which the highest object wins as in softmax. Cost: n·D (the box is separable).
 
-    Raises ValueError for hyper-parameters that are not positive, or a map without its shape.
+    Raises:
+      ValueError: hyper-parameters that are not positive, or a map without its shape.
+
     Source: the article, section Future Work, which names the idea; the formula is ours.
     """
     require_positive("temperature", temperature)
@@ -96,7 +100,7 @@ def _places(height: int, width: int, dtype: jnp.dtype) -> Float[Array, "2 n"]:
 
 
 def _log_mean_exp(x: Float[Array, "... w"], half: int) -> Float[Array, "... w"]:
-    """``log mean exp`` over the at most ``2 half + 1`` neighbours along the last axis."""
+    """Returns ``log mean exp`` over the at most ``2 half + 1`` neighbours along the last axis."""
     width = x.shape[-1]
     half = min(half, width - 1)
     padded = jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(half, half)], constant_values=-jnp.inf)

@@ -21,11 +21,14 @@ from flax_attn.errors import DataError
 from flax_attn.system.files import write_text
 
 _DIGEST = re.compile("[0-9a-f]{64}")
+# Images named in a message.
+_SHOWN = 5
+_BAR_AFTER_SECONDS = 1.0
 
 _log = logging.getLogger(__name__)
 
 
-class Verdicts:
+class CheckedDigests:
     """Digests of images that decoded, in one file for each way of decoding.
 
     The file is named by all that decides a verdict beside the image: the decoder's source, the
@@ -64,10 +67,6 @@ class Verdicts:
         return {line for line in lines if _DIGEST.fullmatch(line)}
 
 
-_SHOWN = 5
-_BAR_AFTER_SECONDS = 1.0
-
-
 def find_problems(
     split: Split,
     *,
@@ -77,15 +76,15 @@ def find_problems(
 ) -> dict[int, ImageError]:
     """Decodes each image of a split and returns those that cannot be used, by index.
 
-    Nothing is looked for among images that are drawn. ``cache`` is a folder that remembers what
-    has been found to decode (`Verdicts`); it is not asked about ``doubted`` rows, whose digests
+    Nothing is looked for among images that are drawn. ``cache`` is a folder that remembers which
+    images have decoded (``CheckedDigests``); it is not asked about ``doubted`` rows, whose digests
     are not those of the files now.
     """
     if not isinstance(split, EncodedSplit):
         return {}
     # The file itself, even where its image is kept.
     look = split.decode if isinstance(split, DecodedSplit) else split.image
-    verdicts = Verdicts(cache, size=split.size, resize=split.resize)
+    verdicts = CheckedDigests(cache, size=split.size, resize=split.resize)
     in_doubt = {row.path for row in doubted}
     unknown = [
         i for i, row in enumerate(split.rows) if row.digest not in verdicts or row.path in in_doubt
@@ -121,15 +120,19 @@ def preflight(
     cache: Path | None = None,
     images: Path | None = None,
 ) -> Dataset:
-    """The data set without the images that cannot be used, each of which was looked at.
+    """Looks at every image and returns the data set without those that cannot be used.
 
-    ``cache`` is a folder that remembers which images have been looked at, ``images`` one that keeps
-    them decoded (`decode_once`).
+    Args:
+      dataset: as its ``open_set`` gave it.
+      quarantine: the policy, and the list of what cannot be used; by default the data set's own.
+      workers: threads that decode.
+      cache: folder that remembers which images have been looked at.
+      images: folder that keeps them decoded (``decode_once``).
 
     Raises:
-      DataError: under the policy "fail" (the default) names up to five images that cannot be
-        used, with the reasons, and their number; under "quarantine" a split without a usable
-        image, or a class that has none left in it; a label that is no class.
+      DataError: under the policy "fail" (the default) names up to five images that cannot be used,
+        with the reasons, and their number; under "quarantine" a split without a usable image, or a
+        class that has none left in it; a label that is no class.
     """
     quarantine = dataset.quarantine if quarantine is None else quarantine
     _check_labels(dataset)

@@ -52,7 +52,7 @@ class MaskedSplit(Split, Protocol):
 
 @runtime_checkable
 class EncodedSplit(Split, Protocol):
-    """A split of encoded images, as opposed to drawn ones; ``image`` raises ``ImageError``."""
+    """A split of encoded images, as opposed to drawn ones; ``image`` may raise ``ImageError``."""
 
     @property
     def rows(self) -> Sequence[ManifestRow]: ...

@@ -34,51 +34,22 @@ from PIL import Image, UnidentifiedImageError
 from flax_attn.config import Resize
 from flax_attn.errors import DataError, UsageError
 
-# Progressive photographs have about ten scans. Each costs a pass over all pixels but hardly a
-# byte, so that thousands of them make a small file take minutes.
-MAX_SCANS = 100
-
-_START_OF_SCAN = 0xDA
-_END_OF_IMAGE = b"\xff\xd9"
-_WITHOUT_LENGTH = frozenset({0x01, *range(0xD0, 0xD9)})
-
-
-def check_jpeg(content: bytes) -> None:
-    """Raises DataError for a JPEG that is cut short or has more than ``MAX_SCANS`` scans."""
-    # Searched for after the first scan's header only: a thumbnail before it has an end of its own.
-    start = _first_scan(content)
-    end = -1 if start is None else content.find(_END_OF_IMAGE, start)
-    if end < 0:
-        raise DataError("cut short: no end-of-image marker")
-    scans = 1 + content.count(bytes((0xFF, _START_OF_SCAN)), start, end)
-    if scans > MAX_SCANS:
-        raise DataError(f"{scans} scans, expected at most {MAX_SCANS}: save it anew")
-
-
-def _first_scan(content: bytes) -> int | None:
-    """Where the data of the first scan begins; segments are stepped over by their length."""
-    place = 0
-    while 0 <= (place := content.find(b"\xff", place)) < len(content) - 3:
-        marker = content[place + 1]
-        if marker == 0xFF:
-            place += 1
-        elif marker == 0 or marker in _WITHOUT_LENGTH:
-            place += 2
-        else:
-            place += 2 + int.from_bytes(content[place + 2 : place + 4], "big")
-            if marker == _START_OF_SCAN:
-                return place
-    return None
-
-
 MAX_PIXELS = 50_000_000
 # What MAX_PIXELS take in the widest pixels there are, 16-bit RGBA.
 MAX_BYTES = 8 * MAX_PIXELS
+# Progressive photographs have about ten scans. Each costs a pass over all pixels but hardly a
+# byte, so that thousands of them make a small file take minutes.
+MAX_SCANS = 100
 
 # Named, because some of Pillow's other readers start external programs.
 _FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF")
 _GREY16 = frozenset({"I;16", "I;16L", "I;16B", "I;16N"})
 _MODES = _GREY16 | {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr"}
+
+_START_OF_SCAN = 0xDA
+_END_OF_IMAGE = b"\xff\xd9"
+# Markers of JPEG segments that are nothing but the marker.
+_WITHOUT_LENGTH = frozenset({0x01, *range(0xD0, 0xD9)})
 
 _EXIF_ORIENTATION = 0x0112
 _UPRIGHT = {
@@ -108,13 +79,16 @@ def decode(
     name: str | None = None,
     sha256: str | None = None,
 ) -> UInt8[np.ndarray, "s s 3"]:
-    """One image as a square of ``size`` pixels, bilinear with antialiasing.
+    """Decodes an image to a square of ``size`` pixels, bilinear with antialiasing.
 
-    "crop" scales the shorter side to ``size`` and keeps the centre; "stretch" scales both sides.
-    A large JPEG is decoded at 1/2, 1/4 or 1/8 where that still leaves twice ``size``.
-    ``name`` stands for the image in messages; by default it is the path. ``sha256`` is what the
-    digest of the encoded image must be: damage inside a JPEG often decodes, and only the digest
-    shows it.
+    Args:
+      source: the encoded image, or its path.
+      size: side in pixels.
+      resize: "crop" scales the shorter side to ``size`` and keeps the centre; "stretch" scales both
+        sides. A large JPEG is decoded at 1/2, 1/4 or 1/8 where that still leaves twice ``size``.
+      name: stands for the image in messages; by default it is the path.
+      sha256: what the digest of the encoded image must be. Damage inside a JPEG often decodes, and
+        only the digest shows it.
 
     Raises:
       ImageError: not a regular file, not an image, damaged, cut short, of a refused kind, larger
@@ -136,6 +110,7 @@ def decode_pixels(
     """Returns an opened image, or pixels [h, w, 3] of 8 bits, as ``decode`` returns a file.
 
     Raises:
+      ImageError: an opened image that is damaged, of a refused kind or too large.
       UsageError: pixels of another shape or type.
     """
     if not isinstance(image, Image.Image):
@@ -146,17 +121,19 @@ def decode_pixels(
                 "scale floats to 0 to 255, and repeat grey three times"
             )
         image = Image.fromarray(pixels)
-    return np.array(to_square(_to_rgb(upright(image)), size, resize), dtype=np.uint8)
+    with _named(str(getattr(image, "filename", "") or "image")):
+        _check_header(image)
+        return np.array(to_square(_to_rgb(upright(image)), size, resize), dtype=np.uint8)
 
 
 @contextmanager
 def open_image(
     source: bytes | Path, *, name: str | None = None, sha256: str | None = None
 ) -> Iterator[Image.Image]:
-    """An image whose header and structure were checked, its pixels not yet loaded.
+    """Opens an image and checks its header and structure, without loading its pixels.
 
     Raises:
-      ImageError: as `decode`, also for whatever fails inside the ``with``.
+      ImageError: as ``decode``, also for whatever fails inside the ``with``.
     """
     with _named(name or ("image" if isinstance(source, bytes) else str(source))):
         content = source if isinstance(source, bytes) else _read(source)
@@ -172,7 +149,7 @@ def open_image(
 
 @contextmanager
 def _named(name: str) -> Iterator[None]:
-    """Whatever fails inside becomes an ImageError of this name."""
+    """Turns whatever fails inside into an ``ImageError`` of this name."""
     try:
         yield
     except DataError as error:
@@ -226,7 +203,7 @@ def _check_header(image: Image.Image) -> None:
 
 
 def _check_structure(content: bytes, kind: str | None) -> None:
-    """What Pillow's decoders let pass."""
+    """Checks what Pillow's decoders let pass."""
     if kind in ("JPEG", "MPO"):
         check_jpeg(content)
     elif kind == "PNG":
@@ -235,18 +212,50 @@ def _check_structure(content: bytes, kind: str | None) -> None:
             image.verify()
 
 
+def check_jpeg(content: bytes) -> None:
+    """Checks that a JPEG has an end and a plausible number of scans.
+
+    Raises:
+      DataError: it is cut short or has more than ``MAX_SCANS`` scans.
+    """
+    # Searched for after the first scan's header only: a thumbnail before it has an end of its own.
+    start = _first_scan(content)
+    end = -1 if start is None else content.find(_END_OF_IMAGE, start)
+    if end < 0:
+        raise DataError("cut short: no end-of-image marker")
+    scans = 1 + content.count(bytes((0xFF, _START_OF_SCAN)), start, end)
+    if scans > MAX_SCANS:
+        raise DataError(f"{scans} scans, expected at most {MAX_SCANS}: save it anew")
+
+
+def _first_scan(content: bytes) -> int | None:
+    """Returns where the data of the first scan begins; steps over segments by their length."""
+    place = 0
+    while 0 <= (place := content.find(b"\xff", place)) < len(content) - 3:
+        marker = content[place + 1]
+        if marker == 0xFF:
+            place += 1
+        elif marker == 0 or marker in _WITHOUT_LENGTH:
+            place += 2
+        else:
+            place += 2 + int.from_bytes(content[place + 2 : place + 4], "big")
+            if marker == _START_OF_SCAN:
+                return place
+    return None
+
+
 def _too_large() -> str:
     return f"more than {MAX_PIXELS // 1_000_000} megapixels: scale it down"
 
 
 def upright(image: Image.Image) -> Image.Image:
-    """The image turned as its EXIF orientation says."""
+    """Returns the image turned as its EXIF orientation says."""
     orientation = _orientation(image)
     return image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image
 
 
 def upright_size(image: Image.Image) -> tuple[int, int]:
-    """Width and height of the image turned as its EXIF orientation says, without its pixels."""
+    """Returns width and height after turning as EXIF says, without loading the pixels."""
     is_on_its_side = _orientation(image) in (5, 6, 7, 8)
     return (image.height, image.width) if is_on_its_side else image.size
 
@@ -277,7 +286,7 @@ def to_square(
     *,
     resample: Image.Resampling = Image.Resampling.BILINEAR,
 ) -> Image.Image:
-    """The image as a square; see `decode` for ``resize``."""
+    """Returns the image scaled to a square; see ``decode`` for ``resize``."""
     if resize == "stretch":
         return image.resize((size, size), resample)
     # The centre square of the original is scaled, which is the centre crop of the scaled image
@@ -289,7 +298,7 @@ def to_square(
 
 
 def decoder_version() -> str:
-    """Changes with this file and the version of Pillow."""
+    """Returns a digest that changes with this file and the version of Pillow."""
     digest = hashlib.sha256(PIL.__version__.encode())
     digest.update(Path(__file__).read_bytes())
     return digest.hexdigest()[:16]

@@ -23,8 +23,9 @@ _CHUNK = 1 << 20
 
 
 class ManifestRow(NamedTuple):
-    """``path`` is relative to the root, with "/"; bytes that are not UTF-8 are surrogate-escaped.
+    """An image: where it is, its label, and what it contains.
 
+    ``path`` is relative to the root, with "/"; bytes that are not UTF-8 are surrogate-escaped.
     ``digest`` is the SHA-256 of the encoded image in hexadecimal, "" where it cannot be read.
     """
 
@@ -34,12 +35,12 @@ class ManifestRow(NamedTuple):
 
 
 def sort_by_name(rows: Iterable[ManifestRow]) -> tuple[ManifestRow, ...]:
-    """Rows in the order of their names' bytes, which no locale changes."""
+    """Returns rows in the order of their names' bytes, which no locale changes."""
     return tuple(sorted(rows, key=lambda row: (os.fsencode(row.path), row.label)))
 
 
 def digest_file(path: Path) -> str:
-    """SHA-256 of a regular file; "" if it cannot be read (`preflight` says why)."""
+    """Returns the SHA-256 of a regular file; "" if it cannot be read (``preflight`` says why)."""
     try:
         sha256 = hashlib.sha256()
         with open_regular(path) as stream:
@@ -51,7 +52,7 @@ def digest_file(path: Path) -> str:
 
 
 def digest_files(paths: Sequence[Path], *, workers: int = 8) -> list[str]:
-    """`digest_file` of each path, in order, from a pool of threads."""
+    """Returns ``digest_file`` of each path, in order, computed by a pool of threads."""
     with ThreadPoolExecutor(workers) as pool:
         return list(pool.map(digest_file, paths))
 
@@ -93,7 +94,7 @@ def split_by_digest(
 def fingerprint(
     rows: Sequence[ManifestRow], *, classes: Sequence[str], size: int, resize: str
 ) -> str:
-    """SHA-256 over names, labels, digests and their order, the classes and the decoding."""
+    """Returns a SHA-256 over names, labels, digests and their order, classes and decoding."""
     head = json.dumps([list(classes), size, resize])
     lines = [head, *(json.dumps(row) for row in rows)]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
@@ -114,7 +115,7 @@ def write_manifest(path: Path, splits: Mapping[str, Sequence[ManifestRow]]) -> N
 
 
 def read_manifest(path: Path, *, classes: Sequence[str]) -> dict[str, tuple[ManifestRow, ...]]:
-    """Reads what `write_manifest` wrote, in the same order.
+    """Reads what ``write_manifest`` wrote, in the same order.
 
     Raises:
       DataError: unreadable, not such a file, or a label outside [0, classes); names the line.
@@ -152,8 +153,14 @@ def _parse_line(line: str) -> tuple[str, ManifestRow]:
 class ListedImages:
     """Encoded images listed in ``rows``, decoded to one size when asked for.
 
-    An image whose content is no longer what the row's digest says is an ImageError: it is not
+    An image whose content is no longer what the row's digest says is an ``ImageError``: it is not
     what the fingerprint stands for.
+
+    Args:
+      rows: path, label and digest of each image.
+      classes: names in label order.
+      size: side of the decoded images in pixels.
+      resize: how they become square (``decode``).
     """
 
     rows: tuple[ManifestRow, ...]
@@ -178,7 +185,7 @@ class ListedImages:
         return fingerprint(self.rows, classes=self.classes, size=self.size, resize=self.resize)
 
     def source(self, index: int) -> bytes | Path:
-        """The file of an image, or its encoded content."""
+        """Returns the path of an image file, or the encoded content."""
         raise NotImplementedError
 
     def image(self, index: int) -> UInt8[np.ndarray, "s s 3"]:

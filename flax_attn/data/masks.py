@@ -21,12 +21,12 @@ _IN_COLOUR = frozenset({"RGB", "RGBX", "CMYK", "YCbCr"})
 def objects(
     split: Split, places: Sequence[int], *, workers: int = 1
 ) -> Bool[np.ndarray, "n s s"] | None:
-    """The pixels of all objects of each image; None of a data set without masks.
+    """Returns the pixels of all objects of each image; None of a data set without masks.
 
     The mask of an image that has none is empty, for which every measure is undefined (NaN).
 
     Raises:
-      ImageError: a mask that cannot be used; see `decode_mask`.
+      ImageError: a mask that cannot be used; see ``decode_mask``.
     """
     if not isinstance(split, MaskedSplit):
         return None
@@ -48,15 +48,22 @@ def decode_mask(
     background: int = 0,
     name: str | None = None,
 ) -> Bool[np.ndarray, "s s"]:
-    """The mask of an image, cropped and scaled as `decode` does the image, to the nearest pixel.
+    """Decodes the mask of an image, cropped and scaled as the image is, to the nearest pixel.
 
     Pixels of any other value than ``background`` are the object. Palettes: the index counts, not
     its colour. In colour, 0 is black, and so is what is fully transparent. JPEG keeps no value
-    exactly: of a JPEG, the brighter half of the range is the object. ``name`` stands for the mask
-    in messages; by default it is the path.
+    exactly: of a JPEG, the brighter half of the range is the object.
+
+    Args:
+      source: the encoded mask, or its path.
+      image: the encoded image, or its path; its size must be the mask's.
+      size: as ``decode``.
+      resize: as ``decode``.
+      background: value of the pixels that are no object.
+      name: stands for the mask in messages; by default it is the path.
 
     Raises:
-      ImageError: the mask, or the image, is none that `decode` could use, or the mask is not of
+      ImageError: the mask, or the image, is none that ``decode`` could use, or the mask is not of
         the image's size.
     """
     with open_image(image) as pixels:
@@ -77,7 +84,7 @@ def decode_mask(
 
 
 def _values(mask: Image.Image) -> Shaped[np.ndarray, "h w"]:
-    """One number a pixel."""
+    """Returns one number a pixel."""
     if mask.mode in _WITH_ALPHA:
         pixels = np.asarray(mask.convert("RGBA"))
         return pixels[..., :3].max(-1) * (pixels[..., 3] > 0)

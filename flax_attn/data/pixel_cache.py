@@ -43,13 +43,16 @@ _log = logging.getLogger(__name__)
 
 
 def cache_key(digests: Sequence[str], *, size: int, resize: str) -> str:
-    """Names the images decoded from files of these digests, in this order, by this decoder."""
+    """Returns a name for the images decoded from files of these digests, in this order.
+
+    It changes with the size, the way of resizing and the decoder, too.
+    """
     parts = (decoder_version(), str(size), resize, *digests)
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
 
 
 class Shelf:
-    """The folder of such folders, and whether anything more is put there."""
+    """The root folder of the pixel cache; stops accepting writes after the first failure."""
 
     def __init__(self, folder: Path):
         self.folder = folder
@@ -57,23 +60,29 @@ class Shelf:
         remove_abandoned(folder)
 
     def close(self, reason: str) -> None:
-        """Puts nothing there any more; the first time a warning says why."""
+        """Accepts no more writes; the first time a warning says why."""
         if self.usable:
             self.usable = False
             _log.warning("decoded images are not kept in %s: %s", self.folder, reason)
 
 
 class DecodedImages:
-    """``count`` images of ``size`` pixels in a folder named ``key``; for any number of threads.
+    """Images of one split in a folder of the cache; safe to use from several threads.
 
     What is there is read. What is not there is built: images that are decoded anyhow are kept
-    (`keep`) or given up (`give_up`), and once every one of them was, the folder appears. Processes
-    that build the same one do not disturb each other. One that ends before it is complete leaves
-    nothing; killed, what the next build removes.
+    (``keep``) or given up (``give_up``), and once every one of them was, the folder appears.
+    Processes that build the same one do not disturb each other. One that ends before it is complete
+    leaves nothing; killed, what the next build removes.
 
     Nothing here is worth a run: without space, or where nothing can be written, images are decoded
     each time, after one warning. Damage is a warning, too, and the folder is built anew. An image
     is compared with its checksum when it is first read.
+
+    Args:
+      shelf: the root folder.
+      key: the folder's name (``cache_key``).
+      count: number of images.
+      size: their side in pixels.
     """
 
     def __init__(self, shelf: Shelf, key: str, *, count: int, size: int):
@@ -90,7 +99,7 @@ class DecodedImages:
         self._building = not self._open()
 
     def read(self, index: int) -> UInt8[np.ndarray, "s s 3"] | None:
-        """A copy of an image, None where there is none."""
+        """Returns a copy of an image, None where there is none."""
         checksum, file = self._checksums[index], self._file
         if checksum == _ABSENT or file is None:
             return None
@@ -107,7 +116,7 @@ class DecodedImages:
         return pixels
 
     def keep(self, index: int, pixels: UInt8[np.ndarray, "s s 3"]) -> None:
-        """Takes an image that had to be decoded."""
+        """Stores an image that had to be decoded."""
         if not self._building or self._settled[index] or not self._begin():
             return
         assert self._file is not None and pixels.nbytes == self._nbytes
@@ -119,7 +128,7 @@ class DecodedImages:
             self._abandon(error)
 
     def give_up(self, index: int) -> None:
-        """Takes note of an image that cannot be decoded, so as not to wait for it."""
+        """Notes that an image cannot be decoded, so as not to wait for it."""
         if not self._building or self._settled[index]:
             return
         try:
@@ -131,7 +140,7 @@ class DecodedImages:
         return len(self._header) + index * self._nbytes
 
     def _open(self) -> bool:
-        """Whether the folder is there, and whole as far as that is quick to tell."""
+        """Opens the folder; returns whether it is there and, as far as is quick to tell, whole."""
         if not self._final.is_dir():
             return False
         try:
@@ -154,7 +163,7 @@ class DecodedImages:
         return np.array([_ABSENT if crc is None else crc for crc in listed], np.int64)
 
     def _begin(self) -> bool:
-        """Whether there is a file to write to, made by the first who asks."""
+        """Makes the file to write to, if nobody has yet; returns whether there is one."""
         with self._lock:
             if self._building and not self._shelf.usable:
                 self._stop()
@@ -195,7 +204,7 @@ class DecodedImages:
             self._stop()
 
     def _stop(self) -> None:
-        """Goes on without: the space is free again, and images are decoded each time."""
+        """Goes on without a folder: frees the space; images are decoded each time."""
         if not self._building:
             return
         self._building = False
@@ -207,7 +216,7 @@ class DecodedImages:
                 os.ftruncate(self._file, 0)
 
     def _lose(self, index: int) -> None:
-        """An image that is not what was kept is decoded each time, and the folder goes."""
+        """Removes the folder for an image in it that has changed, which is decoded each time."""
         with self._lock:
             if self._checksums[index] != _ABSENT:
                 self._checksums[index] = _ABSENT

@@ -10,7 +10,8 @@ Under the policy "fail" the first such image ends the run. Under "quarantine":
 
 Either way the image is listed with the reason in ``quarantine.json``, once and for good: a
 resumed run takes the list over, and what is on it keeps its row in the manifest and its share in
-the division into splits, whether its file is still there or not.
+the division into splits, whether its file is still there or not (of ``labelled_csv``, as long as
+its line in the table is).
 """
 
 from __future__ import annotations
@@ -39,7 +40,10 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class QuarantinedImage:
-    """An image set aside; ``found`` is "start" or "run"."""
+    """An image set aside; ``found`` is "start" or "run".
+
+    ``reason`` names no folder, so that lists compare between machines.
+    """
 
     split: str
     path: str
@@ -56,7 +60,14 @@ class QuarantinedImage:
 class Quarantine:
     """The policy of a run and the images it has set aside; safe to use from several threads.
 
-    ``earlier`` are the entries of the run that is resumed. Nothing is written before `keep_in`.
+    Nothing is written before ``keep_in``.
+
+    Args:
+      policy: "fail" or "quarantine".
+      earlier: entries of the run that is resumed.
+
+    Raises:
+      UsageError: an unknown policy.
     """
 
     def __init__(
@@ -72,18 +83,21 @@ class Quarantine:
 
     @property
     def entries(self) -> list[QuarantinedImage]:
-        """Sorted by split and the bytes of the path."""
+        """The images set aside, sorted by split and the bytes of the path."""
         with self._lock:
             found = list(self._entries.values())
         return sorted(found, key=lambda entry: (entry.split, os.fsencode(entry.path)))
 
     @property
     def known_rows(self) -> list[ManifestRow]:
-        """The rows, from the run that is resumed, of the images it had set aside."""
+        """The rows of the images that the resumed run had set aside."""
         return [entry.row for entry in self._earlier.values()]
 
     def set_aside(self, split: str, row: ManifestRow, error: ImageError) -> QuarantinedImage:
-        """Lists an image that is unusable at the start, as the run before did if it did."""
+        """Lists an image that is unusable at the start, as the run before did if it did.
+
+        Returns the entry: that of the run before, where there is one.
+        """
         entry = QuarantinedImage(split, row.path, row.label, row.digest, "start", error.reason)
         earlier = self._earlier.get(row.path)
         if earlier is not None:
@@ -129,14 +143,18 @@ class Quarantine:
 
 
 def write_entries(file: Path, entries: Iterable[QuarantinedImage]) -> None:
-    """Writes a list, all or nothing, as JSON in ASCII; odd bytes of paths are escaped."""
+    """Writes a list, all or nothing, as JSON in ASCII; odd bytes of paths are escaped.
+
+    Raises:
+      OSError: it cannot be written; an older list is then still whole.
+    """
     found = sorted(entries, key=lambda entry: (entry.split, os.fsencode(entry.path)))
     values = {"count": len(found), "images": [asdict(entry) for entry in found]}
     write_json(file, values)
 
 
 def read_entries(file: Path) -> list[QuarantinedImage]:
-    """What `write_entries` wrote; nothing if there is no such file.
+    """Reads what ``write_entries`` wrote; returns nothing if there is no such file.
 
     Raises:
       DataError: it cannot be read or is no such list.
@@ -153,10 +171,12 @@ def read_entries(file: Path) -> list[QuarantinedImage]:
 
 
 def left_out_by(file: Path) -> list[QuarantinedImage]:
-    """The list of a run for those who judge it: no order has to be kept, so all are left out.
+    """Reads the list of a run for its evaluation, where all on it are left out.
+
+    An evaluation has no order to keep, so what was lost during the run needs no place.
 
     Raises:
-      DataError: as `read_entries`.
+      DataError: as ``read_entries``.
     """
     return [replace(entry, found="start") for entry in read_entries(file)]
 

@@ -36,7 +36,11 @@ class SplitView:
         raise NotImplementedError
 
     def image(self, index: int) -> UInt8[np.ndarray, "s s 3"]:
-        """Returns an image as RGB; raises what the split it is of does."""
+        """Returns an image as RGB.
+
+        Raises:
+          ImageError: as the split that it is of.
+        """
         split, place = self._source(index)
         return split.image(place)
 
@@ -189,12 +193,20 @@ class DecodedSplit(SplitView):
         return self._split, index
 
     def image(self, index: int) -> UInt8[np.ndarray, "s s 3"]:
-        """Returns an image as it was once decoded; raises ``ImageError`` as the split does."""
+        """Returns an image as it was once decoded.
+
+        Raises:
+          ImageError: it is not kept, and its file cannot be used.
+        """
         pixels = self._images.read(index)
         return self.decode(index) if pixels is None else pixels
 
     def decode(self, index: int) -> UInt8[np.ndarray, "s s 3"]:
-        """Decodes an image from its file, kept or not; raises ``ImageError`` as the split does."""
+        """Decodes an image from its file, kept or not.
+
+        Raises:
+          ImageError: the file cannot be used.
+        """
         try:
             pixels = self._split.image(index)
         except ImageError:

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from flax_attn.explain.forward import (
+    AnyArray,
     Forward,
     Images,
     activation_of,
@@ -45,7 +46,7 @@ def scale_to_unit(maps: Float[Array, "b h w"]) -> Float[Array, "b h w"]:
 
 @partial(jax.jit, static_argnames="stage")
 def grad_cam(
-    forward: Forward, image: Images, class_index: Int[Array, "b"], stage: str
+    forward: Forward, image: Images, class_index: Int[AnyArray, "b"], stage: str
 ) -> Float[Array, "b h w"]:
     """``ReLU(Σ_k mean_ij(g_kij) A_k)``.
 
@@ -59,7 +60,7 @@ def grad_cam(
 def grad_cam_pp(
     forward: Forward,
     image: Images,
-    class_index: Int[Array, "b"],
+    class_index: Int[AnyArray, "b"],
     stage: str,
     *,
     epsilon: float = 0.0,
@@ -86,7 +87,7 @@ def grad_cam_pp(
 
 @partial(jax.jit, static_argnames="stage")
 def hires_cam(
-    forward: Forward, image: Images, class_index: Int[Array, "b"], stage: str
+    forward: Forward, image: Images, class_index: Int[AnyArray, "b"], stage: str
 ) -> Float[Array, "b h w"]:
     """``ReLU(Σ_k g_k A_k)``: the product is taken at each location, before any mean.
 
@@ -108,7 +109,7 @@ def weighted_sum(
 def score_cam(
     forward: Forward,
     image: Images,
-    class_index: Int[Array, "b"],
+    class_index: Int[AnyArray, "b"],
     stage: str,
     *,
     batch_size: int = 64,
@@ -142,7 +143,7 @@ _activation = jax.jit(activation_of, static_argnames="stage")
 def _scores(
     forward: Forward,
     image: Images,
-    class_index: Int[Array, "b"],
+    class_index: Int[AnyArray, "b"],
     activation: Float[Array, "b h w c"],
     start: int,
     *,

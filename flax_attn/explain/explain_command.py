@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,24 +15,18 @@ from flax_attn.data import Quarantine, open_split
 from flax_attn.data.dataset import evenly
 from flax_attn.data.quarantine import FILE, left_out_by
 from flax_attn.errors import UsageError
-from flax_attn.explain.explain_run import explain, restore
-from flax_attn.explain.explainer import (
-    Explainer,
-    Photographs,
-    Request,
-    from_paths,
-    from_split,
-)
+from flax_attn.explain.explain_run import explain
+from flax_attn.explain.explainer import Explainer, Request
 from flax_attn.explain.methods import METHODS
+from flax_attn.explain.photographs import Photographs, from_paths, from_split
+from flax_attn.explain.trained_run import TrainedRun, load
 from flax_attn.figures import ScaleName
 from flax_attn.models.vgg import LAST_CONVS
-from flax_attn.runs.directory import Run
 from flax_attn.system import cli
 from flax_attn.system.compilation_cache import use_compilation_cache
 from flax_attn.training.choices import CHOICES
 
-_log = logging.getLogger(__name__)
-
+# Images of a split, unless --count says otherwise.
 COUNT = 24
 
 
@@ -41,10 +34,9 @@ def main(argv: Sequence[str]) -> None:
     args = _parse(argv)
     use_compilation_cache(getattr(args, "compilation_cache", None))
     workdir = Path(args.workdir)
-    run = Run.load(workdir)
+    run = load(workdir)
     request = Request(args.methods, args.stages, _numbers(args.classes, run.classes))
-    network, epoch = restore(run, workdir)
-    explainer = Explainer(network, run)
+    explainer = Explainer(run.network, run.config, run.classes)
     photographs, chosen = _photographs(args, run, explainer)
     model = run.config.model
     explain(
@@ -53,9 +45,10 @@ def main(argv: Sequence[str]) -> None:
         request,
         classes=run.classes,
         title=workdir.resolve().name,
-        summary=f"{model.model}, {model.norm}, epoch {epoch} · {chosen}",
+        summary=f"{model.model}, {model.norm}, epoch {run.epoch} · {chosen}",
         scale=args.scale or ("rank" if ALIGNMENTS[model.norm]().sums_to_one else "linear"),
         batch_size=args.batch_size,
+        faithfulness=args.faithfulness,
         out=Path(args.out or workdir / ("explain-" + args.split if args.split else "explain")),
     )
 
@@ -85,6 +78,11 @@ def _parse(argv: Sequence[str]) -> Namespace:
         choices=get_args(ScaleName),
         help="colours of the pictures (default: rank where weights sum to one, else linear)",
     )
+    parser.add_argument(
+        "--faithfulness",
+        action="store_true",
+        help="measure whether the network uses what each map points at; takes minutes",
+    )
     parser.add_argument("--batch-size", type=int, default=8, help="images computed at a time")
     parser.add_argument("--out", help="folder of the results (default: WORKDIR/explain[-<split>])")
     cli.add_settings(parser, CHOICES, "explain")
@@ -99,7 +97,7 @@ def _parse(argv: Sequence[str]) -> Namespace:
     return args
 
 
-def _photographs(args: Namespace, run: Run, explainer: Explainer) -> tuple[Photographs, str]:
+def _photographs(args: Namespace, run: TrainedRun, explainer: Explainer) -> tuple[Photographs, str]:
     """What to explain, and how it was chosen."""
     given = cli.take_settings(vars(args), "explain")
     other_data = {"dataset", "data_dir"} & given.keys()

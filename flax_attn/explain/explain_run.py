@@ -1,4 +1,4 @@
-"""Explains photographs: restores a run, computes the maps, writes pictures and the page."""
+"""Explains photographs: computes the maps, writes pictures, measures and the page."""
 
 from __future__ import annotations
 
@@ -9,32 +9,25 @@ from pathlib import Path
 
 import numpy as np
 
-from flax_attn.explain.explainer import Explained, Explainer, Photographs, Request
-from flax_attn.explain.forward import NetworkForward, network_forward
+from flax_attn.explain.explainer import Explained, Explainer, Request
 from flax_attn.explain.maps_figure import colour_table, draw_explained, is_explained
-from flax_attn.explain.measures.on_objects import measure, summary_lines, write_values
+from flax_attn.explain.measures.summary import (
+    measure,
+    summary_lines,
+    take_curves,
+    with_control,
+    write_curves,
+    write_values,
+)
 from flax_attn.explain.page import write_page
+from flax_attn.explain.photographs import Photographs
 from flax_attn.figures import ScaleName
-from flax_attn.runs.directory import Run
-from flax_attn.runs.load import restore_best
 from flax_attn.system.console import bar
 from flax_attn.system.files import writing
 
 _log = logging.getLogger(__name__)
 
-PAGE, ON_OBJECTS = "index.html", "localisation.csv"
-
-
-def restore(run: Run, workdir: Path) -> tuple[NetworkForward, int]:
-    """The network of a run's best checkpoint, and the epoch of that.
-
-    Raises CheckpointError when there is no checkpoint, or it does not fit.
-    """
-    best = restore_best(run, workdir)
-    network = network_forward(
-        run.config.model, best.params, best.stats, num_classes=len(run.classes)
-    )
-    return network, best.epoch
+PAGE, MEASURES_FILE, CURVES_FILE = "index.html", "measures.csv", "faithfulness.csv"
 
 
 def explain(
@@ -48,14 +41,18 @@ def explain(
     scale: ScaleName,
     batch_size: int,
     out: Path,
+    faithfulness: bool = False,
 ) -> list[Explained]:
     """Writes a PNG for each photograph and ``index.html`` with all of them into ``out``.
 
-    Where objects have masks, also ``localisation.csv`` with measures of the maps. What an earlier
-    call left there and this one has no use for is removed.
+    Where objects have masks, or with ``faithfulness``, also ``measures.csv`` with what was
+    measured of the maps, and with ``faithfulness`` its curves in ``faithfulness.csv``. What an
+    earlier call left there and this one has no use for is removed.
 
-    Raises NonFiniteError for a network that gives no numbers, UsageError or DiskFullError where
-    nothing can be written.
+    Raises:
+      NonFiniteError: the network gives no numbers.
+      UsageError: nothing can be written.
+      DiskFullError: no space is left.
     """
     with writing(f"pictures in {out}"):
         out.mkdir(parents=True, exist_ok=True)
@@ -66,7 +63,11 @@ def explain(
     right = [item.correct for item in explained if item.correct is not None]
     if right:
         summary += f" · {sum(right)} of {n} right"
-    found_on = measure(explained)
+    maps = with_control(explained)
+    curves = (
+        take_curves(explainer, explained, maps, batch_size=batch_size) if faithfulness else None
+    )
+    measured = measure(explained, maps, curves)
     with writing(f"pictures in {out}"):
         kept = _draw(explained, out, classes=classes, scale=scale, ranges=ranges)
         write_page(
@@ -78,14 +79,17 @@ def explain(
             scale=scale,
             ranges=ranges,
             colours=colour_table(),
-            on_objects=found_on,
+            measured=measured,
         )
         _remove_others(out, kept)
-        if found_on is None:
-            (out / ON_OBJECTS).unlink(missing_ok=True)
-        else:
-            write_values(out / ON_OBJECTS, found_on, explained)
-    for line in summary_lines(found_on, n) if found_on else ():
+        if measured is not None:
+            write_values(out / MEASURES_FILE, measured, explained)
+        if curves is not None:
+            write_curves(out / CURVES_FILE, curves, explained)
+        for name, content in ((MEASURES_FILE, measured), (CURVES_FILE, curves)):
+            if content is None:
+                (out / name).unlink(missing_ok=True)
+    for line in summary_lines(measured) if measured else ():
         _log.info(line)
     _log.info(f"wrote {PAGE} and {n} pictures to {out}")
     return explained

@@ -2,116 +2,47 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool, Float, Int, UInt8
+from jaxtyping import Array, Bool, Float, Int, UInt8
+from scipy import ndimage  # type: ignore[import-untyped]
 
+from flax_attn.config import Config
 from flax_attn.data import Sampler, Split, batches
-from flax_attn.data.decode import ImageError, Resize, decode
-from flax_attn.data.masks import objects
-from flax_attn.data.sets.folder import EXTENSIONS, image_files
-from flax_attn.errors import DataError, NonFiniteError
+from flax_attn.errors import NonFiniteError
 from flax_attn.explain.forward import NetworkForward
-from flax_attn.explain.methods import METHODS, OF_IMAGE
+from flax_attn.explain.measures import Maps
+from flax_attn.explain.measures.faithfulness import Faithfulness, measure_faithfulness
+from flax_attn.explain.methods import METHODS
+from flax_attn.explain.photographs import Photographs
 from flax_attn.models.network import named_maps
 from flax_attn.models.tasks import TASKS
-from flax_attn.runs.directory import Run
 from flax_attn.training.step import Examples, Prediction, make_eval_step
-
-_SHOWN = 5
-
-
-class Photographs(NamedTuple):
-    """Images as the network sees them; ``labels`` have the form of a split's, None if unknown.
-
-    ``masks`` are the pixels of the objects, empty for an image whose mask is not known.
-    """
-
-    names: Sequence[str]
-    images: UInt8[np.ndarray, "n s s 3"]
-    labels: Int[np.ndarray, "n *k"] | None
-    masks: Bool[np.ndarray, "n s s"] | None = None
-
-
-def from_paths(paths: Sequence[Path], *, size: int, resize: Resize, workers: int) -> Photographs:
-    """Image files, and those at any depth of folders, each once.
-
-    Names leave out what all paths have in common. A file that is named is read whatever its
-    ending; in folders, hidden files and those of other kinds are passed over.
-
-    Raises DataError naming what is missing, a folder without images, or up to five images that
-    cannot be used.
-    """
-    files = list(dict.fromkeys(file for path in paths for file in _files(path)))
-
-    def read(file: Path) -> UInt8[np.ndarray, "s s 3"] | ImageError:
-        try:
-            return decode(file, size=size, resize=resize)
-        except ImageError as error:
-            return error
-
-    with ThreadPoolExecutor(workers) as pool:
-        found = list(pool.map(read, files))
-    errors = [item for item in found if isinstance(item, ImageError)]
-    if errors:
-        rest = f"; and {len(errors) - _SHOWN} more" if len(errors) > _SHOWN else ""
-        raise DataError(
-            f"{len(errors)} unusable image(s), repair them or leave them out: "
-            f"{'; '.join(map(str, errors[:_SHOWN]))}{rest}"
-        )
-    common = os.path.commonpath([file.parent for file in files])
-    names = [os.path.relpath(file, common) for file in files]
-    return Photographs(names, np.stack([i for i in found if isinstance(i, np.ndarray)]), None)
-
-
-def from_split(split: Split, places: Sequence[int], *, workers: int) -> Photographs:
-    """The images of a split at these places, with their masks if it has any.
-
-    Raises ImageError for an image or a mask that cannot be used.
-    """
-    with ThreadPoolExecutor(workers) as pool:
-        images = np.stack(list(pool.map(split.image, places)))
-    names = [split.names[i] for i in places]
-    labels = np.asarray(split.labels)[list(places)]
-    return Photographs(names, images, labels, objects(split, places, workers=workers))
-
-
-def _files(path: Path) -> Iterator[Path]:
-    if not path.is_dir():
-        yield path  # reading it says what is wrong with it
-        return
-    found = sorted(image_files(path), key=os.fsencode)
-    if not found:
-        raise DataError(f"no images in folder {str(path)!r}: expected {' '.join(EXTENSIONS)}")
-    yield from found
-
-
-TITLES = {
-    "grad_cam": "Grad-CAM",
-    "grad_cam_pp": "Grad-CAM++",
-    "hires_cam": "HiRes-CAM",
-    "score_cam": "Score-CAM",
-    "input_gradients": "Input gradients",
-    "integrated_gradients": "Integrated gradients",
-}
 
 
 class Explained(NamedTuple):
-    """A photograph with its maps, and for each class its probability and whether it is said.
+    """A photograph with its maps, and what the network says of it.
 
-    ``truth`` says which classes it has and ``loss`` is in nats; None where labels are unknown.
-    ``mask`` is the pixels of its objects; None where they are not known, or there are none.
+    Args:
+      name: its path, or that of its row in the data set.
+      image: as the network sees it.
+      maps: its maps by name.
+      targets: the class that each map explains, by the map's name; of attention, the likeliest.
+      probabilities: of each class.
+      decided: whether each class is said.
+      truth: whether it has each class; None where labels are unknown.
+      loss: in nats; None where labels are unknown.
+      mask: the pixels of its objects; None where they are not known, or there are none.
     """
 
     name: str
     image: UInt8[np.ndarray, "s s 3"]
     maps: Mapping[str, Float[np.ndarray, "h w"]]
+    targets: Mapping[str, int]
     probabilities: Float[np.ndarray, "k"]
     decided: Bool[np.ndarray, "k"]
     truth: Bool[np.ndarray, "k"] | None
@@ -142,15 +73,23 @@ class Request(NamedTuple):
 
 
 class Explainer:
-    """A run's network in evaluation mode, its classes, and what is asked of it."""
+    """Explains photographs by a run's network, in evaluation mode.
 
-    def __init__(self, network: NetworkForward, run: Run):
-        self._network, self._classes, self._config = network, run.classes, run.config
-        self._task = TASKS[run.config.train.task]
+    Args:
+      network: as ``TrainedRun.network`` or ``forward_of`` give it.
+      config: that of the run, which names its maps and its task.
+      classes: their names, in the order of the logits.
+    """
+
+    def __init__(self, network: NetworkForward, config: Config, classes: Sequence[str]):
+        self._network, self._config, self._classes = network, config, classes
+        self._task = TASKS[config.train.task]
         self._step = make_eval_step(network.structure, self._task)
+        # Compiled once for each shape, whatever is measured with it.
+        self._predict = jax.jit(lambda network, x: self._task.probabilities(network(x)[0]))
 
     def losses(self, split: Split, *, batch_size: int, workers: int) -> Float[np.ndarray, "n"]:
-        """The loss of each image of a split, in nats; NaN for an image that was lost."""
+        """Returns the loss of each image of a split, in nats; NaN for an image that was lost."""
         losses = np.full(len(split.labels), np.nan)
         for batch in batches(split, Sampler(batch_size), workers=workers):
             found = np.asarray(self._judge(batch.image, batch.label).loss)
@@ -160,16 +99,37 @@ class Explainer:
     def explain(
         self, photographs: Photographs, request: Request, *, batch_size: int
     ) -> Iterator[Explained]:
-        """The photographs in their order, ``batch_size`` computed at a time.
+        """Yields the photographs in their order, explained ``batch_size`` at a time.
 
-        Raises NonFiniteError where a probability or a map is not finite.
+        Raises:
+          NonFiniteError: a probability or a map is not finite.
         """
-        n = len(photographs.names)
-        size = min(batch_size, n)
-        for start in range(0, n, size):
-            # The last batch has the shape of the others: it is filled with the first images.
-            places = np.arange(start, start + size) % n
-            yield from self._explain(photographs, places[: n - start], places, request)
+        for wanted, places in _full_batches(len(photographs.names), batch_size):
+            yield from self._explain(photographs, wanted, places, request)
+
+    def faithfulness(
+        self,
+        maps: Maps,
+        images: UInt8[np.ndarray, "n s s 3"],
+        class_index: Int[np.ndarray, "n"],
+        *,
+        batch_size: int,
+    ) -> Faithfulness:
+        """Measures what removing or showing pixels in the maps' order does to the network."""
+
+        def predict(image: Float[Array, "b s s 3"]) -> Float[Array, "b k"]:
+            return self._predict(self._network, image)
+
+        parts = [
+            measure_faithfulness(
+                predict,
+                jnp.asarray(images[places]),
+                jnp.asarray(maps[places]),
+                jnp.asarray(class_index[places]),
+            ).at(np.arange(len(wanted)))
+            for wanted, places in _full_batches(len(images), batch_size)
+        ]
+        return Faithfulness.join(parts)
 
     def _explain(
         self,
@@ -184,7 +144,7 @@ class Explainer:
         of_batch = self._no_labels(len(places)) if labels is None else labels[places]
         judged = self._judge(images, of_batch)
         probabilities = np.asarray(judged.probabilities)
-        maps = self._maps(images, judged, request)
+        maps, targets = self._maps(images, judged, request)
         decided = self._task.decide(probabilities)
         truth = None if labels is None else self._task.truth(of_batch, k)
         for i, place in enumerate(wanted):
@@ -192,6 +152,7 @@ class Explainer:
                 name=photographs.names[place],
                 image=images[i],
                 maps={name: value[i] for name, value in maps.items()},
+                targets={name: int(index[i]) for name, index in targets.items()},
                 probabilities=probabilities[i],
                 decided=decided[i],
                 truth=None if truth is None else truth[i],
@@ -212,20 +173,33 @@ class Explainer:
 
     def _maps(
         self, images: UInt8[np.ndarray, "b s s 3"], judged: Prediction, request: Request
-    ) -> dict[str, Float[np.ndarray, "b h w"]]:
+    ) -> tuple[dict[str, Float[np.ndarray, "b h w"]], dict[str, Int[np.ndarray, "b"]]]:
+        """The maps, and the class of each image that they explain, both by the map's name."""
         attention = named_maps(judged.attention, self._config.model, self._classes)
         maps = {f"Attention on {name}": value for name, value in attention.items()}
-        likeliest = jnp.asarray(judged.probabilities).argmax(-1)
+        likeliest = np.asarray(judged.probabilities).argmax(-1)
+        explained = dict.fromkeys(maps, likeliest)
         targets = [
-            (f" for {self._classes[k]}", jnp.full(len(images), k)) for k in request.classes
+            (f" for {self._classes[k]}", np.full(len(images), k)) for k in request.classes
         ] or [("", likeliest)]
-        for name in request.methods:
-            for stage in ("",) if name in OF_IMAGE else request.stages:
+        for method in (METHODS[name] for name in request.methods):
+            for stage in ("",) if method.of_image else request.stages:
                 for of_class, index in targets:
-                    on_stage = f" on {stage}" if stage else ""
-                    found = METHODS[name](self._network, images, index, stage)
-                    maps[TITLES[name] + on_stage + of_class] = np.asarray(found)
-        return maps
+                    name = method.title + (f" on {stage}" if stage else "") + of_class
+                    found = method(self._network, images, jnp.asarray(index), stage)
+                    maps[name], explained[name] = np.asarray(found), index
+        return maps, explained
+
+
+def _full_batches(n: int, size: int) -> Iterator[tuple[Int[np.ndarray, "m"], Int[np.ndarray, "b"]]]:
+    """Places that are wanted, and those of a batch that begins with them.
+
+    All batches have the same shape: the last one is filled with the first images.
+    """
+    size = min(size, n)
+    for start in range(0, n, size):
+        places = np.arange(start, start + size) % n
+        yield places[: n - start], places
 
 
 def _check_finite(item: Explained) -> None:
@@ -238,15 +212,23 @@ def _check_finite(item: Explained) -> None:
 
 
 def verdict(item: Explained, classes: Sequence[str]) -> str:
-    """The classes that are said, each with its probability."""
+    """Returns the classes that are said, each with its probability."""
     said = np.flatnonzero(item.decided).tolist()
     return ", ".join(f"{classes[j]} {item.probabilities[j]:.1%}" for j in said) or "nothing"
 
 
 def truth_text(item: Explained, classes: Sequence[str]) -> str | None:
-    """The classes the photograph has; None where that is not known."""
+    """Returns the classes the photograph has; None where that is not known."""
     return None if item.truth is None else _names(item.truth, classes) or "nothing"
 
 
 def _names(has: Bool[np.ndarray, "k"], classes: Sequence[str]) -> str:
     return ", ".join(name for name, there in zip(classes, has, strict=True) if there)
+
+
+def outline(mask: Bool[np.ndarray, "s s"]) -> UInt8[np.ndarray, "s s 4"]:
+    """Returns the border of an object, white inside and black outside, as a layer else clear."""
+    layer = np.zeros((*mask.shape, 4), np.uint8)
+    layer[ndimage.binary_dilation(mask) & ~mask, 3] = 255
+    layer[mask & ~ndimage.binary_erosion(mask, border_value=1)] = 255
+    return layer

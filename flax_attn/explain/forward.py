@@ -1,4 +1,9 @@
-"""What the methods need of a network: logits, and activations that can be perturbed."""
+"""What the methods need of a network: logits, and activations that can be perturbed.
+
+``forward_of(model)`` gives it of any network of ``models``; ``network_forward`` of a run's arrays,
+under its configuration and in the exact form that pictures are drawn from. Of a network of your
+own, pass ``jax.tree_util.Partial(function, arrays)`` with the signature of ``Forward``.
+"""
 
 from __future__ import annotations
 
@@ -9,14 +14,16 @@ from typing import NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int, UInt8
 
 from flax_attn.config import ModelConfig
-from flax_attn.models import build_model, functional
+from flax_attn.models import Network, build_model, functional
 from flax_attn.models.functional import Arrays, Structure
 from flax_attn.ops.images import normalize
 
-Images = UInt8[Array, "b h w 3"] | Float[Array, "b h w 3"]
+AnyArray = Array | np.ndarray
+Images = UInt8[AnyArray, "b h w 3"] | Float[AnyArray, "b h w 3"]
 Activations = Mapping[str, Float[Array, "b h w c"]]
 
 
@@ -38,7 +45,8 @@ class Forward(Protocol):
 class NetworkForward:
     """A network of ours in evaluation mode, from what ``functional.split`` gives.
 
-    Other arrays under the same ``structure`` (not one built anew) use what was compiled for it.
+    Made by ``forward_of`` and ``network_forward``. Other arrays under the same ``structure`` (not
+    one built anew) use what was compiled for it.
     """
 
     structure: Structure = field(metadata={"static": True})
@@ -53,10 +61,25 @@ class NetworkForward:
         return output.logits, activations
 
 
+def forward_of(model: Network) -> NetworkForward:
+    """Returns the view of a network that every method takes; its arrays are shared, not copied.
+
+    ``grad_cam(forward_of(model), images, class_index, "conv5")``. Convolutions and arithmetic are
+    the model's own: build it with ``conv="exact"`` where maps should not depend on the form that
+    is fastest (see ``network_forward``).
+
+    Raises:
+      ValueError: (from Flax) the model holds state that is neither parameter nor statistic.
+    """
+    return NetworkForward(*functional.split(model))
+
+
 def network_forward(
     config: ModelConfig, params: Arrays, stats: Arrays, *, num_classes: int
 ) -> NetworkForward:
-    """The network of a configuration with these arrays; one structure for equal configurations.
+    """Returns the view of a network from its configuration and arrays.
+
+    Equal configurations share one structure, and so what was compiled for it.
 
     Its convolutions are XLA's own and in float32, whatever the configuration says. The gradients
     of max pooling and ReLU jump where rounding makes two values change places, which now and then
@@ -79,13 +102,15 @@ class Linearization(NamedTuple):
 
 
 def linearize(
-    forward: Forward, image: Images, class_index: Int[Array, "b"], stage: str
+    forward: Forward, image: Images, class_index: Int[AnyArray, "b"], stage: str
 ) -> Linearization:
-    """The activation named ``stage`` and the gradient in it, over every path to the logit.
+    """Returns the activation named ``stage`` and the gradient in it, over every path to the logit.
 
     The gradient is that in a perturbation added to the activation, at zero. Images do not mix in
-    evaluation, so that the gradient of the sum of their logits is that of each. Raises ValueError
-    when there is no such activation.
+    evaluation, so that the gradient of the sum of their logits is that of each.
+
+    Raises:
+      ValueError: there is no such activation.
     """
     image = normalized(image)
     zero = jax.tree.map(
@@ -102,12 +127,12 @@ def linearize(
 
 
 def activation_of(forward: Forward, image: Images, stage: str) -> Float[Array, "b h w c"]:
-    """The activation named ``stage``; raises ValueError when there is none."""
+    """Returns the activation named ``stage``; raises ValueError when there is none."""
     return _activation(forward, normalized(image), stage)
 
 
-def class_logit(logits: Float[Array, "b k"], class_index: Int[Array, "b"]) -> Float[Array, "b"]:
-    """Each image's logit of its class; NaN, and so its gradient, where there is no such class."""
+def class_logit(logits: Float[Array, "b k"], class_index: Int[AnyArray, "b"]) -> Float[Array, "b"]:
+    """Returns each image's logit of its class; NaN, as its gradient, where it has no such class."""
     classes = jnp.arange(logits.shape[-1])
     exists = (class_index >= 0) & (class_index < len(classes))
     chosen = (classes == class_index[..., None]).astype(logits.dtype)
@@ -120,7 +145,8 @@ def positive_part(x: Float[Array, "*b"]) -> Float[Array, "*b"]:
 
 
 def normalized(image: Images) -> Float[Array, "b h w 3"]:
-    """Bytes normalised; floats are normalised already and come back as they are."""
+    """Normalises bytes; floats are normalised already and come back as they are."""
+    image = jnp.asarray(image)
     return normalize(image) if image.dtype == jnp.uint8 else image
 
 

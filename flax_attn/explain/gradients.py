@@ -12,11 +12,18 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from flax_attn.explain.forward import Forward, Images, class_logit, normalized, positive_part
+from flax_attn.explain.forward import (
+    AnyArray,
+    Forward,
+    Images,
+    class_logit,
+    normalized,
+    positive_part,
+)
 
 
 def input_gradients(
-    forward: Forward, image: Images, class_index: Int[Array, "b"], stage: str = "image"
+    forward: Forward, image: Images, class_index: Int[AnyArray, "b"], stage: str = "image"
 ) -> Float[Array, "b h w"]:
     """The largest ``|∂ logit / ∂ x|`` of a pixel's three colours.
 
@@ -29,7 +36,7 @@ def input_gradients(
 def integrated_gradients(
     forward: Forward,
     image: Images,
-    class_index: Int[Array, "b"],
+    class_index: Int[AnyArray, "b"],
     stage: str = "image",
     *,
     baseline: Float[Array, "*b h w 3"] | float = 0.0,
@@ -50,7 +57,7 @@ def integrated_gradients(
 def attributions(
     forward: Forward,
     image: Images,
-    class_index: Int[Array, "b"],
+    class_index: Int[AnyArray, "b"],
     *,
     baseline: Float[Array, "*b h w 3"] | float = 0.0,
     steps: int = 32,
@@ -78,14 +85,14 @@ def attributions(
 
 
 def _gradient(
-    forward: Forward, image: Float[Array, "b h w 3"], class_index: Int[Array, "b"]
+    forward: Forward, image: Float[Array, "b h w 3"], class_index: Int[AnyArray, "b"]
 ) -> Float[Array, "b h w 3"]:
     return jax.grad(lambda x: class_logit(forward(x)[0], class_index).sum())(image)
 
 
 @jax.jit
 def _largest_change(
-    forward: Forward, image: Images, class_index: Int[Array, "b"]
+    forward: Forward, image: Images, class_index: Int[AnyArray, "b"]
 ) -> Float[Array, "b h w"]:
     red, green, blue = jnp.unstack(
         jnp.abs(_gradient(forward, normalized(image), class_index)), axis=-1
@@ -99,7 +106,7 @@ def _largest_change(
 def _integrate(
     forward: Forward,
     image: Images,
-    class_index: Int[Array, "b"],
+    class_index: Int[AnyArray, "b"],
     baseline: Float[Array, "*b h w 3"] | float,
     nodes: Float[Array, "m"],
     weights: Float[Array, "m"],

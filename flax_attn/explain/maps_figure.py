@@ -14,8 +14,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from PIL import Image
 
-from flax_attn.explain.explainer import Explained, truth_text, verdict
-from flax_attn.explain.measures.on_objects import outline
+from flax_attn.explain.explainer import Explained, outline, truth_text, verdict
 from flax_attn.figures import MAP_COLOURS, ScaleName, colour_scale, overlay
 from flax_attn.system.console import plain
 
@@ -25,7 +24,7 @@ _SOFTWARE = "flax-attn explain"
 
 
 def colour_table() -> UInt8[np.ndarray, "256 3"]:
-    """The colours of the maps, from the lowest position to the highest."""
+    """Returns the colours of the maps, from the lowest position to the highest."""
     return matplotlib.colormaps[MAP_COLOURS](np.arange(256), bytes=True)[:, :3]
 
 
@@ -37,7 +36,7 @@ def draw_explained(
     scale: ScaleName,
     ranges: Mapping[str, tuple[float, float]],
 ) -> None:
-    """The photograph, then each map laid over it, with what stands at the ends of its colours.
+    """Draws the photograph, then each map laid over it, with the values at its colours' ends.
 
     Where the objects are known, they are outlined on the photograph.
     The number in the middle of a colour bar is the value of its middle colour.
@@ -70,7 +69,7 @@ def draw_explained(
 
 
 def is_explained(path: Path) -> bool:
-    """Whether a file is a picture that `draw_explained` drew."""
+    """Returns whether a file is a picture that ``draw_explained`` drew."""
     try:
         with Image.open(path, formats=("PNG",)) as picture:
             return picture.info.get("Software") == _SOFTWARE

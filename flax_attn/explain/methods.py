@@ -1,24 +1,46 @@
-"""The methods by name, all of the signature ``method(forward, image, class_index, stage)``."""
+"""The methods by name: to add one, write it in ``cam`` or ``gradients`` and add a row here."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any, NamedTuple
 
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from flax_attn.explain.cam import grad_cam, grad_cam_pp, hires_cam, score_cam
+from flax_attn.explain.forward import AnyArray, Forward, Images
 from flax_attn.explain.gradients import input_gradients, integrated_gradients
 
-Method = Callable[..., Float[Array, "b h w"]]
+
+class Method(NamedTuple):
+    """How maps are computed, and what they are called.
+
+    Args:
+      compute: ``compute(forward, image, class_index, stage, **options)`` gives maps [b, h, w].
+      title: its name in pictures and reports.
+      of_image: whether the maps are of the image itself, whatever the stage.
+    """
+
+    compute: Callable[..., Float[Array, "b h w"]]
+    title: str
+    of_image: bool = False
+
+    def __call__(
+        self,
+        forward: Forward,
+        image: Images,
+        class_index: Int[AnyArray, "b"],
+        stage: str,
+        **options: Any,
+    ) -> Float[Array, "b h w"]:
+        return self.compute(forward, image, class_index, stage, **options)
+
 
 METHODS: dict[str, Method] = {
-    "grad_cam": grad_cam,
-    "grad_cam_pp": grad_cam_pp,
-    "hires_cam": hires_cam,
-    "score_cam": score_cam,
-    "input_gradients": input_gradients,
-    "integrated_gradients": integrated_gradients,
+    "grad_cam": Method(grad_cam, "Grad-CAM"),
+    "grad_cam_pp": Method(grad_cam_pp, "Grad-CAM++"),
+    "hires_cam": Method(hires_cam, "HiRes-CAM"),
+    "score_cam": Method(score_cam, "Score-CAM"),
+    "input_gradients": Method(input_gradients, "Input gradients", of_image=True),
+    "integrated_gradients": Method(integrated_gradients, "Integrated gradients", of_image=True),
 }
-
-# Those whose maps are of the image itself, whatever the stage.
-OF_IMAGE = frozenset({"input_gradients", "integrated_gradients"})

@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,32 @@ import numpy as np
 from jaxtyping import Bool, Float, UInt8
 from PIL import Image
 
-from flax_attn.explain.explainer import Explained, truth_text, verdict
-from flax_attn.explain.measures.on_objects import MEASURES, OnObjects, left_out, outline, summarize
+from flax_attn.explain.explainer import Explained, outline, truth_text, verdict
+from flax_attn.explain.measures.summary import CONTROL, Measured, left_out, summarize
 from flax_attn.figures import ScaleName
+from flax_attn.system.files import write_bytes
 
 TEMPLATE = files("flax_attn.explain") / "template"
 
 JPEG_QUALITY = 88
+
+
+def fill(template: Traversable, **values: str) -> str:
+    """Returns the text of a template with each ``{{name}}`` replaced by the value of that name.
+
+    What a value holds is not looked at again, so that no file name or class can add to the page.
+
+    Raises:
+      ValueError: the template asks for a name without a value, or never for one that has one.
+    """
+    text = template.read_text(encoding="utf-8")
+    wanted = set(re.findall(r"\{\{(\w+)\}\}", text))
+    if odd := sorted(wanted ^ values.keys()):
+        raise ValueError(
+            f"{template.name} and its values must have the same names, {', '.join(odd)} is in one "
+            "of them only: add or remove it"
+        )
+    return re.sub(r"\{\{(\w+)\}\}", lambda match: values[match[1]], text)
 
 
 def write_page(
@@ -36,12 +56,15 @@ def write_page(
     scale: ScaleName,
     ranges: Mapping[str, tuple[float, float]],
     colours: UInt8[np.ndarray, "256 3"],
-    on_objects: OnObjects | None = None,
+    measured: Measured | None = None,
 ) -> None:
     """Writes the page: photographs as JPEG, maps as float32 of their own size, both in base64.
 
     ``scale`` is the one chosen at first; ``ranges`` are the ends of the scale "shared" of each map
-    and ``colours`` what all scales run through. ``on_objects`` adds the measures of the maps.
+    and ``colours`` what all scales run through. ``measured`` adds the measures of the maps.
+
+    Raises:
+      OSError: it cannot be written.
     """
     data = {
         "classes": list(classes),
@@ -52,29 +75,29 @@ def write_page(
             for name, values in explained[0].maps.items()
         ],
         "orders": orders(explained),
-        "measures": list(MEASURES),
+        "measures": [] if measured is None else list(measured.places),
         "photographs": [
-            {**_photograph(item, classes), "onObjects": _measured(on_objects, i)}
+            {**_photograph(item, classes), "measured": _measured(measured, i)}
             for i, item in enumerate(explained)
         ],
     }
-    parts = {
-        "title": html.escape(title),
-        "summary": html.escape(summary),
-        "objects": _table(on_objects, len(explained)),
+    text = fill(
+        TEMPLATE / "page.html",
+        title=html.escape(title),
+        summary=html.escape(summary),
+        measures=_table(measured),
         # A "<" could end the script; nothing else can.
-        "data": json.dumps(data, allow_nan=False).replace("<", r"\u003c"),
-        "css": _read("page.css"),
-        "maps": _read("maps.js"),
-        "page": _read("page.js"),
-    }
-    text = re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], _read("page.html"))
+        data=json.dumps(data, allow_nan=False).replace("<", r"\u003c"),
+        css=_read("page.css"),
+        maps=_read("maps.js"),
+        page=_read("page.js"),
+    )
     # Bytes of file names that are no text become U+FFFD in the browser.
-    path.write_text(text, encoding="utf-8", errors="xmlcharrefreplace")
+    write_bytes(path, text.encode("utf-8", "xmlcharrefreplace"))
 
 
 def orders(explained: Sequence[Explained]) -> dict[str, list[int]]:
-    """Places in each order: largest loss first where it is known, least confident first, names."""
+    """Returns places by largest loss, where it is known, by least confidence, and by name."""
     places = range(len(explained))
     losses = [item.loss for item in explained if item.loss is not None]
     found = {
@@ -101,30 +124,31 @@ def _photograph(item: Explained, classes: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def _measured(found: OnObjects | None, photograph: int) -> list[list[float | None]] | None:
-    """The measures of each map of one photograph; without the control."""
-    if found is None or photograph not in found.places:
+def _measured(found: Measured | None, photograph: int) -> list[list[float | None]] | None:
+    """The measures of each map of one photograph, without the control; None if none was taken."""
+    if found is None or not any(photograph in places for places in found.places.values()):
         return None
-    row = list(found.places).index(photograph)
-    maps = list(found.values.values())[:-1]
-    values = [[float(value[row]) for value in each.values()] for each in maps]
+    values = [
+        [float(each[title][photograph]) for title in found.places]
+        for name, each in found.values.items()
+        if name != CONTROL
+    ]
     return [[v if math.isfinite(v) else None for v in each] for each in values]
 
 
-def _table(found: OnObjects | None, count: int) -> str:
-    """Means over the photographs whose objects are known."""
+def _table(found: Measured | None) -> str:
+    """Means over the photographs that each measure could be taken of."""
     if found is None:
         return ""
-    head = "".join(f"<th>{html.escape(name)}</th>" for name in ("map", *MEASURES))
-    rows = [
-        "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>"
-        for row in summarize(found)
-    ]
-    of = f"{len(found.places)} photographs{left_out(count - len(found.places))}"
+    header, rows = summarize(found)
+    head = "".join(f"<th>{html.escape(name)}</th>" for name in header)
+    body = "".join(
+        "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows
+    )
     return (
-        f'<section id="objects"><h2>On the objects</h2><table><caption>{of}: means in %, with 95 % '
-        f"intervals</caption><thead><tr>{head}</tr></thead>"
-        f"<tbody>{''.join(rows)}</tbody></table></section>"
+        '<section id="measures"><h2>Measures of the maps</h2><table><caption>means in %, with '
+        f"95 % intervals, over n photographs{left_out(found)}</caption>"
+        f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></section>"
     )
 
 

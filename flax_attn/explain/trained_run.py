@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +17,7 @@ from PIL import Image
 from flax_attn.config import Config
 from flax_attn.data import Split
 from flax_attn.data.decode import decode, decode_pixels
+from flax_attn.errors import DataError, UsageError
 from flax_attn.explain.forward import NetworkForward, network_forward
 from flax_attn.models import AttnOutput, Network, functional
 from flax_attn.models.functional import Arrays, Structure
@@ -38,12 +39,15 @@ class Predictions(NamedTuple):
 
     ``probabilities`` are of ``classes``, in their order, and ``decided`` says for each class
     whether an image is said to have it. ``attention`` holds the maps of the gates by name.
+    ``images`` are the photographs as the network sees them: what maps lie over, and what the
+    methods of ``explain`` take.
     """
 
     classes: tuple[str, ...]
     probabilities: Float[np.ndarray, "n k"]
     decided: Bool[np.ndarray, "n k"]
     attention: dict[str, Float[np.ndarray, "n h w"]]
+    images: UInt8[np.ndarray, "n s s 3"]
 
     @property
     def labels(self) -> list[str]:
@@ -88,19 +92,24 @@ class TrainedRun:
             self.config.model, self.params, self.stats, num_classes=len(self.classes)
         )
 
-    def predict(self, images: Sequence[Photograph], *, batch_size: int = 16) -> Predictions:
+    def predict(self, images: Iterable[Photograph], *, batch_size: int = 16) -> Predictions:
         """Returns what the network says of photographs of any size.
 
         They are brought to the run's image size as in training (``--resize``). Not more than
         ``batch_size`` are computed at once.
 
         Raises:
-          ImageError: a file is no usable image.
-          UsageError: pixels are not of 8 bits, or not [h, w, 3].
+          ImageError: a photograph cannot be used.
+          UsageError: no photograph, or one that is not in a list; pixels that are not of 8 bits,
+            or not [h, w, 3]; a ``batch_size`` below 1.
         """
-        if not len(images):
-            raise ValueError("predict needs at least one image, got none")
-        squares = np.stack([self._square(image) for image in images])
+        _refuse_one(images)
+        if batch_size < 1:
+            raise UsageError(f"batch_size: got {batch_size}, expected at least 1")
+        given = [self._square(image) for image in images]
+        if not given:
+            raise UsageError("images: got none, expected at least one photograph")
+        squares = np.stack(given)
         size = min(batch_size, len(squares))
         outputs = []
         for start in range(0, len(squares), size):
@@ -118,6 +127,7 @@ class TrainedRun:
             probabilities=probabilities,
             decided=self._task.decide(probabilities),
             attention={name: np.concatenate([maps[name] for _, maps in outputs]) for name in names},
+            images=squares,
         )
 
     def _square(self, image: Photograph) -> UInt8[np.ndarray, "s s 3"]:
@@ -158,10 +168,39 @@ def evaluate(run: TrainedRun, split: Split) -> Evaluation:
 
     ``split`` is one of ``fa.data.open_dataset(config.data).splits``, or any object of that
     protocol whose images have the run's size and whose labels are numbers of its classes.
+
+    Raises:
+      DataError: the labels do not fit the run's task and classes, or an image cannot be used.
     """
     task = TASKS[run.config.train.task]
+    _require_labels(run, np.asarray(split.labels))
     step = make_eval_step(run.structure, task)
     examples = ImageExamples(split, run.config.train.batch_size, run.config.data.workers)
     return evaluate_examples(
         step, run.params, run.stats, examples, num_classes=len(run.classes), task=task
     )
+
+
+def _refuse_one(images: object) -> None:
+    """Raises UsageError for a photograph, whose letters or rows would be taken for images."""
+    pixels = isinstance(images, np.ndarray) and images.ndim == 3
+    if pixels or isinstance(images, str | os.PathLike | Image.Image):
+        raise UsageError(
+            f"images: got one photograph ({type(images).__name__}), expected several: "
+            "write [image] for one"
+        )
+
+
+def _require_labels(run: TrainedRun, labels: np.ndarray) -> None:
+    task, k = run.config.train.task, len(run.classes)
+    if task == "multilabel":
+        expected, fits = f"rows of {k} labels", labels.ndim == 2 and labels.shape[1] == k
+    else:
+        expected = f"one of {k} classes"
+        fits = labels.ndim == 1 and bool(np.isin(labels, np.arange(k)).all())
+    if not fits:
+        raise DataError(
+            f"split: got labels {list(labels.shape)} up to {labels.max()}, expected {expected} an "
+            f"image ({', '.join(run.classes)}); take a split of the classes that the run was "
+            "trained on"
+        )

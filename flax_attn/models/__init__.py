@@ -30,12 +30,12 @@ MODELS: dict[str, type[AttnVGG | PooledVGG | GapVGG | DenseVGG]] = {
 
 
 def build_model(config: ModelConfig, *, num_classes: int, seed: int = 0) -> Network:
-    """The network a configuration names, freshly initialised from ``seed``."""
+    """Builds the network that a configuration names, with initial values drawn from ``seed``."""
     return MODELS[config.model](config, num_classes, rngs=nnx.Rngs(seed))
 
 
 def count_parameters(model: Network) -> int:
-    """Trainable parameters; running statistics are not counted."""
+    """Counts the trainable parameters, running statistics left out."""
     return sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Param)))
 
 

@@ -139,7 +139,7 @@ class AttnVGG(Network):
     def _keys(
         self, key: Key[Array, ""] | None, *, train: bool
     ) -> tuple[Key[Array, ""] | None, dict[str, Key[Array, ""] | None]]:
-        """A key for dropout and, where the alignment draws in training, one for each gate."""
+        """Returns a key for dropout and, where the alignment draws weights, one for each gate."""
         if key is None and train and self.samples:
             raise ValueError("an alignment that samples needs a key in training, got None")
         if key is None or not train:
@@ -148,7 +148,7 @@ class AttnVGG(Network):
         return keys[0], dict(zip(self.gated, keys[1:], strict=True))
 
     def _merge(self, pooled: Float[Array, "b *g c"]) -> Float[Array, "b *k d"]:
-        """One vector of all heads, for each class where classes have gates of their own."""
+        """Merges the heads into one vector, or one for each class where classes have gates."""
         if self.heads == 1:
             return pooled
         grouped = pooled.reshape(pooled.shape[0], self.classes, self.heads, -1)
@@ -165,11 +165,11 @@ class AttnVGG(Network):
     def _logits(self, joined: Float[Array, "b *k f"]) -> Float[Array, "b k"]:
         if self.classes == 1:
             return self.classifier(joined)
-        # Class k reads its own vector: the diagonal of what the classifier says of all of them.
+        # Class k reads its own vector: the diagonal of the classifier's logits for all vectors.
         return jnp.diagonal(self.classifier(joined), axis1=-2, axis2=-1)
 
     def _maps(self, attention: Float[Array, "b *g h w"]) -> Float[Array, "b *g h w"]:
-        """The groups' axis split into classes and heads, each left out where it is one."""
+        """Splits the groups' axis into classes and heads; leaves out an axis of size one."""
         b, *_, h, w = attention.shape
         groups = [size for size in (self.classes, self.heads) if size > 1]
         return attention.reshape(b, *groups, h, w)
@@ -183,6 +183,6 @@ class AttnVGG(Network):
         drawn = [gate.log_prob for gate in gates if gate.log_prob is not None]
         if self.baseline is None or not drawn:
             return None
-        # The prediction may not change what it predicts.
+        # Fitting the baseline must not change the features that it reads.
         baseline = self.baseline(jax.lax.stop_gradient(pool5))[:, 0]
         return Policy(jnp.stack(drawn).sum(0), baseline)

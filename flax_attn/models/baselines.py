@@ -1,4 +1,4 @@
-"""The networks AttnVGG is compared with: VGG16_bn under three classifiers without attention."""
+"""The networks that AttnVGG is compared with: VGG16_bn with three classifiers without attention."""
 
 from __future__ import annotations
 
@@ -30,6 +30,16 @@ class PooledVGG(Network):
     """AttnVGG without attention: pool-5, pool-3 and pool-4 averaged, concatenated, classified.
 
     The parent paper's baseline.
+
+    Args:
+      config: the settings; by default those of the article.
+      num_classes: how many logits there are.
+      rngs: whose ``params`` stream the initial values are drawn from.
+      settings: fields of ``ModelConfig`` that replace the configuration's.
+
+    Raises:
+      TypeError: a name that is no setting of a network.
+      UsageError: a value outside its range.
     """
 
     @classmethod
@@ -58,7 +68,18 @@ class PooledVGG(Network):
 
 
 class GapVGG(Network):
-    """VGG16_bn with pool-5 averaged and classified."""
+    """VGG16_bn with pool-5 averaged and classified.
+
+    Args:
+      config: the settings; by default those of the article.
+      num_classes: how many logits there are.
+      rngs: whose ``params`` stream the initial values are drawn from.
+      settings: fields of ``ModelConfig`` that replace the configuration's.
+
+    Raises:
+      TypeError: a name that is no setting of a network.
+      UsageError: a value outside its range.
+    """
 
     @classmethod
     def taps(cls, config: ModelConfig) -> tuple[str, ...]:
@@ -85,7 +106,18 @@ class GapVGG(Network):
 
 
 class DenseVGG(Network):
-    """torchvision's vgg16_bn: pool-5 averaged to 7×7, then three dense layers."""
+    """torchvision's vgg16_bn: pool-5 averaged to 7×7, then three dense layers.
+
+    Args:
+      config: the settings; by default those of the article, but a dropout rate of 0.5.
+      num_classes: how many logits there are.
+      rngs: whose ``params`` stream the initial values are drawn from.
+      settings: fields of ``ModelConfig`` that replace the configuration's.
+
+    Raises:
+      TypeError: a name that is no setting of a network.
+      UsageError: a value outside its range.
+    """
 
     @classmethod
     def taps(cls, config: ModelConfig) -> tuple[str, ...]:
@@ -121,7 +153,7 @@ class DenseVGG(Network):
 
 
 def adaptive_average_pool(x: Float[Array, "b h w c"], size: int) -> Float[Array, "b s s c"]:
-    """Averages over ``size`` × ``size`` bins that cover the map, as PyTorch's does.
+    """Averages over ``size`` × ``size`` bins that cover the map, as PyTorch does.
 
     Bin i of n covers rows ``floor(i h / n)`` up to ``ceil((i + 1) h / n)``.
     """

@@ -1,4 +1,4 @@
-"""Running statistics of a VGG set to those of given images, its function kept.
+"""Calibration: the running statistics of a VGG become those of given images; its output stays.
 
 This is how convolutions trained without batch normalisation become a VGG16_bn: insert
 normalisations that do nothing, then calibrate. Evaluation computes what it did before;
@@ -30,14 +30,14 @@ def calibrate(
     stats: Mapping[str, Any],
     batches: Iterable[UInt8[np.ndarray, "b h w 3"]],
 ) -> tuple[Arrays, Arrays]:
-    """Parameters and statistics of the same function, calibrated on all images of ``batches``.
+    """Returns parameters and statistics of the same function, calibrated on all images.
 
     For every convolution with output z (its bias included), whose normalisation computes
     ``a z + c``: running mean m and variance v (unbiased) become those of z over the images
     and locations, scale becomes ``a sqrt(v + eps)`` and bias ``c + a m``. The module is a
     ``VGG16BN`` or a network with one as its ``backbone``.
 
-    As the function stays, so do the inputs of every layer: one pass over the images does for
+    As the function stays, so do the inputs of every layer: one pass over ``batches`` is enough for
     all layers. Moments of a batch are float32, their sums float64.
 
     Raises:
@@ -78,11 +78,11 @@ class _Moments:
 
     @property
     def variance(self) -> Float[np.ndarray, "c"]:
-        """Unbiased, as PyTorch's running variance."""
+        """The unbiased variance, as PyTorch's running variance."""
         return self._variance * (self.count / max(self.count - 1, 1))
 
     def merged(self, other: _Moments) -> _Moments:
-        """Moments of both sets of values together."""
+        """Returns the moments of both sets of values together."""
         count = self.count + other.count
         share = other.count / count
         gap = other.mean - self.mean
@@ -92,7 +92,7 @@ class _Moments:
 
 
 def _moments(backbone: VGG16BN, x: Float[Array, "b h w c"]) -> list[tuple[Array, Array]]:
-    """Mean and biased variance of every convolution's output, in evaluation mode."""
+    """Returns mean and biased variance of every convolution's output, in evaluation mode."""
     found = []
     for stage in backbone.stages:
         for layer in stage.layers:
@@ -111,7 +111,7 @@ def _set_statistics(
     def wide(leaf: nnx.Variable) -> np.ndarray:
         return np.asarray(leaf[...], np.float64)
 
-    # The float32 that is stored, so that its rounding cancels.
+    # The values rounded to float32 as they are stored, so that the rounding cancels.
     mean, variance = mean.astype(np.float32), variance.astype(np.float32)
     factor = wide(norm.scale) / np.sqrt(wide(norm.var) + norm.epsilon)
     offset = wide(norm.bias) - factor * wide(norm.mean)

@@ -20,31 +20,35 @@ Structure = nnx.GraphDef[Any]
 
 
 def split(model: nnx.Module) -> tuple[Structure, Arrays, Arrays]:
-    """Structure, parameters and running statistics of a module.
+    """Splits a module into its structure, its parameters and its running statistics.
 
-    Raises ValueError (from Flax) if the module holds state of any other kind.
+    Raises:
+      ValueError: from Flax, if the module holds state of any other kind.
     """
     structure, params, stats = nnx.split(model, nnx.Param, nnx.BatchStat)  # type: ignore[misc]
     return structure, _flat(params), _flat(stats)
 
 
 def merge(structure: Structure, params: Mapping[str, Any], stats: Mapping[str, Any]) -> Any:
-    """The module of a structure with these arrays; the inverse of ``split``."""
+    """Returns the module of a structure with these arrays; the inverse of ``split``."""
     return nnx.merge(structure, _nested(params), _nested(stats))
 
 
 def statistics(model: nnx.Module) -> Arrays:
-    """The running statistics of a module, after a call in training mode say."""
+    """Returns the running statistics of a module, after a call in training mode for example."""
     return _flat(nnx.state(model, nnx.BatchStat))
 
 
 def abstract(build: Callable[[], nnx.Module]) -> tuple[Structure, Arrays, Arrays]:
-    """``split`` of the module ``build`` makes, as shapes and dtypes: nothing is allocated."""
+    """Returns ``split`` of the module that ``build`` makes, as shapes and dtypes.
+
+    Nothing is allocated.
+    """
     return split(nnx.eval_shape(build))
 
 
 def digest_arrays(arrays: Arrays) -> str:
-    """SHA-256 over names, shapes, dtypes and bytes, in the order of the names."""
+    """Returns the SHA-256 of names, shapes, dtypes and bytes, in the order of the names."""
     digest = hashlib.sha256()
     for name in sorted(arrays):
         array = np.asarray(arrays[name])
@@ -54,13 +58,14 @@ def digest_arrays(arrays: Arrays) -> str:
 
 
 class Mismatch(NamedTuple):
-    """An array that does not fit: the one found and the one expected, None where there is none."""
+    """An array that does not fit, and the one expected; None where there is none."""
 
     name: str
     found: Any
     expected: Any
 
     def __str__(self) -> str:
+        """Returns the mismatch in words, such as ``bias is float32[3], expected float32[2]``."""
         if self.found is None:
             return f"{self.name} is missing"
         if self.expected is None:
@@ -71,8 +76,8 @@ class Mismatch(NamedTuple):
 def find_mismatches(found: Mapping[str, Any], expected: Mapping[str, Any]) -> list[Mismatch]:
     """Returns every name whose array is absent or of another shape or dtype, in order.
 
-    Both hold anything with a shape and a dtype; no value is read. ``str`` of each says what is
-    wrong, such as ``classifier/bias is float32[3], expected float32[2]``.
+    Both mappings hold anything with a shape and a dtype; no value is read. ``str`` of a mismatch
+    says what is wrong, such as ``classifier/bias is float32[3], expected float32[2]``.
     """
     pairs = [(n, found.get(n), expected.get(n)) for n in sorted(found.keys() | expected.keys())]
     return [
@@ -87,7 +92,7 @@ def _kind(array: Any) -> str:
 
 
 def trainable(params: Arrays, *, freeze_backbone: bool) -> Arrays:
-    """The parameters that a run changes."""
+    """Returns the parameters that training changes: all, or those outside a frozen backbone."""
     return {p: a for p, a in params.items() if not (freeze_backbone and p.startswith(BACKBONE))}
 
 

@@ -1,4 +1,4 @@
-"""What every network shares: a backbone, a head that reads its maps, and what they return."""
+"""The parts that every network shares: a backbone, a head that reads its maps, and the output."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ classifier_init = nnx.initializers.normal(0.01)
 
 
 class Policy(NamedTuple):
-    """What the score-function estimator needs of alignments that draw their weights.
+    """The inputs of the score-function estimator, for alignments that draw their weights.
 
-    ``log_prob`` is of all that was drawn for an image, in nats; ``baseline`` is a prediction of
+    ``log_prob`` is that of all draws for an image, in nats; ``baseline`` is a prediction of
     its loss.
     """
 
@@ -33,12 +33,18 @@ class Policy(NamedTuple):
 
 
 class AttnOutput(NamedTuple):
-    """What a network says of a batch; unused parts cost nothing under jit.
+    """The output of a network for a batch; unused parts cost nothing under jit.
 
-    ``attention`` holds a map for each gate and ``pooled`` the vectors the classifier sees,
-    both by feature map; networks without gates leave ``attention`` empty. Axes for the classes
-    (``per_class``) and the heads stand before the map's, in that order, where there are several.
-    ``overlap`` says how alike the heads' maps are, in [0, 1].
+    Axes for the classes (``per_class``) and the heads stand before those of maps and vectors, in
+    that order, where there are several.
+
+    Args:
+      logits: of each class or label.
+      attention: a map for each gate, by feature map; empty for networks without gates.
+      pooled: the vectors that the classifier reads, by feature map.
+      features: the pooled maps of the backbone.
+      policy: for the score-function estimator; None where no draw is to be learned from.
+      overlap: the similarity of the heads' maps, in [0, 1]; None for a single head.
     """
 
     logits: Float[Array, "b k"]
@@ -59,7 +65,7 @@ class Network(nnx.Module):
 
     @classmethod
     def taps(cls, config: ModelConfig) -> tuple[str, ...]:
-        """The feature maps that the head of this configuration reads."""
+        """Returns the names of the feature maps that the head of this configuration reads."""
         raise NotImplementedError
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
@@ -69,9 +75,9 @@ class Network(nnx.Module):
         self.remat = config.remat
 
     def features(self, image: Float[Array, "b h w 3"], *, train: bool) -> Features:
-        """The pooled maps of normalised images; ``train`` normalises by the batch.
+        """Computes the pooled maps of normalised images; ``train`` normalises by the batch.
 
-        In bfloat16 under ``precision`` bf16, whose maps a head takes in either type.
+        They are bfloat16 under ``precision`` bf16; a head takes either type.
         """
         if self.precision == "bf16":
             image = image.astype(jnp.bfloat16)
@@ -82,12 +88,13 @@ class Network(nnx.Module):
     def classify(
         self, features: Features, *, train: bool, key: Key[Array, ""] | None = None
     ) -> AttnOutput:
-        """Logits from feature maps; ``key`` feeds dropout in training."""
+        """Classifies from feature maps; ``key`` feeds dropout and drawn weights in training."""
         raise NotImplementedError
 
     def __call__(
         self, image: Float[Array, "b h w 3"], *, train: bool, key: Key[Array, ""] | None = None
     ) -> AttnOutput:
+        """Computes the output for normalised images: ``classify`` of ``features``."""
         return self.classify(self.features(image, train=train), train=train, key=key)
 
     def with_activations(
@@ -96,14 +103,18 @@ class Network(nnx.Module):
         *,
         perturb: Mapping[str, Float[Array, "b h w c"]] | None = None,
     ) -> tuple[AttnOutput, dict[str, Float[Array, "b h w c"]]]:
-        """Evaluation, and the activation of each stage's last convolution: see ``VGG16BN``."""
+        """Evaluates, and returns the last activation of each stage (see ``VGG16BN``)."""
         features, activations = self.backbone.with_activations(image, train=False, perturb=perturb)
         return self.classify(features, train=False), activations
 
     def drop(
         self, x: Float[Array, "b c"], key: Key[Array, ""] | None, *, train: bool
     ) -> Float[Array, "b c"]:
-        """Dropout at the network's rate; raises ValueError without a key in training."""
+        """Drops values at the network's dropout rate, in training only.
+
+        Raises:
+          ValueError: there is no key in training, and the rate is not 0.
+        """
         if not train or self.dropout == 0:
             return x
         if key is None:
@@ -133,34 +144,34 @@ def configured(config: ModelConfig | None, settings: Mapping[str, Any]) -> Model
 def linear(
     in_features: int, features: int, rngs: nnx.Rngs, *, dtype: DTypeLike | None = None
 ) -> nnx.Linear:
-    """A linear layer of a classifier, drawn from N(0, 0.01²); ``dtype`` is that of its product."""
+    """Returns a linear layer of a classifier, drawn from N(0, 0.01²), its product in ``dtype``."""
     return nnx.Linear(in_features, features, dtype=dtype, kernel_init=classifier_init, rngs=rngs)
 
 
 def projected_in(config: ModelConfig) -> DTypeLike | None:
-    """The type of inner products before the scores and the logits; None leaves it to the inputs."""
+    """Returns the dtype of products before scores and logits; None takes the inputs'."""
     return jnp.bfloat16 if config.precision == "bf16" else None
 
 
 def global_average(x: Float[Array, "b h w c"]) -> Float[Array, "b c"]:
-    """The mean over all locations, in at least float32."""
+    """Averages over all locations, in at least float32."""
     return x.mean((-3, -2), dtype=jnp.promote_types(x.dtype, jnp.float32))
 
 
 def backbone(config: ModelConfig, rngs: nnx.Rngs) -> VGG16BN:
-    """The backbone of a configuration."""
+    """Builds the backbone of a configuration."""
     return VGG16BN(widths=config.widths, depths=config.depths, conv=config.conv, rngs=rngs)
 
 
 def channels(config: ModelConfig) -> dict[str, int]:
-    """Channels of each pooled map."""
+    """Returns the number of channels of each pooled map, by name."""
     return {f"pool{i + 1}": width for i, width in enumerate(config.widths)}
 
 
 def named_maps(
     attention: Mapping[str, Any], config: ModelConfig, classes: Sequence[str]
 ) -> dict[str, Float[np.ndarray, "b h w"]]:
-    """``attention`` of an AttnOutput, the axes of classes and heads unrolled into names.
+    """Returns the maps of ``AttnOutput.attention`` by names that tell class and head.
 
     Names are those of the feature maps, followed by the class and the head where there are
     several: "pool3", "pool3 cat", "pool3 head 2", "pool3 cat head 2".

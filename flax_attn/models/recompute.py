@@ -1,4 +1,4 @@
-"""Rematerialisation: a backbone's activations computed again in the backward pass, not kept."""
+"""Rematerialisation: the backward pass recomputes activations instead of storing them."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from flax_attn.ops.order import after
 
 
 def staged_features(backbone: VGG16BN, image: Float[Array, "b h w 3"]) -> Features:
-    """``backbone(image, train=True)`` that keeps the pooled maps only, for the gradient.
+    """Computes ``backbone(image, train=True)``, storing only the pooled maps for the gradient.
 
-    What is inside a stage is computed a second time when the gradient reaches it: memory for
-    the largest stage instead of for all, at the price of another forward pass.
+    The activations inside a stage are computed a second time when the gradient reaches it: memory
+    for the largest stage instead of for all, at the price of another forward pass.
     """
     pooled = []
     x = image

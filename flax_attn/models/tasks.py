@@ -1,4 +1,4 @@
-"""What is asked of an image: one of several classes, or any number of labels."""
+"""The tasks: an image has one of several classes, or any number of labels."""
 
 from __future__ import annotations
 
@@ -14,11 +14,18 @@ from flax_attn.ops.metrics import LabelSums, Sums, label_ranking, ranking
 
 
 class Task(NamedTuple):
-    """The loss per example, its sums, and how logits become probabilities and rankings.
+    """The functions of a task: its loss, its sums, its probabilities and its ranking metrics.
 
     Labels are class numbers [b] in ``multiclass`` and 0 or 1 for each label [b, k] in
-    ``multilabel``. On the host, ``truth(labels, k)`` and ``decide(probabilities)`` give for each
-    class whether an image has it, and whether it is said to.
+    ``multilabel``.
+
+    Args:
+      loss: ``loss(logits, labels, label_smoothing=0.0) -> [b]``.
+      sums: the class that adds up the metrics of examples.
+      probabilities: from logits [b, k].
+      ranking: metrics of the order of probabilities, ``(probabilities, labels) -> {name: value}``.
+      truth: ``truth(labels, k) -> [n, k]``, on the host: whether an image has each class.
+      decide: ``decide(probabilities) -> [n, k]``, on the host: whether it is predicted to.
     """
 
     loss: Callable[..., Array]

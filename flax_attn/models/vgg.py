@@ -29,7 +29,15 @@ kernel_init = nnx.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
 class Features(NamedTuple):
-    """The pooled map of each stage, at 1/2 … 1/32 of the image; None where not asked for."""
+    """The pooled map of each stage, at 1/2 … 1/32 of the image's size; None for maps left out.
+
+    Args:
+      pool1: at 1/2 of the image's height and width, and so on.
+      pool2: at 1/4.
+      pool3: at 1/8.
+      pool4: at 1/16.
+      pool5: at 1/32.
+    """
 
     pool1: Float[Array, "b h w c"] | None = None
     pool2: Float[Array, "b h w c"] | None = None
@@ -38,22 +46,26 @@ class Features(NamedTuple):
     pool5: Float[Array, "b h w c"] | None = None
 
     def take(self, name: str) -> Float[Array, "b h w c"]:
-        """The named map; raises ValueError when it was not asked for."""
+        """Returns the named map.
+
+        Raises:
+          ValueError: it was left out.
+        """
         value = getattr(self, name)
         if value is None:
             raise ValueError(f"{name} is not among these features")
         return value
 
     def keep(self, *names: str) -> Features:
-        """Only the named maps, the others None."""
+        """Returns the named maps alone, the others None."""
         return Features(**{name: getattr(self, name) for name in names})
 
 
 class BatchNorm(nnx.Module):
     """Batch normalisation over all axes but the last, with PyTorch's running statistics.
 
-    Normalises with the batch's biased variance and keeps the unbiased one, as PyTorch does
-    (Flax keeps the biased one). Variances are taken in two passes: the one-pass formula
+    Normalises with the batch's biased variance and stores the unbiased one, as PyTorch does
+    (Flax stores the biased one). Variances are taken in two passes: the one-pass formula
     cancels badly for means far from zero. Statistics are float32 or wider.
     """
 
@@ -68,10 +80,10 @@ class BatchNorm(nnx.Module):
     def __call__(
         self, x: Float[Array, "*b c"], shift: Float[Array, "c"], *, train: bool
     ) -> Float[Array, "*b c"]:
-        """Normalised ``x + shift``, where ``shift`` is the convolution's bias.
+        """Normalises ``x + shift``, where ``shift`` is the convolution's bias.
 
         In training the batch mean cancels the shift, so it is never added to the map: only
-        the running mean sees it, and its gradient is exactly zero.
+        the running mean includes it, and its gradient is exactly zero.
         """
         if train:
             mean, var = moments(x)
@@ -98,7 +110,7 @@ class BatchNorm(nnx.Module):
     ) -> None:
         """Moves the running statistics towards a batch's mean and biased variance.
 
-        ``count`` values a channel went into them; ``shift`` was left out of the mean.
+        They are those of ``count`` values a channel; ``shift`` was left out of the mean.
         """
         unbiased = var * (count / max(count - 1, 1))
         for running, batch in ((self.mean, mean + shift), (self.var, unbiased)):
@@ -109,9 +121,15 @@ class BatchNorm(nnx.Module):
 class ConvNorm(nnx.Module):
     """3×3 convolution, batch normalisation, ReLU.
 
-    In training the normalisation belongs to the convolution after it, so that the normalised map
-    need not be kept: ``convolve``, then ``norm_relu_convolve`` of each pair of layers, then
-    ``norm_relu`` of the last.
+    Calling it is for evaluation. In training the normalisation is computed with the convolution
+    after it, so that the normalised map need not be stored: ``convolve``, then
+    ``norm_relu_convolve`` of each pair of layers, then ``norm_relu`` of the last.
+
+    Args:
+      in_features: channels of the input.
+      features: channels of the output.
+      impl: the form of the convolution, as in ``conv3x3``.
+      rngs: whose ``params`` stream the kernel is drawn from.
     """
 
     def __init__(self, in_features: int, features: int, *, impl: str, rngs: nnx.Rngs):
@@ -127,31 +145,43 @@ class ConvNorm(nnx.Module):
         return conv3x3_affine_relu(x, kernel, factor, offset, impl=self.impl)
 
     def convolve(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w d"]:
-        """Convolves alone."""
+        """Convolves, without bias, normalisation or ReLU."""
         return conv3x3(x, self.kernel[...].astype(x.dtype), impl=self.impl)
 
     def norm_relu(self, z: Float[Array, "b h w d"]) -> Float[Array, "b h w d"]:
-        """Normalises what ``convolve`` gave by the batch's statistics, applies ReLU."""
+        """Normalises the output of ``convolve`` by the batch's statistics, applies ReLU.
+
+        The running statistics are updated.
+        """
         scale, bias = self.norm.scale[...], self.norm.bias[...]
-        return self._noted(z, norm_relu(z, scale, bias, epsilon=self.norm.epsilon, impl=self.impl))
+        return self._track(z, norm_relu(z, scale, bias, epsilon=self.norm.epsilon, impl=self.impl))
 
     def norm_relu_convolve(
         self, z: Float[Array, "b h w d"], following: ConvNorm
     ) -> Float[Array, "b h w e"]:
-        """Returns ``following.convolve(self.norm_relu(z))``, where it can in one operation."""
+        """Returns ``following.convolve(self.norm_relu(z))``, in one operation where it can."""
         scale, bias, kernel = self.norm.scale[...], self.norm.bias[...], following.kernel[...]
         epsilon = self.norm.epsilon
-        return self._noted(
+        return self._track(
             z, norm_relu_conv3x3(z, scale, bias, kernel, epsilon=epsilon, impl=self.impl)
         )
 
-    def _noted(self, z: Array, result: Normalised) -> Array:
+    def _track(self, z: Array, result: Normalised) -> Array:
+        """Updates the running statistics; returns the output."""
         self.norm.update(result.mean, result.var, self.bias[...], count=z.size // z.shape[-1])
         return result.out
 
 
 class ConvStage(nnx.Module):
-    """``depth`` convolutions of equal width, then 2×2 max pooling."""
+    """``depth`` convolutions of equal width, then 2×2 max pooling.
+
+    Args:
+      in_features: channels of the input.
+      features: channels of every convolution's output.
+      depth: how many convolutions there are.
+      impl: the form of the convolutions, as in ``conv3x3``.
+      rngs: whose ``params`` stream the kernels are drawn from.
+    """
 
     def __init__(self, in_features: int, features: int, *, depth: int, impl: str, rngs: nnx.Rngs):
         self.impl = impl
@@ -161,7 +191,7 @@ class ConvStage(nnx.Module):
         )
 
     def convolve(self, x: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b h w d"]:
-        """The activation of the last convolution."""
+        """Returns the activation of the last convolution."""
         if not train:
             for layer in self.layers:
                 x = layer(x)
@@ -172,12 +202,23 @@ class ConvStage(nnx.Module):
         return self.layers[-1].norm_relu(x)
 
     def pool(self, x: Float[Array, "b h w d"]) -> Float[Array, "b h//2 w//2 d"]:
-        """The pooled activation."""
+        """Returns the pooled activation."""
         return max_pool2x2(x, impl=self.impl)
 
 
 class VGG16BN(nnx.Module):
-    """The convolutional part of VGG16_bn; width and depth of its five stages are free."""
+    """The convolutional part of VGG16_bn; width and depth of its five stages are free.
+
+    Args:
+      widths: channels of the five stages.
+      depths: convolutions in the five stages.
+      conv: "auto" for the fastest form on this device, "exact" for XLA's own.
+      rngs: whose ``params`` stream the kernels are drawn from.
+
+    Raises:
+      ValueError: widths or depths of other than five stages.
+      UsageError: an unknown ``conv``.
+    """
 
     def __init__(
         self,
@@ -196,7 +237,11 @@ class VGG16BN(nnx.Module):
         )
 
     def __call__(self, image: Float[Array, "b h w 3"], *, train: bool) -> Features:
-        """All five pooled maps of normalised images whose sides are multiples of 32."""
+        """Returns all five pooled maps of normalised images.
+
+        Raises:
+          ValueError: a side of the images is no multiple of 32.
+        """
         return self.with_activations(image, train=train)[0]
 
     def with_activations(
@@ -206,10 +251,14 @@ class VGG16BN(nnx.Module):
         train: bool,
         perturb: Mapping[str, Float[Array, "b h w c"]] | None = None,
     ) -> tuple[Features, dict[str, Float[Array, "b h w c"]]]:
-        """The pooled maps, and the activation of each stage's last convolution before pooling.
+        """Returns the pooled maps, and the last activation of each stage before pooling.
 
         ``perturb`` is added to the activations it names (``LAST_CONVS``), so that a derivative in
-        it at zero takes every path from there to the output. Raises ValueError for another name.
+        it at zero takes every path from the activation to the output.
+
+        Raises:
+          ValueError: a name that is none of ``LAST_CONVS``, or a side of the images that is no
+            multiple of 32.
         """
         perturb = perturb or {}
         unknown = perturb.keys() - set(LAST_CONVS)

@@ -14,7 +14,7 @@ def affine(
     *,
     epsilon: float,
 ) -> tuple[Float[Array, "c"], Float[Array, "c"]]:
-    """Returns factor and offset of a normalisation.
+    """Returns the factor and the offset that a normalisation amounts to.
 
     factor x + offset = scale (x - mean) / sqrt(var + epsilon) + bias
     """

@@ -1,4 +1,4 @@
-"""Cutting a batch of images into blocks that fit the caches of a CPU."""
+"""Blocks of a batch of images, small enough for the caches of a CPU."""
 
 from __future__ import annotations
 
@@ -6,7 +6,14 @@ from typing import NamedTuple
 
 
 class Blocks(NamedTuple):
-    """A cut of [b, h] into ``batches`` x ``strips`` blocks of ``images`` x ``rows``."""
+    """A cut of [b, h] into ``batches`` x ``strips`` blocks of ``images`` x ``rows``.
+
+    Args:
+      images: images in a block.
+      batches: blocks along b.
+      rows: rows in a block.
+      strips: blocks along h.
+    """
 
     images: int
     batches: int
@@ -15,15 +22,16 @@ class Blocks(NamedTuple):
 
     @property
     def number(self) -> int:
+        """The number of blocks."""
         return self.batches * self.strips
 
     def overhang(self, b: int, h: int) -> tuple[int, int]:
-        """Images and rows by which the last blocks reach beyond [b, h]."""
+        """Returns the images and rows by which the last blocks reach beyond [b, h]."""
         return self.images * self.batches - b, self.rows * self.strips - h
 
 
 def cut(b: int, h: int, w: int, size: int) -> Blocks:
-    """Blocks of ``size`` to twice as many elements of [b, h, w] where there are as many.
+    """Cuts [b, h, w] into blocks of ``size`` to twice as many elements, where there are as many.
 
     A large image is cut into strips of whole rows; small images share a block. Within that
     range the blocks overhang as little as they can.
@@ -34,7 +42,7 @@ def cut(b: int, h: int, w: int, size: int) -> Blocks:
 
 
 def even_part(total: int, wanted: float) -> int:
-    """Returns ``wanted`` to just under twice as many of ``total``, or all, evenly if it can."""
+    """Returns a size, ``wanted`` to twice that, whose parts cover ``total`` with least excess."""
     least = min(total, max(1, round(wanted)))
     parts = range(least, min(total + 1, 2 * least))
     return min(parts, key=lambda part: (-(-total // part) * part, part))

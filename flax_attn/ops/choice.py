@@ -1,4 +1,4 @@
-"""Which form of an operation runs: XLA's own, or the one that is fastest on a CPU."""
+"""The choice of form for an operation: XLA's own, or the one that is fastest on a CPU."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ Impl = Literal["exact", "fast"]
 
 
 def select_impl(conv: str = "auto", *, backend: str | None = None, devices: int = 1) -> Impl:
-    """Resolves the ``--conv`` setting once, when a model is built.
+    """Returns the form that the ``--conv`` setting selects, once, when a model is built.
 
-    "exact" is XLA's own form everywhere; "auto" is the fast form on a CPU and XLA's own on every
+    "exact" is XLA's own form everywhere. "auto" is the fast form on a CPU; it is XLA's own on every
     other ``backend`` (default: the one JAX would run on now), and where the batch is sharded over
     several ``devices``, because the fast forms loop over the images.
 
@@ -30,7 +30,7 @@ def select_impl(conv: str = "auto", *, backend: str | None = None, devices: int 
 
 
 def resolve_impl(impl: str) -> Impl:
-    """Returns the form an operation's ``impl`` asks for; "auto" is that of ``select_impl``.
+    """Returns the form that an operation's ``impl`` names; "auto" is as in ``select_impl``.
 
     Raises:
       UsageError: ``impl`` is not "auto", "exact" or "fast".

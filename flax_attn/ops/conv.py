@@ -23,11 +23,11 @@ from flax_attn.ops.winograd import TILE, winograd3x3
 
 Form = Literal["direct", "winograd", "compiled"]
 
-# Where Winograd's form was measured to be faster, forward and both gradients together.
+# Bounds from which Winograd's form was measured to be faster, forward and both gradients together.
 WINOGRAD_MIN_CHANNELS = 64
 WINOGRAD_MIN_TILES = 128
 WINOGRAD_MIN_COVER = 0.85
-# Tiles that repay transforming the kernels for the compiled form.
+# The fewest tiles that repay transforming the kernels for the compiled form.
 COMPILED_MIN_TILES = 32
 
 
@@ -63,10 +63,10 @@ def conv3x3_affine_relu(
     *,
     impl: str = "auto",
 ) -> Float[Array, "b h w d"]:
-    """Returns max(factor * conv3x3(x, kernel) + offset, 0), where it can in one pass.
+    """Returns max(factor * conv3x3(x, kernel) + offset, 0), in one pass where a form has it.
 
     Raises:
-      UsageError: as ``conv3x3``.
+      UsageError: an unknown ``impl``, or shapes that do not fit.
     """
     require_shapes(x, kernel)
     fast = resolve_impl(impl) == "fast"
@@ -78,10 +78,10 @@ def conv3x3_affine_relu(
 def choose_form(shape: tuple[int, ...], d: int, dtype: DTypeLike = jnp.float32) -> Form:
     """Returns the fastest form on a CPU for x of this [b, h, w, c] and d output channels.
 
-    Kernels compiled for the processor wherever channels fill its vectors. Without them,
-    Winograd pays where products are wide, where whole tiles cover the image with little waste,
-    and where there are tiles enough to repay transforming the kernels. A symbolic size (of
-    jax.export) is always direct.
+    "compiled" wherever channels fill the vectors of the processor. Otherwise "winograd" where its
+    matrix products are wide, whole tiles cover the image with little waste, and there are enough
+    tiles to repay transforming the kernels. Otherwise, and for a symbolic size (of jax.export),
+    "direct".
     """
     if not all(isinstance(size, int) for size in shape):
         return "direct"
@@ -98,7 +98,11 @@ def choose_form(shape: tuple[int, ...], d: int, dtype: DTypeLike = jnp.float32) 
 
 
 def require_shapes(x: Array, kernel: Array) -> None:
-    """Raises UsageError unless x is [b, h, w, c] and the kernel [3, 3, c, d]."""
+    """Checks that x is [b, h, w, c] and the kernel [3, 3, c, d].
+
+    Raises:
+      UsageError: they are not.
+    """
     if x.ndim != 4 or kernel.shape != (3, 3, x.shape[-1], kernel.shape[-1]):
         raise UsageError(
             f"conv3x3: got x {x.shape} and kernel {kernel.shape}, "

@@ -1,6 +1,7 @@
 """Stand-ins for ``nnx.Conv`` and ``nnx.max_pool`` in networks of 3x3 convolutions.
 
-Same parameters, same results within rounding, and on a CPU the fast forms of ``conv3x3`` and ``max_pool2x2``.
+They have the same parameters and the same results within rounding, and on a CPU the fast forms of
+``flax_attn.ops.conv``.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from flax_attn.errors import UsageError
 from flax_attn.ops.conv import conv3x3
 from flax_attn.ops.pooling import max_pool2x2
 
-# What nnx.Conv uses when not told otherwise.
+# The defaults of nnx.Conv.
 default_kernel_init = nnx.initializers.lecun_normal()
 default_bias_init = nnx.initializers.zeros_init()
 
@@ -28,10 +29,27 @@ class Conv3x3(nnx.Module):
     """``nnx.Conv`` for kernels of 3x3, stride 1 and zero padding 1 ("SAME").
 
     ``kernel`` [3, 3, in_features, out_features] and ``bias`` [out_features] have the names,
-    shapes and initial values of ``nnx.Conv``, so that states swap both ways. ``impl`` is that of
-    ``conv3x3``; its fast forms have reverse-mode derivatives only.
+    shapes and initial values of ``nnx.Conv``, so that states swap both ways.
 
-    Raises UsageError for another kernel size, a stride, dilation, groups or another padding.
+    Args:
+      in_features: channels of the inputs.
+      out_features: channels of the output.
+      kernel_size: (3, 3); it and the next five arguments are as in ``nnx.Conv``, of one value.
+      strides: 1.
+      padding: "SAME", or the same in numbers.
+      input_dilation: 1.
+      kernel_dilation: 1.
+      feature_group_count: 1.
+      use_bias: whether a bias is added.
+      dtype: of the computation; None for the widest of inputs and parameters.
+      param_dtype: of the parameters.
+      kernel_init: draws the initial kernel.
+      bias_init: draws the initial bias.
+      impl: as in ``conv3x3``; its fast forms have reverse-mode derivatives only.
+      rngs: whose ``params`` stream the initial values are drawn from.
+
+    Raises:
+      UsageError: another kernel size, a stride, dilation, groups or another padding.
     """
 
     def __init__(
@@ -53,7 +71,7 @@ class Conv3x3(nnx.Module):
         impl: str = "auto",
         rngs: nnx.Rngs,
     ):
-        _require("kernel_size", kernel_size, (3, 3), _frozen(kernel_size) == (3, 3))
+        _require("kernel_size", kernel_size, (3, 3), _as_tuple(kernel_size) == (3, 3))
         for name, value in (
             ("strides", strides),
             ("input_dilation", input_dilation),
@@ -61,7 +79,7 @@ class Conv3x3(nnx.Module):
         ):
             _require(name, value, 1, value is None or _pair(value) == (1, 1))
         _require("feature_group_count", feature_group_count, 1, feature_group_count == 1)
-        _require("padding", padding, "SAME", _frozen(padding) in _SAME)
+        _require("padding", padding, "SAME", _as_tuple(padding) in _SAME)
         shape = (3, 3, in_features, out_features)
         self.kernel = nnx.Param(kernel_init(rngs.params(), shape, param_dtype))
         self.bias: nnx.Param | None
@@ -75,9 +93,10 @@ class Conv3x3(nnx.Module):
         self.impl = impl
 
     def __call__(self, inputs: Float[Array, "*b h w c"]) -> Float[Array, "*b h w d"]:
-        """The convolution of each image, in ``dtype``, or the widest of inputs and parameters.
+        """Returns the convolution of each image, in ``dtype``.
 
-        Raises UsageError for inputs of another number of channels.
+        Raises:
+          UsageError: inputs of another number of channels.
         """
         if inputs.ndim < 3 or inputs.shape[-1] != self.in_features:
             raise UsageError(
@@ -102,9 +121,12 @@ def max_pool(
     *,
     impl: str = "auto",
 ) -> Float[Array, "*b h//2 w//2 c"]:
-    """``nnx.max_pool`` for windows of 2x2 with stride 2; an odd last row or column is dropped.
+    """Pools by the maximum, as ``nnx.max_pool`` does, for windows of 2x2 with stride 2 alone.
 
-    Raises UsageError for other windows, strides or padding.
+    An odd last row or column is dropped. ``impl`` is as in ``conv3x3``.
+
+    Raises:
+      UsageError: other windows, strides or padding, or an image smaller than one window.
     """
     _require("window_shape", window_shape, (2, 2), tuple(window_shape) == (2, 2))
     _require("strides", strides, (2, 2), strides is not None and tuple(strides) == (2, 2))
@@ -124,5 +146,5 @@ def _pair(value: int | Sequence[int]) -> tuple[int, ...]:
     return (value, value) if isinstance(value, int) else tuple(value)
 
 
-def _frozen(value: Any) -> Any:
-    return tuple(map(_frozen, value)) if isinstance(value, list | tuple) else value
+def _as_tuple(value: Any) -> Any:
+    return tuple(map(_as_tuple, value)) if isinstance(value, list | tuple) else value

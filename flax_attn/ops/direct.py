@@ -29,7 +29,7 @@ MANY_CHANNELS = 256
 
 
 def xla3x3(x: Float[Array, "b h w c"], kernel: Float[Array, "3 3 c d"]) -> Float[Array, "b h w d"]:
-    """`conv3x3` in XLA's own form, differentiated by JAX."""
+    """Convolves as ``conv3x3``, in XLA's own form, differentiated by JAX."""
     return lax.conv_general_dilated(
         x, kernel, (1, 1), ((1, 1), (1, 1)), dimension_numbers=("NHWC", "HWIO", "NHWC")
     )
@@ -39,7 +39,7 @@ def xla3x3(x: Float[Array, "b h w c"], kernel: Float[Array, "3 3 c d"]) -> Float
 def direct3x3(
     x: Float[Array, "b h w c"], kernel: Float[Array, "3 3 c d"]
 ) -> Float[Array, "b h w d"]:
-    """`conv3x3` in XLA's own form, with the gradients written below."""
+    """Convolves as ``conv3x3``, in XLA's own form, with the gradients written below."""
     return xla3x3(x, kernel)
 
 
@@ -59,12 +59,12 @@ direct3x3.defvjp(_direct_fwd, _direct_bwd)
 def input_gradient(
     g: Float[Array, "b h w d"], kernel: Float[Array, "3 3 c d"]
 ) -> Float[Array, "b h w c"]:
-    """Gradient of `conv3x3` in x: the convolution of g with the kernel turned by 180 degrees."""
+    """Returns the gradient of ``conv3x3`` in x: g convolved with the kernel turned by 180°."""
     return xla3x3(g, kernel[::-1, ::-1].swapaxes(2, 3))
 
 
 def _shifts_a_product(c: int) -> int:
-    """How many of the nine shifted copies of x share one matrix product.
+    """Returns how many of the nine shifted copies of x share one matrix product.
 
     Side by side they make the product wide enough to run fast, but cost a second copy.
     """
@@ -80,13 +80,13 @@ def _block_pixels(c: int) -> int:
 
 
 def _about_square(number: int) -> tuple[int, int]:
-    """Returns two factors of ``number`` that differ as little as any do, the smaller one first."""
+    """Returns the two factors of ``number`` that differ least, the smaller one first."""
     small = next(n for n in range(isqrt(number), 0, -1) if number % n == 0)
     return small, number // small
 
 
 def _product(left: Float[Array, "b h w m"], right: Float[Array, "b h w n"]) -> Float[Array, "m n"]:
-    """left^T right over all pixels."""
+    """Returns left^T right over all pixels, in at least float32."""
     total = jnp.promote_types(jnp.promote_types(left.dtype, right.dtype), jnp.float32)
     pixels = ((0, 1, 2), (0, 1, 2))
     # XLA has no mixed products on a CPU.
@@ -96,13 +96,13 @@ def _product(left: Float[Array, "b h w m"], right: Float[Array, "b h w n"]) -> F
 def kernel_gradient(
     x: Float[Array, "b h w c"], g: Float[Array, "b h w d"]
 ) -> Float[Array, "3 3 c d"]:
-    """Gradient of `conv3x3` in the kernel, summed in at least float32.
+    """Returns the gradient of ``conv3x3`` in the kernel, summed in at least float32.
 
     dkernel[u,v] = sum over blocks of pixels of x_uv^T g, with x_uv the image shifted by (u, v)
 
-    One block at a time, so that the shifted copies stay in the cache and rounding errors of long
-    sums do not add up; rows of two blocks or more are cut. Rows and images that overhang the last
-    block are zero and add nothing.
+    It is computed one block at a time, so that the shifted copies stay in the cache and the
+    rounding errors of long sums do not add up; rows of two blocks or more are cut. Rows and images
+    that overhang the last block are zero and add nothing.
     """
     (b, h, w, c), d = x.shape, g.shape[-1]
     size = _block_pixels(c)
@@ -123,7 +123,7 @@ def kernel_gradient(
 def _sum_over_blocks(
     x: Float[Array, "b h+2 w+2 c"], g: Float[Array, "b h w d"], blocks: Blocks
 ) -> Float[Array, "9*c d"]:
-    """The kernel gradient of a padded image that whole blocks cover."""
+    """Returns the kernel gradient of a padded image that whole blocks cover."""
     w, c, d = g.shape[2], x.shape[-1], g.shape[-1]
     shifts = [(u, v) for u in range(3) for v in range(3)]
     together = _shifts_a_product(c)

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Key, UInt8
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
-# The most locations of a map that `enlarge_bilinear` multiplies by a matrix: the cost grows with
+# The most locations of a map that ``enlarge_bilinear`` multiplies by a matrix: the cost grows with
 # their square.
 _SMALL = 64
 
@@ -26,26 +26,26 @@ def normalize(
 
 
 def resize_bilinear(x: Float[Array, "b h w c"], size: tuple[int, int]) -> Float[Array, "b H W c"]:
-    """Bilinear resampling with half-pixel centres (PyTorch's ``align_corners=False``).
+    """Resizes bilinearly with half-pixel centres (PyTorch's ``align_corners=False``).
 
-    Without anti-aliasing, so that it equals PyTorch's when shrinking, too.
+    There is no anti-aliasing, so that the result equals PyTorch's when shrinking, too.
     """
     b, _, _, c = x.shape
     return jax.image.resize(x, (b, *size, c), method="bilinear", antialias=False)
 
 
 def enlarge_bilinear(x: Float[Array, "b h w c"], size: tuple[int, int]) -> Float[Array, "b H W c"]:
-    """``resize_bilinear`` of small maps as one matrix product an image.
+    """Resizes as ``resize_bilinear``, small maps by one matrix product an image.
 
-    It keeps the channels last, where resampling one axis after the other transposes the map twice
-    on a CPU, and takes less than half of the time as long as the map is small.
+    The product keeps the channels last, where resampling one axis after the other transposes the
+    map twice on a CPU; it takes less than half of the time as long as the map is small.
     """
     b, h, w, c = x.shape
     if h * w > _SMALL:
         return resize_bilinear(x, size)
     unit = jnp.eye(h * w, dtype=x.dtype).reshape(1, h, w, h * w)
     weights = resize_bilinear(unit, size).reshape(-1, h * w)
-    # Of as many images: a product of one matrix with all of them would be transposed.
+    # One matrix for each image: XLA would transpose the product of one matrix with all of them.
     weights = jnp.broadcast_to(weights, (b, *weights.shape))
     flat = jnp.einsum(
         "bnm,bmc->bnc", weights, x.reshape(b, h * w, c), precision=jax.lax.Precision.HIGHEST
@@ -60,10 +60,10 @@ def augment(
     flip: bool,
     crop_scale: tuple[float, float] | None,
 ) -> UInt8[Array, "b h w 3"]:
-    """Random horizontal flips and random resized crops, drawn for each image.
+    """Returns the images randomly flipped left to right and randomly cropped, each on its own.
 
     ``crop_scale`` bounds the crop's share of the image area; its aspect ratio is
-    log-uniform in [3/4, 4/3] (Szegedy et al. 2015). The output has the input's size.
+    log-uniform in [3/4, 4/3] (Szegedy et al. 2015). Crops are resized to the input's size.
     """
     keys = jax.random.split(key, 2)
     if crop_scale is not None:

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Int
 def cross_entropy(
     logits: Float[Array, "b k"], labels: Int[Array, "b"], *, label_smoothing: float = 0.0
 ) -> Float[Array, "b"]:
-    """Cross entropy of softmax(logits) in nats.
+    """Returns the cross entropy of softmax(logits) for each example, in nats.
 
     ``label_smoothing`` s replaces the one-hot target t by ``(1 - s) t + s / k``
     (Szegedy et al. 2016). With two classes this is the article's binary cross entropy on
@@ -25,7 +25,7 @@ def cross_entropy(
 def binary_cross_entropy(
     logits: Float[Array, "b k"], targets: Int[Array, "b k"], *, label_smoothing: float = 0.0
 ) -> Float[Array, "b"]:
-    """Mean over the labels of the binary cross entropy of sigmoid(logits), in nats.
+    """Returns the binary cross entropy of sigmoid(logits), averaged over the labels, in nats.
 
     ``label_smoothing`` s replaces the target t, 0 or 1, by ``(1 - s) t + s / 2``: that of
     ``cross_entropy`` with each label as a pair of classes.
@@ -39,7 +39,7 @@ def binary_cross_entropy(
 def score_function_terms(
     loss: Float[Array, "b"], log_prob: Float[Array, "b"], baseline: Float[Array, "b"]
 ) -> Float[Array, "b"]:
-    """Terms whose gradient teaches what was drawn, and a baseline to predict the loss.
+    """Returns loss terms that train the drawing of weights, and a baseline that predicts the loss.
 
     ``sg(loss - baseline) · log_prob + (baseline - sg(loss))²`` with sg the stopped gradient:
     the first term's gradient is an unbiased estimate of what the draw contributes to the

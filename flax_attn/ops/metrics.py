@@ -1,8 +1,9 @@
-"""Sums over examples that merge exactly, and the measures computed from them.
+"""Sums over examples that merge exactly, and the metrics computed from them.
 
-Of one class an image: precision, recall, average precision and ROC AUC are of the positive
-class (label 1) when there are two classes, and unweighted means over the classes (one against
-the rest) otherwise. Of several labels an image: unweighted means over the labels.
+With one class an image, precision, recall, average precision and ROC AUC are those of the
+positive class (label 1) when there are two classes, and unweighted means over the classes (one
+against the rest) otherwise. With several labels an image they are unweighted means over the
+labels.
 """
 
 from __future__ import annotations
@@ -16,13 +17,17 @@ from jaxtyping import Array, Bool, Float, Int
 
 
 class Sums(NamedTuple):
-    """What a set of examples adds up to; ``confusion[i, j]`` counts label i predicted as j."""
+    """The total loss and the confusion matrix of a set of examples, with one class each.
+
+    ``confusion[i, j]`` counts the examples of label i predicted as j.
+    """
 
     loss: Float[Array, ""]
     confusion: Int[Array, "k k"]
 
     @staticmethod
     def zero(num_classes: int) -> Sums:
+        """Returns the sums over no examples."""
         return Sums(jnp.zeros(()), jnp.zeros((num_classes, num_classes), jnp.int32))
 
     @staticmethod
@@ -32,18 +37,21 @@ class Sums(NamedTuple):
         labels: Int[Array, "b"],
         mask: Bool[Array, "b"],
     ) -> Sums:
-        """Sums over the examples where ``mask`` is true."""
+        """Returns the sums over the examples where ``mask`` is true."""
         k = logits.shape[-1]
         rows = jax.nn.one_hot(labels, k, dtype=jnp.int32) * mask[:, None]
         columns = jax.nn.one_hot(logits.argmax(-1), k, dtype=jnp.int32)
         return Sums(jnp.sum(jnp.where(mask, loss, 0)), rows.T @ columns)
 
     def merge(self, other: Sums) -> Sums:
-        """Sums over both sets of examples."""
+        """Returns the sums over both sets of examples."""
         return Sums(self.loss + other.loss, self.confusion + other.confusion)
 
     def compute(self) -> dict[str, float]:
-        """Mean loss, accuracy, precision and recall; a class never predicted has precision 0."""
+        """Computes mean loss, accuracy, precision and recall.
+
+        A class never predicted has precision 0.
+        """
         confusion = np.asarray(self.confusion, dtype=np.float64)
         count, hits = confusion.sum(), np.diag(confusion)
         precision = hits / np.maximum(confusion.sum(0), 1)
@@ -58,10 +66,10 @@ class Sums(NamedTuple):
 
 
 class LabelSums(NamedTuple):
-    """`Sums` of examples with any number of k labels, each predicted where its logit exceeds 0.
+    """``Sums`` of examples with any number of k labels, each predicted where its logit exceeds 0.
 
     ``confusion[j, t, p]`` counts the examples whose label j is t and predicted as p;
-    ``exact`` those with every label right.
+    ``exact`` counts those with every label right.
     """
 
     loss: Float[Array, ""]
@@ -70,6 +78,7 @@ class LabelSums(NamedTuple):
 
     @staticmethod
     def zero(num_labels: int) -> LabelSums:
+        """Returns the sums over no examples."""
         confusion = jnp.zeros((num_labels, 2, 2), jnp.int32)
         return LabelSums(jnp.zeros(()), confusion, jnp.zeros((), jnp.int32))
 
@@ -80,7 +89,7 @@ class LabelSums(NamedTuple):
         labels: Int[Array, "b k"],
         mask: Bool[Array, "b"],
     ) -> LabelSums:
-        """Sums over the examples where ``mask`` is true; ``labels`` are 0 or 1."""
+        """Returns the sums over the examples where ``mask`` is true; ``labels`` are 0 or 1."""
         predicted = (logits > 0).astype(jnp.int32)
         truth = jax.nn.one_hot(labels, 2, dtype=jnp.int32) * mask[:, None, None]
         confusion = jnp.einsum("bkt,bkp->ktp", truth, jax.nn.one_hot(predicted, 2, dtype=jnp.int32))
@@ -88,16 +97,16 @@ class LabelSums(NamedTuple):
         return LabelSums(jnp.sum(jnp.where(mask, loss, 0)), confusion, exact)
 
     def merge(self, other: LabelSums) -> LabelSums:
-        """Sums over both sets of examples."""
+        """Returns the sums over both sets of examples."""
         return LabelSums(
             self.loss + other.loss, self.confusion + other.confusion, self.exact + other.exact
         )
 
     def compute(self) -> dict[str, float]:
-        """Mean loss, accuracy, exact match, precision and recall.
+        """Computes mean loss, accuracy, exact match, precision and recall.
 
         Accuracy is the share of decisions that are right, one a label of each example; exact
-        match the share of examples with every label right. A label never predicted has
+        match is the share of examples with every label right. A label never predicted has
         precision 0, a label that no example has recall 0.
         """
         confusion = np.asarray(self.confusion, dtype=np.float64)
@@ -115,9 +124,9 @@ class LabelSums(NamedTuple):
 def ranking(
     probabilities: Float[np.ndarray, "n k"], labels: Int[np.ndarray, "n"]
 ) -> dict[str, float]:
-    """Average precision and area under the ROC curve (scikit-learn's definitions).
+    """Returns average precision and area under the ROC curve (scikit-learn's definitions).
 
-    NaN where a class has no example or every example.
+    They are NaN where a class has no example or every example.
     """
     k = probabilities.shape[-1]
     classes = np.array([1]) if k == 2 else np.arange(k)
@@ -128,10 +137,10 @@ def ranking(
 def label_ranking(
     probabilities: Float[np.ndarray, "n k"], labels: Int[np.ndarray, "n k"]
 ) -> dict[str, float]:
-    """Mean average precision (mAP) and mean area under the ROC curve over the labels.
+    """Returns the means over labels of average precision (mAP) and area under the ROC curve.
 
-    Labels that no example or every example has are undefined and left out of the means; NaN
-    when all are.
+    Labels that no example or every example has are undefined and left out of the means, which are
+    NaN when all labels are.
     """
     measures = per_label_ranking(probabilities, labels)
     defined = {name: values[~np.isnan(values)] for name, values in measures.items()}
@@ -141,11 +150,11 @@ def label_ranking(
 def per_label_ranking(
     probabilities: Float[np.ndarray, "n k"], labels: Int[np.ndarray, "n k"]
 ) -> dict[str, Float[np.ndarray, "k"]]:
-    """Average precision and ROC AUC of each label (scikit-learn's definitions).
+    """Returns the average precision and ROC AUC of each label (scikit-learn's definitions).
 
-    NaN where no example or every example has the label.
+    They are NaN where no example or every example has the label.
     """
-    # Here, because it takes as long to import as all else that a command needs.
+    # Imported here, because that takes as long as all other imports of a command.
     from sklearn.metrics import average_precision_score, roc_auc_score
 
     ap, auc = np.full((2, labels.shape[-1]), np.nan)

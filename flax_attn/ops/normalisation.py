@@ -1,7 +1,7 @@
 """Batch normalisation and ReLU of feature maps, alone and before a 3x3 convolution.
 
-The forms compiled for the processor touch the map fewer times, and never write the normalised map
-that a convolution reads; elsewhere the same is computed by XLA.
+The forms compiled for the processor read and write the map fewer times, and never store the
+normalised map that a convolution reads; elsewhere XLA computes the same.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from flax_attn.ops.llvm.operations import Normalised, normalise_relu, normalise_
 def moments(x: Float[Array, "*b c"]) -> tuple[Float[Array, "c"], Float[Array, "c"]]:
     """Returns mean and biased variance over all axes but the last, in at least float32.
 
-    In two passes: the one-pass formula cancels badly for means far from zero.
+    They take two passes: the one-pass formula cancels badly for means far from zero.
     """
     wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     axes = tuple(range(x.ndim - 1))
@@ -39,7 +39,8 @@ def norm_relu(
 ) -> Normalised:
     """Returns max(scale (x - mean) / sqrt(var + epsilon) + bias, 0) by the batch's statistics.
 
-    ``impl`` is as in ``conv3x3`` and must be static under jit.
+    The mean and the biased variance are returned too, and pass no gradient. ``impl`` is as in
+    ``conv3x3`` and must be static under jit.
 
     Raises:
       UsageError: an unknown ``impl``.
@@ -75,7 +76,7 @@ def norm_relu_conv3x3(
 
 
 def _has_compiled_norm(x: Float[Array, "b h w c"]) -> bool:
-    """Whether there is a compiled form for such a map: whole chunks of float32 channels."""
+    """Returns whether there is a compiled form for such a map: whole chunks of float32 channels."""
     code = llvm.host_kernels() if x.dtype == jnp.float32 else None
     known = all(isinstance(size, int) and size for size in x.shape)
     return code is not None and known and x.shape[-1] % code.machine.chunk == 0

@@ -1,4 +1,4 @@
-"""Saying what XLA must compute first."""
+"""The order of computation: what XLA must compute first."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ Tree = TypeVar("Tree")
 
 
 def after(tree: Tree, done: Any) -> Tree:
-    """The arrays of ``tree``, unchanged, but not to be had before those of ``done``.
+    """Returns ``tree``; XLA computes ``done`` first.
 
     On a CPU XLA drops ``optimization_barrier`` before it decides on an order, and merges what is
-    computed twice. So this adds a zero, of which XLA cannot know that it is one.
+    computed twice. So this adds a zero that XLA cannot know to be one, computed from ``done``.
     """
     each = [jnp.ravel(leaf)[0].astype(jnp.float32) for leaf in jax.tree.leaves(done)]
     mark = jnp.stack(each).sum()

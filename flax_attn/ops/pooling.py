@@ -12,12 +12,13 @@ from flax_attn.ops.choice import resolve_impl
 
 
 def max_pool2x2(x: Float[Array, "b h w c"], *, impl: str = "auto") -> Float[Array, "b h//2 w//2 c"]:
-    """2x2 max pooling, stride 2; an odd last row or column is dropped, as in PyTorch.
+    """Pools by the maximum of 2x2 windows, stride 2; drops an odd last row or column, as PyTorch.
 
     The gradient goes to the first maximum of each window in row-major order. NaN propagates.
-    `impl` is as in `conv3x3`.
+    ``impl`` is as in ``conv3x3``.
 
-    Raises UsageError for an unknown `impl` or an image smaller than one window.
+    Raises:
+      UsageError: an unknown ``impl``, or an image smaller than one window.
     """
     if x.ndim != 4 or x.shape[1] < 2 or x.shape[2] < 2:
         raise UsageError(

@@ -2,15 +2,15 @@
 
 Every 4x4 tile of the output needs 36 multiplications a channel pair instead of 144. Both the
 tile transforms (as Kronecker products, one matrix product each) and the 36 channel products
-run block by block, so that what lies between them stays in the cache.
+run block by block, so that what is passed between them stays in the cache.
 
 Lavin and Gray 2016, "Fast Algorithms for Convolutional Neural Networks", section 4.3:
 Y = A^T [(G g G^T) * (B^T d B)] A.
 
 The one-dimensional maps serve numbers, arrays and vectors in registers alike. Their interpolation
 points are 0, ±P, ±Q and infinity, so that every map is a sum of an even and an odd part. The paper
-uses the points 1 and 2; these are off by half as much (root mean square), a fifth at worst, and
-like them leave no rounding in A and B.
+uses the points 1 and 2; with P and Q the root mean square error is half as large and the worst
+one a fifth, and like 1 and 2 they cause no rounding in A and B.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _AT_Q = 1 / (2 * _Q2 * (_Q2 - _P2))
 
 
 def input_map(d: Sequence[Any]) -> list[Any]:
-    """B^T d: 6 pixels to 6 values."""
+    """Returns B^T d: 6 pixels become 6 values."""
     p_even, p_odd = d[4] - d[2] * _Q2, (d[3] - d[1] * _Q2) * P
     q_even, q_odd = d[4] - d[2] * _P2, (d[3] - d[1] * _P2) * Q
     return [
@@ -56,7 +56,7 @@ def input_map(d: Sequence[Any]) -> list[Any]:
 
 
 def kernel_map(g: Sequence[Any]) -> list[Any]:
-    """G g: 3 taps to 6 values."""
+    """Returns G g: 3 taps become 6 values."""
     p_even, p_odd = (g[0] + g[2] * _P2) * _AT_P, g[1] * (P * _AT_P)
     q_even, q_odd = (g[0] + g[2] * _Q2) * _AT_Q, g[1] * (Q * _AT_Q)
     spread = [p_even + p_odd, p_even - p_odd, q_even + q_odd, q_even - q_odd]
@@ -64,7 +64,7 @@ def kernel_map(g: Sequence[Any]) -> list[Any]:
 
 
 def output_map(m: Sequence[Any]) -> list[Any]:
-    """A^T m: 6 values to 4 pixels."""
+    """Returns A^T m: 6 values become 4 pixels."""
     p_even, p_odd = m[1] + m[2], m[1] - m[2]
     q_even, q_odd = m[3] + m[4], m[3] - m[4]
     return [
@@ -76,14 +76,14 @@ def output_map(m: Sequence[Any]) -> list[Any]:
 
 
 def cotangent_map(y: Sequence[Any]) -> list[Any]:
-    """A y: 4 pixels of the output's gradient to 6 values."""
+    """Returns A y: 4 pixels of the output's gradient become 6 values."""
     p_even, p_odd = y[0] + y[2] * _P2, y[1] * P + y[3] * (P * _P2)
     q_even, q_odd = y[0] + y[2] * _Q2, y[1] * Q + y[3] * (Q * _Q2)
     return [y[0], p_even + p_odd, p_even - p_odd, q_even + q_odd, q_even - q_odd, y[3]]
 
 
 def tap_map(u: Sequence[Any]) -> list[Any]:
-    """G^T u: 6 values to the gradient of 3 taps."""
+    """Returns G^T u: 6 values become the gradient of 3 taps."""
     p_even, p_odd = (u[1] + u[2]) * _AT_P, (u[1] - u[2]) * (P * _AT_P)
     q_even, q_odd = (u[3] + u[4]) * _AT_Q, (u[3] - u[4]) * (Q * _AT_Q)
     return [
@@ -94,7 +94,7 @@ def tap_map(u: Sequence[Any]) -> list[Any]:
 
 
 def both_axes(one_axis: Map, square: Sequence[Any]) -> list[Any]:
-    """M Z M^T of a square matrix Z given row by row, for the linear map M."""
+    """Returns M Z M^T, row by row, of a square matrix Z given row by row, for the linear map M."""
     side = round(len(square) ** 0.5)
     columns = [one_axis(square[j::side]) for j in range(side)]
     rows = [one_axis(row) for row in zip(*columns, strict=True)]
@@ -116,10 +116,10 @@ _B_T, _G, _A_T = (
 def winograd3x3(
     x: Float[Array, "b h w c"], kernel: Float[Array, "3 3 c d"]
 ) -> Float[Array, "b h w d"]:
-    """3x3 convolution, stride 1, zero padding 1, computed in at least float32.
+    """Convolves 3x3 with stride 1 and zero padding 1, computed in at least float32.
 
     The error is a few 1e-6 of the largest value in float32, some four times the direct form's.
-    Reverse-mode derivatives only; the transformed input is computed again for them, not kept.
+    Reverse-mode derivatives only; the transformed input is computed again for them, not stored.
     """
     (b, h, w, c), d = x.shape, kernel.shape[-1]
     kernels = _both_axes(_G, kernel.astype(_computed_in(x)).reshape(9, c, d))
@@ -140,7 +140,10 @@ def winograd3x3(
 def kernel_gradient(
     x: Float[Array, "b h w c"], g: Float[Array, "b h w d"]
 ) -> Float[Array, "3 3 c d"]:
-    """Gradient of `winograd3x3` in the kernel: G^T [sum over tiles (B^T d B) * (A g A^T)] G."""
+    """Returns the gradient of ``winograd3x3`` in the kernel.
+
+    G^T [sum over tiles (B^T d B) * (A g A^T)] G
+    """
     (b, h, w, c), d = x.shape, g.shape[-1]
     blocks = _tiling(b, h, w)
     padded = _pad_to_tiles(x, blocks, margin=1)
@@ -178,7 +181,7 @@ def _computed_in(x: Array) -> jnp.dtype:
 
 
 def _both_axes(matrix: NDArray[np.float64], a: Float[Array, "p m n"]) -> Float[Array, "q m n"]:
-    """matrix Z matrix^T for every square Z, whose entries row by row are the leading axis."""
+    """Returns matrix Z matrix^T for each square Z, its entries along the leading axis."""
     product = jnp.asarray(np.kron(matrix, matrix), a.dtype) @ a.reshape(a.shape[0], -1)
     return product.reshape(-1, *a.shape[1:])
 
@@ -192,7 +195,7 @@ def _tiling(b: int, h: int, w: int) -> Blocks:
 
 
 def _pad_to_tiles(a: Array, blocks: Blocks, margin: int) -> Array:
-    """Zeros up to whole tiles and blocks, and a further `margin` on every side."""
+    """Pads with zeros to whole tiles and blocks, and by a further ``margin`` on every side."""
     b, h, w, _ = a.shape
     over_b, over_tiles = blocks.overhang(b, _tiles(h))
     over_h, over_w = -h % TILE + TILE * over_tiles, -w % TILE
@@ -209,7 +212,7 @@ def _slice_block(a: Array, blocks: Blocks, index: Array, rows: int) -> Array:
 def _input_tiles(
     padded: Float[Array, "b h+2 w+2 c"], blocks: Blocks, index: Array
 ) -> Float[Array, "36 n c"]:
-    """B^T D B for the overlapping 6x6 tiles D of one block."""
+    """Returns B^T D B for the overlapping 6x6 tiles D of one block."""
     height, width = blocks.rows * TILE, padded.shape[2] - 2
     block = _slice_block(padded, blocks, index, height + 2)
     places = [(i, j) for i in range(REACH) for j in range(REACH)]
@@ -220,7 +223,7 @@ def _input_tiles(
 def _gradient_tiles(
     padded: Float[Array, "b h w d"], blocks: Blocks, index: Array
 ) -> Float[Array, "36 n d"]:
-    """A G A^T for the 4x4 tiles G of one block of the cotangent."""
+    """Returns A G A^T for the 4x4 tiles G of one block of the cotangent."""
     tiles, d = padded.shape[2] // TILE, padded.shape[-1]
     block = _slice_block(padded, blocks, index, blocks.rows * TILE)
     block = block.reshape(blocks.images, blocks.rows, TILE, tiles, TILE, d)

@@ -1,4 +1,4 @@
-"""What a run leaves on disk, and what may be done with it later.
+"""The files that a run leaves on disk, and what may be done with them later.
 
 Settings and conditions, checkpoints that are verified when they are read, light snapshots, the
 log, resuming, and loading a trained network.

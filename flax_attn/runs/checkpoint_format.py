@@ -1,4 +1,4 @@
-"""What a checkpoint holds: its files, what its manifest says, and how its arrays fit a state.
+"""The format of a checkpoint: its files, its manifest, and how its arrays fit a state.
 
 A checkpoint is a folder named by its step:
 
@@ -31,14 +31,20 @@ JUDGED = "judged.json"
 MODEL = "model"
 TRAINING = "training"
 
-# How damage shows: a file gone or unreadable, a seal or digest broken, a value absent.
+# The errors by which damage shows: a file missing or unreadable, a wrong digest, a value missing.
 DAMAGE = (OSError, ValueError, TypeError, KeyError)
 
 
 class Info(NamedTuple):
-    """What a manifest says; ``place`` has the fields of ``Progress`` but the sums.
+    """The contents of a manifest.
 
-    ``rows`` are the metrics of the epochs before; ``row`` those of its own, None until judged.
+    Args:
+      step: training steps so far.
+      place: the fields of ``Progress``, without the sums.
+      classes: names of the classes.
+      rows: metrics of the epochs before.
+      row: metrics of the checkpoint's own epoch; None until it has been evaluated.
+      files: digests of each file's arrays.
     """
 
     step: int
@@ -50,27 +56,35 @@ class Info(NamedTuple):
 
     @property
     def epoch(self) -> int:
+        """The epoch that the checkpoint was saved in, counted from 1."""
         return self.place["epoch"]
 
 
 class LoadedCheckpoint(NamedTuple):
-    """A verified checkpoint, its arrays still on the host."""
+    """A verified checkpoint, its arrays still on the host; ``where`` names it in messages."""
 
     info: Info
     arrays: Mapping[str, Mapping[str, np.ndarray]]
     where: str
 
     def model(self, params: Arrays, stats: Arrays) -> tuple[Arrays, Arrays]:
-        """Parameters and statistics, for templates of these shapes and dtypes.
+        """Returns parameters and statistics, for templates of these shapes and dtypes.
 
-        Raises CheckpointError naming every leaf that is missing, unexpected or of another
-        shape or dtype; nothing is cast.
+        Nothing is cast.
+
+        Raises:
+          CheckpointError: leaves are missing, unexpected or of another shape or dtype; it names the
+            first five.
         """
         item = self._fit(MODEL, {**params, **stats})
         return {name: item[name] for name in params}, {name: item[name] for name in stats}
 
     def training(self, template: TrainState, sums: Any) -> tuple[TrainState, Progress]:
-        """The whole state and its place in the run; raises CheckpointError as ``model`` does."""
+        """Returns the whole state and its progress in the run.
+
+        Raises:
+          CheckpointError: a leaf does not fit, as in ``model``.
+        """
         params, stats = self.model(template.params, template.stats)
         rest = self._fit(TRAINING, _training(template, sums))
         state = template._replace(params=params, stats=stats, **rest["state"])
@@ -89,13 +103,13 @@ class LoadedCheckpoint(NamedTuple):
 def describe(
     state: TrainState, progress: Progress, classes: Sequence[str], rows: Sequence[Row]
 ) -> dict[str, Any]:
-    """The values of a manifest, but those of its files; ``read_info`` is the inverse."""
+    """Returns the values of a manifest, except ``files``; ``read_info`` is the inverse."""
     place = {name: value for name, value in progress._asdict().items() if name != "sums"}
     return {"step": int(state.step), **place, "classes": list(classes), "rows": list(rows)}
 
 
 def to_files(state: TrainState, sums: Any) -> dict[str, dict[str, Any]]:
-    """The arrays of each file by name; ``LoadedCheckpoint.training`` is the inverse."""
+    """Returns the arrays of each file by name; ``LoadedCheckpoint.training`` is the inverse."""
     return {
         MODEL: _by_name({**state.params, **state.stats}),
         TRAINING: _by_name(_training(state, sums)),
@@ -103,9 +117,12 @@ def to_files(state: TrainState, sums: Any) -> dict[str, dict[str, Any]]:
 
 
 def read_info(folder: Path) -> Info:
-    """What the manifest in a checkpoint's folder says; raises one of ``DAMAGE``.
+    """Reads the manifest in a checkpoint's folder.
 
     Metrics that cannot be read count as absent: they can be computed again.
+
+    Raises:
+      OSError, ValueError, TypeError, KeyError: it is missing or damaged (``DAMAGE``).
     """
     values = read_sealed(folder / MANIFEST)
     if str(values["step"]) != folder.name:

@@ -1,7 +1,7 @@
 """Checkpoints of a run: committed by one rename, verified leaf by leaf when they are read.
 
-Names that are not whole numbers are never read: what is being written or deleted starts with a
-dot, and a damaged checkpoint that training went back from ends in ``.damaged``.
+Names that are not whole numbers are never read: a folder being written or deleted starts with a
+dot, and a damaged checkpoint newer than the one that training resumed from ends in ``.damaged``.
 """
 
 from __future__ import annotations
@@ -49,16 +49,20 @@ _DAMAGED = ".damaged"
 # How often, and after how many seconds, a failed save is deleted again.
 _REMOVALS, _PAUSE = 20, 0.05
 
-# A reader looks again when the trainer deletes what it reads; this often at most.
+# How often a reader tries again when the trainer deletes what it reads.
 _LOOKS = 20
 
 
 class Checkpoints:
-    """The checkpoints below a run directory, named by step.
+    """The checkpoints in a run directory, named by step.
 
     Saves are synchronous: when ``save`` returns, the checkpoint is on the disk. The newest
     ``keep`` stay, and the one with the best validation ROC AUC. Read-only access never creates,
     changes or deletes a file; a writer must hold the run directory's lock.
+
+    Raises:
+      CheckpointError: there is no folder to read.
+      UsageError: the folder cannot be written.
     """
 
     def __init__(self, workdir: Path, *, read_only: bool = False, keep: int = 2):
@@ -91,17 +95,21 @@ class Checkpoints:
 
     @property
     def best(self) -> int | None:
-        """The judged step on disk with the highest validation ROC AUC, None before the first."""
+        """The evaluated step on disk with the highest validation ROC AUC, None before the first."""
         return _best(self._rows(), among=self.steps)
 
     @property
     def rows(self) -> list[Row]:
-        """The metrics of every judged epoch, in their order."""
+        """The metrics of every evaluated epoch, in their order."""
         rows = self._rows()
         return [rows[step] for step in sorted(rows)]
 
     def require_space(self, state: Any) -> None:
-        """Raises DiskFullError unless the checkpoints that will be kept, and one more, fit."""
+        """Checks that the disk has space for the checkpoints that will be kept, and one more.
+
+        Raises:
+          DiskFullError: it has not.
+        """
         needed = _size(state) * max(1, self._keep + 2 - len(self.steps))
         if (free := free_bytes(self.folder)) < needed:
             raise DiskFullError(
@@ -117,10 +125,13 @@ class Checkpoints:
         classes: Sequence[str],
         rows: Sequence[Row],
     ) -> int:
-        """Commits a state under its step, and returns that.
+        """Saves a state under its step, all of it or nothing; returns the step.
 
-        ``rows`` are the metrics of the epochs before. Whatever fails, earlier checkpoints stay;
-        raises DiskFullError when there is no space.
+        ``rows`` are the metrics of the epochs before. Whatever fails, earlier checkpoints stay.
+
+        Raises:
+          DiskFullError: there is no space.
+          OSError: it cannot be written for another reason.
         """
         values = describe(state, progress, classes, rows)
         step = values["step"]
@@ -144,12 +155,17 @@ class Checkpoints:
         return step
 
     def _raise_if_full(self, state: TrainState) -> None:
-        """Before the library that writes arrays finds out, which takes it badly."""
+        """Checks for space before Orbax writes: it handles a full disk badly."""
         if free_bytes(self.folder) < _size(state):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def judge(self, step: int, row: Row) -> None:
-        """Adds the metrics of a step's epoch; raises DiskFullError when there is no space."""
+        """Adds the metrics of a step's epoch to its checkpoint.
+
+        Raises:
+          DiskFullError: there is no space.
+          OSError: they cannot be written for another reason.
+        """
         try:
             write_text(self.folder / str(step) / JUDGED, seal(row))
             self._prune()
@@ -158,9 +174,10 @@ class Checkpoints:
             raise
 
     def load_best(self) -> LoadedCheckpoint:
-        """The model of the best checkpoint, or of the newest good one if the best is damaged.
+        """Reads the model of the best checkpoint, or of the newest good one if the best is damaged.
 
-        Raises CheckpointError when there is none.
+        Raises:
+          CheckpointError: there is no good one.
         """
 
         best, left = _best(self._rows()), self.best
@@ -174,9 +191,10 @@ class Checkpoints:
         return self._load(order, (MODEL,))
 
     def load_latest(self) -> LoadedCheckpoint:
-        """The newest good checkpoint, whole; a writer sets newer, damaged ones aside.
+        """Reads the newest good checkpoint, whole; a writer renames newer, damaged ones.
 
-        Raises CheckpointError when there is none.
+        Raises:
+          CheckpointError: there is no good one.
         """
         loaded = self._load(lambda steps: steps[::-1], (MODEL, TRAINING))
         if not self._read_only:
@@ -200,7 +218,7 @@ class Checkpoints:
                 info = read_info(path)
                 arrays = {name: read_arrays(path / name, info.files[name]) for name in files}
             except DAMAGE as error:
-                if path.exists():  # else the trainer has deleted it: look again
+                if path.exists():  # otherwise the trainer has deleted it: try again
                     damaged[step] = _reason(error)
                 continue
             if damaged:
@@ -214,7 +232,7 @@ class Checkpoints:
         raise CheckpointError(f"no checkpoint in {self.folder} yet: train at least one epoch")
 
     def _rows(self) -> dict[int, Row]:
-        """Metrics by step, those of deleted steps included."""
+        """Returns the metrics by step, those of deleted steps included."""
         rows: dict[int, Row] = {}
         for info in self._infos():
             rows |= {row["step"]: row for row in (*info.rows, info.row) if row}
@@ -235,7 +253,7 @@ class Checkpoints:
                 self._discard(step)
 
     def _discard(self, step: int) -> None:
-        """Deletes a step; renamed first, so that no half of it bears its name."""
+        """Deletes a step; renames it first, so that no half of it bears its name."""
         path, doomed = self.folder / str(step), self.folder / f"{_DELETING}{step}"
         if path.exists():
             _remove(doomed)
@@ -255,7 +273,7 @@ def _size(state: Any) -> int:
 
 
 def _best(rows: Mapping[int, Row], *, among: Iterable[int] | None = None) -> int | None:
-    """The step of the highest metric, the newest of equal ones."""
+    """Returns the step of the highest metric, the newest of equal ones."""
 
     def rank(step: int) -> tuple[float, int]:
         value = rows[step]["val"][BEST_METRIC]
@@ -273,7 +291,7 @@ def _remove(path: Path) -> None:
 
 
 def _remove_persistently(path: Path) -> None:
-    """Deletes what threads may still be writing to; the rest is left to the next trainer."""
+    """Deletes a folder that threads may still write to; leaves the rest to the next trainer."""
     for _ in range(_REMOVALS):
         with suppress(OSError):
             _remove(path)

@@ -1,4 +1,4 @@
-"""Same conditions as before? One answer for runs that resume, studies, and several processes.
+"""The conditions of a run, compared when it resumes, in studies and between processes.
 
 What decides the numbers must not change unnoticed: settings by their tags (``config.setting``),
 the images, the classes, versions and the processor.
@@ -18,7 +18,7 @@ from flax_attn.system.files import write_json, writing
 
 Changes = dict[str, tuple[Any, Any]]
 
-# Of a fingerprint: enough to tell two sets of images apart in a message.
+# Digits of a fingerprint: enough to tell two sets of images apart in a message.
 _DIGITS = 16
 _SHOWN = 4
 
@@ -38,7 +38,7 @@ def order_conditions() -> frozenset[str]:
 
 
 def run_conditions(run: Run) -> dict[str, Any]:
-    """Returns all that a resumed run must have in common with the run before, by name."""
+    """Returns, by name, all that a resumed run must have in common with the run before."""
     return {
         **deciding_numbers(run.config),
         "classes": run.classes,
@@ -85,10 +85,12 @@ def require_resumable(
 def remember(file: Path, now: Mapping[str, Any], *, remedy: str) -> None:
     """Writes a study's conditions, or compares them with those it was begun under.
 
-    ``remedy`` says what else may be done, such as "choose another --out".
+    ``remedy`` tells the user what else to do, such as "choose another --out".
 
     Raises:
       CheckpointError: the conditions are others, or ``file`` is damaged.
+      DiskFullError: there is no space for ``file``.
+      UsageError: ``file`` cannot be written.
     """
     if not file.exists():
         with writing(file):
@@ -116,5 +118,5 @@ def describe(changes: Changes, *, limit: int | None = None) -> str:
 
 
 def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
-    """As JSON keeps them: tuples as lists."""
+    """Returns the values as JSON keeps them: tuples as lists."""
     return json.loads(json.dumps(dict(values)))

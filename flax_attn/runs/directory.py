@@ -1,4 +1,4 @@
-"""The run directory: ``config.json`` says all that is needed to rebuild the network."""
+"""The run directory: its lock, and ``config.json``, from which the network can be rebuilt."""
 
 from __future__ import annotations
 
@@ -28,22 +28,22 @@ _INSTRUCTION_SETS = ("avx2", "fma", "avx512f", "avx512_bf16", "amx_tile")
 
 
 def package_versions() -> dict[str, str]:
-    """Versions of the packages that decide the numbers."""
+    """Returns the versions of the packages that decide the numbers."""
     return {name: _version(name) for name in _PACKAGES}
 
 
 def _version(package: str) -> str:
     try:
         return version(package)
-    except PackageNotFoundError:  # all but the convolutions do without llvmlite
+    except PackageNotFoundError:  # only the compiled convolutions need llvmlite
         return "none"
 
 
 def describe_device() -> str:
-    """What decides the last bits of a number beside the program.
+    """Describes the devices, which beside the program decide the last bits of a number.
 
-    On CPUs these are the instruction set, what XLA is limited to of it, and the number of threads;
-    elsewhere the kind. The number of the devices where there are several.
+    For CPUs: the instruction set, XLA's limit on it, and the number of threads; for others the
+    kind. The number of devices stands before it, for CPUs only where there are several.
     """
     devices = jax.devices()
     if devices[0].platform != "cpu":
@@ -65,7 +65,17 @@ def _instruction_sets() -> list[str]:
 
 @dataclass(frozen=True)
 class Run:
-    """What ``config.json`` holds."""
+    """The contents of ``config.json``.
+
+    Args:
+      config: the settings.
+      classes: names of the classes.
+      data_fingerprint: digest of the training images.
+      weights: the source of the initial weights.
+      val_fingerprint: digest of the validation images.
+      versions: of the packages that decide the numbers.
+      device: ``describe_device`` of the process that trains.
+    """
 
     config: Config
     classes: tuple[str, ...]
@@ -76,7 +86,12 @@ class Run:
     device: str = field(default_factory=describe_device)
 
     def save(self, workdir: Path) -> None:
-        """Writes ``config.json``, all or nothing; raises DiskFullError or UsageError."""
+        """Writes ``config.json``, all of it or nothing.
+
+        Raises:
+          DiskFullError: there is no space.
+          UsageError: it cannot be written.
+        """
         values = {
             "config": self.config.to_json(),
             "classes": list(self.classes),
@@ -92,7 +107,11 @@ class Run:
 
     @staticmethod
     def load(workdir: Path) -> Run:
-        """Reads ``config.json``; raises CheckpointError when there is none or it is damaged."""
+        """Reads ``config.json``.
+
+        Raises:
+          CheckpointError: there is none, or it is damaged.
+        """
         path = workdir / CONFIG_FILE
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
@@ -112,7 +131,7 @@ class Run:
 
 
 def default_workdir(config: Config) -> Path:
-    """``runs/<data set>-<model>-<norm>``, the norm only where there are gates."""
+    """Returns ``runs/<data set>-<model>-<norm>``; the norm only for networks with gates."""
     names = [config.data.dataset, config.model.model]
     if config.model.model == "attn_vgg":
         names.append(config.model.norm)
@@ -120,9 +139,12 @@ def default_workdir(config: Config) -> Path:
 
 
 def refuse_if_busy(workdir: Path) -> None:
-    """Raises RunBusyError when a process trains in ``workdir``; creates nothing.
+    """Checks that no process trains in ``workdir``; creates nothing.
 
-    To be told so before images are read and weights fetched; ``locked`` decides.
+    Call it early, before images are read and weights fetched; only ``locked`` is decisive.
+
+    Raises:
+      RunBusyError: a process trains there.
     """
     try:
         file = os.open(workdir / LOCK_FILE, os.O_RDWR)
@@ -136,10 +158,11 @@ def refuse_if_busy(workdir: Path) -> None:
 
 @contextmanager
 def locked(workdir: Path) -> Iterator[None]:
-    """Holds the run directory for one trainer; made if missing.
+    """Locks the run directory for one trainer; makes it if it is missing.
 
-    Raises RunBusyError naming the process that holds it, UsageError if it is not writable or
-    holds other things than a run.
+    Raises:
+      RunBusyError: another process holds it, which is named.
+      UsageError: it cannot be written, or holds other files than a run's.
     """
     with writing(f"in the run directory {workdir}", remedy="or choose another --workdir"):
         workdir.mkdir(parents=True, exist_ok=True)

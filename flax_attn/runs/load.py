@@ -1,4 +1,4 @@
-"""The network that a run directory holds."""
+"""Loads the network that a run directory holds."""
 
 from __future__ import annotations
 
@@ -12,7 +12,15 @@ from flax_attn.runs.directory import Run
 
 
 class Restored(NamedTuple):
-    """A run's network with the arrays of its best checkpoint, and the place of that."""
+    """A run's network with the arrays of its best checkpoint.
+
+    Args:
+      structure: of the network.
+      params: its parameters.
+      stats: its running statistics.
+      epoch: of the checkpoint, counted from 1.
+      step: of the checkpoint.
+    """
 
     structure: Structure
     params: Arrays
@@ -24,7 +32,8 @@ class Restored(NamedTuple):
 def restore_best(run: Run, workdir: Path) -> Restored:
     """Reads the best checkpoint of a run.
 
-    Raises CheckpointError when there is no checkpoint, or it does not fit.
+    Raises:
+      CheckpointError: there is no checkpoint, or it does not fit the network.
     """
     structure, params, stats = functional.abstract(
         lambda: build_model(run.config.model, num_classes=len(run.classes))

@@ -1,6 +1,6 @@
-"""What a run says of itself: ``metrics.jsonl``, TensorBoard events, and lines for people.
+"""The log of a run: ``metrics.jsonl`` and TensorBoard events, a row an epoch.
 
-None of it may stop the training: what cannot be written costs one warning.
+It never stops the training: a row that cannot be written costs one warning.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Row = dict[str, Any]
 
 
 def read_rows(workdir: Path) -> list[Row]:
-    """The rows of ``metrics.jsonl``, one an epoch; a cut last line is dropped."""
+    """Reads the rows of ``metrics.jsonl``, one an epoch; an incomplete last line is dropped."""
     path = workdir / METRICS_FILE
     if not path.exists():
         return []
@@ -40,8 +40,8 @@ def read_rows(workdir: Path) -> list[Row]:
 class RunLog:
     """Writes a row an epoch; use as a context manager.
 
-    ``rows`` are those of the epochs before, as the checkpoint has them: what a dead process
-    left in the file is replaced.
+    ``rows`` are those of the epochs before, as the checkpoint has them: they replace what a dead
+    process left in the file.
     """
 
     def __init__(self, workdir: Path, rows: Sequence[Row] = ()):
@@ -61,21 +61,21 @@ class RunLog:
         attempt(self._events.close, str(self._events.folder))
 
     def write(self, row: Row) -> None:
-        """Appends a row; its groups of numbers become TensorBoard curves."""
+        """Writes a row; its groups of numbers become TensorBoard curves."""
         self.rows.append(row)
         attempt(self._write_rows, str(self._path))
         attempt(lambda: self._events.add(row), str(self._events.folder))
 
     def _write_rows(self) -> None:
-        # The whole file each time: it is small, and so it is never cut, nor lacks a row that
-        # there was no space for.
+        # The whole file each time: it is small, so no row is ever incomplete, and a row that there
+        # was no space for is written later.
         write_text(self._path, "".join(json.dumps(row) + "\n" for row in self.rows))
 
 
 class _Events:
-    """TensorBoard curves by epoch, in a new file for each life of the run.
+    """TensorBoard curves by epoch, in a new file for each process of the run.
 
-    tensorboardX's own ``SummaryWriter`` hands events to a thread, which dies unseen when the
+    tensorboardX's own ``SummaryWriter`` passes events to a thread, which dies unnoticed when the
     disk is full and makes the next flush wait for ever.
     """
 
@@ -84,7 +84,11 @@ class _Events:
         self._file: Any = None
 
     def add(self, row: Row) -> None:
-        """Raises OSError; the next row then starts another file."""
+        """Writes the events of a row; after a failure the next row starts another file.
+
+        Raises:
+          OSError: they cannot be written.
+        """
         messages, summary, records = _tensorboard()
         now, epoch = time.time(), row["epoch"]
         events = [
@@ -96,7 +100,7 @@ class _Events:
                 self.folder.mkdir(exist_ok=True)
                 name = f"events.out.tfevents.{now:.6f}.{os.getpid()}"
                 self._file = records.RecordWriter(str(self.folder / name))
-                # Tells TensorBoard to forget what a dead process said of this epoch and later.
+                # Tells TensorBoard to drop what a dead process wrote for this epoch and later.
                 start = messages.SessionLog(status=messages.SessionLog.START)
                 events[:0] = [
                     messages.Event(wall_time=now, file_version="brain.Event:2"),
@@ -125,7 +129,7 @@ def _curves(row: Row) -> Iterator[tuple[str, float]]:
 
 
 def _tensorboard() -> tuple[Any, Any, Any]:
-    """tensorboardX's messages, summaries and files, imported without torch.
+    """Returns tensorboardX's messages, summaries and files, imported without torch.
 
     Where torch is installed, tensorboardX would import it: seconds of start-up, and memory on
     the accelerator, for nothing that is used here.

@@ -1,8 +1,8 @@
-"""Arrays on disk: an Orbax checkpoint, and a record of digests that shows every changed byte.
+"""Arrays on disk: an Orbax checkpoint, and a record of digests that reveals every changed byte.
 
-Orbax keeps no digests: a flipped bit restores silently. The record, kept elsewhere, has the
-SHA-256 of every file that Orbax wrote, and of every array, so that what is restored is what was
-saved whatever happened to the files or inside the library.
+Orbax stores no digests: a flipped bit restores silently. The record, stored elsewhere, has the
+SHA-256 of every file that Orbax wrote, and of every array, so that the arrays restored are those
+saved, whatever happened to the files or inside the library.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _SYSTEM_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.E
 
 
 class File(NamedTuple):
-    """One file of the folder, its path relative to that."""
+    """A file of the folder: its path relative to the folder, its size and its digest."""
 
     name: str
     nbytes: int
@@ -41,7 +41,14 @@ class File(NamedTuple):
 
 
 class ArrayRecord(NamedTuple):
-    """What is known of one array without reading it."""
+    """The name, dtype, shape and digest of an array.
+
+    Args:
+      name: its path in the state.
+      dtype: its NumPy name.
+      shape: in elements.
+      sha256: of its bytes, in C order.
+    """
 
     name: str
     dtype: str
@@ -50,18 +57,24 @@ class ArrayRecord(NamedTuple):
 
 
 class Record(NamedTuple):
-    """What a folder must hold."""
+    """The files and arrays that a folder must hold."""
 
     files: tuple[File, ...]
     leaves: tuple[ArrayRecord, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """Nested plain values."""
+        """Returns nested plain values."""
         return {"files": [list(f) for f in self.files], "leaves": [list(x) for x in self.leaves]}
 
     @staticmethod
     def from_json(values: Any) -> Record:
-        """The inverse of ``to_json``; raises KeyError, ValueError or TypeError otherwise."""
+        """Returns the record that ``to_json`` gave.
+
+        Raises:
+          KeyError: a value is missing.
+          ValueError: a row has too few or too many values.
+          TypeError: a value is of another type.
+        """
         files = tuple(File(*row) for row in values["files"])
         rows = (
             (name, dtype, tuple(shape), sha256) for name, dtype, shape, sha256 in values["leaves"]
@@ -70,7 +83,11 @@ class Record(NamedTuple):
 
 
 def write_arrays(path: Path, arrays: Mapping[str, Any]) -> Record:
-    """Writes arrays into a new folder and waits until they are on the disk; raises OSError."""
+    """Writes arrays into a new folder and waits until they are on the disk; returns their record.
+
+    Raises:
+      OSError: they cannot be written.
+    """
     host = {name: np.asarray(array, order="C") for name, array in arrays.items()}
     # Digests are taken while Orbax writes: both spend their time outside of Python.
     with ThreadPoolExecutor(_THREADS) as pool:
@@ -88,7 +105,12 @@ def write_arrays(path: Path, arrays: Mapping[str, Any]) -> Record:
 
 
 def read_arrays(path: Path, record: Record) -> dict[str, np.ndarray]:
-    """The arrays of a folder; raises OSError, or ValueError naming what is damaged."""
+    """Reads the arrays of a folder, and verifies them against their record.
+
+    Raises:
+      OSError: a file is missing or cannot be read.
+      ValueError: a file or an array has changed; it is named.
+    """
     with ThreadPoolExecutor(_THREADS) as pool:
         for file in record.files:
             size = (path / file.name).stat().st_size
@@ -115,7 +137,7 @@ def _save(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
             if failure is None:
                 raise
             _ignore_late_callbacks()
-        # Not while the error is handled, which keeps all that failed with it alive.
+        # Outside of the handler: while it runs, the error keeps the failed objects alive.
         if failure is not None:
             gc.collect()
             raise OSError(failure, os.strerror(failure), str(path))
@@ -140,7 +162,7 @@ def _system_error(error: OSError | ValueError) -> int | None:
 
 @contextmanager
 def _quietly() -> Iterator[None]:
-    """Orbax raises what fails, and reports it again from its threads, in logs and as tasks."""
+    """Silences Orbax's threads and logs, which report again the failures that it raises."""
     loggers = {name: logging.getLogger(name) for name in ("absl", "asyncio")}
     levels = {name: logger.level for name, logger in loggers.items()}
     hook, threading.excepthook = threading.excepthook, lambda args: None
@@ -155,7 +177,7 @@ def _quietly() -> Iterator[None]:
 
 
 def _ignore_late_callbacks() -> None:
-    """Writes that end after the one that failed find their event loop closed, seconds later."""
+    """Silences the writes that end seconds after the failed one, their event loop closed."""
     before = sys.unraisablehook
 
     def hook(unraisable: Any) -> None:
@@ -166,7 +188,7 @@ def _ignore_late_callbacks() -> None:
 
 
 def _restore(path: Path, names: list[str]) -> dict[str, np.ndarray]:
-    """The named arrays, in this order."""
+    """Reads the named arrays, in this order."""
     as_numpy = ocp.RestoreArgs(restore_type=np.ndarray)
     args = ocp.args.PyTreeRestore(
         dict.fromkeys(names, 0), restore_args=dict.fromkeys(names, as_numpy)

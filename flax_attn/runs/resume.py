@@ -1,4 +1,4 @@
-"""Going on with a run: under which conditions, from what, and from where."""
+"""Resuming a run: under which conditions, from which checkpoint, and at which batch."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from flax_attn.runs.state import Progress, TrainState
 
 
 class Earlier(NamedTuple):
-    """The checkpoint to go on from, its run, and the names of the conditions that changed."""
+    """The checkpoint to resume from, its run, and the names of the conditions that changed."""
 
     loaded: LoadedCheckpoint
     run: Run
@@ -23,10 +23,12 @@ class Earlier(NamedTuple):
     def resume(
         self, template: TrainState, start: Progress
     ) -> tuple[TrainState, Progress, list[Row]]:
-        """The state, the place to go on from, and the metrics of the epochs before.
+        """Returns the state, the progress to resume at, and the metrics of the epochs before.
 
-        ``start`` is the place before the first epoch under today's conditions. Raises
-        CheckpointError when the checkpoint does not fit the template.
+        ``start`` is the progress before the first epoch under today's conditions.
+
+        Raises:
+          CheckpointError: the checkpoint does not fit the template.
         """
         info = self.loaded.info
         state, progress = self.loaded.training(template, start.sums)
@@ -34,12 +36,12 @@ class Earlier(NamedTuple):
         if info.row is not None:
             return state, start._replace(epoch=progress.epoch + 1), [*rows, info.row]
         if not progress.finished and self.changed & order_conditions():
-            # What the epoch has seen is not the beginning of its new order.
+            # The batches done are not the first ones in the epoch's new order.
             return state, start._replace(epoch=progress.epoch), rows
         return state, progress, rows
 
     def describe(self, epochs: int) -> str:
-        """One line on what is resumed."""
+        """Describes in one line what is resumed; ``epochs`` is the length of the run."""
         place = Progress(**self.loaded.info.place, sums=None)
         text = f"resuming after epoch {place.epoch - (not place.finished)} of {epochs}"
         if not place.finished:
@@ -51,10 +53,11 @@ class Earlier(NamedTuple):
 
 
 def find_earlier(run: Run, checkpoints: Checkpoints, workdir: Path) -> Earlier | None:
-    """What there is to resume, None before the first checkpoint.
+    """Reads the checkpoint to resume from; returns None before the first.
 
-    Raises CheckpointError when the run was under other conditions that ``--resume-anyway`` does
-    not name, or when no checkpoint is whole.
+    Raises:
+      CheckpointError: the run was under other conditions that ``--resume-anyway`` does not name, or
+        no checkpoint is whole.
     """
     if checkpoints.latest is None:
         return None

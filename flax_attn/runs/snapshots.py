@@ -1,7 +1,7 @@
-"""Light snapshots of a run: what training changes, one file an epoch, without optimizer state.
+"""Light snapshots of a run: the arrays that training changes, one file an epoch.
 
-A snapshot is laid over the arrays of any checkpoint of the same run; those of a frozen backbone
-are in none of them.
+They hold no optimizer state, and no arrays of a frozen backbone: a snapshot replaces arrays of any
+checkpoint of the same run.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ _DIGEST = "content_sha256"
 
 
 def snapshot_path(workdir: Path, epoch: int) -> Path:
-    """Where the snapshot after an epoch lies."""
+    """Returns the path of the snapshot after an epoch."""
     return workdir / FOLDER / f"{_PREFIX}{epoch}{_ENDING}"
 
 
 def snapshot_epochs(workdir: Path) -> list[int]:
-    """The epochs of a run that have a snapshot, in order."""
+    """Returns the epochs of a run that have a snapshot, in order."""
     names = [path.name for path in (workdir / FOLDER).glob(f"{_PREFIX}*{_ENDING}")]
     numbers = [name[len(_PREFIX) : -len(_ENDING)] for name in names]
     return sorted(int(number) for number in numbers if number.isdecimal())
@@ -41,7 +41,9 @@ def save_snapshot(
 ) -> None:
     """Writes the snapshot after ``epoch`` (counted from 1), all of it or nothing.
 
-    Raises CheckpointError or DiskFullError when it cannot be written.
+    Raises:
+      CheckpointError: it cannot be written.
+      DiskFullError: there is no space.
     """
     arrays: dict[str, Any] = {
         name: np.asarray(jax.device_get(array), order="C")
@@ -57,9 +59,10 @@ def save_snapshot(
 def load_snapshot(
     workdir: Path, epoch: int, params: Arrays, stats: Arrays, *, freeze_backbone: bool
 ) -> tuple[Arrays, Arrays]:
-    """A checkpoint's arrays with those of the snapshot after ``epoch`` in their places.
+    """Returns a checkpoint's arrays, those in the snapshot after ``epoch`` replaced by its own.
 
-    Raises CheckpointError when there is none, it is damaged, or it is of another network.
+    Raises:
+      CheckpointError: there is no such snapshot, it is damaged, or it is of another network.
     """
     path = snapshot_path(workdir, epoch)
     if not path.is_file():
@@ -85,7 +88,7 @@ def load_snapshot(
 
 
 def _changing(params: Arrays, stats: Arrays, *, freeze_backbone: bool) -> Arrays:
-    """What training changes; a frozen backbone keeps its running statistics, too."""
+    """Returns the arrays that training changes; with a frozen backbone no statistics."""
     changed = trainable(params, freeze_backbone=freeze_backbone)
     moving = {} if freeze_backbone else stats
     return {

@@ -1,4 +1,4 @@
-"""The state of a training run, and its place in it: what a checkpoint keeps."""
+"""The state of a training run, and its progress: what a checkpoint stores."""
 
 from __future__ import annotations
 
@@ -13,7 +13,11 @@ from flax_attn.models.functional import Arrays
 class TrainState(NamedTuple):
     """Everything a step reads and writes, as plain arrays.
 
-    ``opt_state`` covers the trainable parameters only.
+    Args:
+      step: how many steps have been taken.
+      params: the parameters, by path.
+      stats: the running statistics, by path.
+      opt_state: the optimizer's state, of the trainable parameters only.
     """
 
     step: Int[Array, ""]
@@ -23,9 +27,15 @@ class TrainState(NamedTuple):
 
 
 class Progress(NamedTuple):
-    """How far a run has come: ``batch`` of ``batches`` of ``epoch``, which counts from 1.
+    """How far a run has come.
 
-    ``sums`` add up the ``images`` of the epoch so far, ``seconds`` is the time they took.
+    Args:
+      epoch: the epoch that is running, counted from 1.
+      batch: batches of the epoch that are done.
+      batches: batches in the epoch.
+      images: images of the epoch that are done.
+      seconds: time that they took.
+      sums: their metric sums.
     """
 
     epoch: int
@@ -37,7 +47,7 @@ class Progress(NamedTuple):
 
     @staticmethod
     def start(epoch: int, batches: int, zero: Any) -> Progress:
-        """The place before the first of an epoch's batches; ``zero`` are sums over nothing."""
+        """Returns the progress before an epoch's first batch; ``zero`` are sums over nothing."""
         return Progress(epoch, 0, batches, 0, 0.0, zero)
 
     @property

@@ -29,7 +29,8 @@ INTERRUPTED = 130
 class Command(NamedTuple):
     """A sub-command: the module whose ``main`` it runs, and a line of help.
 
-    ``computes`` says whether it keeps the memory of its steps (``keep_freed_memory``).
+    ``computes`` is true for commands that run steps and so keep freed memory
+    (``keep_freed_memory``).
     """
 
     module: str
@@ -40,6 +41,7 @@ class Command(NamedTuple):
 COMMANDS = {
     "train": Command("flax_attn.training.train_command", "train a network, or resume a run"),
     "eval": Command("flax_attn.training.eval_command", "evaluate a run's best checkpoint"),
+    "predict": Command("flax_attn.explain.predict_command", "say what is on new images"),
     "explain": Command("flax_attn.explain.explain_command", "show what a run looks at"),
     "ablate": Command("flax_attn.studies.ablate.ablate_command", "compare scores and alignments"),
     "reproduce": Command(
@@ -78,6 +80,11 @@ class Parser(argparse.ArgumentParser):
     """An argument parser that raises UsageError instead of printing its usage."""
 
     def error(self, message: str) -> NoReturn:
+        """Raises the message as an error of ours, which ``run`` prints in one line.
+
+        Raises:
+          UsageError: always.
+        """
         raise UsageError(f"{message} (--help lists the flags)")
 
 
@@ -91,9 +98,9 @@ class _Tuple(argparse.Action):
 def add_settings(
     parser: argparse.ArgumentParser, choices: Mapping[str, Sequence[str]], command: str
 ) -> None:
-    """Adds a flag for each setting that a command takes; those not given stay out of its values.
+    """Adds a flag for each setting that a command takes; a flag not given leaves no value.
 
-    ``choices`` lists the names a setting may take.
+    ``choices`` lists the values that a setting may take, by the setting's name.
     """
     taken = {f.name for f in settings(command)}
     for section in fields(Config):
@@ -119,17 +126,17 @@ def take_settings(values: dict[str, Any], command: str) -> dict[str, Any]:
 
 
 def add_common(parser: argparse.ArgumentParser) -> None:
-    """Flags that every command has."""
+    """Adds the flags that every command has."""
     parser.add_argument("--debug", action="store_true", help="show the traceback of a failure")
 
 
 def add_preset(parser: argparse.ArgumentParser) -> None:
-    """``--preset``, for commands that build a configuration."""
+    """Adds ``--preset``, for commands that build a configuration."""
     parser.add_argument("--preset", choices=list(PRESETS), help="settings to start from")
 
 
 def add_meeting(parser: argparse.ArgumentParser) -> None:
-    """The flags of a process that trains or judges together with others."""
+    """Adds the flags of a process that trains or evaluates together with others."""
     group = parser.add_argument_group("several processes (docs/scaling.md)")
     group.add_argument("--coordinator", help="host:port of the first process, for all to meet")
     group.add_argument("--num-processes", type=int, help="how many there are")
@@ -137,9 +144,10 @@ def add_meeting(parser: argparse.ArgumentParser) -> None:
 
 
 def take_meeting(values: dict[str, Any]) -> Meeting | None:
-    """Removes the flags of ``add_meeting`` from parsed values; None where they were not given.
+    """Removes the flags of ``add_meeting`` from parsed values; returns None where none was given.
 
-    Raises UsageError for some of them without the others, or values that make no sense.
+    Raises:
+      UsageError: only some of the flags were given, or a value is out of its range.
     """
     place, count, index = (
         values.pop(name) for name in ("coordinator", "num_processes", "process_id")
@@ -166,9 +174,9 @@ def run(
     *,
     computes: bool = True,
 ) -> int:
-    """Runs a command; a failure prints one line on standard error and gives its exit code.
+    """Runs a command and returns its exit code; a failure prints one line on standard error.
 
-    One that ``computes`` keeps the memory of its steps (``keep_freed_memory``).
+    With ``computes`` the process keeps the memory that its steps free (``keep_freed_memory``).
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     logging.getLogger("absl").setLevel(logging.ERROR)
@@ -178,13 +186,13 @@ def run(
     # A terminal that cannot show the name of a class is no reason to fail.
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
-    # Of an image that can be used they say nothing, of others there is an error of our own
-    # (flax_attn/data/decode.py).
+    # Pillow warns of images that can be used all the same; for the others there is an error of
+    # ours (flax_attn/data/decode.py).
     warnings.filterwarnings("ignore", module=r"PIL\.")
     try:
         main(arguments)
     except Exception as error:
-        failure = _known(error)
+        failure = _as_our_error(error)
         if failure is None:
             raise
         if "--debug" in arguments:
@@ -200,14 +208,14 @@ def run(
     return 0
 
 
-def _known(error: Exception) -> FlaxAttnError | None:
-    """The error of ours that one of any other type stands for."""
+def _as_our_error(error: Exception) -> FlaxAttnError | None:
+    """Returns the error of ours that describes ``error``, None if there is none."""
     if isinstance(error, FlaxAttnError):
         return error
     if isinstance(error, OSError) and is_no_space(error):
         where = f" for {error.filename}" if error.filename else ""
         return DiskFullError(f"no space left{where}: free some and repeat the command")
-    # XLA has several types for it.
+    # XLA raises several types of errors for it.
     if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
         return OutOfMemoryError(
             "out of memory: use a smaller --batch-size; training also has --accumulate and --remat"

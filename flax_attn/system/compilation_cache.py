@@ -1,7 +1,7 @@
-"""Compiled programs kept from one process to the next (``--compilation-cache DIR``).
+"""Compiled programs that later processes load again (``--compilation-cache DIR``).
 
 What XLA compiles for a CPU is machine code for that CPU and that number of threads; loaded on
-another it may be slow, round differently or stop at an unknown instruction. JAX's own key knows
+another it may be slow, round differently or stop at an unknown instruction. JAX's own key covers
 the program, the versions and the flags, but not all of that, so each kind of machine has a
 sub-folder of its own.
 """
@@ -22,7 +22,7 @@ import jax
 from flax_attn.errors import UsageError
 from flax_attn.system.cpu import threads
 
-# Lines of /proc/cpuinfo that say which instructions there are, and how XLA tunes for them.
+# Lines of /proc/cpuinfo that name the instructions of the CPU, and what XLA tunes code for.
 _CPU_LINES = ("vendor_id", "cpu family", "model", "model name", "stepping", "flags", "Features")
 _DIGITS = 12
 _ZLIB = b"\x78"
@@ -33,10 +33,11 @@ def use_compilation_cache(folder: str | Path | None) -> Path | None:
     """Keeps every program compiled from now on in ``folder``; returns the sub-folder used.
 
     None leaves JAX's settings as they are. Call it before anything is compiled. Entries that a
-    killed process left half-written are removed. What is read is run, so the sub-folder belongs
-    to one user.
+    killed process left half-written are removed. The programs read from the folder are executed, so
+    the sub-folder belongs to one user.
 
-    Raises UsageError when it cannot be written, or others may write to it.
+    Raises:
+      UsageError: the sub-folder cannot be written, or others may write to it.
     """
     if folder is None:
         return None
@@ -56,22 +57,22 @@ def use_compilation_cache(folder: str | Path | None) -> Path | None:
         )
     if not os.access(own, os.W_OK):
         raise UsageError(f"--compilation-cache: cannot write in {own}; name another folder")
-    _drop_torn(own)
+    _remove_incomplete(own)
     jax.config.update("jax_compilation_cache_dir", str(own))
-    # Starting takes many small programs, too; of all of them together reading is faster.
+    # A start compiles many small programs, too; reading all of them is faster than compiling.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
     return own
 
 
 def machine_key() -> str:
-    """A name for programs that may be exchanged: version of jaxlib, CPU, number of threads."""
+    """Returns a name shared by machines that may exchange programs: jaxlib, CPU, threads."""
     said = hashlib.sha256("\n".join(_describe_cpu()).encode()).hexdigest()[:_DIGITS]
     return f"jaxlib-{version('jaxlib')}-{platform.machine()}-{threads()}-threads-{said}"
 
 
 def _describe_cpu() -> list[str]:
-    """The first processor's lines that decide what is compiled for it."""
+    """Returns the lines about the first processor that decide what is compiled for it."""
     try:
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
     except OSError:
@@ -80,11 +81,11 @@ def _describe_cpu() -> list[str]:
     return [line for line in first if line.split(":")[0].strip() in _CPU_LINES]
 
 
-def _drop_torn(folder: Path) -> None:
+def _remove_incomplete(folder: Path) -> None:
     """Removes entries that were not written to their end.
 
-    JAX neither replaces them nor stops warning of them. Entries are zlib streams with a checksum;
-    others (Zstandard, where that is installed) are left to JAX.
+    JAX neither replaces them nor stops warning about them. Entries are zlib streams with a
+    checksum; others (Zstandard, where that is installed) are left to JAX.
     """
     for path in folder.glob("*-cache"):
         with suppress(OSError):

@@ -1,4 +1,4 @@
-"""Standard output, which may be on a full disk, and text for what cannot show every character."""
+"""The console: what the package prints, progress bars, and output that a full disk may refuse."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from contextlib import suppress
 
 from tqdm import tqdm
 
-# What the package says; silent until somebody adds a handler, as the commands do.
+# The package's log: silent until somebody adds a handler, as the commands do.
 LOGGER = logging.getLogger("flax_attn")
 
 
 def flush_output() -> None:
-    """Writes out what has been said; where that fails, it and all that follows goes nowhere.
+    """Writes out what has been printed; on failure redirects standard output to nowhere.
 
-    What stays in the buffer would fail again wherever it is emptied next: at a progress bar, or
-    when the interpreter ends, which would then leave with a code of its own.
+    Otherwise the text left in the buffer would fail again wherever it is flushed next: at a
+    progress bar, or when the interpreter ends, which would then leave with an exit code of its own.
 
     Raises:
       OSError: it cannot be written.
@@ -33,7 +33,10 @@ def flush_output() -> None:
 
 
 def plain(text: str) -> str:
-    """The text in one line of Latin letters: names of classes may hold bytes without a glyph."""
+    """Returns the text in one line of printable Latin-1 characters, all others escaped.
+
+    For figures and tables: names of classes may hold characters that their fonts lack.
+    """
     latin = text.encode("latin-1", "backslashreplace").decode("latin-1")
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in latin)
 
@@ -45,7 +48,10 @@ def warn(text: str) -> None:
 
 
 def bar(items: Iterable, total: int, text: str, *, done: int = 0) -> tqdm:
-    """Returns ``items`` under a progress bar that shows the rate and the time left."""
+    """Returns ``items`` under a progress bar that shows the rate and the time left.
+
+    ``total`` is the number of items, ``done`` how many of them came before the first.
+    """
     return tqdm(
         items,
         total=total,
@@ -58,17 +64,17 @@ def bar(items: Iterable, total: int, text: str, *, done: int = 0) -> tqdm:
 
 
 class Tolerant:
-    """Runs what may fail for want of space or rights; the first failure is warned of."""
+    """Runs actions that may fail for want of space or rights, and warns of the first failure."""
 
     def __init__(self) -> None:
         self._warned = False
 
     def reset(self) -> None:
-        """Warns of the next failure again."""
+        """Resets the object, so that it warns of the next failure again."""
         self._warned = False
 
     def __call__(self, action: Callable[[], object], what: str) -> bool:
-        """Runs the action; returns whether it succeeded."""
+        """Runs the action and returns whether it succeeded; ``what`` names what it writes."""
         try:
             action()
         except OSError as error:
@@ -84,9 +90,10 @@ attempt = Tolerant()
 
 
 class ConsoleHandler(logging.Handler):
-    """Prints what the package says: lines on standard output, warnings on standard error."""
+    """Prints the package's log: lines on standard output, warnings on standard error."""
 
     def emit(self, record: logging.LogRecord) -> None:
+        """Prints one record; a full disk costs one warning."""
         text = record.getMessage()
         if record.levelno >= logging.WARNING:
             warn(text)
@@ -96,7 +103,7 @@ class ConsoleHandler(logging.Handler):
 
 
 def speak() -> None:
-    """Lets this process print what the package says; called by every command."""
+    """Prints the package's log in this process from now on; called by every command."""
     attempt.reset()
     LOGGER.setLevel(logging.INFO)
     if not any(isinstance(handler, ConsoleHandler) for handler in LOGGER.handlers):

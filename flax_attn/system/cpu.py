@@ -8,7 +8,7 @@ from contextlib import suppress
 
 
 def threads() -> int:
-    """As many as XLA starts on a CPU: what NPROC says, or the cores that this process may use."""
+    """Returns how many threads XLA starts on a CPU: ``NPROC``, or the cores it may use."""
     if (said := os.environ.get("NPROC", "")).isdecimal():
         return int(said)
     with suppress(AttributeError):  # not on macOS
@@ -17,10 +17,10 @@ def threads() -> int:
 
 
 def max_isa() -> str:
-    """What ``--xla_cpu_max_isa`` in XLA_FLAGS limits XLA to, "AVX2" say; empty without it.
+    """Returns the limit that ``--xla_cpu_max_isa`` in ``XLA_FLAGS`` sets, such as "AVX2", or "".
 
-    It binds what XLA itself compiles. The library that multiplies matrices for it (YNNPACK) still
-    asks the processor.
+    It binds what XLA itself compiles. The library that multiplies matrices for it (YNNPACK) ignores
+    it and queries the processor.
     """
     said = re.findall(r"--xla_cpu_max_isa=(\w+)", os.environ.get("XLA_FLAGS", ""))
     return said[-1].upper() if said else ""

@@ -1,4 +1,4 @@
-"""Files and folders that a crash leaves whole or absent, and seals that show every changed byte."""
+"""Files and folders that a crash leaves whole or absent, and digests that reveal a changed byte."""
 
 from __future__ import annotations
 
@@ -31,17 +31,21 @@ _DIGITS = 64
 
 
 def is_no_space(error: OSError) -> bool:
-    """Whether a write failed for want of space: a full disk, a quota, a limit on file sizes."""
+    """Returns whether a write failed for want of space: full disk, quota, limit on file sizes."""
     return error.errno in _NO_SPACE
 
 
 def free_bytes(folder: Path) -> int:
-    """Space that an unprivileged process may still fill."""
+    """Returns the bytes that an unprivileged process may still write in ``folder``."""
     return shutil.disk_usage(folder).free
 
 
 def sync(path: Path) -> None:
-    """Waits until a file's content, or a folder's list of names, is on the disk."""
+    """Waits until a file's content, or a folder's list of names, is on the disk.
+
+    Raises:
+      OSError: it cannot be opened or written.
+    """
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -51,7 +55,7 @@ def sync(path: Path) -> None:
 
 @contextmanager
 def replacing(path: Path, *, shared: bool = False) -> Iterator[Path]:
-    """Yields a path to write to; the file there then takes the place of ``path``.
+    """Yields a path to write to; the file written there then replaces ``path``.
 
     Readers and crashes see the old file or the new one, and the new one is on the disk when the
     block ends. Where several processes may write the same file (``shared``) each has a partial
@@ -74,23 +78,35 @@ def replacing(path: Path, *, shared: bool = False) -> Iterator[Path]:
 
 
 def write_bytes(path: Path, content: bytes | bytearray, *, shared: bool = False) -> None:
-    """Replaces a file, all or nothing (see ``replacing``); raises OSError."""
+    """Replaces a file by these bytes, all or nothing (see ``replacing``).
+
+    Raises:
+      OSError: it cannot be written; the old file stays.
+    """
     with replacing(path, shared=shared) as partial:
         partial.write_bytes(content)
 
 
 def write_text(path: Path, text: str, *, shared: bool = False) -> None:
-    """Replaces a file by UTF-8 text, all or nothing (see ``replacing``); raises OSError."""
+    """Replaces a file by UTF-8 text, all or nothing (see ``replacing``).
+
+    Raises:
+      OSError: it cannot be written; the old file stays.
+    """
     write_bytes(path, text.encode(), shared=shared)
 
 
 def write_json(path: Path, values: Any) -> None:
-    """Replaces a file by indented JSON, all or nothing (see ``replacing``); raises OSError."""
+    """Replaces a file by indented JSON, all or nothing (see ``replacing``).
+
+    Raises:
+      OSError: it cannot be written; the old file stays.
+    """
     write_text(path, json.dumps(values, indent=2) + "\n")
 
 
 def remove_stale_partials(folder: Path) -> None:
-    """Removes what killed processes have left unfinished; a live one's file is younger."""
+    """Removes partial files that killed processes left, recognised by their age of over an hour."""
     for partial in (*folder.glob(f"*{PARTIAL}"), *folder.glob(f".*{PARTIAL}")):
         with suppress(FileNotFoundError):
             if time.time() - partial.stat().st_mtime > _STALE_SECONDS:
@@ -101,7 +117,9 @@ def remove_stale_partials(folder: Path) -> None:
 def writing(
     what: object, kind: type[FlaxAttnError] = UsageError, *, remedy: str = ""
 ) -> Iterator[None]:
-    """Turns an error of the system into one of ours, wherever something is written.
+    """Turns an ``OSError`` raised in the block, which writes ``what``, into an error of ours.
+
+    ``remedy`` is added to the message: what else the user may do.
 
     Raises:
       DiskFullError: no space is left for ``what``.
@@ -120,7 +138,7 @@ def writing(
 def open_safetensors(
     path: str | os.PathLike[str], kind: type[FlaxAttnError] = WeightsError
 ) -> Iterator[Any]:
-    """Opens a safetensors file for numpy.
+    """Opens a safetensors file; its tensors are read as NumPy arrays.
 
     Raises:
       FlaxAttnError: of this ``kind``, when the file cannot be read or is damaged.
@@ -138,13 +156,17 @@ def open_safetensors(
 
 
 def seal(values: Mapping[str, Any]) -> str:
-    """One line of JSON that carries the SHA-256 of its content."""
+    """Returns one line of JSON with the SHA-256 of its content; ``unseal`` is the inverse."""
     content = json.dumps(values, separators=(",", ":"))
     return f"{_OPENING}{_sha256(content)}{_MIDDLE}{content}}}\n"
 
 
 def unseal(text: str) -> dict[str, Any]:
-    """The inverse of ``seal``; raises ValueError when a single byte has changed."""
+    """Returns the values of a line that ``seal`` made.
+
+    Raises:
+      ValueError: a byte has changed.
+    """
     start = len(_OPENING) + _DIGITS + len(_MIDDLE)
     content = text[start:-2]
     if text != f"{_OPENING}{_sha256(content)}{_MIDDLE}{content}}}\n":
@@ -153,9 +175,11 @@ def unseal(text: str) -> dict[str, Any]:
 
 
 def read_sealed(path: Path) -> dict[str, Any]:
-    """The values of a sealed file.
+    """Reads the values of a sealed file.
 
-    Raises OSError when it cannot be read, ValueError when it is damaged.
+    Raises:
+      OSError: it cannot be read.
+      ValueError: it is damaged.
     """
     try:
         return unseal(path.read_bytes().decode())
@@ -170,17 +194,17 @@ def _sha256(text: str) -> str:
 _PARTIAL_FOLDER = ".partial-"
 _LOCK = ".lock"
 
-# A file system without locks: what a dead process left there stays.
+# The errors of a file system without locks: what a dead process left on it stays.
 _NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL})
 
 
 class Build:
-    """A folder in the making, ``folder``, which `publish` renames to ``final``.
+    """A folder being built, ``folder``, which ``publish`` renames to ``final``.
 
-    Any number of processes may build the same one: the first to publish wins. What is not
-    published is removed by `close`, at the latest when the process ends; what a killed process
-    left, by the next build beside it. A lock tells the two apart, not a process number, which
-    another machine or container may use as well.
+    Several processes may build the same one: the first to publish wins. What is not published is
+    removed by ``close``, at the latest when the process ends. What a killed process left is removed
+    by the next build in the same parent folder, which recognises it by its released lock, not by a
+    process number: another machine or container may use the same number.
 
     Raises:
       OSError: the folder cannot be made.
@@ -196,7 +220,7 @@ class Build:
         self.close = weakref.finalize(self, _discard, self.folder, self._lock)
 
     def publish(self) -> None:
-        """Gives the folder its final name, unless another process was first; then it is gone.
+        """Gives the folder its final name; removes it if another process was first.
 
         Raises:
           OSError: it cannot be renamed.
@@ -214,7 +238,7 @@ class Build:
 
 
 def _locked_folder(folder: Path) -> int:
-    """Makes a folder that is locked when it first bears its name; the lock's descriptor."""
+    """Makes a folder that is locked before it gets its name; returns the lock's descriptor."""
     unnamed = folder.with_name(f".{folder.name}")
     unnamed.mkdir()
     lock = -1
@@ -239,8 +263,13 @@ def _discard(folder: Path, lock: int) -> None:
 
 
 def remove_abandoned(parent: Path) -> None:
-    """Removes the folders of builds in ``parent`` that nobody goes on with."""
-    for folder in parent.glob(f"*{_PARTIAL_FOLDER}*"):
+    """Removes the folders in ``parent`` that killed processes were building."""
+    for folder in parent.glob(f".*{_PARTIAL_FOLDER}*"):
+        # It gets its lock, and another name, within the blink of an eye.
+        with suppress(OSError):
+            if time.time() - folder.stat().st_mtime > _STALE_SECONDS:
+                shutil.rmtree(folder, ignore_errors=True)
+    for folder in parent.glob(f"[!.]*{_PARTIAL_FOLDER}*"):
         lock = _opened_lock(folder)
         if lock is None:
             continue
@@ -253,8 +282,6 @@ def remove_abandoned(parent: Path) -> None:
 
 
 def _opened_lock(folder: Path) -> int | None:
-    if folder.name.startswith("."):  # about to be locked
-        return None
     try:
         return os.open(folder / _LOCK, os.O_RDWR)
     except OSError:

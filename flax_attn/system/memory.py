@@ -1,4 +1,4 @@
-"""Memory that a step gives back and the next one takes again."""
+"""Freed memory: keeps it in the process between training steps, where glibc allows it."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ _M_MMAP_MAX, _M_TRIM_THRESHOLD, _M_TOP_PAD = -4, -1, -2
 _TOP_PAD_BYTES = 64 << 20
 
 _COMPILED = "/jax/core/compile/backend_compile_duration"
-# Only what took so long left much behind.
+# Shorter compilations free too little memory to be worth a trim.
 _MIN_COMPILE_SECONDS = 0.1
 
 
 @cache
 def keep_freed_memory() -> bool:
-    """Lets this process keep what steps free; returns whether that could be arranged.
+    """Keeps memory that steps free in this process; returns whether that could be arranged.
 
-    What kernels and XLA free in a step, glibc gives back to the system, and the next step waits
-    for the system to clear every page again. Keeping it saved 8 % of a training step; a block of
-    all activations, which XLA takes on a thread of its own, is given back all the same. What
-    compiling frees is of little use to a step and goes back to the system once a program is
-    compiled. Only glibc can be told so; elsewhere nothing changes.
+    Otherwise glibc returns to the system what kernels and XLA free in a step, and the next step
+    waits while the system clears every page again. Keeping it saved 8 % of a training step. Two
+    exceptions: XLA allocates the block of all activations on a thread of its own, and it is
+    returned all the same; what compiling frees is of little use to a step, and is returned after
+    each compilation. Only glibc has these settings; elsewhere nothing changes.
     """
     if not sys.platform.startswith("linux"):
         return False

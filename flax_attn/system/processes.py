@@ -1,8 +1,8 @@
-"""Several processes that train one network: joining, telling each other, and ending together.
+"""Several processes that train one network: how they join, exchange values and end together.
 
 JAX has the processes meet at a coordinator, which the first of them starts, and compiles steps
 over the devices of all. Waiting for each other inside a step cannot be interrupted, so a process
-that fails leaves word with the coordinator, where a thread of every other one looks for it.
+that fails posts its failure at the coordinator, where a thread of every other process polls.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from flax_attn.system.signals import StoppedError
 
 Tree = TypeVar("Tree")
 
-# Seconds: for all processes to start; without a sign of life until one counts as lost; for the
-# others at the end while the first writes and draws; for the others to hear of a failure.
+# Seconds: until all processes have started; without a sign of life until one counts as lost; that
+# the others wait at the end while the first writes and draws; until they have read of a failure.
 JOIN_WITHIN, SILENT_FOR, LEAVE_WITHIN, HEAR_WITHIN = 120, 30, 1800, 5
 _LOOK_EVERY = 0.3
 
@@ -38,7 +38,7 @@ _FAILED, _HEARD, _GONE, _ALIVE, _SAID, _LEFT = (f"flax_attn/{name}" for name in 
 
 @dataclass(frozen=True)
 class Meeting:
-    """Where processes meet (``host:port`` of the first), how many, and which this one is."""
+    """Coordinator (``host:port`` of the first process), number of processes, index of this one."""
 
     coordinator: str
     count: int
@@ -47,18 +47,18 @@ class Meeting:
 
 @dataclass(frozen=True)
 class Processes:
-    """The processes of a run and this one's place among them; a single one by default."""
+    """The processes of a run and the index of this one; by default a single process."""
 
     count: int = 1
     index: int = 0
 
     @property
     def first(self) -> bool:
-        """Whether this is the process that writes."""
+        """Whether this is the first process, the one that writes."""
         return self.index == 0
 
     def gather(self, numbers: Int[np.ndarray, "n"]) -> Int[np.ndarray, "p n"]:
-        """The numbers of every process; all must call this."""
+        """Gathers the numbers of every process, one row each; all must call this."""
         if self.count == 1:
             return numbers[None]
         from jax.experimental import multihost_utils
@@ -66,7 +66,7 @@ class Processes:
         return multihost_utils.process_allgather(numbers)
 
     def from_first(self, tree: Tree) -> Tree:
-        """The first process's values of a tree of arrays, bit for bit; all must call this."""
+        """Returns the first process's tree of arrays, bit for bit; all must call this."""
         if self.count == 1:
             return tree
         from jax.experimental import multihost_utils
@@ -76,14 +76,14 @@ class Processes:
         packed = np.concatenate([array.reshape(-1).view(np.uint8) for array in arrays])
         packed = np.asarray(multihost_utils.broadcast_one_to_all(packed))
         ends = np.cumsum([array.nbytes for array in arrays])
-        told = [
+        received = [
             piece.view(array.dtype).reshape(np.shape(leaf))
             for piece, array, leaf in zip(np.split(packed, ends[:-1]), arrays, leaves, strict=True)
         ]
-        return jax.tree.unflatten(structure, told)
+        return jax.tree.unflatten(structure, received)
 
     def first_says(self, name: str, text: str) -> str:
-        """What the first process says under a name, once in its life; ``text`` if this is it."""
+        """Returns the first process's ``text`` in every process; use each ``name`` only once."""
         if self.count == 1:
             return text
         if self.first:
@@ -97,11 +97,14 @@ ALONE = Processes()
 
 @contextmanager
 def joined(meeting: Meeting | None) -> Iterator[Processes]:
-    """Meets the other processes, before anything else uses JAX, and leaves with them.
+    """Joins the other processes before anything else uses JAX, and leaves together with them.
 
     A failure in one process ends the others with its line and exit code. Without a meeting the
-    process is alone. Raises UsageError when the others do not come, ProcessLostError when one
-    is gone.
+    process is alone.
+
+    Raises:
+      UsageError: the others do not come.
+      ProcessLostError: another process has died.
     """
     if meeting is None:
         yield ALONE
@@ -135,7 +138,7 @@ def _meet(meeting: Meeting) -> None:
     who = f"process {meeting.index} of {meeting.count}"
     advice = "start all of them, each with its own --process-id, and the address of the first one"
     late = f"{who} met no others at {meeting.coordinator} within {JOIN_WITHIN} s: {advice}"
-    # JAX would abort, with a stack trace.
+    # Without this timer JAX would abort, with a stack trace.
     timer = threading.Timer(JOIN_WITHIN, _give_up, args=(late,))
     timer.daemon = True
     timer.start()
@@ -168,9 +171,9 @@ def _client() -> Any:
 
 
 class _Watch:
-    """Looks for failures of other processes, and leaves word of this one's.
+    """Polls for failures of other processes, and posts this one's.
 
-    The first process has the store, so it goes last: JAX aborts those that find it gone.
+    The first process holds the store, so it ends last: JAX aborts the others when the store ends.
     """
 
     def __init__(self, processes: Processes):
@@ -182,40 +185,40 @@ class _Watch:
         self._thread.start()
 
     def leave(self) -> None:
-        """Waits for all processes to come here."""
+        """Waits until every process has called this."""
         self._client.wait_at_barrier(_LEFT, 1000 * LEAVE_WITHIN)
         self._stop()
 
     def fail(self, error: BaseException) -> None:
-        """Leaves word, waits until the others have heard, and lets the process end at once."""
+        """Posts the failure, waits until the others have read it, and ends the process at exit."""
         self._stop()
-        code, line = _told(error)
+        code, line = _describe_failure(error)
         with suppress(RuntimeError):
-            self._tell(_FAILED, json.dumps({"code": code, "line": line}))
+            self._post(_FAILED, json.dumps({"code": code, "line": line}))
         self._wait(_HEARD, _FAILED)
         # JAX would wait for the others once more.
         atexit.register(self._go, code)
 
-    def _tell(self, name: str, text: str = "") -> None:
+    def _post(self, name: str, text: str = "") -> None:
         self._client.key_value_set(f"{name}/{self._me.index}", text, allow_overwrite=True)
 
-    def _told_by(self, name: str) -> dict[int, str]:
+    def _posted(self, name: str) -> dict[int, str]:
         entries = self._client.key_value_dir_get(name)
         return {int(key.rpartition("/")[2]): text for key, text in entries}
 
     def _wait(self, *names: str) -> None:
-        """Until all other processes have told one of these, or the time to hear is over."""
+        """Waits until every other process has posted one of ``names``, or ``HEAR_WITHIN`` s."""
         deadline = time.monotonic() + HEAR_WITHIN
         with suppress(RuntimeError):
             while time.monotonic() < deadline:
-                told = set().union(*(self._told_by(name) for name in names))
-                if len(told | {self._me.index}) == self._me.count:
+                posted = set().union(*(self._posted(name) for name in names))
+                if len(posted | {self._me.index}) == self._me.count:
                     return
                 time.sleep(_LOOK_EVERY / 3)
 
     def _go(self, code: int) -> None:
         with suppress(RuntimeError):
-            self._tell(_GONE)
+            self._post(_GONE)
         if self._me.first:
             self._wait(_GONE)
         os._exit(code)
@@ -229,17 +232,17 @@ class _Watch:
         while not self._over.wait(_LOOK_EVERY):
             turn += 1
             with suppress(RuntimeError):
-                self._tell(_ALIVE, str(turn))
-                for index, text in self._told_by(_FAILED).items():
+                self._post(_ALIVE, str(turn))
+                for index, text in self._posted(_FAILED).items():
                     failure = json.loads(text)
                     self._end(failure["code"], f"process {index} ended: {failure['line']}")
-                self._miss(self._told_by(_ALIVE))
+                self._miss(self._posted(_ALIVE))
 
-    def _miss(self, told: dict[int, str]) -> None:
-        """Ends this process when another has been silent for too long."""
+    def _miss(self, posted: dict[int, str]) -> None:
+        """Ends this process when another has been silent for more than ``SILENT_FOR`` s."""
         now = time.monotonic()
         for index, (before, since) in self._alive.items():
-            text = told.get(index, "")
+            text = posted.get(index, "")
             if text != before:
                 self._alive[index] = (text, now)
             elif now - since > SILENT_FOR:
@@ -250,15 +253,15 @@ class _Watch:
                 )
 
     def _end(self, code: int, line: str) -> None:
-        self._tell(_HEARD)
+        self._post(_HEARD)
         with suppress(OSError, ValueError):
             sys.stdout.flush()
         os.write(2, f"\rerror: {line}\n".encode())
         self._go(code)
 
 
-def _told(error: BaseException) -> tuple[int, str]:
-    """Exit code and line of a failure, as the command gives them."""
+def _describe_failure(error: BaseException) -> tuple[int, str]:
+    """Returns the exit code and the line of a failure, as a command reports them."""
     line = " ".join(str(error).split())
     if isinstance(error, FlaxAttnError):
         return error.exit_code, line

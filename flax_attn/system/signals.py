@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT: leave at the next boundary, in time, or at once when asked twice."""
+"""SIGTERM and SIGINT: stop at the next step, after a time limit, or at once on a second signal."""
 
 from __future__ import annotations
 
@@ -30,17 +30,22 @@ class StoppedError(FlaxAttnError):
 
 
 class Stop:
-    """Whether a signal has asked to stop."""
+    """A request to stop: ``signal`` is the number of the signal that made it, None so far."""
 
     def __init__(self) -> None:
         self.signal: int | None = None
 
     @property
     def requested(self) -> bool:
+        """Whether a signal has asked to stop."""
         return self.signal is not None
 
     def raise_if_requested(self, done: str) -> None:
-        """Raises StoppedError, which says what is ``done``, once a signal has come."""
+        """Stops the run if a signal has asked to; ``done`` says what is safe, for the message.
+
+        Raises:
+          StoppedError: a signal has asked to stop.
+        """
         if self.signal is not None:
             name = signal.Signals(self.signal).name
             raise StoppedError(
@@ -50,7 +55,7 @@ class Stop:
 
 @contextmanager
 def stop_on_signals(*, within: float) -> Iterator[Stop]:
-    """Turns the first SIGTERM or SIGINT into a request; use in the main thread.
+    """Turns the first SIGTERM or SIGINT into a request to stop; use it in the main thread.
 
     The process ends at the second signal, or when the request was not met ``within`` seconds,
     even while it is busy outside of Python (compiling). It ends without cleaning up, which
@@ -66,7 +71,7 @@ def stop_on_signals(*, within: float) -> Iterator[Stop]:
     os.set_blocking(writing, False)
     watcher = threading.Thread(target=_watch, args=(reading, within), name="signals", daemon=True)
     handlers = {number: signal.signal(number, request) for number in _SIGNALS}
-    # The number of each signal reaches the pipe at once; handlers wait for the interpreter.
+    # A signal's number is written to the pipe at once; handlers wait for the interpreter.
     before = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
     watcher.start()
     try:
@@ -93,7 +98,7 @@ def _watch(reading: int, within: float) -> None:
 
 
 def _next_signal(reading: int, within: float | None) -> int | None:
-    """A signal of ours, 0 when the time is over, None when there is nothing left to watch."""
+    """Waits for a signal; returns its number, 0 after ``within`` s, None if the pipe is closed."""
     end = None if within is None else time.monotonic() + within
     while True:
         left = None if end is None else max(end - time.monotonic(), 0)
@@ -107,7 +112,7 @@ def _next_signal(reading: int, within: float | None) -> int | None:
 
 
 def _leave(number: int, when: str) -> None:
-    clear = "\r\x1b[K" if os.isatty(2) else "\r"  # a progress bar may stand there
+    clear = "\r\x1b[K" if os.isatty(2) else "\r"  # a progress bar may be on the line
     line = f"{clear}error: left {when}, without saving: the last checkpoint is whole\n"
     os.write(2, line.encode())
     os._exit(128 + number)

@@ -1,4 +1,4 @@
-"""The names each setting may take, read from the tables that define them."""
+"""The names that each setting may take, read from the tables that define them."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 Every device holds all parameters and an equal part of each batch. Steps are compiled for the
 whole batch, so that sums over it (the loss, the gradient, the statistics of batch
-normalisations) are over all devices; XLA inserts what they have to tell each other.
+normalisations) are over all devices; XLA inserts the communication.
 """
 
 from __future__ import annotations
@@ -26,28 +26,29 @@ AXIS = "data"
 
 @dataclass(frozen=True)
 class Devices:
-    """Where steps run; without a mesh on JAX's default device, as if this class were not there."""
+    """The devices that steps run on; without a mesh JAX's default device alone."""
 
     mesh: Mesh | None = None
 
     @property
     def count(self) -> int:
+        """The number of devices."""
         return 1 if self.mesh is None else self.mesh.size
 
     def network(self, config: ModelConfig) -> ModelConfig:
-        """The configuration of a network whose batches these devices share."""
+        """Returns the configuration of a network for batches that these devices share."""
         if self.count > 1 and select_impl(config.conv, devices=self.count) == "exact":
             return replace(config, conv="exact")
         return config
 
     def jit(self, step: Callable[..., Any], **options: Any) -> Any:
-        """``jax.jit`` of a step whose results every device, and so every process, has whole."""
+        """Compiles a step whose results every device, and so every process, holds whole."""
         if self.mesh is None:
             return jax.jit(step, **options)
         return jax.jit(step, out_shardings=self._on_all(), **options)
 
     def share(self, batch: Tree) -> Tree:
-        """A host's part of a batch, laid out over the devices by its first axis.
+        """Shards a host's part of a batch over the devices by its first axis.
 
         The parts of all processes, in their order, make up the batch.
         """
@@ -62,7 +63,7 @@ class Devices:
         return jax.tree.map(place, batch)
 
     def replicate(self, tree: Tree) -> Tree:
-        """A tree of arrays, the same in every process, on all devices."""
+        """Copies a tree of arrays, the same in every process, to all devices."""
         if self.mesh is None:
             return tree
 
@@ -74,7 +75,7 @@ class Devices:
         return jax.tree.map(place, tree)
 
     def whole(self, part: np.ndarray) -> np.ndarray:
-        """The parts that the processes have of an array, one after the other."""
+        """Gathers the parts that the processes have of an array, one after the other."""
         if self.mesh is None or jax.process_count() == 1:
             return part
         from jax.experimental import multihost_utils
@@ -82,7 +83,7 @@ class Devices:
         return multihost_utils.process_allgather(part, tiled=True)
 
     def all(self, here: bool) -> bool:
-        """Whether something holds in every process."""
+        """Returns whether ``here`` is true in every process; all must call this."""
         return bool(self.whole(np.array([here])).all())
 
     @property
@@ -91,7 +92,7 @@ class Devices:
         return (0, 1) if self.mesh is None else (jax.process_index(), jax.process_count())
 
     def on_one(self, tree: Tree) -> Tree:
-        """Arrays that every device has whole, as those of one device of this process."""
+        """Returns arrays that every device holds whole as those of one device of this process."""
         if self.mesh is None:
             return tree
         return jax.tree.map(lambda leaf: leaf.addressable_data(0), tree)
@@ -105,9 +106,10 @@ ONE = Devices()
 
 
 def devices_for(config: TrainConfig) -> Devices:
-    """The devices that training shares each batch over.
+    """Returns the devices that training shares each batch over.
 
-    Raises UsageError when there are too few, or when they would not get equal parts.
+    Raises:
+      UsageError: there are too few devices, or they would not get equal parts of a batch.
     """
     devices = choose_devices(config.devices)
     parts = devices.count * config.accumulate
@@ -123,11 +125,12 @@ def devices_for(config: TrainConfig) -> Devices:
 
 
 def choose_devices(count: int | None) -> Devices:
-    """The first ``count`` devices, all there are by default; those of all processes together.
+    """Returns the first ``count`` devices of all processes together, all of them by default.
 
-    Raises UsageError when there are not as many, or when processes would be left without.
+    Raises:
+      UsageError: there are fewer devices, or a process would be left without.
     """
-    # By process, so that each has the rows of a batch that follow those of the one before.
+    # Sorted by process: the rows of each follow those of the process before.
     there = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
     wanted = len(there) if count is None else count
     if wanted > len(there):

@@ -27,6 +27,11 @@ SHOWN = ("loss", "accuracy", "precision", "recall", "average_precision", "roc_au
 
 
 def main(argv: Sequence[str]) -> None:
+    """Runs ``flax-attn eval``: evaluates a run on a split, or exports its network.
+
+    Raises:
+      FlaxAttnError: a failure that one line explains; ``cli.run`` prints it.
+    """
     parser = cli.Parser(prog="flax-attn eval", description=__doc__)
     cli.add_common(parser)
     parser.add_argument("--workdir", required=True, help="run directory of flax-attn train")

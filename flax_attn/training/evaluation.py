@@ -36,10 +36,16 @@ PANELS = 8
 
 
 class Evaluation(NamedTuple):
-    """Every example of a split judged once, in the split's order.
+    """The results of a split's examples, each evaluated once, in the split's order.
 
-    ``judged`` tells which of the split's n examples: all m = n, unless images were lost and
-    quarantined. ``attention`` is empty unless it was asked for.
+    Args:
+      metrics: their names and values.
+      confusion: counts of labels by predictions, [k, k], or [k, 2, 2] for each of several labels.
+      probabilities: of each class or label.
+      loss: of each example, in nats.
+      attention: the maps of each example; empty unless asked for.
+      judged: which of the split's n examples were evaluated: all m = n, unless images were lost and
+        quarantined.
     """
 
     metrics: dict[str, float]
@@ -63,10 +69,19 @@ def evaluate_examples(
     at_boundary: Callable[[], None] = lambda: None,
     devices: Devices = ONE,
 ) -> Evaluation:
-    """Loss, accuracy, precision, recall, average precision, ROC AUC and images/s.
+    """Evaluates a network: loss, accuracy, precision, recall, average precision, ROC AUC, images/s.
 
-    ``keep_attention`` keeps the attention maps of all examples in memory; ``at_boundary`` is
-    called between batches, and may raise. ``devices`` are those of the step.
+    Args:
+      step: the compiled evaluation step.
+      params: the network's parameters.
+      stats: its running statistics.
+      source: the examples.
+      num_classes: how many classes or labels there are.
+      task: the task that ``step`` was made for.
+      keep_attention: whether the attention maps of all examples are kept in memory.
+      text: the label of the progress bar.
+      at_boundary: called between batches; it may raise.
+      devices: those of the step.
     """
     sums: Any = task.sums.zero(num_classes)
     probabilities, losses, masks = [], [], []
@@ -107,12 +122,24 @@ def evaluate_run(
     out: Path,
     processes: Processes = ALONE,
 ) -> Evaluation:
-    """Judges the best checkpoint of a run on the images of a split.
+    """Evaluates the best checkpoint of a run on the images of a split.
 
-    ``config`` is the run's with the data settings to judge on; its devices share the batches,
-    enlarged to equal parts. Writes ``metrics.json``, ``predictions.csv`` and, of networks with
-    gates, ``attention.png`` into ``out``, of several ``processes`` the first one. Raises
-    CheckpointError when there is no checkpoint, or it does not fit.
+    Writes ``metrics.json``, ``predictions.csv`` and, for networks with gates, ``attention.png``
+    into ``out``; with several processes the first one does.
+
+    Args:
+      run: the run, as its directory has it.
+      split: the images.
+      config: the run's settings, with the data settings to evaluate on; its devices share the
+        batches, enlarged to equal parts.
+      split_name: the split's name in ``metrics.json``.
+      workdir: the run directory.
+      out: the folder of the results.
+      processes: those that share the evaluation.
+
+    Raises:
+      CheckpointError: there is no checkpoint, or it does not fit.
+      UsageError: there are too few devices, or ``processes`` disagree.
     """
     devices = choose_devices(config.train.devices)
     refuse_quarantine(config, processes)
@@ -157,7 +184,7 @@ def evaluate_run(
 def write_predictions(
     path: Path, result: Evaluation, split: Split, classes: Sequence[str], task: Task
 ) -> None:
-    """A row an image judged: name, label, prediction, loss in nats, a probability a class.
+    """Writes a row an image: name, label, prediction, loss in nats, a probability a class.
 
     Several labels are separated by ``|``.
     """
@@ -174,7 +201,7 @@ def write_predictions(
 
 
 def confusion_lines(confusion: Int[np.ndarray, "k *k"], classes: Sequence[str]) -> list[str]:
-    """The counts as lines of text: a matrix of classes, or four numbers for each label."""
+    """Returns the counts as lines of text: a matrix of classes, or four numbers for each label."""
     if confusion.ndim == 2:
         header, rows = "confusion (rows: label, columns: prediction)", confusion
     else:
@@ -190,14 +217,14 @@ def confusion_lines(confusion: Int[np.ndarray, "k *k"], classes: Sequence[str]) 
 def attention_panels(
     step: EvalStep, params: Arrays, stats: Arrays, split: Split, run: Run
 ) -> list[Panel]:
-    """Up to eight images of the split, the classes in turn, with their attention maps.
+    """Returns up to eight images of the split, the classes in turn, with their attention maps.
 
-    Empty when the network has no gates.
+    The list is empty when the network has no gates.
     """
     task, classes = TASKS[run.config.train.task], run.classes
     truth = task.truth(np.asarray(split.labels), len(classes))
     chosen = _in_turn(truth, PANELS)
-    # An image lost by now is replaced as in a batch, and shown as what it is.
+    # An image lost by now is replaced as in a batch, and shown with the label of the other.
     pixels, places = zip(*(read_image(split, int(i)) for i in chosen), strict=True)
     images, chosen = np.stack(pixels), np.array(places)
     labels = np.asarray(split.labels)[chosen].astype(np.int32)
@@ -219,7 +246,7 @@ def attention_panels(
 
 
 def _in_turn(truth: Bool[np.ndarray, "n k"], count: int) -> Int[np.ndarray, "m"]:
-    """Places of up to ``count`` examples, taken from the kinds of labels in turn."""
+    """Returns the indices of up to ``count`` examples, taken from the kinds of labels in turn."""
     _, kinds = np.unique(truth[:, ::-1], axis=0, return_inverse=True)
     rank = np.empty(len(truth), np.int64)
     for kind in np.unique(kinds):

@@ -1,4 +1,4 @@
-"""Feature maps of a frozen backbone, computed once and kept on disk.
+"""Feature maps of a frozen backbone, computed once and stored on disk.
 
 The maps are memory-mapped float32 arrays, one file a map, in a folder named by the digest of
 all that decides them: the images, the backbone's arrays and the maps asked for.
@@ -33,7 +33,7 @@ _log = logging.getLogger(__name__)
 
 
 class FrozenFeatures(NamedTuple):
-    """Maps by name; where ``present`` is false there is no image, and the rows hold nothing."""
+    """Maps by name; where ``present`` is false the image is lost, and the rows hold nothing."""
 
     maps: dict[str, Float[np.ndarray, "n h w c"]]
     present: Bool[np.ndarray, "n"]
@@ -42,7 +42,7 @@ class FrozenFeatures(NamedTuple):
 def cache_key(
     split: Split, params: Arrays, stats: Arrays, taps: tuple[str, ...], precision: str = "f32"
 ) -> str:
-    """Changes with the images, the backbone, the maps, their precision and jaxlib's version."""
+    """Returns a digest of the images, the backbone, the maps, their precision and JAX's version."""
     backbone = {p: a for p, a in {**params, **stats}.items() if p.startswith(BACKBONE)}
     parts = (split.fingerprint, digest_arrays(backbone), *taps, jax.__version__)
     if precision != "f32":
@@ -62,18 +62,29 @@ def frozen_features(
     progress: Progress,
     devices: Devices = ONE,
 ) -> FrozenFeatures:
-    """The maps ``taps`` of every image of a split, read from ``folder`` or computed into it.
+    """Reads the maps of every image of a split from ``folder``, or computes them into it.
 
-    A folder appears under its final name only when complete; two processes that compute the
-    same one do not disturb each other, and what a killed one left is removed. A folder that is
-    incomplete or cut short is a warning, and computed anew. Maps that lack an image, because it was
-    lost meanwhile and quarantined, are not kept.
+    A folder appears under its final name only when complete; two processes that compute the same
+    one do not disturb each other, and what a killed one left is removed. A folder that is
+    incomplete or cut short costs a warning, and is computed anew. Maps that lack an image, because
+    it was lost meanwhile and quarantined, are not stored.
 
-    ``devices`` are those of the step. Where those are of several processes, each reads its part of
-    the images and writes all maps, unless every one of them finds the folder.
+    With several processes, each reads its part of the images and writes all maps, unless every one
+    of them has the folder.
+
+    Args:
+      split: the images.
+      step: computes the maps of a batch.
+      key: the name of the maps' folder, from ``cache_key``.
+      taps: the names of the maps.
+      folder: the folder of all such folders.
+      batch_size: images in a step.
+      workers: threads that decode images.
+      progress: shows the progress over batches, given them and their number.
+      devices: those of the step.
 
     Raises:
-      DiskFullError: no space for the maps; found out before the first is computed.
+      DiskFullError: no space for the maps; it is raised before the first is computed.
       UsageError: ``folder`` cannot be written.
     """
     final = folder / key
@@ -85,7 +96,7 @@ def frozen_features(
     try:
         present = _compute(split, step, build.folder, batch_size, workers, progress, devices)
         if not present.all():
-            # The files are gone after this; their maps last as long as the process.
+            # The files are removed after this; their memory maps last as long as the process.
             return FrozenFeatures(_load(build.folder, taps, len(present)), present)
         with _writing(folder):
             build.publish()
@@ -95,7 +106,7 @@ def frozen_features(
 
 
 def _find(folder: Path, taps: Sequence[str], split: Split) -> FrozenFeatures | None:
-    """The maps in a folder; None where there is none, or a damaged one, which is removed."""
+    """Returns the maps in a folder; None if there is none, or a damaged one, which it removes."""
     if not folder.is_dir():
         return None
     n = len(split.labels)
@@ -109,7 +120,11 @@ def _find(folder: Path, taps: Sequence[str], split: Split) -> FrozenFeatures | N
 
 
 def _load(folder: Path, taps: Sequence[str], n: int) -> dict[str, Float[np.ndarray, "n h w c"]]:
-    """The mapped files; raises OSError, ValueError or EOFError for one that is cut short."""
+    """Maps the files into memory.
+
+    Raises:
+      OSError, ValueError, EOFError: a file is missing or cut short.
+    """
     maps = {}
     for name in taps:
         array = np.load(folder / f"{name}.npy", mmap_mode="r")
@@ -159,7 +174,7 @@ def _create(folder: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, np
 
 
 def _reserve(path: Path) -> None:
-    """Takes the space of a file now: a write to a map that finds none ends the process."""
+    """Reserves a file's space now: a write to a memory map without space ends the process."""
     file = os.open(path, os.O_RDWR)
     try:
         os.posix_fallocate(file, 0, os.fstat(file).st_size)

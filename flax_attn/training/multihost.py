@@ -1,6 +1,6 @@
-"""A run of several processes: what they must agree on, and who writes what.
+"""A run of several processes: what they must agree on, and which of them writes.
 
-The first process holds the run directory's lock, writes, draws and speaks; the others compute
+The first process holds the run directory's lock, writes, draws and prints; the others compute
 their part of every step and need no run directory.
 """
 
@@ -26,7 +26,11 @@ from flax_attn.system.signals import Stop
 
 
 def refuse_quarantine(config: Config, processes: Processes) -> None:
-    """Raises UsageError where several processes would each set images aside."""
+    """Checks that several processes do not each set images aside.
+
+    Raises:
+      UsageError: they would.
+    """
     if processes.count > 1 and config.data.on_bad_image == "quarantine":
         raise UsageError(
             "several processes cannot keep one list of unusable images: use --on-bad-image fail, "
@@ -44,7 +48,7 @@ def require_same(mine: Mapping[str, Any], processes: Processes) -> None:
     """Compares this process's conditions with those of the first.
 
     Raises:
-      UsageError: naming what differs.
+      UsageError: some differ; it names them.
     """
     if processes.count == 1:
         return
@@ -59,7 +63,12 @@ def require_same(mine: Mapping[str, Any], processes: Processes) -> None:
 
 @contextmanager
 def held(workdir: Path, processes: Processes) -> Iterator[None]:
-    """The run directory's lock, which the first process holds for all."""
+    """Holds the run directory's lock, in the first process for all.
+
+    Raises:
+      RunBusyError: another run's process holds it.
+      UsageError: the directory cannot be written, or holds other files than a run's.
+    """
     if not processes.first:
         yield
         return
@@ -70,7 +79,7 @@ def held(workdir: Path, processes: Processes) -> Iterator[None]:
 def share_start(
     processes: Processes, state: TrainState, place: Progress
 ) -> tuple[TrainState, Progress]:
-    """The first process's state and place, in all of them."""
+    """Returns the first process's state and progress in all processes."""
     if processes.count == 1:
         return state, place
     counts = np.array([place.epoch, place.batch, place.batches, place.images])
@@ -81,21 +90,21 @@ def share_start(
 
 
 class SharedStop(Stop):
-    """Whether a signal has asked any process to stop, as all learned when they last agreed."""
+    """A request to stop that reached any process, known to all when they last agreed."""
 
     def __init__(self, own: Stop, processes: Processes):
         super().__init__()
         self._own, self._processes = own, processes
 
     def agree(self, images: int) -> int:
-        """The images of all processes; a signal one has had is known to all from here on."""
+        """Returns the sum of all processes' images; from here on all know a signal of any."""
         told = self._processes.gather(np.array([self._own.signal or 0, images], np.int32))
         self.signal = int(told[:, 0].max()) or None
         return int(told[:, 1].sum())
 
 
 def shared_stop(own: Stop, processes: Processes) -> tuple[Stop, Callable[[int], int] | None]:
-    """Returns what ``fit`` takes as ``stop`` and ``agree``."""
+    """Returns the arguments ``stop`` and ``agree`` of ``fit``."""
     if processes.count == 1:
         return own, None
     stop = SharedStop(own, processes)

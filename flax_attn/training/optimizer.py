@@ -12,18 +12,22 @@ from flax_attn.models.functional import BACKBONE
 
 
 def constant(peak: float, config: TrainConfig, steps_per_epoch: int) -> optax.Schedule:
+    """Returns a constant schedule."""
     del config, steps_per_epoch
     return optax.constant_schedule(peak)
 
 
 def step(peak: float, config: TrainConfig, steps_per_epoch: int) -> optax.Schedule:
-    """Times ``step_factor`` every ``step_epochs`` epochs (the parent paper: 0.1, 10)."""
+    """Returns ``peak``, multiplied by ``step_factor`` after every ``step_epochs`` epochs.
+
+    The parent paper multiplies by 0.1 after every 10.
+    """
     period = config.step_epochs * steps_per_epoch
     return optax.exponential_decay(peak, period, config.step_factor, staircase=True)
 
 
 def cosine(peak: float, config: TrainConfig, steps_per_epoch: int) -> optax.Schedule:
-    """Half a cosine from the peak to 0 over the whole run (Loshchilov and Hutter 2017)."""
+    """Returns half a cosine from ``peak`` to 0 over the whole run (Loshchilov and Hutter 2017)."""
     return optax.cosine_decay_schedule(peak, config.epochs * steps_per_epoch)
 
 
@@ -35,17 +39,17 @@ SCHEDULES: dict[str, Callable[[float, TrainConfig, int], optax.Schedule]] = {
 
 
 def adam(schedule: optax.Schedule, config: TrainConfig) -> optax.GradientTransformation:
-    """Kingma and Ba (2015); weight decay is L2, added to the gradient."""
+    """Returns Adam (Kingma and Ba 2015); weight decay is L2, added to the gradient."""
     return optax.chain(optax.add_decayed_weights(config.weight_decay), optax.adam(schedule))
 
 
 def adamw(schedule: optax.Schedule, config: TrainConfig) -> optax.GradientTransformation:
-    """Loshchilov and Hutter (2019): weight decay apart from the gradient."""
+    """Returns AdamW (Loshchilov and Hutter 2019): weight decay apart from the gradient."""
     return optax.adamw(schedule, weight_decay=config.weight_decay)
 
 
 def sgd(schedule: optax.Schedule, config: TrainConfig) -> optax.GradientTransformation:
-    """Nesterov momentum 0.9 with L2 weight decay (the parent paper's)."""
+    """Returns SGD with Nesterov momentum 0.9 and L2 weight decay, as in the parent paper."""
     return optax.chain(
         optax.add_decayed_weights(config.weight_decay),
         optax.sgd(schedule, momentum=0.9, nesterov=True),
@@ -60,7 +64,10 @@ OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
 
 
 def make_schedule(peak: float, config: TrainConfig, *, steps_per_epoch: int) -> optax.Schedule:
-    """Learning rate by step: linear warm-up over ``warmup_epochs``, times the named course."""
+    """Returns the learning rate by step: linear warm-up, times the named schedule.
+
+    The warm-up lasts ``warmup_epochs``.
+    """
     course = SCHEDULES[config.schedule](peak, config, steps_per_epoch)
     warmup = round(config.warmup_epochs * steps_per_epoch)
     if warmup == 0:
@@ -70,9 +77,9 @@ def make_schedule(peak: float, config: TrainConfig, *, steps_per_epoch: int) -> 
 
 
 def make_optimizer(config: TrainConfig, *, steps_per_epoch: int) -> optax.GradientTransformation:
-    """The named optimizer, with learning rates of their own for backbone and head.
+    """Returns the named optimizer, with learning rates of their own for backbone and head.
 
-    Works on flat dictionaries; parameters whose path starts with ``backbone/`` are the
+    It works on flat dictionaries; parameters whose path starts with ``backbone/`` are the
     backbone's.
     """
 

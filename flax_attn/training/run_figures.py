@@ -45,10 +45,13 @@ def draw_epochs(
     split: Split,
     workdir: Path,
 ) -> None:
-    """Draws the attention at a run's snapshots: ``epochs.png`` and, of all, ``epochs.webp``.
+    """Draws the attention at a run's snapshots: ``epochs.png``, and all of them in ``epochs.webp``.
 
-    Nothing is drawn without snapshots, or of a network without gates. ``params`` and ``stats``
-    are those of any checkpoint of the run. Raises CheckpointError for a damaged snapshot.
+    Nothing is drawn without snapshots, or for a network without gates. ``params`` and ``stats``
+    are those of any checkpoint of the run.
+
+    Raises:
+      CheckpointError: a snapshot is damaged.
     """
     panels: dict[int, list[Panel]] = {}
     for epoch in snapshot_epochs(workdir):
@@ -84,11 +87,15 @@ def draw_epochs(
 def draw_run(
     run: Run, structure: Structure, checkpoints: Checkpoints, val: Split, workdir: Path
 ) -> None:
-    """Draws the pictures of a run, of its best checkpoint."""
+    """Draws the curves of a run, and the attention of its best checkpoint and its snapshots.
+
+    Raises:
+      CheckpointError: there is no good checkpoint.
+    """
     title = f"{run.config.model.model}, {run.config.model.norm}, {run.config.data.dataset}"
     curves, attention = workdir / CURVES_FILE, workdir / ATTENTION_FILE
     rows = checkpoints.rows
-    if attempt(lambda: draw_curves(rows, curves, title=title), str(curves)):
+    if attempt(lambda: draw_curves({"": rows}, curves, title=title), str(curves)):
         _log.info(f"curves: {curves}")
     best = checkpoints.load_best()
     _, params, stats = functional.abstract(

@@ -1,4 +1,4 @@
-"""Where training and validation examples come from: images, or features of a frozen backbone."""
+"""The sources of training and validation examples: images, or features of a frozen backbone."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from flax_attn.training.step import Examples, make_feature_step
 _log = logging.getLogger(__name__)
 
 _BATCHES_AHEAD = 2
-# Of XLA's buffers on a CPU, in bytes.
+# The alignment of XLA's buffers on a CPU, in bytes.
 _ALIGNMENT = 64
 
 
@@ -48,13 +48,20 @@ class ExampleSource(Protocol):
     def epoch(
         self, epoch: int, *, seed: int, shuffle: bool, start: int = 0
     ) -> Generator[Examples, None, None]:
-        """Every example once, from batch ``start`` on; shuffled by (seed, epoch) alone."""
+        """Yields every example once, from batch ``start`` on; shuffles by (seed, epoch) alone."""
         ...
 
 
 @dataclass(frozen=True)
 class ImageExamples:
-    """Images, decoded or read by ``workers`` threads; ``part`` of each batch (``Sampler``)."""
+    """Examples that are images, decoded or read when they are needed.
+
+    Args:
+      split: the images.
+      batch_size: examples in a batch, the padding included.
+      workers: threads that read images.
+      part: the part of each batch that this process reads, as in ``Sampler``.
+    """
 
     split: Split
     batch_size: int
@@ -79,9 +86,15 @@ class ImageExamples:
 
 @dataclass(frozen=True)
 class FeatureExamples:
-    """Feature maps computed beforehand, and read while the step before is computed.
+    """Examples that are stored feature maps, read while the step before is computed.
 
-    Examples that are not ``present`` never count. ``part`` is that of ``Sampler``.
+    Args:
+      maps: by name, a row an example.
+      labels: of every example.
+      batch_size: examples in a batch, the padding included.
+      present: whether an example has its maps; those without never count.
+      names: of every example.
+      part: the part of each batch that this process reads, as in ``Sampler``.
     """
 
     maps: Mapping[str, Float[np.ndarray, "n h w c"]]
@@ -107,22 +120,22 @@ class FeatureExamples:
 
 
 def take(array: Shaped[np.ndarray, "n *s"], index: Int[np.ndarray, "b"]) -> np.ndarray:
-    """Rows of an array, in memory that XLA uses where it is: elsewhere it would copy them again."""
+    """Gathers rows into 64-byte-aligned memory, which XLA:CPU uses without a copy."""
     shape = (len(index), *array.shape[1:])
     rows = np.empty(math.prod(shape) * array.itemsize + _ALIGNMENT, np.uint8)
     start = -rows.ctypes.data % _ALIGNMENT
     rows = rows[start : len(rows) - _ALIGNMENT + start].view(array.dtype).reshape(shape)
-    # Without "clip" NumPy takes into a buffer first.
+    # Without "clip" NumPy copies into a buffer first.
     return np.take(np.asarray(array), index, axis=0, out=rows, mode="clip")
 
 
 def steps_per_epoch(source: ExampleSource) -> int:
-    """Batches in one epoch, the last, padded one included."""
+    """Returns the number of batches in one epoch, the last, padded one included."""
     return num_batches(len(source.labels), source.batch_size)
 
 
 def batch_names(source: ExampleSource, epoch: int, batch: int, *, seed: int) -> list[str]:
-    """The names of the examples in a batch of a shuffled epoch, both counted from 1."""
+    """Returns the names of the examples in a batch of a shuffled epoch, both counted from 1."""
     sampler = Sampler(source.batch_size, seed, shuffle=True)
     index, mask = sampler.batches(len(source.labels), epoch, start=batch - 1)[0]
     return [source.names[i] for i in index[mask]]
@@ -136,7 +149,7 @@ def example_sources(
     dataset: Dataset,
     devices: Devices = ONE,
 ) -> tuple[ExampleSource, ExampleSource]:
-    """Training and validation examples: images, or features of the frozen backbone.
+    """Returns training and validation examples: images, or features of the frozen backbone.
 
     ``params`` and ``stats`` lie on ``devices``, which compute the features.
     """

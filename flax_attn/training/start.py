@@ -1,4 +1,4 @@
-"""The arrays a run starts from: ported weights, another run's checkpoint, or chance."""
+"""The arrays that a run starts from: ported weights, another run's checkpoint, or random ones."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from flax_attn.porting.imagenet import resolve_imagenet
 from flax_attn.runs.checkpoints import Checkpoints
 from flax_attn.runs.directory import Run
 
-# Whether batch normalisations were trained, or inserted into foreign convolutions.
+# Whether batch normalisations were trained with the convolutions, or inserted into foreign ones.
 BATCH_NORM = "batch_norm"
 INSERTED = "inserted"
 
@@ -28,9 +28,10 @@ CALIBRATION_IMAGES = 64
 
 @dataclass(frozen=True)
 class Initial:
-    """``fill(params, stats)`` replaces what the source has; ``provenance`` names the source.
+    """The source of a run's first arrays.
 
-    ``calibrate`` asks for batch normalisations inserted into foreign convolutions to be
+    ``fill(params, stats)`` replaces the arrays that the source has; ``provenance`` names the
+    source. ``calibrate`` asks for batch normalisations inserted into foreign convolutions to be
     calibrated on the training images before training end to end.
     """
 
@@ -40,14 +41,17 @@ class Initial:
 
 
 def random_init() -> Initial:
-    """The freshly drawn arrays as they are."""
+    """Returns the source that leaves the freshly drawn arrays as they are."""
     return Initial(lambda params, stats: (params, stats), {"source": "none"})
 
 
 def from_file(path: Path) -> Initial:
-    """A file of ported weights: a whole network or its backbone.
+    """Reads a file of ported weights: a whole network or its backbone.
 
-    Raises WeightsError when it cannot be read; ``fill`` does when it does not fit.
+    ``fill`` raises the same error when they do not fit.
+
+    Raises:
+      WeightsError: it cannot be read.
     """
     arrays, metadata = read_ported(path)
 
@@ -66,9 +70,11 @@ def from_file(path: Path) -> Initial:
 
 
 def from_run(folder: Path, classes: tuple[str, ...]) -> Initial:
-    """The best checkpoint of another run.
+    """Reads the best checkpoint of another run.
 
-    Raises CheckpointError when none is whole, DataError when its classes differ.
+    Raises:
+      CheckpointError: no checkpoint is whole.
+      DataError: its classes differ.
     """
     other = Run.load(folder)
     if other.classes != classes:
@@ -90,9 +96,14 @@ def from_run(folder: Path, classes: tuple[str, ...]) -> Initial:
 def resolve_initial(
     config: RunConfig, classes: tuple[str, ...], *, imagenet: Callable[[], Path] = resolve_imagenet
 ) -> Initial:
-    """Returns what ``--init-from`` and ``--weights`` ask for; ``imagenet`` finds or fetches a file.
+    """Returns the source that ``--init-from`` and ``--weights`` name.
 
-    Raises WeightsError when the weights cannot be had or read.
+    ``imagenet`` returns the path of a file of ImageNet weights, downloading it if need be.
+
+    Raises:
+      CheckpointError: no checkpoint of the other run is whole.
+      DataError: the other run's classes differ.
+      WeightsError: the weights cannot be had or read.
     """
     if config.init_from is not None:
         return from_run(Path(config.init_from), classes)
@@ -112,7 +123,7 @@ def resolve_initial(
 
 
 def calibration_images(split: Split, batch_size: int) -> Iterator[UInt8[np.ndarray, "b s s 3"]]:
-    """Yields batches of a few training images, drawn at random, to calibrate on."""
+    """Yields batches of ``CALIBRATION_IMAGES`` training images at random, to calibrate on."""
     count = min(CALIBRATION_IMAGES, len(split.labels))
     chosen = np.random.default_rng(0).permutation(len(split.labels))[:count]
     for start in range(0, count, batch_size):

@@ -30,10 +30,11 @@ Tree = TypeVar("Tree")
 
 
 def in_parts(batch: Tree, count: int) -> Tree:
-    """Every array [b, …] as [count, b / count, …], the i-th part every count-th example from i.
+    """Splits every array [b, …] into [count, b / count, …].
 
-    So each part of a batch that lies on several devices lies on all of them, and the padding at
-    its end is in all parts. ``count`` must divide b.
+    Part i has every count-th example from i on, so each part of a batch that lies on several
+    devices lies on all of them, and the padding at its end is in all parts. ``count`` must divide
+    b.
     """
 
     def cut(array: Any) -> jax.Array:
@@ -46,7 +47,7 @@ def in_parts(batch: Tree, count: int) -> Tree:
 def accumulate(
     gradient: Callable[..., tuple[Any, Any, Any]], stats: Any, parts: tuple[Any, Any]
 ) -> tuple[Any, Any, Any]:
-    """``gradient(stats, batch, key) -> (gradient, sums, stats')`` over parts, the first two added.
+    """Adds up gradients and sums of ``gradient(stats, batch, key) -> (gradient, sums, stats')``.
 
     The statistics pass from part to part. ``parts`` holds batches and keys along first axes.
     """
@@ -64,7 +65,7 @@ def accumulate(
         # XLA runs convolutions inside a loop many times slower on a CPU.
         for i in range(len(parts[1])):
             batch, key = jax.tree.map(lambda leaf, i=i: leaf[i], parts)
-            if i:  # begins when the gradient of the part before is there, and its memory free
+            if i:  # begins once the part before has its gradient, and its memory is free
                 batch = after(batch, carry[0][0])
             carry, _ = add(carry, (batch, key))
     else:
@@ -85,7 +86,7 @@ class Examples(NamedTuple):
 
 
 class Prediction(NamedTuple):
-    """What evaluation keeps of a batch."""
+    """The results of a batch in evaluation; ``loss`` is in nats."""
 
     probabilities: Float[Array, "b k"]
     loss: Float[Array, "b"]
@@ -94,7 +95,7 @@ class Prediction(NamedTuple):
 
 AnySums = Sums | LabelSums
 
-# What ``StepOutput.finite`` tells of, in its order.
+# The quantities that ``StepOutput.finite`` tells of, in its order.
 CHECKED = ("the loss", "the gradient", "a running statistic of a batch normalisation")
 
 
@@ -113,7 +114,7 @@ EvalStep = Callable[[Arrays, Arrays, Examples], tuple[AnySums, Prediction]]
 def init_state(
     params: Arrays, stats: Arrays, tx: optax.GradientTransformation, config: TrainConfig
 ) -> TrainState:
-    """The state before the first step."""
+    """Returns the state before the first step."""
     opt_state = tx.init(trainable(params, freeze_backbone=config.freeze_backbone))
     return TrainState(jnp.zeros((), jnp.int32), params, stats, opt_state)
 
@@ -166,7 +167,7 @@ def make_train_step(
                 state.stats,
                 (in_parts(examples, config.accumulate), keys),
             )
-        # Without a barrier XLA would compute part of the gradient again for the look at it.
+        # Without a barrier XLA would compute part of the gradient again for the check below.
         grads = jax.lax.optimization_barrier(grads)
         variable = trainable(state.params, freeze_backbone=config.freeze_backbone)
         updates, opt_state = tx.update(grads, state.opt_state, variable)
@@ -179,7 +180,7 @@ def make_train_step(
 
 @jax.jit
 def all_finite(tree: Any) -> Bool[Array, ""]:
-    """Whether no number in a tree of arrays is NaN or infinite."""
+    """Returns whether every number in a tree of arrays is finite."""
     return _finite(tree)
 
 
@@ -188,7 +189,7 @@ def _finite(tree: Any) -> Bool[Array, ""]:
 
 
 def _terms(loss: Float[Array, "b"], output: AttnOutput, config: TrainConfig) -> Array:
-    """What is minimised beside the loss that is reported: nothing for most networks."""
+    """Returns the loss terms beside the one that is reported; zero for most networks."""
     terms = jnp.zeros_like(loss)
     if output.policy is not None:
         terms += score_function_terms(loss, output.policy.log_prob, output.policy.baseline)
@@ -210,7 +211,7 @@ def _train_output(model: Network, inputs: Inputs, key: Array, config: TrainConfi
 def make_eval_step(
     structure: Structure, task: Task = TASKS["multiclass"], devices: Devices = ONE
 ) -> EvalStep:
-    """``step(params, stats, examples) -> (sums, prediction)``, jitted."""
+    """Returns ``step(params, stats, examples) -> (sums, prediction)``, jitted."""
 
     def step(params: Arrays, stats: Arrays, examples: Examples) -> tuple[AnySums, Prediction]:
         model = functional.merge(structure, params, stats)
@@ -228,9 +229,9 @@ def make_eval_step(
 def make_feature_step(
     structure: Structure, taps: tuple[str, ...], devices: Devices = ONE
 ) -> Callable[[Arrays, Arrays, UInt8[Array, "b h w 3"]], Features]:
-    """``step(params, stats, image) -> features`` in evaluation mode, jitted.
+    """Returns ``step(params, stats, image) -> features`` in evaluation mode, jitted.
 
-    Only the maps named in ``taps`` are returned, the others are None.
+    The features hold the maps named in ``taps``; the others are None.
     """
 
     def step(params: Arrays, stats: Arrays, image: UInt8[Array, "b h w 3"]) -> Features:

@@ -21,6 +21,11 @@ _log = logging.getLogger(__name__)
 
 
 def main(argv: Sequence[str]) -> None:
+    """Runs ``flax-attn train``: trains a network, or resumes a run.
+
+    Raises:
+      FlaxAttnError: a failure that one line explains; ``cli.run`` prints it.
+    """
     parser = cli.Parser(prog="flax-attn train", description=__doc__)
     cli.add_common(parser)
     cli.add_meeting(parser)

@@ -73,7 +73,7 @@ from flax_attn.training.step import (
     make_train_step,
 )
 
-# Steps between looks at what was not finite: each look waits for the device.
+# Steps between checks for values that are not finite: each check waits for the device.
 LOOK_EVERY = 10
 _NAMES_SHOWN = 8
 _ADVICE = "lower --learning-rate or --backbone-learning-rate"
@@ -82,7 +82,7 @@ _log = logging.getLogger(__name__)
 
 
 def set_aside_before(workdir: Path) -> list[quarantines.QuarantinedImage]:
-    """Returns the images that the run in ``workdir`` has set aside, if there is one to resume."""
+    """Reads the images that the run in ``workdir`` has set aside; none if there is no run."""
     if not any(path.name.isdigit() for path in (workdir / FOLDER).glob("*")):
         return []
     return quarantines.read_entries(workdir / quarantines.FILE)
@@ -99,16 +99,19 @@ def train(
 ) -> None:
     """Trains, or resumes, the run in ``workdir`` and, with ``draw``, draws its pictures.
 
-    ``initial`` is what to start from: by default what ``config.run`` says (``weights``,
-    ``init_from``). Of several ``processes`` the first alone touches ``workdir``; all must have the
-    same data set.
+    ``initial`` is the source of the first arrays, by default the one that ``config.run`` names
+    (``weights``, ``init_from``). Of several ``processes`` the first alone touches ``workdir``; all
+    must have the same data set.
 
     Raises:
       CheckpointError: ``workdir`` holds a run under other conditions, or no checkpoint is whole.
       DataError: the images' labels do not fit the task.
+      DiskFullError: there is no space for the checkpoints.
+      NonFiniteError: a loss, a gradient, a statistic or a parameter is not finite.
       RunBusyError: another process trains there.
       StoppedError: after SIGTERM or SIGINT.
       UsageError: the batch cannot be split over the devices, or ``processes`` disagree.
+      WeightsError: the weights to start from cannot be read, or do not fit.
     """
     # ---- Conditions: what must hold before anything is computed.
     workdir = Path(workdir)
@@ -218,24 +221,27 @@ def fit(
     devices: Devices = ONE,
     agree: Callable[[int], int] | None = None,
 ) -> TrainState:
-    """Trains from a place in a run to its end; saves, evaluates and logs on the way.
+    """Trains from any point of a run to its end; saves, evaluates and logs on the way.
 
     Args:
       state: what the next step reads; it is destroyed.
-      progress: the place in the run that ``state`` belongs to.
+      progress: the point in the run that ``state`` belongs to.
       steps: the compiled training and evaluation steps.
       examples: the training and validation examples.
       config: of which the settings of training, saving and snapshots are used.
-      classes: their names, which a checkpoint keeps.
+      classes: names of the classes, which a checkpoint stores.
       checkpoints: where states are saved, at the end of each epoch before its evaluation, every
         ``save_every`` steps in between, and when asked to stop; None saves nothing.
       log: takes a row an epoch.
       stop: whether a signal has asked to stop.
-      snapshots: the run directory that snapshots go to, before the epoch's end is saved: killed
-        between the two, the end is reached and the snapshot kept again.
-      devices: share each batch.
+      snapshots: the run directory that snapshots go to, before the epoch's end is saved: after a
+        kill between the two, the end is reached and the snapshot written again.
+      devices: those that share each batch.
       agree: called in all of several processes with the images each has given to a step; returns
-        their sum, and sees to it that all stop at the same step.
+        their sum, and makes all stop at the same step.
+
+    Returns:
+      The state after the last epoch.
 
     Raises:
       NonFiniteError: naming the step and its images.
@@ -333,7 +339,11 @@ def _raise_unless_finite(
     epoch: int,
     seed: int,
 ) -> None:
-    """Raises NonFiniteError for the first of the steps up to ``last`` that was not finite."""
+    """Checks the steps up to ``last``; names the first that was not finite, and its images.
+
+    Raises:
+      NonFiniteError: a step was not finite.
+    """
     for step, (batch, finite) in enumerate(unseen, start=last - len(unseen) + 1):
         checked = zip(CHECKED, np.asarray(finite), strict=True)
         wrong = [what for what, is_finite in checked if not is_finite]

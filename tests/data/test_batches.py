@@ -4,36 +4,14 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pytest
 
 from flax_attn.data.batches import Batch, Sampler, ahead, batches, num_batches
-from flax_attn.data.views import concatenate
 from flax_attn.errors import DataError, UsageError
-
-
-class NumberedSplit:
-    """Image ``i`` is filled with ``offset + i``; its label is ``i % 3``."""
-
-    def __init__(self, n: int, *, offset: int = 0, broken: int | None = None) -> None:
-        self.names: Sequence[str] = [f"{offset + i}" for i in range(n)]
-        self.labels = np.arange(n, dtype=np.int32) % 3
-        self.fingerprint = f"{n} {offset}"
-        self.offset = offset
-        self.broken = broken
-        self.decoded: list[int] = []
-
-    def image(self, index: int) -> np.ndarray:
-        assert type(index) is int
-        self.decoded.append(index)
-        if index == self.broken:
-            raise DataError(f"image {index} is broken")
-        # The earlier, the slower: threads finish in another order than they start in.
-        time.sleep(0.002 / (1 + index))
-        return np.full((4, 4, 3), self.offset + index, np.uint8)
+from tests.helpers.image_folders import MultiHotSplit, NumberedSplit
 
 
 def epoch_of(
@@ -183,42 +161,12 @@ def test_wrong_options_are_named(sampler: dict[str, Any], options: dict[str, int
         batches(NumberedSplit(10), Sampler(**{"batch_size": 4, **sampler}), **options)
 
 
-def test_concatenation_keeps_names_labels_and_images() -> None:
-    parts = [NumberedSplit(3), NumberedSplit(0, offset=90), NumberedSplit(5, offset=100)]
-    whole = concatenate(parts)
-    assert list(whole.names) == ["0", "1", "2", "100", "101", "102", "103", "104"]
-    assert whole.labels.tolist() == [0, 1, 2, 0, 1, 2, 0, 1] and whole.labels.dtype == np.int32
-    assert [int(whole.image(i)[0, 0, 0]) for i in range(8)] == [int(name) for name in whole.names]
-    for index in (-1, 8):
-        with pytest.raises(IndexError):
-            whole.image(index)
-    assert whole.fingerprint != concatenate(parts[::-1]).fingerprint
-    with pytest.raises(DataError):
-        concatenate([])
-
-
-class MultiHotSplit(NumberedSplit):
-    """The labels of image ``i`` are the three lowest bits of ``i``."""
-
-    def __init__(self, n: int) -> None:
-        super().__init__(n)
-        self.labels = (np.arange(n)[:, None] >> np.arange(3) & 1).astype(np.int64)
-
-
 def test_multi_hot_labels_stay_with_their_images() -> None:
     split = MultiHotSplit(10)
     for batch in epoch_of(split, shuffle=True, workers=3):
         assert batch.label.shape == (4, 3) and batch.label.dtype == np.int32
         assert batch.mask.shape == batch.index.shape == (4,)
         np.testing.assert_array_equal(batch.label, split.labels[batch.image[:, 0, 0, 0]])
-
-
-def test_concatenation_of_multi_hot_labels() -> None:
-    whole = concatenate([MultiHotSplit(3), MultiHotSplit(0), MultiHotSplit(2)])
-    bits = [[0, 0, 0], [1, 0, 0], [0, 1, 0]]
-    assert whole.labels.tolist() == bits + bits[:2]
-    (batch, _) = batches(whole, Sampler(3))
-    assert batch.label.tolist() == bits
 
 
 # Work ahead

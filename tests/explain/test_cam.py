@@ -14,10 +14,18 @@ import numpy as np
 import pytest
 import torch
 from jax.tree_util import Partial
+from torch.nn.functional import interpolate
 
 from flax_attn.config import ModelConfig
 from flax_attn.explain import gradients
-from flax_attn.explain.cam import grad_cam, grad_cam_pp, hires_cam, score_cam
+from flax_attn.explain.cam import (
+    enlarge,
+    grad_cam,
+    grad_cam_pp,
+    hires_cam,
+    scale_to_unit,
+    score_cam,
+)
 from flax_attn.explain.forward import NetworkForward, linearize
 from flax_attn.explain.gradients import attributions, input_gradients, integrated_gradients
 from flax_attn.explain.methods import METHODS
@@ -238,3 +246,28 @@ def test_other_arrays_use_what_was_compiled(pair: Pair) -> None:
     after = np.asarray(grad_cam(other, pair.images, LABELS, "conv4"))
     assert grad_cam._cache_size() == compiled
     assert relative_error(after, before) > 0.1
+
+
+def small_maps(*shape: int) -> np.ndarray:
+    return np.random.default_rng(0).normal(size=shape).astype(np.float32)
+
+
+@pytest.mark.parametrize(("before", "after"), [((4, 4), (64, 64)), ((3, 5), (7, 20))])
+def test_enlarging_equals_pytorch(before: tuple[int, int], after: tuple[int, int]) -> None:
+    small = small_maps(2, *before)
+    expected = interpolate(torch.from_numpy(small)[:, None], after, mode="bilinear")[:, 0]
+    np.testing.assert_allclose(enlarge(jnp.asarray(small), after), expected, atol=1e-6)
+
+
+def test_each_map_is_scaled_by_itself() -> None:
+    small = small_maps(3, 4, 5) * np.array([1, 1e-30, 1e30], np.float32)[:, None, None]
+    scaled = np.asarray(scale_to_unit(jnp.asarray(small)))
+    np.testing.assert_array_equal(scaled.min((1, 2)), 0)
+    np.testing.assert_array_equal(scaled.max((1, 2)), 1)
+    order = [x.ravel().argsort() for x in small]
+    np.testing.assert_array_equal([x.ravel().argsort() for x in scaled], order)
+
+
+@pytest.mark.parametrize("value", [0.0, 3.0, -2.0])
+def test_a_constant_map_becomes_zero(value: float) -> None:
+    np.testing.assert_array_equal(scale_to_unit(jnp.full((1, 4, 4), value)), 0)

@@ -18,21 +18,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from flax_attn.config import make_config
 from flax_attn.data import open_split
-from flax_attn.data.dataset import evenly, masks_of
-from flax_attn.errors import NonFiniteError
+from flax_attn.explain import measures
 from flax_attn.explain.cam import grad_cam
 from flax_attn.explain.explain_command import main
-from flax_attn.explain.explain_run import restore
-from flax_attn.explain.explainer import TITLES, Explainer, Photographs, Request, from_split
-from flax_attn.explain.forward import NetworkForward
+from flax_attn.explain.explainer import outline
+from flax_attn.explain.measures.faithfulness import STEPS, measure_faithfulness
 from flax_attn.explain.measures.localisation import best_iou, energy_inside, pointing_game
-from flax_attn.explain.measures.on_objects import CONTROL, outline
-from flax_attn.explain.methods import METHODS
-from flax_attn.models import AttnOutput, build_model, functional
+from flax_attn.explain.measures.summary import CONTROL
+from flax_attn.explain.trained_run import load
+from flax_attn.models import AttnOutput, functional
 from flax_attn.ops.images import normalize
-from flax_attn.runs.directory import Run
 from flax_attn.system import cli
 from flax_attn.training import train_command
 from tests.helpers.networks import TINY
@@ -112,8 +108,8 @@ def test_the_page_needs_nothing_but_itself(out: Path) -> None:
 
 
 def test_the_page_shows_what_the_network_gives(trained: Path, out: Path) -> None:
-    run, page = Run.load(trained), read_page(out)
-    network, _ = restore(run, trained)
+    run, page = load(trained), read_page(out)
+    network = run.network
     split = open_split(run.config.data, "val", classes=run.classes)
 
     @jax.jit
@@ -206,57 +202,6 @@ def test_files_of_any_name(trained: Path, tmp_path: Path) -> None:
     assert list(page["orders"]) == ["confidence", "name"]
 
 
-@pytest.mark.parametrize("model", ["attn_vgg", "vgg16_bn_gap"])
-def test_several_labels_heads_and_no_gates(model: str) -> None:
-    changed = {"model": model, "task": "multilabel", "heads": 2, "per_class": True}
-    run = Run(make_config({**TINY, **changed}), ("cat", "dog", "tree"), "", {})
-    structure, shapes, of_stats = functional.abstract(
-        lambda: build_model(run.config.model, num_classes=3)
-    )
-    rng = np.random.default_rng(0)
-    # Of a scale that makes probabilities of neither 0 nor 1.
-    params = {n: jnp.asarray(rng.normal(0, 0.35, a.shape), a.dtype) for n, a in shapes.items()}
-    stats = {n: jnp.ones(a.shape, a.dtype) for n, a in of_stats.items()}
-    network = NetworkForward(structure, params, stats)
-    images = rng.integers(255, size=(3, 32, 32, 3), dtype=np.uint8)
-    labels = np.array([[0, 1, 1], [0, 0, 0], [1, 1, 1]])
-    photographs = Photographs(["a", "b", "c"], images, labels)
-    request = Request(("input_gradients",), ("conv4", "conv5"), ())
-    explainer = Explainer(network, run)
-    found = list(explainer.explain(photographs, request, batch_size=2))
-    assert len({bool(said) for item in found for said in item.decided}) == 2
-    names = list(found[0].maps)
-    assert names[-1] == "Input gradients" and len(names) == (13 if model == "attn_vgg" else 1)
-    if model == "attn_vgg":
-        assert names[0] == "Attention on pool3 cat head 1"
-    for item, label in zip(found, labels, strict=True):
-        said = item.probabilities > 0.5
-        certainty = np.where(said, item.probabilities, 1 - item.probabilities)
-        assert item.confidence == pytest.approx(certainty.min())
-        assert item.correct == (said == label).all()
-    broken = {name: jnp.full_like(a, jnp.nan) for name, a in params.items()}
-    explainer = Explainer(NetworkForward(structure, broken, stats), run)
-    with pytest.raises(NonFiniteError, match="'a'"):
-        list(explainer.explain(photographs._replace(labels=None), request, batch_size=2))
-
-
-def test_every_method_has_a_title() -> None:
-    assert TITLES.keys() == METHODS.keys()
-
-
-def test_places_are_spread_evenly() -> None:
-    assert evenly(5, 9) == evenly(5, 5) == [0, 1, 2, 3, 4]
-    assert evenly(500, 3) == [0, 250, 499] and evenly(9, 1) == [0]
-    split = open_split(make_config(TINY).data, "val", classes=("cat", "dog"))
-    places = np.argsort(split.labels)[::-1].tolist()
-    found = from_split(split, places, workers=2)
-    assert found.names == [split.names[i] for i in places]
-    np.testing.assert_array_equal(found.images, [split.image(i) for i in places])
-    np.testing.assert_array_equal(found.labels, [1, 1, 1, 0, 0, 0])
-    masks = [masks_of(split, i) for i in places]
-    np.testing.assert_array_equal(found.masks, [m.any(0) for m in masks if m is not None])
-
-
 def put_photos(root: Path) -> Path:
     """Two classes of three photographs to validate on, and the masks of the first two of each."""
     rng = np.random.default_rng(0)
@@ -282,9 +227,10 @@ def test_maps_on_the_objects(
     flags += ["--out", str(tmp_path / "out"), "--image-cache", "none", "--batch-size", "3"]
     assert explain(trained, *flags) == 0
     said = capsys.readouterr().out.splitlines()
-    assert said[0] == "maps on the objects of 4 photographs, in % [95 %]; 2 without a mask left out"
+    assert said[0] == "measures of the maps, means in % [95 %]; 2 without a mask left out"
+    assert "pointing game (n = 4)" in said[1] and said[1].count("(n = 4)") == 3
     page = read_page(tmp_path / "out")
-    with open(tmp_path / "out" / "localisation.csv", encoding="utf-8") as file:
+    with open(tmp_path / "out" / "measures.csv", encoding="utf-8") as file:
         rows = list(csv.reader(file))
     assert rows[0] == ["name", "map", "pointing game", "energy inside", "best IoU"]
     names = [kind["name"] for kind in page["maps"]]
@@ -295,7 +241,7 @@ def test_maps_on_the_objects(
     ]
     places = [0, 1, 3, 4]
     for i, shown in enumerate(page["photographs"]):
-        assert (shown["onObjects"] is None) == (shown["outline"] is None) == (i not in places)
+        assert (shown["measured"] is None) == (shown["outline"] is None) == (i not in places)
     # The crop leaves out eight columns on either side, nothing is scaled.
     masks = np.zeros((4, 32, 32), bool)
     for mask, right in zip(masks, (24, 32, 28, 36), strict=True):
@@ -308,13 +254,85 @@ def test_maps_on_the_objects(
         maps = jnp.asarray(np.stack([decoded(page, i, name) for i in places]))
         measured = [pointing_game(maps, on), energy_inside(maps, on), best_iou(maps, on).iou]
         for i, expected in enumerate(np.stack(measured, -1).tolist()):
-            assert page["photographs"][places[i]]["onObjects"][kind] == pytest.approx(
+            assert page["photographs"][places[i]]["measured"][kind] == pytest.approx(
                 expected, rel=1e-5
             )
             written = rows[1 + i * (len(names) + 1) + kind][2:]
             assert [float(value) for value in written] == pytest.approx(expected, abs=1e-6)
     text = (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
-    assert "4 photographs; 2 without a mask left out" in text and f"<td>{CONTROL}</td>" in text
+    assert "over n photographs; 2 without a mask left out" in text
+    assert "<th>energy inside (n = 4)</th>" in text and f"<td>{CONTROL}</td>" in text
+    assert not (tmp_path / "out" / "faithfulness.csv").exists()
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def test_faithfulness_of_every_map(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    flags = ["--split", "val", "--classes", "cat", "--stages", "conv5", "--methods", "grad_cam"]
+    flags += ["--faithfulness", "--batch-size", "4", "--out", str(out)]
+    assert explain(trained, *flags) == 0
+    header = capsys.readouterr().out.splitlines()[1]
+    assert all(f"{name} (n = 6)" in header for name in ("deletion", "insertion", "ROAD"))
+    page, measured = read_page(out), read_rows(out / "measures.csv")
+    names = [kind["name"] for kind in page["maps"]]
+    assert "Grad-CAM on conv5 for cat" in names
+    assert page["measures"][-3:] == ["deletion", "insertion", "ROAD"]
+    assert [row["map"] for row in measured] == [*names, CONTROL] * 6
+    curves = read_rows(out / "faithfulness.csv")
+    # Deletion and insertion with both ends, and four shares in both orders.
+    assert len(curves) == 6 * (len(names) + 1) * (2 * (STEPS + 1) + 2 * 4)
+
+    run = load(trained)
+    network = run.network
+    split = open_split(run.config.data, "val", classes=run.classes)
+    images = np.stack([split.image(i) for i in range(6)])
+    predict = jax.jit(lambda x: jax.nn.softmax(network(x)[0]))
+    for name in (names[0], "Grad-CAM on conv5 for cat"):
+        maps = np.stack([decoded(page, i, name) for i in range(6)])
+        likeliest = np.array([np.argmax(shown["probabilities"]) for shown in page["photographs"]])
+        index = likeliest if name.startswith("Attention") else np.zeros(6, int)
+        expected = measure_faithfulness(predict, images, maps, index)
+        found = [row for row in measured if row["map"] == name]
+        for title, score in (
+            ("deletion", "deletion"),
+            ("insertion", "insertion"),
+            ("ROAD", "road"),
+        ):
+            values = [float(row[title]) for row in found]
+            # The noise of a batch is not that of another: ROAD of the first four only.
+            count = 4 if title == "ROAD" else 6
+            np.testing.assert_allclose(values[:count], expected.scores[score][:count], atol=2e-5)
+        for curve in ("deletion", "insertion"):
+            rows = [row for row in curves if (row["map"], row["curve"]) == (name, curve)]
+            got = np.array([float(row["probability"]) for row in rows]).reshape(6, -1)
+            np.testing.assert_allclose(got, expected.probability[curve], atol=2e-5)
+    # Without the flag, what it left is removed.
+    assert explain(trained, "--split", "val", "--out", str(out)) == 0
+    assert not (out / "faithfulness.csv").exists()
+
+
+def test_a_measure_is_one_function_and_one_row(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without masks: it then stands in the table, the page and the file, of every photograph."""
+    monkeypatch.setitem(measures.MEASURES, "area 90 %", measures.Measure(measures.area90))
+    photos = put_photos(tmp_path) / "val" / "cat"
+    out = tmp_path / "out"
+    assert explain(trained, "--images", str(photos), "--out", str(out)) == 0
+    page, rows = read_page(out), read_rows(out / "measures.csv")
+    assert page["measures"] == ["area 90 %"]
+    maps = np.stack([decoded(page, i, "Attention on pool3") for i in range(3)])
+    expected = measures.area90(maps)
+    got = [float(row["area 90 %"]) for row in rows if row["map"] == "Attention on pool3"]
+    np.testing.assert_allclose(got, expected, atol=1e-6)
+    assert [shown["measured"][0][0] for shown in page["photographs"]] == pytest.approx(expected)
+    assert "<th>area 90 % (n = 3)</th>" in (out / "index.html").read_text(encoding="utf-8")
 
 
 def test_a_mask_that_does_not_fit_is_named(
@@ -335,7 +353,7 @@ def test_a_mask_that_does_not_fit_is_named(
 def test_what_an_earlier_call_left_is_removed(trained: Path, out: Path, tmp_path: Path) -> None:
     """But nothing that was not its own, whatever it is called."""
     again = Path(shutil.copytree(out, tmp_path / "out"))
-    assert len(list(again.glob("*.png"))) == 4 and (again / "localisation.csv").exists()
+    assert len(list(again.glob("*.png"))) == 4 and (again / "measures.csv").exists()
     Image.new("RGB", (4, 4)).save(again / "002-mine.png")
     (again / "003-text.png").write_text("not a picture")
     (tmp_path / "some").mkdir()
@@ -347,7 +365,7 @@ def test_what_an_earlier_call_left_is_removed(trained: Path, out: Path, tmp_path
         *("001-a.png", "002-b.png", "002-mine.png", "003-c.png", "003-text.png"),
         "index.html",
     ]
-    assert read_page(again)["photographs"][0]["onObjects"] is None
+    assert read_page(again)["photographs"][0]["measured"] is None
 
 
 FAILURES = {

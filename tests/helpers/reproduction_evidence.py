@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from flax_attn.config import make_config
+from flax_attn.studies.reproduce.claims import Section
 from flax_attn.studies.reproduce.evidence import Evidence
 from flax_attn.studies.reproduce.experiment_plan import QUICK, ExperimentPlan
 from flax_attn.studies.reproduce.measure import attention_name
@@ -140,3 +141,14 @@ def evidence(*, masks: bool = True, **changes: Any) -> Evidence:
         "heads": heads() if masks else None,
     }
     return Evidence(**{**values, **changes})
+
+
+def with_maps(evidence: Evidence, run: str, **maps: np.ndarray) -> Evidence:
+    """Other maps of one network, after the last epoch."""
+    named = {f"{gate}@{EPOCHS}": value for gate, value in maps.items()}
+    networks = {**evidence.networks, run: {**evidence.networks[run], **named}}
+    return replace(evidence, networks=networks)
+
+
+def verdicts(section: Section) -> list[str]:
+    return [finding.verdict for finding in section.findings]

@@ -24,7 +24,7 @@ import sys
 from pathlib import Path
 import jax
 import jax.numpy as jnp
-from flax_attn.compilation_cache import use_compilation_cache
+from flax_attn.system.compilation_cache import use_compilation_cache
 
 counts = {"hits": 0, "misses": 0}
 

@@ -105,8 +105,9 @@ def test_of_other_processes_only_what_the_dead_left_is_removed(tmp_path: Path) -
     assert names(tmp_path) == []
 
 
-def test_what_has_no_lock_is_removed_by_its_age(tmp_path: Path) -> None:
-    old, young = tmp_path / f"{'a' * 32}.partial-1", tmp_path / f"{'b' * 32}.partial-1"
+def test_what_never_got_a_lock_is_removed_by_its_age(tmp_path: Path) -> None:
+    """A process was killed between making the folder and locking it."""
+    old, young = tmp_path / ".a.partial-1", tmp_path / ".b.partial-1"
     others = tmp_path / "other", tmp_path / "theirs.partial-1"
     for folder in (old, young, *others):
         folder.mkdir()

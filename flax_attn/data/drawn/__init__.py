@@ -1,1 +1,5 @@
-"""Cartoon cats and dogs, drawn: the embedded data set, with masks of its animals."""
+"""Cartoon cats and dogs, drawn: the embedded data sets, with masks of their animals.
+
+``plan`` decides about a scene and ``pets`` draws it, with what the other files have: ``canvas``
+(shapes), ``anatomy``, ``heads`` and ``coat`` (the animal), ``backgrounds`` and ``props``.
+"""

@@ -20,10 +20,10 @@ EDGE = 0.014
 
 @dataclass(frozen=True)
 class Pose:
-    """Where a pose reaches (the same for both species) and whether it lets the head turn.
+    """How far a pose reaches (the same for both species) and whether it lets the head turn.
 
-    ``head`` and ``head_radius`` bound the face, which occluders keep clear of; ``left``,
-    ``right`` and ``top`` bound the whole animal, the ground being at 0.
+    ``head`` and ``head_radius`` bound the face, which occluders keep clear of; ``left``, ``right``
+    and ``top`` bound the whole animal, the ground being at 0.
     """
 
     head: tuple[float, float]
@@ -57,7 +57,7 @@ class _Body:
         self.canvas.cut(points, self.fur, edge=self.coat.edge, edge_width=EDGE)
 
     def choose(self, cat: float, dog: float, spread: float = 0.08) -> float:
-        """A proportion: the species' own value, give or take ``spread`` of it."""
+        """Returns a proportion: the species' own value, give or take ``spread`` of it."""
         return (dog if self.is_dog else cat) * float(self.rng.uniform(1 - spread, 1 + spread))
 
     def paw(self, x: float, y: float, radius: float) -> None:
@@ -95,7 +95,7 @@ def draw_pet(
     pose: str,
     profile: bool,
 ) -> None:
-    """Draw one animal standing on the origin of ``canvas``, looking towards positive x."""
+    """Draws one animal standing on the origin of ``canvas``, looking towards positive x."""
     fur = body_texture(canvas, coat, rng)
     _DRAW[pose](_Body(canvas, fur, coat, rng, is_dog, profile))
 

@@ -22,12 +22,12 @@ from flax_attn.data.drawn.canvas import (
 
 
 def draw_background(canvas: Canvas, rng: np.random.Generator) -> None:
-    """Cover the whole canvas with one of the seven kinds of background."""
+    """Covers the whole canvas with one of the seven kinds of background."""
     _KINDS[int(rng.integers(len(_KINDS)))](canvas, rng)
 
 
 def _gradient(canvas: Canvas, top: Colour, bottom: Colour, y0: float, y1: float) -> None:
-    """A vertical fade between two heights of the picture."""
+    """Draws a vertical fade between two heights of the picture."""
     low, high = round(y0 * canvas.pixels), round(y1 * canvas.pixels)
     fade = Image.linear_gradient("L").resize((canvas.pixels, max(1, high - low)))
     canvas.image.paste(top, (0, low, canvas.pixels, low + fade.height))
@@ -57,7 +57,7 @@ def _room(canvas: Canvas, rng: np.random.Generator) -> None:
 
 
 def _frame(canvas: Canvas, rng: np.random.Generator, horizon: float) -> None:
-    """A picture or window on the wall."""
+    """Draws a picture or window on the wall."""
     x, y, w = rng.uniform(0.0, 0.8), rng.uniform(0.03, 0.2), rng.uniform(0.14, 0.34)
     h = min(rng.uniform(0.15, 0.4), horizon - y - 0.06)
     pane = random_colour(rng, 80, 245)
@@ -125,7 +125,7 @@ def _stripes(canvas: Canvas, rng: np.random.Generator) -> None:
 
 
 def _cloudy(canvas: Canvas, rng: np.random.Generator, cells: int, contrast: float) -> None:
-    """Smooth random colour: ``cells`` independent values a side, interpolated."""
+    """Draws smooth random colour: ``cells`` independent values a side, interpolated."""
     base = np.array(random_colour(rng, 60, 200))
     values = base + contrast * rng.normal(size=(cells, cells, 3))
     values += contrast * rng.normal(size=(cells, cells, 1))

@@ -29,7 +29,7 @@ _CATMULL_ROM = (
 
 
 def mix(a: Colour, b: Colour, amount: float) -> Colour:
-    """Colour ``a`` moved towards ``b``: ``a + amount * (b - a)``, amount in [0, 1]."""
+    """Returns colour ``a`` moved towards ``b``: ``a + amount * (b - a)``, amount in [0, 1]."""
     return (
         round(a[0] + amount * (b[0] - a[0])),
         round(a[1] + amount * (b[1] - a[1])),
@@ -38,7 +38,7 @@ def mix(a: Colour, b: Colour, amount: float) -> Colour:
 
 
 def luminance(colour: Colour) -> float:
-    """Perceived brightness in [0, 255] (Rec. 601 luma)."""
+    """Returns the perceived brightness in [0, 255] (Rec. 601 luma)."""
     return 0.299 * colour[0] + 0.587 * colour[1] + 0.114 * colour[2]
 
 
@@ -48,7 +48,7 @@ def random_colour(rng: np.random.Generator, low: int = 30, high: int = 235) -> C
 
 
 def ellipse(x: float, y: float, rx: float, ry: float, angle: float = 0.0) -> Points:
-    """An ellipse as a polygon; ``angle`` in degrees, clockwise on the screen."""
+    """Returns an ellipse as a polygon; ``angle`` in degrees, clockwise on the screen."""
     c, s = math.cos(math.radians(angle)), math.sin(math.radians(angle))
     return _CIRCLE @ np.array([(rx * c, rx * s), (-ry * s, ry * c)]) + (x, y)
 
@@ -58,7 +58,7 @@ def rectangle(x0: float, y0: float, x1: float, y1: float) -> Points:
 
 
 def spline(points: Sequence[tuple[float, float]], *, closed: bool = True) -> Points:
-    """A Catmull-Rom curve through ``points``, sampled eight times a segment."""
+    """Returns a Catmull-Rom curve through ``points``, sampled eight times a segment."""
     p = np.array(points, np.float64)
     if closed:
         padded = np.concatenate([p[-1:], p, p[:2]])
@@ -70,13 +70,13 @@ def spline(points: Sequence[tuple[float, float]], *, closed: bool = True) -> Poi
 
 
 def symmetric(half: Sequence[tuple[float, float]]) -> Points:
-    """The closed curve through the right half outline (top to bottom) and its mirror image."""
+    """Returns the closed curve through a right half outline (top to bottom) and its mirror."""
     left = [(-x, y) for x, y in reversed(half) if abs(x) > 1e-9]
     return spline([*half, *left])
 
 
 def ribbon(points: Sequence[tuple[float, float]], start: float, end: float) -> Points:
-    """A limb along ``points``: its width goes from ``start`` to ``end``, where the tip is round."""
+    """Returns a limb along ``points``, from width ``start`` to ``end``, where the tip is round."""
     centre = spline(points, closed=False)
     step = np.empty_like(centre)
     step[1:-1] = centre[2:] - centre[:-2]
@@ -125,7 +125,7 @@ class Canvas:
     def place(
         self, x: float, y: float, scale: float, *, angle: float = 0.0, mirror: bool = False
     ) -> Canvas:
-        """The same picture seen from a frame at (x, y), scaled, mirrored, turned by degrees."""
+        """Returns the picture in a frame at (x, y), scaled, mirrored and turned by degrees."""
         c, s = math.cos(math.radians(angle)), math.sin(math.radians(angle))
         flip = -1.0 if mirror else 1.0
         local = scale * np.array([[c * flip, -s], [s * flip, c]])
@@ -136,7 +136,7 @@ class Canvas:
         )
 
     def texture(self, colour: Colour) -> Canvas:
-        """An empty picture in the same frame, to be cut out by :meth:`cut`."""
+        """Returns an empty picture in the same frame, to be cut out by ``cut``."""
         image = Image.new("RGB", self.image.size, colour)
         return Canvas(image, None, self.matrix, self.offset)
 
@@ -144,7 +144,7 @@ class Canvas:
         return (points @ self.matrix.T + self.offset) * self.pixels
 
     def width(self, local: float) -> int:
-        """A line width in local units as whole pixels, at least one."""
+        """Returns a line width in local units as whole pixels, at least one."""
         (a, b), _ = self.matrix.tolist()
         return max(1, round(local * math.hypot(a, b) * self.pixels))
 
@@ -165,7 +165,7 @@ class Canvas:
             owner_pen.line(flat, fill=self.tag, width=pixels, joint=joint)
 
     def veil(self, points: Points, colour: Colour, opacity: float) -> None:
-        """Blend a colour over a shape; light falling on things, so nobody's pixels change owner."""
+        """Blends a colour over a shape, as light does: nobody's pixels change owner."""
         box, local = self._boxed(self.to_pixels(points))
         if box is None:
             return
@@ -174,7 +174,7 @@ class Canvas:
         self.image.paste(colour, box, mask)
 
     def cut(self, points: Points, texture: Canvas, *, edge: Colour, edge_width: float) -> None:
-        """Fill a shape from ``texture``, with a crescent of shade at lower left and an outline."""
+        """Fills a shape from ``texture``, with a crescent of shade at lower left and an outline."""
         box, local = self._boxed(self.to_pixels(points))
         if box is None:
             return

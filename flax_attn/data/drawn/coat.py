@@ -46,7 +46,7 @@ class Coat:
 
 
 def draw_coat(rng: np.random.Generator) -> Coat:
-    """A random coat; nothing here knows the species."""
+    """Returns a random coat; nothing here knows the species."""
     tone = FUR[int(rng.integers(len(FUR)))]
     base = _jittered(tone, rng)
     contrast = float(rng.uniform(0.3, 0.6))
@@ -65,7 +65,10 @@ def _jittered(colour: Colour, rng: np.random.Generator) -> Colour:
 
 
 def body_texture(canvas: Canvas, coat: Coat, rng: np.random.Generator) -> Canvas:
-    """Fur of trunk, legs and tail, in the frame of the body (ground at y = 0, height about 1)."""
+    """Returns the fur of trunk, legs and tail, in the frame of the body.
+
+    The ground is at y = 0 and the height about 1.
+    """
     texture = canvas.texture(coat.base)
     if coat.pattern == "stripes":
         for x in np.arange(-0.9, 0.9, rng.uniform(0.08, 0.12)):
@@ -83,7 +86,7 @@ def body_texture(canvas: Canvas, coat: Coat, rng: np.random.Generator) -> Canvas
 
 
 def head_texture(canvas: Canvas, coat: Coat, rng: np.random.Generator) -> Canvas:
-    """Fur of the head, in the frame of the head (centre at 0, radius about 1)."""
+    """Returns the fur of the head, in the frame of the head (centre at 0, radius about 1)."""
     texture = canvas.texture(coat.base)
     if coat.pattern == "stripes":
         for x in (-0.34, 0.0, 0.34):
@@ -124,7 +127,7 @@ def _tufts(
     length: float,
     width: float,
 ) -> None:
-    """Short strokes a little lighter or darker than the fur, so that it does not look flat."""
+    """Draws short strokes a little lighter or darker than the fur, which looks flat without."""
     tones = (mix(coat.base, WHITE, 0.14), mix(coat.base, INK, 0.12))
     starts = np.stack([rng.uniform(*x_range, 26), rng.uniform(*y_range, 26)], axis=1)
     slants = rng.uniform(-0.5, 0.5, 26) * length

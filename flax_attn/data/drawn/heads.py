@@ -55,7 +55,7 @@ class _Brush:
 def draw_head(
     canvas: Canvas, coat: Coat, rng: np.random.Generator, *, is_dog: bool, profile: bool
 ) -> None:
-    """Draw one head about the origin; in profile it looks towards positive x."""
+    """Draws one head about the origin; in profile it looks towards positive x."""
     brush = _Brush(canvas, head_texture(canvas, coat, rng), coat)
     if is_dog:
         (_dog_profile if profile else _dog_front)(brush, rng)

@@ -52,13 +52,14 @@ class Scene:
 
 
 def draw_scene(*, seed: int, index: int, size: int, num_animals: int | None = None) -> Scene:
-    """The scene ``index`` of ``seed`` as ``size`` x ``size`` RGB, with 1 to 4 animals (default 1).
+    """Draws scene ``index`` of ``seed``, ``size`` x ``size`` pixels, with 1 to 4 animals.
 
     The same bytes on every call; another ``size`` gives the same scene at that resolution. The
-    first animal is the main one and its label is that of ``labels_of``; the kinds of the
-    others are drawn independently.
+    first animal (by default the only one) is the main one and its label is that of ``labels_of``;
+    the kinds of the others are drawn independently.
 
-    Raises UsageError for a negative seed or index, a size under 16 or a wrong number of animals.
+    Raises:
+      UsageError: a negative seed or index, a size under 16 or a wrong number of animals.
     """
     if size < 16:
         raise UsageError(f"drawn_pets: size must be at least 16, got {size}")
@@ -67,7 +68,7 @@ def draw_scene(*, seed: int, index: int, size: int, num_animals: int | None = No
 
 
 def render(plan: ScenePlan, *, size: int, hidden: frozenset[int] = frozenset()) -> Scene:
-    """Draw a plan; the animals in ``hidden`` are left out while all else, shadows too, stays."""
+    """Draws a plan; the animals in ``hidden`` are left out while all else, shadows too, stays."""
     canvas = Canvas.blank(_SUPERSAMPLING * size)
     seeds = iter(plan.seeds)
     draw_background(canvas, np.random.default_rng(next(seeds)))
@@ -107,7 +108,7 @@ def _draw_animal(canvas: Canvas, plan: ScenePlan, k: int, seed: int) -> None:
 
 
 def _occlude(canvas: Canvas, stances: tuple[Stance, ...], rng: np.random.Generator) -> None:
-    """One occluder before the main animal, below everybody's chin."""
+    """Draws one occluder before the main animal, below everybody's chin."""
     main = stances[0]
     left, right = main.sides
     faces = [stance.face for stance in stances]
@@ -124,7 +125,7 @@ def _occlude(canvas: Canvas, stances: tuple[Stance, ...], rng: np.random.Generat
 def _finish(
     image: Image.Image, plan: ScenePlan, size: int, rng: np.random.Generator
 ) -> UInt8[np.ndarray, "s s 3"]:
-    """Downscale, then light gradient, blur and grain."""
+    """Downscales, then adds light gradient, blur and grain."""
     small = image.reduce(_SUPERSAMPLING)
     if plan.blur * size > 0.2:
         small = small.filter(ImageFilter.GaussianBlur(plan.blur * size))
@@ -140,7 +141,7 @@ def _finish(
 
 
 def _visible(owner: Image.Image, size: int, count: int) -> Bool[np.ndarray, "k s s"]:
-    """For each animal, the pixels at least half its own; ties go to the lower number."""
+    """Returns, for each animal, the pixels at least half its own; ties go to the lower number."""
     s = _SUPERSAMPLING
     fine = np.asarray(owner).reshape(size, s, size, s)
     cover = np.stack([(fine == k + 1).sum(axis=(1, 3)) for k in range(count)])
@@ -182,7 +183,11 @@ class DrawnPets:
         return hashlib.sha256(key.encode()).hexdigest()
 
     def scene(self, index: int) -> Scene:
-        """Scene ``index`` of the split, with the masks. Raises IndexError outside the split."""
+        """Returns scene ``index`` of the split, with the masks.
+
+        Raises:
+          IndexError: outside the split.
+        """
         if not 0 <= index < self.count:
             raise IndexError(f"drawn_pets: index {index} is outside [0, {self.count})")
         return draw_scene(seed=self.seed, index=self.first_index + index, size=self.size)
@@ -191,7 +196,7 @@ class DrawnPets:
         return self.scene(index).image
 
     def masks(self, index: int) -> Bool[np.ndarray, "k s s"]:
-        """The visible pixels of each animal."""
+        """Returns the visible pixels of each animal."""
         return self.scene(index).masks
 
 

@@ -65,10 +65,10 @@ class ScenePlan:
 
 
 def labels_of(seed: int, indices: Int[np.ndarray, "n"]) -> Int[np.ndarray, "n"]:
-    """Labels without drawing: of each pair (2j, 2j + 1) one is a cat and the other a dog.
+    """Returns labels without drawing: of each pair (2j, 2j + 1) one is a cat, the other a dog.
 
-    A hash of ``(seed, j)`` (the SplitMix64 finaliser) decides which comes first, so every prefix
-    of even length is balanced exactly and every other range to within one pair.
+    A hash of ``(seed, j)`` (the SplitMix64 finaliser) decides which comes first, so every prefix of
+    even length is balanced exactly and every other range to within one pair.
     """
     offset = np.uint64((seed * 0xD1342543DE82EF95 + 1) % 2**64)
     # Array arithmetic on uint64 wraps around silently, which is what the hash wants.
@@ -80,7 +80,11 @@ def labels_of(seed: int, indices: Int[np.ndarray, "n"]) -> Int[np.ndarray, "n"]:
 
 
 def plan_scene(*, seed: int, index: int, num_animals: int | None = None) -> ScenePlan:
-    """Decide everything about a scene; see ``draw_scene``."""
+    """Decides everything about a scene; see ``draw_scene``.
+
+    Raises:
+      UsageError: a negative seed or index, or not 1 to ``MAX_ANIMALS`` animals.
+    """
     count = 1 if num_animals is None else num_animals
     if seed < 0 or index < 0:
         raise UsageError(f"drawn_pets: seed and index must be >= 0, got {seed} and {index}")
@@ -102,7 +106,7 @@ def plan_scene(*, seed: int, index: int, num_animals: int | None = None) -> Scen
 
 
 def _draw_stances(rng: np.random.Generator, count: int) -> tuple[Stance, ...]:
-    """One stance for each animal, drawn anew (a few times) while one hides another's face."""
+    """Returns a stance for each animal, drawn anew (a few times) while one hides another's face."""
     for _ in range(_PLACEMENTS):
         slots = rng.permutation(count).tolist()
         stances = tuple(_draw_stance(rng, slot, count) for slot in slots)
@@ -112,7 +116,7 @@ def _draw_stances(rng: np.random.Generator, count: int) -> tuple[Stance, ...]:
 
 
 def _hides_face(front: Stance, back: Stance) -> bool:
-    """Whether the nearer animal's box reaches the middle of the other's face."""
+    """Tells whether the nearer animal's box reaches the middle of the other's face."""
     left, right = front.sides
     x, y, radius = back.face
     margin = 0.8 * radius
@@ -124,7 +128,7 @@ def _hides_face(front: Stance, back: Stance) -> bool:
 
 
 def _draw_stance(rng: np.random.Generator, slot: int, count: int) -> Stance:
-    """Pose, coat and place of one animal, in column ``slot`` of ``count``."""
+    """Returns pose, coat and place of one animal, in column ``slot`` of ``count``."""
     poses = [name for name in POSES if count == 1 or name != "portrait"]
     name = poses[int(rng.integers(len(poses)))]
     pose, mirror = POSES[name], bool(rng.random() < 0.5)

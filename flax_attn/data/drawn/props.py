@@ -20,7 +20,7 @@ from flax_attn.data.drawn.canvas import (
 
 
 def draw_distractors(canvas: Canvas, rng: np.random.Generator) -> None:
-    """Up to four balls, bowls, boxes, cushions and potted plants, anywhere low in the picture."""
+    """Draws up to four balls, bowls, boxes, cushions and potted plants, low in the picture."""
     things = (_ball, _bowl, _box, _cushion, _plant)
     for _ in range(int(rng.integers(0, 5))):
         x, y = float(rng.uniform(0.02, 0.98)), float(rng.uniform(0.5, 1.0))
@@ -93,7 +93,7 @@ def draw_occluder(
     face_low: float,
     ground: float,
 ) -> None:
-    """Put one thing in front of an animal: plant, fence, furniture, box, cushion or tall grass.
+    """Draws one thing before an animal: plant, fence, furniture, box, cushion or tall grass.
 
     ``left``, ``right`` and ``ground`` bound the animal and ``face_low`` its chin, in unit picture
     coordinates; the thing rises at most half-way from the ground to the chin, leaves excepted.
@@ -124,7 +124,7 @@ def _fence(canvas: Canvas, rng: np.random.Generator, x: float, top: float) -> No
 
 
 def _furniture(canvas: Canvas, rng: np.random.Generator, x: float, top: float) -> None:
-    """A table top across one side of the picture, with a leg and an apron."""
+    """Draws a table top across one side of the picture, with a leg and an apron."""
     wood = mix((150, 106, 70), random_colour(rng), 0.5)
     end = 0.0 if x < 0.5 else 1.0
     inner = x + 0.1 if end == 0.0 else x - 0.1

@@ -23,18 +23,18 @@ from flax_attn.data.drawn.plan import MAX_ANIMALS, ScenePlan, plan_scene
 # own colour (within 20 of 255).
 CLASSES = ("cat", "dog", "sitting", "standing", "lying", "striped")
 
-# Keeps the number of animals apart from what `plan_scene` draws from (seed, index).
+# Keeps the number of animals apart from what ``plan_scene`` draws from (seed, index).
 _COUNT_STREAM = 1
 
 
 def num_animals(*, seed: int, index: int) -> int:
-    """How many animals a scene has, 1 to 4 with equal probability."""
+    """Returns how many animals a scene has, 1 to 4 with equal probability."""
     rng = np.random.default_rng([seed, index, _COUNT_STREAM])
     return int(rng.integers(1, MAX_ANIMALS + 1))
 
 
 def labels_of_animals(plan: ScenePlan) -> Int[np.ndarray, "a k"]:
-    """Which of ``CLASSES`` each animal has, 0 or 1, in the order of the scene's masks."""
+    """Returns which of ``CLASSES`` each animal has, 0 or 1, in the order of the masks."""
     rows = [
         (kind == 0, kind == 1)
         + tuple(stance.pose == pose for pose in ("sitting", "standing", "lying"))
@@ -68,9 +68,10 @@ class DrawnScenes(DrawnPets):
         return hashlib.sha256(key.encode()).hexdigest()
 
     def animal_labels(self, index: int) -> Int[np.ndarray, "a k"]:
-        """The labels of each animal of a scene; mask ``a`` of ``scene(index)`` is animal ``a``.
+        """Returns the labels of each animal of a scene, in the order of its masks.
 
-        Raises IndexError outside the split.
+        Raises:
+          IndexError: outside the split.
         """
         return labels_of_animals(self._plan(index))
 

@@ -35,6 +35,8 @@ URL = (
 
 _MEMBER = re.compile(r"PetImages/(Cat|Dog)/\d+\.jpg")
 
+_log = logging.getLogger(__name__)
+
 
 def prepare(tfds: Any, data_dir: Path) -> None:
     """Writes ``data_dir/cats_vs_dogs/4.0.1`` as array_record, whole or not at all.
@@ -99,7 +101,7 @@ def _builder_class(tfds: Any, archive: Path) -> Any:
 
 
 def read_archive(path: Path) -> Iterator[tuple[str, str, bytes]]:
-    """Name, class and content of each sound photograph in the archive.
+    """Yields name, class and content of each sound photograph in the archive.
 
     Left out, as TFDS does: files whose beginning does not hold "JFIF", and all that is not
     ``PetImages/(Cat|Dog)/<number>.jpg``.
@@ -123,10 +125,7 @@ def read_archive(path: Path) -> Iterator[tuple[str, str, bytes]]:
                 yield name, match[1].lower(), member.read()
     if not used:
         raise DataError(f"no photographs PetImages/(Cat|Dog)/<number>.jpg in {str(path)!r}")
-    logging.getLogger(__name__).info("%s: %d photographs, %d left out", path, used, skipped)
-
-
-_log = logging.getLogger(__name__)
+    _log.info("%s: %d photographs, %d left out", path, used, skipped)
 
 
 def open_set(config: DataConfig, request: OpenRequest) -> Dataset:
@@ -178,7 +177,7 @@ def _name_and_label(record: Mapping[str, Any]) -> tuple[str, int]:
 def _follow_manifest(
     path: Path, rows: Sequence[ManifestRow], val_fraction: float
 ) -> Mapping[str, tuple[ManifestRow, ...]]:
-    """The division written down in ``path``, which is written first if it is missing."""
+    """Returns the division written down in ``path``, which is written first if missing."""
     if not path.exists():
         splits = split_by_digest(rows, classes=CLASSES, val_fraction=val_fraction)
         try:

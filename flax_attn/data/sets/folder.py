@@ -34,14 +34,15 @@ _JUNK = frozenset({"__macosx", "thumbs.db"})
 
 @dataclass(frozen=True)
 class MaskFolder:
-    """Mask files beneath ``root``, each under the path of its image; the ending may be another."""
+    """Mask files beneath ``root``, each under the path of its image; the ending may differ."""
 
     root: Path
 
     def find(self, path: str) -> Path | None:
-        """The mask of the image ``path``; None if there is none.
+        """Returns the path of the mask of the image ``path``; None if there is none.
 
-        Raises DataError when several files could be it and none has the image's own ending.
+        Raises:
+          DataError: several files could be it and none has the image's own ending.
         """
         found = self._files.get(_without_ending(path), ())
         if path in found:
@@ -74,7 +75,11 @@ class FolderSplit(ListedImages):
         return self.root / self.rows[index].path
 
     def masks(self, index: int) -> Bool[np.ndarray, "1 s s"] | None:
-        """The one mask of an image, see `decode_mask`; raises DataError if it cannot be used."""
+        """Returns the one mask of an image (``decode_mask``); None if there is none.
+
+        Raises:
+          DataError: it cannot be used, or several files could be it.
+        """
         file = self.mask_folder.find(self.rows[index].path) if self.mask_folder else None
         if file is None:
             return None
@@ -130,7 +135,7 @@ def open_set(config: DataConfig, request: OpenRequest) -> Dataset:
 
 
 def _mask_folder(root: Path, named: str | None, rows: Sequence[ManifestRow]) -> MaskFolder | None:
-    """The masks in the folder that was named, or else beside ``root``; None if there are none."""
+    """Returns the folder of masks that was named, or else the one beside ``root``, if any."""
     folder = _beside(root) if named is None else Path(named)
     if not folder.is_dir():
         if named is None:
@@ -155,7 +160,7 @@ def _without_ending(path: str) -> str:
 
 
 def _split_layout(root: Path) -> tuple[str, str] | None:
-    """The names of the train and val folders, if there are both."""
+    """Returns the names of the train and val folders, if there are both."""
     if not root.is_dir():
         raise DataError(f"no folder {str(root)!r}: expected one with a sub-folder for each class")
     names = {name.lower(): name for name in _folders(root)}
@@ -170,7 +175,7 @@ def _read_tree(
     *,
     like: tuple[str, tuple[str, ...]] | None = None,
 ) -> tuple[tuple[str, ...], tuple[ManifestRow, ...]]:
-    """Class names in label order and the sorted rows of one tree of class folders.
+    """Returns class names in label order and the sorted rows of one tree of class folders.
 
     ``like`` is the name of another tree and its classes, which must be the same.
     """
@@ -209,9 +214,12 @@ def _images_of_class(folder: Path) -> list[Path]:
 
 
 def image_files(folder: Path) -> Iterator[Path]:
-    """Image files at any depth, without hidden files and junk, in the order of the names' bytes.
+    """Yields image files at any depth, without hidden files and junk, by the names' bytes.
 
-    Links are followed, but no folder is entered twice. Raises DataError where one cannot be listed.
+    Links are followed, but no folder is entered twice.
+
+    Raises:
+      DataError: a folder cannot be listed.
     """
     return _images(folder, visited=set())
 
@@ -233,7 +241,7 @@ def _folders(root: Path) -> list[str]:
 
 
 def _entries(folder: Path) -> list[os.DirEntry[str]]:
-    """What is in a folder, without junk, in the order of the names' bytes."""
+    """Returns what is in a folder, without junk, in the order of the names' bytes."""
     try:
         with os.scandir(folder) as listing:
             entries = [entry for entry in listing if not _is_junk(entry.name)]
@@ -246,7 +254,7 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir()
     except OSError:
-        # A loop of links: no folder; under an image's name `preflight` reports it.
+        # A loop of links: no folder; under an image's name ``preflight`` reports it.
         return False
 
 

@@ -32,6 +32,7 @@ from flax_attn.data.manifest import ManifestRow, digest_files, sort_by_name, spl
 from flax_attn.data.sets.folder import FolderSplit
 from flax_attn.errors import DataError
 
+TABLE = "labels.csv"
 SPLITS = ("train", "val")
 
 _FORMS = "a header of name,LABEL,LABEL,… (cells 0 or 1) or of name,labels (cells LABEL|LABEL)"
@@ -47,7 +48,10 @@ class Row(NamedTuple):
 
 
 class LabelTable(NamedTuple):
-    """Label names in order, and the rows; ``listed`` if a cell lists the labels of its image."""
+    """A table of labels: their names in order, and a row an image.
+
+    ``listed`` says whether a cell lists the labels of its image.
+    """
 
     names: tuple[str, ...]
     rows: tuple[Row, ...]
@@ -107,7 +111,7 @@ def _text(file: Path) -> str:
 
 
 def _lines(shown: str, text: str) -> Iterator[tuple[int, list[str]]]:
-    """The number of the line and the cells of every row that is not blank."""
+    """Yields the line's number and the cells of every row that is not blank."""
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     try:
         for cells in reader:
@@ -131,13 +135,13 @@ def _label_columns(shown: str, header: list[str]) -> tuple[str, ...]:
 
 
 def _path(name: str, root: Path, where: str, known: Collection[str]) -> str:
-    """The path in one spelling, so that no image stands in two rows."""
+    """Returns the path in one spelling, so that no image stands in two rows."""
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts:
         raise DataError(
             f"{where}: {name!r} leads out of the folder: expected a path beneath {str(root)!r}"
         )
-    # Files that are there but cannot be used are left to `preflight`, which names them all.
+    # Files that are there but cannot be used are left to ``preflight``, which names them all.
     if not name or not (path.as_posix() in known or os.path.lexists(root / path)):
         raise DataError(
             f"{where}: no file {name!r} in {str(root)!r}: correct the name or remove the row"
@@ -166,9 +170,6 @@ def _split(cell: Mapping[str, str], where: str) -> str | None:
     if split not in SPLITS:
         raise DataError(f"{where}: split is {cell['split']!r}: expected train or val")
     return split
-
-
-TABLE = "labels.csv"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -225,7 +226,7 @@ def open_set(config: DataConfig, request: OpenRequest) -> Dataset:
 
 
 def _in_order(wanted: tuple[str, ...], table: LabelTable, file: Path) -> tuple[str, ...]:
-    """The wanted labels; a table that lists labels need not hold all of them."""
+    """Returns the wanted labels; a table that lists labels need not hold all of them."""
     missing = [] if table.listed else sorted(set(wanted) - set(table.names))
     unexpected = sorted(set(table.names) - set(wanted))
     if missing or unexpected:

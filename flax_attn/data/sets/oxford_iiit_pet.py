@@ -35,6 +35,16 @@ IMAGES, ANNOTATIONS = "images.tar.gz", "annotations.tar.gz"
 URLS = {name: f"{_HOST}/{name}" for name in (IMAGES, ANNOTATIONS)}
 LISTS = {"train": "trainval.txt", "test": "test.txt"}
 
+CLASSES = ("cat", "dog")
+SPLITS = {"train": "train", "val": "test"}
+
+# Of a trimap, 1 is the animal, 2 what is behind it, and 3 the pixels along its outline, and some
+# of collars, that were not classified. They count as the animal. Segmentation benchmarks such as
+# PASCAL VOC leave them out of both kinds, but measures of maps know no third one. As background
+# they would count against every map that follows the outline; as the animal they widen it by a few
+# pixels, of which the control has its share, and by less than the pointing game's tolerance (15).
+BACKGROUND = 2
+
 SPECIES = ("Cat", "Dog")
 BREEDS = (
     *("Abyssinian", "american_bulldog", "american_pit_bull_terrier", "basset_hound", "beagle"),
@@ -51,7 +61,11 @@ _NO_BOX: _Box = (0.0, 0.0, 0.0, 0.0)
 
 
 class Pet(NamedTuple):
-    """A photograph, ``breed`` and ``species`` from 0, and ``head`` as shares (top to right)."""
+    """A photograph with its annotations.
+
+    ``breed`` and ``species`` count from 0; ``head`` is a box (top, left, bottom, right) in shares
+    of the photograph.
+    """
 
     name: str
     image: bytes
@@ -91,7 +105,7 @@ def _builder_class(tfds: Any, data_dir: Path) -> Any:
             """Photographs of pets with trimaps, as they are in the archives."""
 
             VERSION = tfds.core.Version(VERSION)
-            # As in cats_vs_dogs_prepare.
+            # As in ``cats_vs_dogs``.
             url_infos = None
 
             def _info(self) -> Any:
@@ -144,7 +158,7 @@ def _builder_class(tfds: Any, data_dir: Path) -> Any:
 
 
 def read_archives(images: Path, annotations: Path, listed_in: str) -> Iterator[Pet]:
-    """The photographs that a list of the annotations names, in the order of the archive.
+    """Yields the photographs that a list of the annotations names, in the archive's order.
 
     Raises:
       DataError: no such list, a line that is not ``name breed species number``, or a photograph or
@@ -172,7 +186,7 @@ def read_archives(images: Path, annotations: Path, listed_in: str) -> Iterator[P
 
 
 def _members(archive: Path) -> Iterator[tuple[str, bytes]]:
-    """Path and content of each regular file of an archive, compressed or not, in its order."""
+    """Yields path and content of each regular file of an archive, compressed or not."""
     with tarfile.open(archive) as tar:
         for member in tar:
             file = tar.extractfile(member) if member.isreg() else None
@@ -192,7 +206,7 @@ def _parse_list(content: bytes, where: str) -> Iterator[tuple[str, tuple[int, in
 
 
 def _head(annotation: bytes | None) -> _Box:
-    """The box around the head; zeros where it was not annotated, as in all of the test split."""
+    """Returns the box around the head; zeros where there is none, as in all of the test split."""
     if annotation is None:
         return _NO_BOX
     root = ElementTree.fromstring(annotation)
@@ -210,23 +224,16 @@ def _head(annotation: bytes | None) -> _Box:
     )
 
 
-CLASSES = ("cat", "dog")
-SPLITS = {"train": "train", "val": "test"}
-
-# Of a trimap, 1 is the animal, 2 what is behind it, and 3 the pixels along its outline, and some
-# of collars, that were not classified. They count as the animal. Segmentation benchmarks such as
-# PASCAL VOC leave them out of both kinds, but measures of maps know no third one. As background
-# they would count against every map that follows the outline; as the animal they widen it by a few
-# pixels, of which the control has its share, and by less than the pointing game's tolerance (15).
-BACKGROUND = 2
-
-
 @dataclass(frozen=True, kw_only=True)
 class PetSplit(RecordSplit):
     """Photographs with the trimap of the animal."""
 
     def masks(self, index: int) -> Bool[np.ndarray, "1 s s"]:
-        """The animal, its outline included; raises ImageError when it cannot be had."""
+        """Returns the animal's pixels, its outline included.
+
+        Raises:
+          ImageError: the record or its trimap cannot be used.
+        """
         record = self.record(index)
         mask = decode_mask(
             record["segmentation_mask"],

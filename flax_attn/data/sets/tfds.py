@@ -25,7 +25,12 @@ def write_records(
 ) -> None:
     """Writes what a builder generates as array_record, whole or not at all.
 
-    ``archives`` are the files that it reads, each with its address.
+    Args:
+      tfds: the package.
+      make_builder: returns the class of the builder.
+      name: of the data set, for messages.
+      data_dir: TFDS's folder.
+      archives: the files that the builder reads, each with its address.
 
     Raises:
       DataError: nothing can be downloaded, read or written. Says how to place the files by hand.
@@ -47,7 +52,11 @@ def write_records(
 
 
 def require_reachable(name: str, url: str, archive: Path) -> None:
-    """Raises DataError where a download would fail; says how to place the file by hand."""
+    """Asks the host for a file's header, before TFDS tries to download it.
+
+    Raises:
+      DataError: the download would fail. Says how to place the file by hand.
+    """
     # TFDS itself has no time limit and tries ten times, for minutes.
     try:
         request = urllib.request.Request(url, method="HEAD")
@@ -71,7 +80,11 @@ class RecordSplit(ListedImages):
     records: tuple[int, ...]
 
     def record(self, index: int) -> Mapping[str, Any]:
-        """All that is kept of an image; raises ImageError when it cannot be read."""
+        """Returns all that is kept of an image.
+
+        Raises:
+          ImageError: it cannot be read.
+        """
         try:
             return self.data_source[self.records[index]]
         # The reader of records raises errors of its own on damaged files.
@@ -84,7 +97,11 @@ class RecordSplit(ListedImages):
 
 
 def import_tfds(name: str) -> Any:
-    """The package, which is an optional extra; raises UsageError when it is not installed."""
+    """Imports the package, which is an optional extra.
+
+    Raises:
+      UsageError: it is not installed.
+    """
     # It takes a second to import.
     try:
         import tensorflow_datasets
@@ -97,12 +114,12 @@ def import_tfds(name: str) -> Any:
 
 
 def folder_of_tfds(tfds: Any, data_dir: str | None) -> Path:
-    """``data_dir``, or TFDS's own (``$TFDS_DATA_DIR`` or ``~/tensorflow_datasets``)."""
+    """Returns ``data_dir``, or TFDS's own (``$TFDS_DATA_DIR`` or ``~/tensorflow_datasets``)."""
     return Path(tfds.core.constants.DATA_DIR if data_dir is None else data_dir).expanduser()
 
 
 def is_prepared(root: Path, name: str, version: str) -> bool:
-    """Whether TFDS's folder holds this data set, whole."""
+    """Tells whether TFDS's folder holds this data set, whole."""
     return (root / name / version / "dataset_info.json").exists()
 
 
@@ -114,7 +131,7 @@ class Records:
     places: Mapping[ManifestRow, int]
 
     def of(self, rows: Sequence[ManifestRow]) -> dict[str, Any]:
-        """These rows in their order, as fields of a ``RecordSplit``."""
+        """Returns these rows in their order, as fields of a ``RecordSplit``."""
         places = tuple(self.places[row] for row in rows)
         return {"data_source": self.data_source, "records": places, "rows": tuple(rows)}
 
@@ -133,12 +150,20 @@ def open_records(
 ) -> Records:
     """Returns the records of a split, with a row for each. Reads every record once.
 
-    ``encoded`` are the features that are not decoded; ``read_row`` gives the name and the label of
-    a record. A ``known`` row stands for the record of its name, whatever that holds now.
+    Args:
+      tfds: the package.
+      root: TFDS's folder.
+      name: of the data set.
+      version: of the data set.
+      split: TFDS's name of it.
+      encoded: features that are not decoded.
+      read_row: gives the name and the label of a record.
+      classes: names in label order.
+      known: rows that stand for the records of their names, whatever those hold now.
 
     Raises:
-      DataError: not readable, prepared in a format without random access, a label that is no
-        class, or one image twice under one name.
+      DataError: not readable, prepared in a format without random access, a label that is no class,
+        or one image twice under one name.
     """
     try:
         data_source = tfds.data_source(

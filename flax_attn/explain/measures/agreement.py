@@ -22,9 +22,12 @@ class Randomized(NamedTuple):
 
 @jax.jit
 def spearman(first: Float[Array, "b h w"], second: Float[Array, "b h w"]) -> Float[Array, "b"]:
-    """Spearman's rank correlation of each pair of maps, in [-1, 1]; ties share their mean rank.
+    """Returns Spearman's rank correlation of each pair of maps; ties share their mean rank.
 
-    NaN where a map is constant. Raises ValueError for maps of different resolution.
+    In [-1, 1], NaN where a map is constant.
+
+    Raises:
+      ValueError: the maps differ in resolution.
     """
     if first.shape != second.shape:
         raise ValueError(
@@ -38,21 +41,19 @@ def spearman(first: Float[Array, "b h w"], second: Float[Array, "b h w"]) -> Flo
 
 
 def randomize(
-    params: Arrays,
-    stats: Arrays,
-    fresh_params: Arrays,
-    fresh_stats: Arrays,
-    *,
-    cascade: bool = True,
+    params: Arrays, stats: Arrays, fresh_params: Arrays, fresh_stats: Arrays
 ) -> Iterator[Randomized]:
-    """The network's arrays, randomised level by level from the classifier down to the image.
+    """Yields the network's arrays, randomised level after level from the classifier to the image.
 
     A level is a dense layer, a top-level part such as ``gates``, or a convolution with its
     normalisation, whose running statistics go with it. ``fresh`` arrays come from the same
-    network built with another seed. Without ``cascade`` one level at a time is randomised and the
-    others stay. Maps that survive do not show what was learned; attention cannot change with the
-    classifier, which only sees what it has pooled. Raises ValueError when the arrays' names
-    differ. Adebayo et al. (2018), Sanity checks for saliency maps, section 3.
+    network built with another seed. Maps that survive do not show what was learned; attention
+    cannot change with the classifier, which only sees what it has pooled.
+
+    Source: Adebayo et al. (2018), Sanity checks for saliency maps, section 3.
+
+    Raises:
+      ValueError: the arrays' names differ.
     """
     for trained, fresh in ((params, fresh_params), (stats, fresh_stats)):
         if trained.keys() != fresh.keys():
@@ -63,7 +64,7 @@ def randomize(
             )
     replaced: set[str] = set()
     for level in levels(params):
-        replaced = {*replaced, level} if cascade else {level}
+        replaced.add(level)
         yield Randomized(
             level,
             *(
@@ -74,7 +75,7 @@ def randomize(
 
 
 def levels(params: Arrays) -> list[str]:
-    """What ``randomize`` goes through: the prefixes of the arrays' names, output first."""
+    """Returns what ``randomize`` goes through: prefixes of the arrays' names, output first."""
     return sorted({_level(name) for name in params}, key=_depth)
 
 

@@ -18,22 +18,25 @@ from flax_attn.explain.measures.localisation import average_pool
 
 @jax.jit
 def entropy(maps: Float[Array, "b h w"]) -> Float[Array, "b"]:
-    """``-Σ_i p_i log p_i`` in nats: 0 for a single cell, log(h w) for a constant map."""
+    """Returns ``-Σ_i p_i log p_i`` in nats: 0 for a single cell, log(h w) for a constant map."""
     p = _distribution(maps)
     return -jnp.where(p > 0, p * jnp.log(jnp.where(p > 0, p, 1)), p).sum((-2, -1))
 
 
 @jax.jit
 def normalized_entropy(maps: Float[Array, "b h w"]) -> Float[Array, "b"]:
-    """The entropy over its largest value log(h w): comparable between resolutions, in [0, 1]."""
+    """Returns the entropy over its largest value log(h w), in [0, 1] at any resolution."""
     return entropy(maps) / jnp.log(maps.shape[-2] * maps.shape[-1])
 
 
 def area_holding(maps: Float[Array, "b h w"], *, share: float = 0.9) -> Float[Array, "b"]:
-    """The smallest share of the image that holds ``share`` of the map.
+    """Returns the smallest share of the image that holds ``share`` of the map.
 
     ``share`` for a constant map, ``share / (h w)`` for a single cell: the last cell needed counts
-    by the part of it that is needed. Raises ValueError for a share outside (0, 1].
+    by the part of it that is needed.
+
+    Raises:
+      ValueError: ``share`` lies outside (0, 1].
     """
     return _area_holding(maps, None, _valid(share))
 
@@ -41,18 +44,20 @@ def area_holding(maps: Float[Array, "b h w"], *, share: float = 0.9) -> Float[Ar
 def area_holding_inside(
     maps: Float[Array, "b h w"], objects: Bool[Array, "b k H W"], *, share: float = 0.9
 ) -> Float[Array, "b k"]:
-    """The smallest share of each object that holds ``share`` of what the object receives.
+    """Returns the smallest share of each object that holds ``share`` of what it receives.
 
     Low where attention is sharp inside the object, ``share`` where it is even. NaN for an object
-    that is absent (an empty mask) or receives nothing. Raises ValueError for a share outside
-    (0, 1].
+    that is absent (an empty mask) or receives nothing.
+
+    Raises:
+      ValueError: ``share`` lies outside (0, 1].
     """
     return _area_holding(maps, objects, _valid(share))
 
 
 @jax.jit
 def received(maps: Float[Array, "b h w"], objects: Bool[Array, "b k H W"]) -> Float[Array, "b k"]:
-    """The share of the map that each object receives, in [0, 1]; 0 for an absent object."""
+    """Returns the share of the map that each object receives, in [0, 1]; 0 of an absent one."""
     p = _distribution(maps).reshape(maps.shape[0], 1, -1)
     return (p * _covered(maps, objects)).sum(-1)
 
@@ -65,7 +70,7 @@ def attended(
     least: float = 0.5,
     among_objects: bool = False,
 ) -> Bool[Array, "b k"]:
-    """Whether each object receives at least ``least`` of its fair part of the map.
+    """Returns whether each object receives at least ``least`` of its fair part of the map.
 
     The fair part is what a map spread evenly over all objects, and nowhere else, would give it:
     its area over the area of all. An object is missed when attention goes to another one, or to
@@ -91,7 +96,7 @@ def share_attended(
     least: float = 0.5,
     among_objects: bool = False,
 ) -> Float[Array, "b"]:
-    """The share of the objects present that are ``attended``; NaN without any."""
+    """Returns the share of the objects present that are ``attended``; NaN without any."""
     hits = attended(maps, objects, least=least, among_objects=among_objects)
     blank = maps.sum((-2, -1)) == 0
     return jnp.where(blank, jnp.nan, hits.sum(-1) / objects.any((-2, -1)).sum(-1))

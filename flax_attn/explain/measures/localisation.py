@@ -30,7 +30,7 @@ class BestIoU(NamedTuple):
 def average_pool(
     mask: Bool[Array, "... H W"] | Float[Array, "... H W"], size: tuple[int, int]
 ) -> Float[Array, "... h w"]:
-    """The share of each cell of an h×w grid that the mask covers.
+    """Returns the share of each cell of an h×w grid that the mask covers.
 
     Pixels on a border between cells count for both by the area they share, so the mean stays the
     same for every size; for sizes that divide, this is a mean over blocks.
@@ -45,12 +45,14 @@ def average_pool(
 def pointing_game(
     maps: Float[Array, "b h w"], mask: Bool[Array, "b H W"], *, tolerance: float = 0
 ) -> Float[Array, "b"]:
-    """1 where the map's maximum lies on the object, or at most ``tolerance`` pixels from it.
+    """Returns 1 where the map's maximum lies on the object, or within ``tolerance`` pixels.
 
     The point is the pixel at the centre of the maximal cell; distances are Euclidean, in pixels
     of the mask, between pixels' centres. Tied maxima share the hit: a constant map scores its
-    chance of hitting. Zhang et al. (2018), Top-down neural attention by excitation backprop,
-    section 4.1, with a tolerance of 15 pixels.
+    chance of hitting.
+
+    Source: Zhang et al. (2018), Top-down neural attention by excitation backprop, section 4.1,
+    with a tolerance of 15 pixels.
     """
     _require_equal_batch(maps, mask)
     near = _squared_distance(mask, maps.shape[-2], maps.shape[-1]) <= tolerance**2
@@ -61,11 +63,12 @@ def pointing_game(
 
 @jax.jit
 def energy_inside(maps: Float[Array, "b h w"], mask: Bool[Array, "b H W"]) -> Float[Array, "b"]:
-    """The share of the map's sum that lies inside the mask, averaged over the map's cells.
+    """Returns the share of the map's sum inside the mask, averaged over the map's cells.
 
     ``Σ_i m_i s_i / Σ_i m_i`` with s the covered share of cell i, in [0, 1]; a constant map scores
-    the mask's share of the image. Wang et al. (2020), Score-CAM, section 4.3, with masks for
-    boxes.
+    the mask's share of the image.
+
+    Source: Wang et al. (2020), Score-CAM, section 4.3, with masks for boxes.
     """
     _require_equal_batch(maps, mask)
     maps = maps.astype(jnp.float32)
@@ -74,30 +77,8 @@ def energy_inside(maps: Float[Array, "b h w"], mask: Bool[Array, "b H W"]) -> Fl
 
 
 @jax.jit
-def iou_at(
-    maps: Float[Array, "b h w"], mask: Bool[Array, "b H W"], shares: Float[Array, "t"]
-) -> Float[Array, "b t"]:
-    """IoU of the mask with the pixels of at least each share of the map's maximum.
-
-    The map is resampled to the mask first. A map that is zero everywhere selects every pixel.
-    ``shares=[0.2]`` is the fixed threshold of Zhou et al. (2016), section 3.1; over a grid, the
-    largest mean over images is the IoU at the best common threshold (Choe et al. 2020).
-    """
-    fine = _at_mask(maps, mask)
-    peak = fine.max((-2, -1), keepdims=True)
-
-    def one(share: Float[Array, ""]) -> Float[Array, "b"]:
-        selected = fine >= share * peak
-        both, either = (selected & mask).sum((-2, -1)), (selected | mask).sum((-2, -1))
-        return both / either
-
-    iou = jax.vmap(one, out_axes=-1)(shares)
-    return jnp.where(mask.any((-2, -1))[:, None], iou, jnp.nan)
-
-
-@jax.jit
 def best_iou(maps: Float[Array, "b h w"], mask: Bool[Array, "b H W"]) -> BestIoU:
-    """The highest IoU that any threshold of each map reaches, over all its values.
+    """Returns the highest IoU that any threshold of each map reaches, over all its values.
 
     The threshold is chosen with the mask at hand, image by image: an upper bound, which a constant
     map turns into the mask's share of the image. The map is resampled to the mask first.
@@ -124,11 +105,13 @@ def best_iou(maps: Float[Array, "b h w"], mask: Bool[Array, "b H W"]) -> BestIoU
 
 
 def centred_gaussian(size: tuple[int, int], *, spread: float = 0.25) -> Float[Array, "h w"]:
-    """The control every map must beat: a Gaussian around the centre of the image, 1 there.
+    """Returns the control every map must beat: a Gaussian around the image's centre, 1 there.
 
     Its standard deviation is ``spread`` of each side. Photographers centre their subject, so this
-    map is better than chance without having looked. Raises ValueError for a spread that is not
-    positive.
+    map is better than chance without having looked.
+
+    Raises:
+      ValueError: ``spread`` is not positive.
     """
     if not spread > 0:
         raise ValueError(f"spread must be positive, got {spread}")
@@ -142,7 +125,7 @@ def centred_gaussian(size: tuple[int, int], *, spread: float = 0.25) -> Float[Ar
 def product(
     first: Float[Array, "b h w"], second: Float[Array, "b H W"]
 ) -> Float[Array, "b max(h,H) max(w,W)"]:
-    """The product of two maps, both resampled bilinearly to the finer of the two."""
+    """Returns the product of two maps, resampled bilinearly to the finer of the two."""
     size = (max(first.shape[-2], second.shape[-2]), max(first.shape[-1], second.shape[-1]))
     return enlarge(first, size) * enlarge(second, size)
 

@@ -104,7 +104,7 @@ function makeMap(card, kind) {
   const name = element("div", { className: "name", textContent: data.maps[kind].name });
   const bar = element("span", { className: "bar", ariaHidden: "true" });
   const caption = element("figcaption", {}, name, bar, numbers);
-  const measured = card.photograph.onObjects?.[kind];
+  const measured = card.photograph.measured?.[kind];
   if (measured) {
     const texts = measured.map((value, i) => `${data.measures[i]} ${percent(value)}`);
     const parts = texts.map((textContent) => element("span", { textContent }));

@@ -19,11 +19,11 @@ TOLERANCE = 1e-4
 
 @cache
 def host_kernels() -> Compiled | None:
-    """The kernels for this processor; None where they cannot be had.
+    """Returns the kernels for this processor; None where they cannot be had.
 
     That is without ``llvmlite``, elsewhere than on Linux and macOS, and on processors whose
     vectors are too short to pay. Before their first use they are compared with XLA's
-    convolution; if that fails they are left alone, with a warning.
+    convolution; if they differ they are not used, with a warning.
     """
     if sys.platform not in ("linux", "darwin"):
         return None
@@ -40,7 +40,7 @@ def host_kernels() -> Compiled | None:
     try:
         code = compiled(machine)
         worst = max(differences(code).values())
-    except Exception as error:  # whatever LLVM, XLA and the processor may disagree on
+    except Exception as error:  # LLVM, XLA and the processor may disagree in many ways
         warnings.warn(f"compiled convolutions are not used: {error}", RuntimeWarning, stacklevel=2)
         return None
     if not worst < TOLERANCE:

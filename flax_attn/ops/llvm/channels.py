@@ -1,7 +1,7 @@
-"""Units that sum over all pixels of a channel, and what they take from a pixel.
+"""Units of work that sum over all pixels of a channel.
 
-Sums run over parts of the pixels, then over the parts in their order, however many threads
-there are.
+A unit sums over one part of the pixels; another adds up the parts in their order, so that the
+result does not depend on the number of threads.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ PIXELS_A_PART = 512
 
 
 def moments_unit(module: ir.Module, machine: Machine) -> ir.Function:
-    """Sums of x - pivot and of its square over a part of the pixels."""
+    """Builds the unit that sums x - pivot and its square over a part of the pixels."""
     e, x, index, _ = begin_unit(module, "moments_unit", machine)
 
     def terms(channel: ir.Value, pixel: ir.Value) -> list[Values]:
@@ -26,7 +26,7 @@ def moments_unit(module: ir.Module, machine: Machine) -> ir.Function:
 
 
 def relu_sums_unit(module: ir.Module, machine: Machine) -> ir.Function:
-    """Sums of g and of g (x - mean) where factor x + offset is above zero, over a part."""
+    """Builds the unit that sums g and g (x - mean), where factor x + offset > 0, over a part."""
     e, x, index, _ = begin_unit(module, "relu_sums_unit", machine)
 
     def terms(channel: ir.Value, pixel: ir.Value) -> list[Values]:
@@ -42,7 +42,7 @@ def relu_sums_unit(module: ir.Module, machine: Machine) -> ir.Function:
 
 
 def _sum_part(e: Emitter, x: Context, machine: Machine, index: ir.Value, terms) -> None:
-    """Writes the sums of both terms over the pixels of a part to its place in ``sums``."""
+    """Emits sums of both terms over the pixels of a part, stored at the part's row of ``sums``."""
     c, columns = x.c, machine.columns
     first = e.mul(index, PIXELS_A_PART)
     pixels = e.minimum(e.sub(x.count, first), PIXELS_A_PART)
@@ -62,7 +62,7 @@ def _sum_part(e: Emitter, x: Context, machine: Machine, index: ir.Value, terms) 
 
 
 def total_unit(module: ir.Module, machine: Machine) -> ir.Function:
-    """Sums a vector of [2, c] over all parts."""
+    """Builds the unit that sums one vector of [2, c] over all parts."""
     e, x, index, _ = begin_unit(module, "total_unit", machine)
     start, row = e.mul(index, e.lanes), e.mul(x.c, 2)
     with e.fold(x.room, [e.zeros]) as (part, sums, following):

@@ -12,7 +12,7 @@ from flax_attn.ops.llvm.handlers import build
 from flax_attn.ops.llvm.ir import Machine
 from flax_attn.system.cpu import max_isa
 
-# By what the processor has: vectors of 64 bytes, of 32, or of 16.
+# By a feature of the processor: vectors of 64 bytes, of 32, or of 16.
 MACHINES = {
     "avx512f": Machine(lanes=16, columns=4, rows=6, sum_rows=4),
     "avx2": Machine(lanes=8, columns=2, rows=6, sum_rows=4),
@@ -20,7 +20,7 @@ MACHINES = {
 }
 
 
-# By what ``--xla_cpu_max_isa`` permits, what begins the names of LLVM's features beyond it.
+# By the value of ``--xla_cpu_max_isa``, how the names of LLVM's features beyond it begin.
 BEYOND = {
     "SSE4_2": ("avx", "fma", "f16c", "vaes", "vpclmulqdq", "amx"),
     "AVX": ("avx2", "avx512", "avx10", "fma", "amx"),
@@ -29,7 +29,7 @@ BEYOND = {
 
 
 def host_machine() -> Machine | None:
-    """The machine for this processor, or for what XLA's flag permits of it (``max_isa``).
+    """Returns the machine for this processor, or for what XLA's flag permits of it (``max_isa``).
 
     None where vectors are too short to pay.
     """
@@ -46,7 +46,7 @@ class Compiled:
         module = llvm.parse_assembly(str(build(machine)))
         module.triple, module.data_layout = target.triple, str(target.target_data)
         options = llvm.create_pipeline_tuning_options(speed_level=2)
-        # Loops are written as they should run.
+        # The loops are vectorised and unrolled already.
         options.loop_vectorization = options.slp_vectorization = options.loop_unrolling = False
         passes = llvm.create_pass_builder(target, options)
         passes.getModulePassManager().run(module, passes)
@@ -55,13 +55,13 @@ class Compiled:
         self._engine.finalize_object()
 
     def name(self, handler: str) -> str:
-        """The name of a handler in XLA, registered when first asked for."""
+        """Returns XLA's name of a handler, which is registered when first asked for."""
         return _register(self, handler)
 
 
 @cache
 def compiled(machine: Machine) -> Compiled:
-    """The kernels of a machine, compiled once a process."""
+    """Returns the kernels of a machine, compiled once a process."""
     return Compiled(machine)
 
 

@@ -1,4 +1,4 @@
-"""A handler being written: what it answers XLA, its table, its memory, its parallel phases."""
+"""The builder of a handler: its answers to XLA, its table, its memory and its parallel phases."""
 
 from __future__ import annotations
 
@@ -42,9 +42,15 @@ NO_MEMORY = "no memory for a convolution: use a smaller --batch-size\0"
 
 
 class HandlerBuilder:
-    """Writes the function that XLA calls for an operation of its own.
+    """Writes the function that XLA calls for one operation of ours.
 
-    Everything is in terms of values of the function, not of numbers known now.
+    All sizes are values of that function, known when it runs, not numbers known now.
+
+    Args:
+      module: the module that the function is added to.
+      machine: the vectors of the processor.
+      name: of the function.
+      parallel: runs units of work on XLA's threads.
     """
 
     def __init__(self, module: ir.Module, machine: Machine, name: str, parallel: Parallel):
@@ -55,7 +61,7 @@ class HandlerBuilder:
         self._memory = NULL
 
     def _answer_query(self) -> None:
-        """XLA first asks which version of its interface the handler was written for."""
+        """Emits the answer to XLA's first call, which asks for the version of the interface."""
         e, b = self.e, self.e.builder
         extension = e.field(self.frame, CallFrame.extension_start.offset, POINTER)
         with b.if_then(b.icmp_unsigned("!=", extension, NULL)):
@@ -73,28 +79,31 @@ class HandlerBuilder:
         return self.e.builder.load(self.e.word(array, index), typ=POINTER)
 
     def argument(self, index: int) -> ir.Value:
-        """The address of an argument's numbers."""
+        """Returns the address of an argument's numbers."""
         return self.e.field(self._buffer(index, CallFrame.args.offset), Buffer.data.offset, POINTER)
 
     def result(self, floats: ir.Value) -> ir.Value:
-        """The address of the result, of so many numbers."""
+        """Returns the address of the result, which has ``floats`` numbers."""
         buffer = self._buffer(0, CallFrame.rets.offset)
         address = self.e.field(buffer, Buffer.data.offset, POINTER)
         self._ask_for_huge_pages(address, self.e.mul(floats, FLOAT_BYTES))
         return address
 
     def sizes(self, index: int, rank: int) -> list[ir.Value]:
-        """The shape of an argument."""
+        """Returns the shape of an argument of this rank."""
         dims = self.e.field(self._buffer(index, CallFrame.args.offset), Buffer.dims.offset, POINTER)
         return [self.e.builder.load(self.e.word(dims, i), typ=INT) for i in range(rank)]
 
     def set(self, **fields: int | ir.Value) -> None:
-        """Writes into the table that units read."""
+        """Sets fields of the table that units read."""
         for name, value in fields.items():
             self.e.builder.store(self.e.number(value), self.e.word(self._table, FIELD[name]))
 
     def allocate(self, **floats: ir.Value) -> None:
-        """Memory for several fields of the table, until ``end``; an error to XLA without it."""
+        """Allocates memory for several fields of the table, freed by ``end``.
+
+        Without memory the function returns an error to XLA.
+        """
         e, b = self.e, self.e.builder
         total, starts = e.number(0), {}
         for name, size in floats.items():
@@ -108,10 +117,10 @@ class HandlerBuilder:
         self.set(**{name: e.at(self._memory, start) for name, start in starts.items()})
 
     def _ask_for_huge_pages(self, address: ir.Value, bytes_: ir.Value) -> None:
-        """Lets the system back what is not touched yet by pages of 2 MiB, where it has them.
+        """Asks the system to back memory not yet touched by pages of 2 MiB, where it has them.
 
-        XLA takes the memory of a step anew each time, and the system clears each page of it when
-        it is first touched.
+        XLA allocates the memory of a step anew each time, and the system clears each page of it
+        when it is first touched.
         """
         if sys.platform != "linux":
             return
@@ -142,16 +151,16 @@ class HandlerBuilder:
             e.builder.store(FLOAT(0.0), e.at(start, i))
 
     def run(self, unit: ir.Function, count: ir.Value) -> None:
-        """Runs so many units of work on all threads, and waits for them."""
+        """Runs ``count`` units of work on all threads, and waits for them."""
         self.e.builder.call(self.parallel.run, [self.frame, unit, self._table, count])
 
     def threads(self) -> ir.Value:
-        """How many units may run at once."""
+        """Returns how many units may run at once."""
         return self.e.builder.call(self.parallel.threads, [self.frame])
 
     @contextmanager
     def rounds(self, tiles: ir.Value, room: ir.Value) -> Iterator[ir.Value]:
-        """For every part of the tiles that is in memory at once, how many it has."""
+        """Loops over rounds of at most ``room`` tiles; yields the number of tiles in the round."""
         e = self.e
         with e.loop(e.ceil_div(tiles, room)) as i:
             first = e.mul(i, room)
@@ -160,6 +169,6 @@ class HandlerBuilder:
             yield count
 
     def end(self) -> None:
-        """Frees the memory and tells XLA that all went well."""
+        """Frees the memory and returns success to XLA."""
         self.e.builder.call(self.parallel.libc["free"], [self._memory])
         self.e.builder.ret(NULL)

@@ -1,4 +1,4 @@
-"""The convolutions as operations of XLA's: how their work is cut, and in which order it runs."""
+"""The handlers, XLA's operations of ours: how their work is cut, and in which order it runs."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ FORWARD_BYTES = 8 << 20
 GRADIENT_BYTES = 16 << 20
 # Tiles a unit multiplies: with a chunk of outputs they should stay in a core's own cache.
 BLOCK = 96
-# So many tiles, all in memory at once, do not repay keeping the transformed kernels.
+# Up to this many tiles, all in memory at once, do not repay storing the transformed kernels.
 FEW_TILES = 192
 
 
 def build(machine: Machine) -> ir.Module:
-    """A module with every handler.
+    """Builds a module with every handler.
 
-    convolve, convolve_turned, convolve_affine_relu, convolve_normalised; kernel_gradient and
-    normalised_kernel_gradient; moments and relu_sums.
+    They are convolve, convolve_turned, convolve_affine_relu, convolve_normalised; kernel_gradient
+    and normalised_kernel_gradient; moments and relu_sums.
     """
     module = ir.Module("flax_attn")
     parallel = Parallel(module)
@@ -36,7 +36,7 @@ def build(machine: Machine) -> ir.Module:
     )
 
     def plan(name: str, *operands: str, first: int) -> HandlerBuilder:
-        """A handler that takes these operands from the given one on."""
+        """Starts a handler whose arguments from ``first`` on are these operands."""
         started = HandlerBuilder(module, machine, name, parallel)
         started.set(**{field: started.argument(first + i) for i, field in enumerate(operands)})
         return started
@@ -76,7 +76,14 @@ def build(machine: Machine) -> ir.Module:
 
 
 class Units(NamedTuple):
-    """The phases of a convolution."""
+    """The phases of a convolution, in their order.
+
+    Args:
+      kernels: transforms the kernels.
+      tiles: transforms the tiles of the image.
+      blocks: multiplies a block of tiles by transformed kernels.
+      chunks: multiplies all tiles by kernels that it transforms itself, where there are few tiles.
+    """
 
     kernels: ir.Function
     tiles: ir.Function
@@ -85,7 +92,14 @@ class Units(NamedTuple):
 
 
 class GradientUnits(NamedTuple):
-    """The phases of a kernel's gradient."""
+    """The phases of a kernel's gradient, in their order.
+
+    Args:
+      tiles: transforms the tiles of the image.
+      cotangents: transforms the tiles of the output's gradient.
+      sums: adds up their products over the tiles.
+      taps: transforms the sums back into the kernel's gradient.
+    """
 
     tiles: ir.Function
     cotangents: ir.Function
@@ -94,7 +108,7 @@ class GradientUnits(NamedTuple):
 
 
 def _convolve(plan: HandlerBuilder, units: Units, *, turn: ir.Function | None = None) -> None:
-    """(x, kernel) to their convolution; with ``turn`` by the kernel [3, 3, d, c] turned."""
+    """Emits the convolution of (x, kernel); with ``turn``, by the kernel [3, 3, d, c] turned."""
     e, chunk = plan.e, plan.machine.chunk
     b, h, w, c = plan.sizes(0, 4)
     d = plan.sizes(1, 4)[3 if turn is None else 2]
@@ -133,9 +147,9 @@ def _convolve(plan: HandlerBuilder, units: Units, *, turn: ir.Function | None = 
 
 
 def _kernel_gradient(plan: HandlerBuilder, units: GradientUnits) -> None:
-    """(x, the output's gradient) to the kernel's gradient.
+    """Emits the kernel's gradient from (x, the output's gradient).
 
-    Sums run over the tiles in their order, however many threads there are.
+    Sums run over the tiles in their order, so they do not depend on the number of threads.
     """
     e, lanes = plan.e, plan.machine.lanes
     (b, h, w, c), (_, _, _, d) = plan.sizes(0, 4), plan.sizes(1, 4)
@@ -160,7 +174,7 @@ def _kernel_gradient(plan: HandlerBuilder, units: GradientUnits) -> None:
 
 
 def _channel_sums(plan: HandlerBuilder, part: ir.Function, total: ir.Function) -> None:
-    """Two sums for each channel, over all pixels: [2, c]."""
+    """Emits two sums for each channel, over all pixels: [2, c]."""
     e = plan.e
     b, h, w, c = plan.sizes(0, 4)
     pixels = e.mul(b, h, w)
@@ -174,7 +188,7 @@ def _channel_sums(plan: HandlerBuilder, part: ir.Function, total: ir.Function) -
 
 
 def _set_tiling(plan: HandlerBuilder, b: ir.Value, h: ir.Value, w: ir.Value) -> ir.Value:
-    """How many tiles there are in all."""
+    """Sets the tiles of [b, h, w] in the table; returns how many there are in all."""
     e = plan.e
     down, across = e.ceil_div(h, TILE), e.ceil_div(w, TILE)
     plan.set(h=h, w=w, down=down, across=across)
@@ -184,7 +198,7 @@ def _set_tiling(plan: HandlerBuilder, b: ir.Value, h: ir.Value, w: ir.Value) -> 
 def _room(
     e: Emitter, tiles: ir.Value, channels: ir.Value, most_bytes: int, block: ir.Value
 ) -> ir.Value:
-    """Tiles in memory at once: whole blocks, about as many as fit, spread evenly."""
+    """Returns the tiles in memory at once: whole blocks, about ``most_bytes`` at most, evenly."""
     most = e.add(e.div(most_bytes, e.mul(channels, POSITIONS * FLOAT_BYTES)), 1)
     even = e.ceil_div(tiles, e.ceil_div(tiles, most))
     return e.mul(e.ceil_div(even, block), block)

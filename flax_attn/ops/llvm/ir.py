@@ -42,7 +42,7 @@ class Values:
 
 
 class Emitter:
-    """Instructions of one function, on integers, pointers to floats and vectors of floats."""
+    """The instructions of one function, on integers, pointers to floats and vectors of floats."""
 
     def __init__(self, function: ir.Function, lanes: int):
         self.function = function
@@ -52,72 +52,82 @@ class Emitter:
         self.lanes = lanes
 
     def number(self, value: int | ir.Value) -> ir.Value:
+        """Returns an integer as a value of the function; a value as it is."""
         return ir.Constant(INT, value) if isinstance(value, int) else value
 
     def add(self, *terms: int | ir.Value) -> ir.Value:
+        """Adds integers."""
         total = self.number(terms[0])
         for term in terms[1:]:
             total = self.builder.add(total, self.number(term))
         return total
 
     def sub(self, a: int | ir.Value, b: int | ir.Value) -> ir.Value:
+        """Subtracts integers."""
         return self.builder.sub(self.number(a), self.number(b))
 
     def mul(self, *factors: int | ir.Value) -> ir.Value:
+        """Multiplies integers."""
         product = self.number(factors[0])
         for factor in factors[1:]:
             product = self.builder.mul(product, self.number(factor))
         return product
 
     def div(self, a: int | ir.Value, b: int | ir.Value) -> ir.Value:
-        """a // b for numbers that are not negative."""
+        """Returns a // b for integers that are not negative."""
         return self.builder.udiv(self.number(a), self.number(b))
 
     def mod(self, a: int | ir.Value, b: int | ir.Value) -> ir.Value:
+        """Returns a % b for integers that are not negative."""
         return self.builder.urem(self.number(a), self.number(b))
 
     def ceil_div(self, a: int | ir.Value, b: int | ir.Value) -> ir.Value:
+        """Returns a / b rounded up."""
         return self.div(self.sub(self.add(a, b), 1), b)
 
     def minimum(self, a: int | ir.Value, b: int | ir.Value) -> ir.Value:
+        """Returns the smaller of two integers that are not negative."""
         a, b = self.number(a), self.number(b)
         return self.builder.select(self.builder.icmp_unsigned("<", a, b), a, b)
 
     def maximum(self, a: int | ir.Value, b: int | ir.Value) -> ir.Value:
+        """Returns the larger of two integers that are not negative."""
         a, b = self.number(a), self.number(b)
         return self.builder.select(self.builder.icmp_unsigned(">", a, b), a, b)
 
     def inside(self, index: ir.Value, size: ir.Value) -> ir.Value:
-        """Whether 0 <= index < size, in one unsigned comparison."""
+        """Tests whether 0 <= index < size, in one unsigned comparison."""
         return self.builder.icmp_unsigned("<", index, size)
 
     def at(self, pointer: ir.Value, index: int | ir.Value) -> ir.Value:
-        """The address of a float."""
+        """Returns the address of the float at ``index``."""
         return self.builder.gep(pointer, [self.number(index)], source_etype=FLOAT)
 
     def load(self, pointer: ir.Value) -> Values:
+        """Loads a vector of floats."""
         value = self.builder.load(pointer, align=FLOAT_BYTES, typ=self.vector)
         return Values(self.builder, value)
 
     def store(self, values: Values, pointer: ir.Value) -> None:
+        """Stores a vector of floats."""
         self.builder.store(values.value, pointer, align=FLOAT_BYTES)
 
     def load_planes(self, pointer: ir.Value, step: ir.Value, count: int) -> list[Values]:
-        """So many vectors, ``step`` floats from one to the next."""
+        """Loads ``count`` vectors, ``step`` floats from one to the next."""
         return [self.load(self.at(pointer, self.mul(step, i))) for i in range(count)]
 
     def store_planes(self, values: Sequence[Values], pointer: ir.Value, step: ir.Value) -> None:
-        """The inverse of ``load_planes``."""
+        """Stores vectors, the inverse of ``load_planes``."""
         for i, value in enumerate(values):
             self.store(value, self.at(pointer, self.mul(step, i)))
 
     def relu(self, values: Values) -> Values:
-        """max(values, 0), where what is not a number stays one."""
+        """Returns max(values, 0), and NaN for NaN."""
         below = self.builder.fcmp_ordered("<", values.value, self.zeros)
         return Values(self.builder, self.builder.select(below, self.zeros, values.value))
 
     def broadcast(self, pointer: ir.Value) -> ir.Value:
-        """One float in every lane."""
+        """Returns one float in every lane."""
         scalar = self.builder.load(pointer, align=FLOAT_BYTES, typ=FLOAT)
         none = ir.Constant(self.vector, ir.Undefined)
         one = self.builder.insert_element(none, scalar, INT32(0))
@@ -125,9 +135,9 @@ class Emitter:
         return self.builder.shuffle_vector(one, none, lanes)
 
     def transposed(self, rows: Sequence[Values]) -> list[Values]:
-        """The columns of a square of as many vectors as there are lanes, a power of two.
+        """Returns the columns of a square of as many vectors as there are lanes, a power of two.
 
-        Interleaving the first half of the rows with the second, log2(lanes) times over.
+        It interleaves the first half of the rows with the second, log2(lanes) times over.
         """
         half = self.lanes // 2
         low, high = (
@@ -147,14 +157,15 @@ class Emitter:
         return [Values(self.builder, value) for value in values]
 
     def field(self, struct: ir.Value, offset: int, kind: ir.Type) -> ir.Value:
-        """What lies ``offset`` bytes into a struct."""
+        """Loads the value ``offset`` bytes into a struct."""
         return self.builder.load(self.byte_at(struct, offset), typ=kind)
 
     def byte_at(self, pointer: ir.Value, offset: int | ir.Value) -> ir.Value:
+        """Returns the address ``offset`` bytes from a pointer."""
         return self.builder.gep(pointer, [self.number(offset)], source_etype=BYTE)
 
     def word(self, pointer: ir.Value, index: int | ir.Value) -> ir.Value:
-        """The address of a 64-bit integer or pointer in an array of them."""
+        """Returns the address of a 64-bit integer or pointer in an array of them."""
         return self.builder.gep(pointer, [self.number(index)], source_etype=INT)
 
     def call(
@@ -164,14 +175,14 @@ class Emitter:
         return self.builder.call(_Callee(address, kind), arguments)
 
     def stack(self, words: int) -> ir.Value:
-        """The address of so many 64-bit words on the stack."""
+        """Returns the address of ``words`` 64-bit words on the stack."""
         typed = self.builder.alloca(INT, size=words)
-        # Through an integer, as llvmlite takes pointers with and without a type for different.
+        # Cast by way of an integer: llvmlite treats pointers with and without a type as different.
         return self.builder.inttoptr(self.builder.ptrtoint(typed, INT), POINTER)
 
     @contextmanager
     def loop(self, count: int | ir.Value, *, step: int = 1) -> Iterator[ir.Value]:
-        """for i in range(0, count, step)."""
+        """Loops as ``for i in range(0, count, step)``; yields i."""
         with self.fold(count, [], step=step) as (index, _, _):
             yield index
 
@@ -179,7 +190,7 @@ class Emitter:
     def fold(
         self, count: int | ir.Value, start: Sequence[ir.Value], *, step: int = 1
     ) -> Iterator[tuple[ir.Value, list[ir.Value], list[ir.Value]]]:
-        """A loop that carries values: append the next ones to the last list.
+        """Loops as ``loop``, carrying values; yields i, the values, and a list for the next ones.
 
         After the loop the second list holds the carried values as the loop left them.
         """
@@ -205,7 +216,7 @@ class Emitter:
 
 
 class _Callee:
-    """An address with the type of the function there, as an untyped pointer has none."""
+    """An address with the type of its function, which an untyped pointer lacks."""
 
     def __init__(self, address: ir.Value, kind: ir.FunctionType):
         self.type, self.function_type = address.type, kind
@@ -215,7 +226,7 @@ class _Callee:
 def define(
     module: ir.Module, name: str, kinds: Sequence[ir.Type], lanes: int, *, returns: ir.Type = VOID
 ) -> tuple[Emitter, Sequence[Any]]:
-    """A new function in a module, and its arguments."""
+    """Defines a function in a module; returns its emitter and its arguments."""
     function = ir.Function(module, ir.FunctionType(returns, kinds), name)
     return Emitter(function, lanes), function.args
 
@@ -258,10 +269,13 @@ FIELD = {name: i for i, name in enumerate(ADDRESSES + NUMBERS)}
 
 @dataclass(frozen=True)
 class Machine:
-    """Floats of a vector, and the blocks of a product that fill the registers.
+    """The length of a vector in floats, and the blocks of a product that fill the registers.
 
-    ``rows`` x ``columns`` vectors of sums in the products, ``sum_rows`` x ``columns`` in the
-    sums over tiles; ``sum_rows`` divides ``lanes``.
+    Args:
+      lanes: floats of a vector.
+      columns: vectors of output channels in a block.
+      rows: rows of a block in the products, ``rows`` x ``columns`` vectors of sums.
+      sum_rows: rows of a block in the sums over tiles; it divides ``lanes``.
     """
 
     lanes: int
@@ -271,12 +285,12 @@ class Machine:
 
     @property
     def chunk(self) -> int:
-        """Output channels of a block."""
+        """The output channels of a block."""
         return self.lanes * self.columns
 
 
 class Context:
-    """The table of a job: an attribute is loaded where it is read."""
+    """The table of a job, whose fields are attributes; each is loaded where it is read."""
 
     def __init__(self, e: Emitter, address: ir.Value):
         self._e, self._address = e, address
@@ -290,6 +304,6 @@ class Context:
 def begin_unit(
     module: ir.Module, name: str, machine: Machine
 ) -> tuple[Emitter, Context, ir.Value, ir.Value]:
-    """A new ``unit(context, index, worker)``."""
+    """Defines ``unit(context, index, worker)``; returns its emitter, table, index and worker."""
     e, (context, index, worker) = define(module, name, [POINTER, INT, INT], machine.lanes)
     return e, Context(e, context), index, worker

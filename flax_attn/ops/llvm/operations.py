@@ -1,6 +1,6 @@
 """The compiled kernels as differentiable operations: 3x3 convolution, batch normalisation and ReLU.
 
-For float32 arrays.
+All of them take and return float32 arrays.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 def convolve(
     code: Compiled, x: Float[Array, "b h w c"], kernel: Float[Array, "3 3 c d"]
 ) -> Float[Array, "b h w d"]:
-    """``conv3x3`` by Winograd's F(4x4, 3x3); reverse-mode derivatives only.
+    """Convolves as ``conv3x3``, by Winograd's F(4x4, 3x3); reverse-mode derivatives only.
 
     The error is a few 1e-6 of the largest value. Channels are padded to whole vectors.
     """
@@ -54,7 +54,7 @@ def convolve_affine_relu(
     factor: Float[Array, "d"],
     offset: Float[Array, "d"],
 ) -> Float[Array, "b h w d"]:
-    """max(factor * convolve(x, kernel) + offset, 0), the values touched once."""
+    """Returns max(factor * convolve(x, kernel) + offset, 0), each value written once."""
     d = kernel.shape[-1]
     x, kernel = _whole(code, x, kernel)
     factor, offset = (_pad(a, 0, code.machine.chunk) for a in (factor, offset))
@@ -86,7 +86,7 @@ convolve_affine_relu.defvjp(_affine_fwd, _affine_bwd)
 def input_gradient(
     code: Compiled, g: Float[Array, "b h w d"], kernel: Float[Array, "3 3 c d"]
 ) -> Float[Array, "b h w c"]:
-    """Gradient of ``convolve`` in x: the convolution of g with the kernel turned."""
+    """Returns the gradient of ``convolve`` in x: g convolved with the kernel turned."""
     c = kernel.shape[2]
     g = _pad(g, 3, code.machine.lanes)
     kernel = _pad(_pad(kernel, 2, code.machine.chunk), 3, code.machine.lanes)
@@ -97,7 +97,7 @@ def input_gradient(
 def kernel_gradient(
     code: Compiled, x: Float[Array, "b h w c"], g: Float[Array, "b h w d"]
 ) -> Float[Array, "3 3 c d"]:
-    """Gradient of ``convolve`` in the kernel."""
+    """Returns the gradient of ``convolve`` in the kernel."""
     c, d = x.shape[-1], g.shape[-1]
     x, g = _pad(x, 3, code.machine.lanes), _pad(g, 3, code.machine.chunk)
     shape = (3, 3, x.shape[-1], g.shape[-1])
@@ -111,7 +111,7 @@ def _product(code: Compiled, x: Array, kernel: Array) -> Array:
 
 
 def _whole(code: Compiled, x: Array, kernel: Array) -> tuple[Array, Array]:
-    """Channels padded with zeros to what the kernels take."""
+    """Pads the channels with zeros to whole vectors and chunks."""
     lanes, chunk = code.machine.lanes, code.machine.chunk
     return _pad(x, 3, lanes), _pad(_pad(kernel, 2, lanes), 3, chunk)
 
@@ -123,7 +123,7 @@ def _pad(a: Array, axis: int, multiple: int) -> Array:
 
 
 def call(code: Compiled, handler: str, shape: tuple[int, ...], *operands: Array) -> Array:
-    """What a handler returns for float32 arrays; zeros where one is empty."""
+    """Calls a handler on float32 arrays; returns zeros where one of them is empty."""
     if not all(a.size for a in operands):
         return jnp.zeros(shape, jnp.float32)
     result = jax.ShapeDtypeStruct(shape, jnp.float32)
@@ -132,7 +132,7 @@ def call(code: Compiled, handler: str, shape: tuple[int, ...], *operands: Array)
 
 
 class Normalised(NamedTuple):
-    """The output, and the batch's mean and biased variance, through which no gradient goes."""
+    """The output, and the batch's mean and biased variance, which pass no gradient."""
 
     out: Float[Array, "b h w c"]
     mean: Float[Array, "c"]
@@ -147,7 +147,7 @@ def normalise_relu(
     scale: Float[Array, "c"],
     bias: Float[Array, "c"],
 ) -> Normalised:
-    """max(scale (x - mean) / sqrt(var + epsilon) + bias, 0) by the batch's own statistics.
+    """Returns max(scale (x - mean) / sqrt(var + epsilon) + bias, 0) by the batch's statistics.
 
     Both moments come from one pass, taken about a pixel of the batch, so that a mean far from
     zero costs no digits.
@@ -178,7 +178,7 @@ def normalise_relu_convolve(
     bias: Float[Array, "c"],
     kernel: Float[Array, "3 3 c d"],
 ) -> Normalised:
-    """``convolve`` of what ``normalise_relu`` gives, which is never in memory as a whole.
+    """Convolves the output of ``normalise_relu``, which is never in memory as a whole.
 
     Values are normalised as the convolution and its gradient read them. Both c and d must fill
     whole chunks.
@@ -215,7 +215,7 @@ normalise_relu_convolve.defvjp(_normalised_convolve_fwd, _normalised_convolve_bw
 def _gradients(
     code: Compiled, epsilon: float, residuals: tuple[Array, ...], g: Array
 ) -> tuple[Array, Array, Array]:
-    """Of ``normalise_relu`` in x, scale and bias, for the gradient in its output."""
+    """Returns the gradients of ``normalise_relu`` in x, scale, bias, for that in its output."""
     x, scale, bias, mean, var = residuals
     factor, offset = affine(scale, bias, mean, var, epsilon=epsilon)
     pixels = x.size // x.shape[-1]

@@ -1,4 +1,4 @@
-"""Units that multiply in the 36 planes of Winograd's form, where nearly all arithmetic is."""
+"""Units of work that multiply in the 36 planes of Winograd's form: nearly all of the arithmetic."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from flax_attn.ops.winograd import POSITIONS, both_axes, output_map
 def block_product(
     module: ir.Module, machine: Machine, name: str, *, rows: int, accumulate: bool
 ) -> ir.Function:
-    """out[rows, chunk] = a[rows, k] b[k, chunk], or added to it, summed in registers.
+    """Defines out[rows, chunk] = a[rows, k] b[k, chunk], or added to out, summed in registers.
 
-    ``(a, row of a, step of a, b, out, row of out, k)`` with steps in floats; the rows of b lie
-    one after the other.
+    Its arguments are ``(a, row of a, step of a, b, out, row of out, k)`` with steps in floats; the
+    rows of b lie one after the other.
     """
     kinds = [POINTER, INT, INT, POINTER, POINTER, INT, INT]
     e, (a, a_row, a_step, b, out, out_row, depth) = define(module, name, kinds, machine.lanes)
@@ -55,9 +55,13 @@ def block_product(
 
 @dataclass(frozen=True)
 class Multiplier:
-    """Makes the units that multiply tiles by kernels.
+    """Builds the units that multiply tiles by kernels.
 
-    With ``affine`` the output is max(factor * value + offset, 0).
+    Args:
+      module: the module that the units are added to.
+      machine: the vectors of the processor.
+      block: the function of ``block_product``.
+      affine: whether the output is max(factor * value + offset, 0).
     """
 
     module: ir.Module
@@ -69,7 +73,7 @@ class Multiplier:
         return begin_unit(self.module, f"affine_{name}" if self.affine else name, self.machine)
 
     def block_unit(self) -> ir.Function:
-        """A block of tiles and a chunk of output channels."""
+        """Builds the unit of a block of tiles and a chunk of output channels."""
         e, x, index, worker = self._begin("block_unit")
         blocks, plane = e.ceil_div(x.count, x.block), e.mul(x.c, x.d)
         part, number = e.div(index, blocks), e.mod(index, blocks)
@@ -79,7 +83,7 @@ class Multiplier:
         return e.function
 
     def chunk_unit(self) -> ir.Function:
-        """All tiles and a chunk of output channels, whose kernels are transformed on the way.
+        """Builds the unit of all tiles and a chunk of output channels; it transforms their kernels.
 
         For few tiles: the transformed kernels, four times the kernels, never leave the caches.
         """
@@ -104,7 +108,7 @@ class Multiplier:
         kernels: ir.Value,
         kernel_plane: ir.Value,
     ) -> None:
-        """The products of one block of tiles, and A^T M A into the output."""
+        """Emits the products M of one block of tiles, and A^T M A into the output."""
         machine, chunk, c = self.machine, self.machine.chunk, x.c
         first = e.mul(number, x.block)
         tiles_here = e.minimum(e.sub(x.count, first), x.block)
@@ -136,7 +140,7 @@ class Multiplier:
 
 
 def sum_unit(module: ir.Module, machine: Machine) -> ir.Function:
-    """One plane and one vector of input channels: sums over the tiles in memory."""
+    """Builds the unit that sums over the tiles in memory, for a plane and a vector of inputs."""
     e, x, index, _ = begin_unit(module, "sum_unit", machine)
     chunk, lanes, rows = machine.chunk, machine.lanes, machine.sum_rows
     first, more = (

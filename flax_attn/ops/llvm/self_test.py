@@ -1,4 +1,4 @@
-"""A first look at compiled kernels, on a few small images."""
+"""The self-test of compiled kernels before their first use, on a few small images."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ EPSILON = 1e-5
 
 
 def differences(code: Compiled) -> dict[str, float]:
-    """Largest difference to XLA's own operations, as a share of the largest value.
+    """Returns the largest difference of each operation to XLA's, as a share of the largest value.
 
-    Of each operation, its value and all gradients, in which every kernel has a part.
+    Its value and all its gradients are compared; every kernel takes part.
     """
     rng = np.random.default_rng(0)
     chunk = code.machine.chunk
@@ -57,7 +57,7 @@ def differences(code: Compiled) -> dict[str, float]:
 def _worst(
     form: Callable[..., Array], by_xla: Callable[..., Array], g: Array, *operands: Array
 ) -> Float[Array, ""]:
-    """Of a value and its gradients."""
+    """Returns the largest relative difference between two functions, in value and gradients."""
     (out, vjp), (wanted, wanted_vjp) = (jax.vjp(f, *operands) for f in (form, by_xla))
     pairs = zip((out, *vjp(g)), (wanted, *wanted_vjp(g)), strict=True)
     return jnp.array([jnp.abs(a - b).max() / jnp.abs(b).max() for a, b in pairs]).max()

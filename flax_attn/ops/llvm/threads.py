@@ -1,7 +1,7 @@
 """Units of work over the threads that XLA runs a computation on, without Python and its lock.
 
-Units are taken one by one from an atomic counter. Helpers are only ever asked for: one that
-starts late, or never, finds nothing left, so that no thread waits for another to be free.
+Units are taken one by one from an atomic counter. Helper threads are requested, never waited for:
+one that starts late, or never, finds no unit left.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ JOB = {name: i for i, name in enumerate(JOB_FIELDS)}
 
 
 class Libc(dict[str, ir.Function]):
-    """The functions of the C library that kernels call, declared when first asked for."""
+    """The functions of the C library that kernels call, declared when first used."""
 
     KINDS = {
         "aligned_alloc": (POINTER, [INT, INT]),
@@ -41,7 +41,7 @@ class Libc(dict[str, ir.Function]):
 
 
 class Parallel:
-    """``run(frame, unit, context, count)`` and ``threads(frame)``, added to a module."""
+    """Adds ``run(frame, unit, context, count)`` and ``threads(frame)`` to a module."""
 
     def __init__(self, module: ir.Module):
         self.module, self.libc = module, Libc(module)
@@ -50,7 +50,7 @@ class Parallel:
         self.run = self._build_run()
 
     def _build_run(self) -> ir.Function:
-        """Runs units 0 to count - 1 and waits for them."""
+        """Defines ``run``: runs units 0 to count - 1 and waits for them."""
         kinds = [POINTER, POINTER, POINTER, INT]
         e, (frame, unit, context, count) = define(self.module, "run", kinds, 1)
         b = e.builder
@@ -75,7 +75,7 @@ class Parallel:
         return e.function
 
     def _build_task(self) -> ir.Function:
-        """What a helper runs."""
+        """Defines the function that a helper thread runs."""
         e, (job,) = define(self.module, "task", [POINTER], 1)
         _work(e, job)
         self._leave(e, job)
@@ -83,7 +83,7 @@ class Parallel:
         return e.function
 
     def _build_threads(self) -> ir.Function:
-        """How many threads there are, at least one."""
+        """Defines ``threads``: returns the number of threads, at least one."""
         e, (frame,) = define(self.module, "threads", [POINTER], 1, returns=INT)
         number, call = e.stack(1), self.struct(e, NumThreads)
         e.builder.store(e.number(1), number)
@@ -96,7 +96,7 @@ class Parallel:
         return e.function
 
     def _wait(self, e: Emitter, job: ir.Value) -> None:
-        """Until the units that others took are done; each is being worked on."""
+        """Emits a wait for the units that other threads have begun."""
         b = e.builder
         head, body, after = (e.function.append_basic_block(n) for n in ("head", "body", "after"))
         b.branch(head)
@@ -110,7 +110,7 @@ class Parallel:
         b.position_at_end(after)
 
     def _leave(self, e: Emitter, job: ir.Value) -> None:
-        """The last to leave a job frees it."""
+        """Emits the end of a thread's part in a job; the last thread frees the job."""
         users = _count(e, job, "users", "sub")
         with e.builder.if_then(e.builder.icmp_unsigned("==", users, e.number(1))):
             e.builder.call(self.libc["free"], [job])
@@ -122,7 +122,7 @@ class Parallel:
 
     @staticmethod
     def struct(e: Emitter, kind: type[Header]) -> ir.Value:
-        """A struct of the interface on the stack, its header filled."""
+        """Returns a struct of the interface on the stack, its header filled."""
         size = sizeof(kind)
         struct = e.stack(size // 8)
         e.builder.store(e.number(size), e.byte_at(struct, Header.struct_size.offset))
@@ -144,12 +144,12 @@ def _copy_context(e: Emitter, frame: ir.Value, struct: ir.Value, offset: int) ->
 
 
 def _count(e: Emitter, job: ir.Value, field: str, operation: str) -> ir.Value:
-    """One more ("add") or less ("sub") in a field; returns what it was before."""
+    """Adds ("add") or subtracts ("sub") one in a field; returns its value before."""
     return e.builder.atomic_rmw(operation, e.word(job, JOB[field]), e.number(1), "acq_rel")
 
 
 def _work(e: Emitter, job: ir.Value) -> None:
-    """Takes units until none is left."""
+    """Emits a loop that takes units until none is left."""
     b = e.builder
     worker = _count(e, job, "workers", "add")
     unit, context = (b.load(e.word(job, JOB[n]), typ=POINTER) for n in ("unit", "context"))

@@ -1,4 +1,4 @@
-"""Units that take images and kernels to the 36 planes of Winograd's form, and sums back.
+"""Units of work that transform images and kernels into the 36 planes of Winograd's form, and back.
 
 Images are [b, h, w, c] with channels innermost, and every instruction works on a vector of
 channels. Tiles are numbered through the batch, row by row.
@@ -29,7 +29,7 @@ TILES_A_UNIT = 8
 
 
 def kernel_unit(module: ir.Module, machine: Machine) -> ir.Function:
-    """G g G^T for the kernels of one input channel."""
+    """Builds the unit that computes G g G^T for the kernels of one input channel."""
     e, x, channel, _ = begin_unit(module, "kernel_unit", machine)
     chunk, plane = machine.chunk, e.mul(x.c, x.d)
     with e.loop(e.div(x.d, chunk)) as part:
@@ -48,7 +48,7 @@ def transform_kernels(
     target: ir.Value,
     plane: ir.Value,
 ) -> None:
-    """G g G^T from one input channel to one chunk of outputs, into planes so far apart."""
+    """Emits G g G^T from one input channel to one chunk of outputs, ``plane`` floats apart."""
     d = x.d
     source = e.at(x.kernel, e.add(e.mul(channel, d), e.mul(part, machine.chunk)))
     tap = e.mul(x.c, d)
@@ -59,14 +59,14 @@ def transform_kernels(
 
 
 def turn_unit(module: ir.Module, machine: Machine) -> ir.Function:
-    """One tap of the kernel turned by 180 degrees, its channels transposed."""
+    """Builds the unit that turns one tap of the kernel by 180° and transposes its channels."""
     e, x, tap, _ = begin_unit(module, "turn_unit", machine)
     c, d, lanes = x.c, x.d, e.lanes
     plane = e.mul(c, d)
     source = e.at(x.turned, e.mul(e.sub(8, tap), plane))
     target = e.at(x.kernel, e.mul(tap, plane))
     with e.loop(d, step=lanes) as row, e.loop(c, step=lanes) as column:
-        # Of [d, c] to [c, d], a square at a time.
+        # From [d, c] to [c, d], a square at a time.
         start, place = e.add(e.mul(row, c), column), e.add(e.mul(column, d), row)
         square = e.load_planes(e.at(source, start), c, lanes)
         e.store_planes(e.transposed(square), e.at(target, place), d)
@@ -75,7 +75,7 @@ def turn_unit(module: ir.Module, machine: Machine) -> ir.Function:
 
 
 def tap_unit(module: ir.Module, machine: Machine) -> ir.Function:
-    """G^T u G for the sums of one input channel."""
+    """Builds the unit that computes G^T u G for the sums of one input channel."""
     e, x, channel, _ = begin_unit(module, "tap_unit", machine)
     d, plane = x.d, e.mul(x.c, x.d)
     row = e.mul(channel, d)
@@ -88,9 +88,9 @@ def tap_unit(module: ir.Module, machine: Machine) -> ir.Function:
 
 
 def input_unit(module: ir.Module, machine: Machine, *, normalised: bool) -> ir.Function:
-    """B^T D B for a few overlapping 6x6 tiles of the image.
+    """Builds the unit that computes B^T D B for a few overlapping 6x6 tiles of the image.
 
-    With ``normalised`` of max(input_factor * value + input_offset, 0) in place of each value.
+    With ``normalised`` each pixel is replaced by max(input_factor * pixel + input_offset, 0) first.
     """
     name, read = ("normalised_", _read_normalised) if normalised else ("", _read)
     e, x, index, _ = begin_unit(module, f"{name}input_unit", machine)
@@ -101,7 +101,7 @@ def input_unit(module: ir.Module, machine: Machine, *, normalised: bool) -> ir.F
 
 
 def cotangent_unit(module: ir.Module, machine: Machine) -> ir.Function:
-    """A Y A^T for a few 4x4 tiles of the output's gradient."""
+    """Builds the unit that computes A Y A^T for a few 4x4 tiles of the output's gradient."""
     e, x, index, _ = begin_unit(module, "cotangent_unit", machine)
     chunk = e.number(machine.chunk)
     to = _Target(x.cotangents, chunk, e.mul(x.room, chunk), together=machine.columns)
@@ -110,7 +110,7 @@ def cotangent_unit(module: ir.Module, machine: Machine) -> ir.Function:
 
 
 class Pixel(NamedTuple):
-    """Where a pixel's channels lie, if it is inside the image."""
+    """The address of a pixel's channels, and whether it is inside the image."""
 
     inside: ir.Value
     address: ir.Value
@@ -118,7 +118,14 @@ class Pixel(NamedTuple):
 
 @dataclass(frozen=True)
 class Grid:
-    """Square tiles of an image, ``side`` pixels wide, that reach ``margin`` to the top and left."""
+    """Square tiles of an image, ``side`` pixels wide, that reach ``margin`` to the top and left.
+
+    Args:
+      image: the address of [b, h, w, channels].
+      channels: how many there are.
+      side: the width of a tile in pixels.
+      margin: the pixels by which a tile begins above and left of its 4x4 outputs.
+    """
 
     image: ir.Value
     channels: ir.Value
@@ -126,7 +133,7 @@ class Grid:
     margin: int = 0
 
     def pixels(self, e: Emitter, x: Context, tile: ir.Value) -> list[Pixel]:
-        """A tile's pixels, row by row."""
+        """Returns the pixels of a tile, row by row, as addresses in the image."""
         h, w, across = x.h, x.w, x.across
         of_image = e.mul(x.down, across)
         number, place = e.div(tile, of_image), e.mod(tile, of_image)
@@ -146,9 +153,10 @@ class Grid:
 
 @dataclass(frozen=True)
 class _Target:
-    """Where transformed tiles go: floats to the next tile, and to the next group of vectors.
+    """The memory that transformed tiles are written to.
 
-    ``together`` vectors of channels lie side by side in a group.
+    ``tile_step`` and ``group_step`` are the floats to the next tile and to the next group of
+    vectors; ``together`` vectors of channels lie side by side in a group.
     """
 
     start: ir.Value
@@ -157,19 +165,22 @@ class _Target:
     together: int
 
 
-# Of a tile's pixels, the vectors that start at a channel.
+# Returns the vectors of a tile's pixels that start at a channel.
 Read = Callable[[ir.Value], list[Values]]
 
 
 def _read(e: Emitter, x: Context, pixels: Sequence[Pixel]) -> Read:
-    """The values, zero outside the image."""
+    """Returns a reader of the pixels' values, zero outside the image."""
     zeros = x.zeros
     places = [e.builder.select(pixel.inside, pixel.address, zeros) for pixel in pixels]
     return lambda channel: [e.load(e.at(place, channel)) for place in places]
 
 
 def _read_normalised(e: Emitter, x: Context, pixels: Sequence[Pixel]) -> Read:
-    """The values normalised, after ReLU; zero outside the image, where the offset is zero too."""
+    """Returns a reader of the values normalised, after ReLU.
+
+    Outside the image it gives zero, where the offset is zero too.
+    """
     values, zeros, factors, offset = _read(e, x, pixels), x.zeros, x.input_factor, x.input_offset
     offsets = [e.builder.select(pixel.inside, offset, zeros) for pixel in pixels]
 
@@ -192,7 +203,7 @@ def _transform(
     one_axis: Map,
     to: _Target,
 ) -> None:
-    """Transforms the few tiles of a unit."""
+    """Emits the transform of the few tiles of a unit."""
     start, plane = e.mul(index, TILES_A_UNIT), e.mul(x.room, grid.channels)
     with e.loop(e.minimum(e.sub(x.count, start), TILES_A_UNIT)) as i:
         number = e.add(start, i)

@@ -1,6 +1,6 @@
 """The structs of XLA's foreign function interface that handlers read and write.
 
-Fields in the order of ``xla/ffi/api/c_api.h``, which jaxlib ships; a struct ends with the last
+Fields are in the order of ``xla/ffi/api/c_api.h``, which jaxlib ships; a struct ends with the last
 field that is used here.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 from ctypes import POINTER as pointer_to
 from ctypes import Structure, c_int, c_int32, c_int64, c_size_t, c_void_p
 
-# The version of the interface that these structs are of.
+# The version of the interface that these structs belong to.
 VERSION = (0, 3)
 EXTENSION_METADATA = 1
 # The code of an error for want of memory.
@@ -17,16 +17,20 @@ RESOURCE_EXHAUSTED = 8
 
 
 class Header(Structure):
-    """What every struct of XLA's foreign function interface begins with."""
+    """The fields that every struct of XLA's foreign function interface begins with."""
 
     _fields_ = [("struct_size", c_size_t), ("extension_start", c_void_p)]
 
 
 class Version(Header):
+    """The version of the interface."""
+
     _fields_ = [("major", c_int), ("minor", c_int)]
 
 
 class Metadata(Structure):
+    """The answer to a query: the version that a handler was written for."""
+
     _fields_ = [
         ("struct_size", c_size_t),
         ("api_version", Version),
@@ -36,6 +40,8 @@ class Metadata(Structure):
 
 
 class MetadataExtension(Structure):
+    """The query for a handler's version, and the address of the answer."""
+
     _fields_ = [
         ("struct_size", c_size_t),
         ("type", c_int),
@@ -45,16 +51,20 @@ class MetadataExtension(Structure):
 
 
 class Buffer(Header):
+    """An argument or a result: its type, address and shape."""
+
     _fields_ = [("dtype", c_int), ("data", c_void_p), ("rank", c_int64), ("dims", c_void_p)]
 
 
 class CallValues(Header):
-    """Arguments or results."""
+    """The arguments or the results of a call."""
 
     _fields_ = [("size", c_int64), ("types", c_void_p), ("values", c_void_p)]
 
 
 class CallFrame(Header):
+    """A call of a handler: the interface, the context, the arguments and the results."""
+
     _fields_ = [
         ("api", c_void_p),
         ("ctx", c_void_p),
@@ -65,6 +75,8 @@ class CallFrame(Header):
 
 
 class Api(Header):
+    """The functions of the interface, by address."""
+
     _fields_ = [
         ("api_version", Version),
         ("internal_api", c_void_p),
@@ -85,16 +97,24 @@ class Api(Header):
 
 
 class Schedule(Header):
+    """The arguments of ``thread_pool_schedule``."""
+
     _fields_ = [("ctx", c_void_p), ("task", c_void_p), ("data", c_void_p)]
 
 
 class NumThreads(Header):
+    """The arguments of ``thread_pool_num_threads``."""
+
     _fields_ = [("ctx", c_void_p), ("num_threads", c_void_p)]
 
 
 class Destroy(Header):
+    """The arguments of ``error_destroy``."""
+
     _fields_ = [("error", c_void_p)]
 
 
 class CreateError(Header):
+    """The arguments of ``error_create``."""
+
     _fields_ = [("message", c_void_p), ("code", c_int)]

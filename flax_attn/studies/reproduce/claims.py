@@ -7,25 +7,29 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
+from flax_attn.explain.methods import METHODS
 from flax_attn.statistics import Interval
 
 Verdict = Literal["supported", "not supported", "undecided"]
 
+GATE_NAMES = {"pool3": "pool-3", "pool4": "pool-4"}
+NETWORK_NAMES = {"sigmoid": "AttnVGG (sigmoid)", "softmax": "AttnVGG (softmax)"}
+
 
 def above(value: Interval, threshold: float = 0.0) -> Verdict:
-    """That the value exceeds ``threshold``: decided when the whole interval lies on one side."""
+    """Judges that the value exceeds ``threshold``: its whole interval must lie on one side."""
     if not _known(value) or value.low <= threshold <= value.high:
         return "undecided"
     return "supported" if value.low > threshold else "not supported"
 
 
 def below(value: Interval, threshold: float = 0.0) -> Verdict:
-    """That the value is less than ``threshold``; the mirror image of ``above``."""
+    """Judges that the value is less than ``threshold``; the mirror image of ``above``."""
     return above(Interval(-value.estimate, -value.high, -value.low), -threshold)
 
 
 def within(value: Interval, low: float, high: float) -> Verdict:
-    """That the value lies in [low, high]: two one-sided tests, as of equivalence.
+    """Judges that the value lies in [low, high]: two one-sided tests, as of equivalence.
 
     Supported when the whole interval lies inside, not supported when all of it lies outside.
     """
@@ -37,7 +41,7 @@ def within(value: Interval, low: float, high: float) -> Verdict:
 
 
 def all_of(verdicts: Iterable[Verdict]) -> Verdict:
-    """Of a claim with several parts: one part refuted refutes it, one undecided leaves it open."""
+    """Judges a claim of several parts: one refuted refutes it, one undecided leaves it open."""
     parts = list(verdicts)
     if "not supported" in parts:
         return "not supported"
@@ -56,7 +60,7 @@ class Number(NamedTuple):
     form: str = ".3f"
 
     def text(self) -> str:
-        """The estimate and, where something was sampled, its interval."""
+        """Returns the estimate and, where something was sampled, its interval."""
         return interval_text(self.value, self.form)
 
 
@@ -97,7 +101,7 @@ class Section:
 
 
 def interval_text(value: Interval, form: str) -> str:
-    """``0.512 [0.480, 0.544]`` or ``51.2 % [48.0, 54.4]``.
+    """Returns ``0.512 [0.480, 0.544]`` or ``51.2 % [48.0, 54.4]``.
 
     Without bounds where there are none or nothing was sampled.
     """
@@ -111,37 +115,24 @@ def interval_text(value: Interval, form: str) -> str:
 
 
 def points(share: float) -> str:
-    """``5 points`` of 0.05, a difference of shares."""
+    """Returns ``5 points`` of 0.05, a difference of shares."""
     return f"{100 * share:.0f} points"
 
 
 def percent(share: float, form: str = ".0%") -> str:
-    """``51 %`` of 0.51."""
+    """Returns ``51 %`` of 0.51."""
     return interval_text(Interval(share, math.nan, math.nan), form)
 
 
-GATE_NAMES = {"pool3": "pool-3", "pool4": "pool-4"}
-NETWORK_NAMES = {"sigmoid": "AttnVGG (sigmoid)", "softmax": "AttnVGG (softmax)"}
-METHOD_NAMES = {
-    "attention pool3": "Attention on pool-3",
-    "attention pool4": "Attention on pool-4",
-    "grad_cam": "Grad-CAM",
-    "grad_cam_pp": "Grad-CAM++",
-    "hires_cam": "HiRes-CAM",
-    "score_cam": "Score-CAM",
-    "input_gradients": "Input gradients",
-    "integrated_gradients": "Integrated gradients",
-}
-
-
 def gate_name(gate: str) -> str:
-    """``pool-3`` of ``pool3``."""
+    """Returns ``pool-3`` of ``pool3``."""
     return GATE_NAMES[gate]
 
 
 def map_name(name: str) -> str:
-    """``Grad-CAM, block 4`` of ``grad_cam conv4``."""
-    if name in METHOD_NAMES:
-        return METHOD_NAMES[name]
-    method, stage = name.split()
-    return f"{METHOD_NAMES[method]}, block {stage.removeprefix('conv')}"
+    """Returns ``Grad-CAM, block 4`` of ``grad_cam conv4``."""
+    method, _, stage = name.partition(" ")
+    if method == "attention":
+        return f"Attention on {gate_name(stage)}"
+    title = METHODS[method].title
+    return f"{title}, block {stage.removeprefix('conv')}" if stage else title

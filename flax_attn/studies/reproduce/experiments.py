@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -13,7 +13,8 @@ from jaxtyping import Bool
 from flax_attn.data import Dataset, Split
 from flax_attn.data.dataset import evenly
 from flax_attn.data.masks import objects
-from flax_attn.errors import DataError, UsageError
+from flax_attn.errors import CheckpointError, DataError, UsageError
+from flax_attn.runs.conditions import compare, describe
 from flax_attn.runs.directory import locked
 from flax_attn.runs.log import read_rows
 from flax_attn.studies.reproduce import measure
@@ -21,7 +22,6 @@ from flax_attn.studies.reproduce.evidence import Evidence
 from flax_attn.studies.reproduce.experiment_plan import SIGMOID, SOFTMAX, ExperimentPlan
 from flax_attn.studies.reproduce.networks import (
     Trained,
-    heads,
     restore,
     share_features,
     trainable_size,
@@ -29,7 +29,7 @@ from flax_attn.studies.reproduce.networks import (
 )
 from flax_attn.studies.reproduce.report import write_report
 from flax_attn.studies.reproduce.stages import Stage, Stages
-from flax_attn.training.sources import ExampleSource
+from flax_attn.system.files import writing
 from flax_attn.training.start import Initial
 from flax_attn.training.trainer import train
 
@@ -52,9 +52,13 @@ def reproduce(
 ) -> Path:
     """Writes the report into ``out`` and returns its page; what ``workdir`` holds is not redone.
 
-    ``initial`` is asked for only when something is left to train. Raises DataError unless there
-    are two classes with validation images of both, CheckpointError when ``workdir`` was filled
-    under other conditions.
+    ``initial`` is asked for only when something is left to train.
+
+    Raises:
+      DataError: there are not two classes with validation images of both.
+      CheckpointError: ``workdir`` was filled under other conditions.
+      DiskFullError: no space is left; finished stages stay.
+      UsageError: nothing can be written into ``workdir`` or ``out``.
     """
     _check(dataset)
     images = {name: split.fingerprint[:16] for name, split in dataset.splits.items()}
@@ -62,10 +66,10 @@ def reproduce(
     with locked(workdir):
         stages = Stages(workdir / "stages", conditions, total=_count(plan))
         evidence, weights = _gather(plan, dataset, initial, stages, workdir)
-    page = write_report(
-        evidence, out, conditions=conditions, weights=weights, seconds=stages.seconds
-    )
-    return page
+    with writing(f"the report in {out}"):
+        return write_report(
+            evidence, out, conditions=conditions, weights=weights, seconds=stages.seconds
+        )
 
 
 def _count(plan: ExperimentPlan) -> int:
@@ -128,7 +132,7 @@ def _gather(
         cost=_cost(plan, stages),
         sanity=checked,
         animals=animals,
-        heads=heads(split, places),
+        heads=measure.heads(split, places),
     )
     return evidence, trained[SIGMOID].run.weights
 
@@ -156,6 +160,7 @@ def _train(
         def fit(name: str = name, config=config) -> Stage:
             if not start:
                 start.append(initial())
+                _require_same_weights(trained.values(), start[0], workdir)
             if SIGMOID in trained:
                 share_features(trained[SIGMOID], config, dataset)
             train(config, dataset, start[0], workdir=workdir / name, draw=False)
@@ -166,6 +171,25 @@ def _train(
     return trained
 
 
+def _require_same_weights(trained: Iterable[Trained], start: Initial, workdir: Path) -> None:
+    """Networks that are compared start from the same weights, wherever these lie.
+
+    Raises:
+      CheckpointError: those before started from others.
+    """
+
+    def content(weights: Mapping[str, str]) -> dict[str, str]:
+        return {name: value for name, value in weights.items() if name != "file"}
+
+    for before in trained:
+        changes = compare(content(before.run.weights), content(start.provenance))
+        if changes:
+            raise CheckpointError(
+                f"{workdir} holds networks that started from other weights "
+                f"({describe(changes, limit=2)}): choose another --workdir, or repeat its --weights"
+            )
+
+
 def _shown(
     plan: ExperimentPlan, trained: Trained, dataset: Dataset, places: list[int], stages: Stages
 ) -> Stage:
@@ -174,8 +198,7 @@ def _shown(
     epochs = plan.frames if name in (SIGMOID, SOFTMAX) else (plan.last_epoch,)
 
     def compute() -> Stage:
-        source: ExampleSource = validation_source(trained, dataset)
-        return measure.attention(trained, source, epochs, places)
+        return measure.attention(trained, validation_source(trained, dataset), epochs, places)
 
     return dict(stages.get(f"shown-{name}", f"what {name} says and shows", compute))
 

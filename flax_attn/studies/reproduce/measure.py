@@ -1,4 +1,4 @@
-"""What the trained networks are measured by: maps, a sanity check, costs.
+"""What the trained networks are measured by: maps and masks, a sanity check, costs.
 
 The sanity check asks whether maps change when the network's weights are drawn anew (Adebayo et
 al. 2018).
@@ -6,6 +6,7 @@ al. 2018).
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -14,14 +15,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 
 from flax_attn.config import ModelConfig, TrainConfig
 from flax_attn.data import Split, read_image
+from flax_attn.data.drawn.pets import DrawnPets
+from flax_attn.data.drawn.plan import plan_scene
 from flax_attn.explain.cam import grad_cam
 from flax_attn.explain.forward import NetworkForward, network_forward
 from flax_attn.explain.measures.agreement import randomize, spearman
-from flax_attn.explain.methods import METHODS, OF_IMAGE
+from flax_attn.explain.methods import METHODS
 from flax_attn.models import build_model, functional
 from flax_attn.models.functional import BACKBONE, Arrays
 from flax_attn.studies.reproduce.experiment_plan import GATES
@@ -32,55 +35,12 @@ from flax_attn.training.optimizer import make_optimizer
 from flax_attn.training.sources import ExampleSource
 from flax_attn.training.step import EvalStep, Examples, init_state, make_eval_step, make_train_step
 
+# Names of what is kept of a network: Grad-CAM at the stages, and the probabilities.
 CAMS = {"grad_cam_conv4": "conv4", "grad_cam_conv5": "conv5"}
 PROBABILITIES = "probabilities"
 
-
-def attention_name(gate: str, epoch: int) -> str:
-    """The name under which the maps of a gate after an epoch are kept."""
-    return f"{gate}@{epoch}"
-
-
-def attention(
-    trained: Trained, source: ExampleSource, epochs: Sequence[int], places: Sequence[int]
-) -> Stage:
-    """Maps of both gates at ``places`` after each epoch, and all probabilities after the last."""
-    found: Stage = {}
-    for epoch in epochs:
-        judged = judge(trained, epoch, source)
-        for gate in GATES if judged.attention else ():
-            found[attention_name(gate, epoch)] = judged.attention[gate][list(places)]
-        found[PROBABILITIES] = judged.probabilities
-    return found
-
-
-def images_at(split: Split, places: Sequence[int]) -> UInt8[np.ndarray, "n s s 3"]:
-    """The images of a split at these places."""
-    return np.stack([read_image(split, i)[0] for i in places])
-
-
-def cams(
-    network: NetworkForward,
-    images: UInt8[np.ndarray, "n s s 3"],
-    class_index: Int[np.ndarray, "n"],
-    *,
-    stages: Sequence[str],
-    batch_size: int,
-    text: str,
-) -> Stage:
-    """Grad-CAM of each image's class at each stage, by the stage's name."""
-    found: dict[str, list[np.ndarray]] = {stage: [] for stage in stages}
-    n = len(images)
-    size = min(batch_size, n)
-    for start in bar(range(0, n, size), -(-n // size), text):
-        # The last batch has the shape of the others: it is filled with the first images.
-        places = np.arange(start, start + size) % n
-        for stage, parts in found.items():
-            index = jnp.asarray(class_index[places])
-            maps = np.asarray(grad_cam(network, images[places], index, stage))
-            parts.append(maps[: n - start])
-    return {stage: np.concatenate(parts) for stage, parts in found.items()}
-
+# The networks whose cost is compared; attention first, as everywhere in the report.
+NAMES = ("attn_vgg", "vgg16_bn")
 
 STAGES = ("conv4", "conv5")
 # What is drawn anew: the part above the backbone, or everything.
@@ -95,6 +55,70 @@ _DRAWS_OF_METHODS = 3
 Maps = dict[str, Float[np.ndarray, "n h w"]]
 
 
+def attention_name(gate: str, epoch: int) -> str:
+    """Returns the name under which the maps of a gate after an epoch are kept."""
+    return f"{gate}@{epoch}"
+
+
+def attention(
+    trained: Trained, source: ExampleSource, epochs: Sequence[int], places: Sequence[int]
+) -> Stage:
+    """Returns both gates' maps at ``places`` after each epoch, and all last probabilities."""
+    found: Stage = {}
+    for epoch in epochs:
+        judged = judge(trained, epoch, source)
+        for gate in GATES if judged.attention else ():
+            found[attention_name(gate, epoch)] = judged.attention[gate][list(places)]
+        found[PROBABILITIES] = judged.probabilities
+    return found
+
+
+def images_at(split: Split, places: Sequence[int]) -> UInt8[np.ndarray, "n s s 3"]:
+    """Returns the images of a split at these places."""
+    return np.stack([read_image(split, i)[0] for i in places])
+
+
+def heads(split: Split, places: Sequence[int]) -> Bool[np.ndarray, "n s s"] | None:
+    """Returns a disc around each animal's head; None where the data set does not say where."""
+    if not isinstance(split, DrawnPets):
+        return None
+    return np.stack([_head(split, i) for i in places])
+
+
+def _head(split: DrawnPets, index: int) -> Bool[np.ndarray, "s s"]:
+    stance = plan_scene(seed=split.seed, index=split.first_index + index).stances[0]
+    x, y, radius = stance.face
+    # The animal is turned about the point it stands on.
+    c, s = math.cos(math.radians(stance.angle)), math.sin(math.radians(stance.angle))
+    dx, dy = x - stance.x, y - stance.y
+    centre_x, centre_y = stance.x + c * dx - s * dy, stance.y + s * dx + c * dy
+    pixels = (np.arange(split.size) + 0.5) / split.size
+    return (pixels - centre_x) ** 2 + (pixels[:, None] - centre_y) ** 2 <= radius**2
+
+
+def cams(
+    network: NetworkForward,
+    images: UInt8[np.ndarray, "n s s 3"],
+    class_index: Int[np.ndarray, "n"],
+    *,
+    stages: Sequence[str],
+    batch_size: int,
+    text: str,
+) -> Stage:
+    """Returns Grad-CAM of each image's class at each stage, by the stage's name."""
+    found: dict[str, list[np.ndarray]] = {stage: [] for stage in stages}
+    n = len(images)
+    size = min(batch_size, n)
+    for start in bar(range(0, n, size), -(-n // size), text):
+        # The last batch has the shape of the others: it is filled with the first images.
+        places = np.arange(start, start + size) % n
+        for stage, parts in found.items():
+            index = jnp.asarray(class_index[places])
+            maps = np.asarray(grad_cam(network, images[places], index, stage))
+            parts.append(maps[: n - start])
+    return {stage: np.concatenate(parts) for stage, parts in found.items()}
+
+
 def rank_correlations(
     trained: Trained,
     epoch: int,
@@ -104,7 +128,7 @@ def rank_correlations(
     draws: int,
     seed: int,
 ) -> Stage:
-    """Spearman's correlation of each image's map before and after, by ``level/map`` [d, n].
+    """Returns Spearman's correlation of maps before and after, by ``level/map`` [d, n].
 
     d is ``draws`` for attention, at most three for the ``methods``. NaN where a map is constant.
     The class explained is the one the trained network says.
@@ -163,19 +187,16 @@ def _explanations(
 ) -> Maps:
     found = {}
     for name in methods:
+        method = METHODS[name]
         settings = {"steps": _IG_STEPS} if name == "integrated_gradients" else {}
-        for stage in ("image",) if name in OF_IMAGE else STAGES:
-            maps = METHODS[name](network, images, jnp.asarray(class_index), stage, **settings)
-            found[name if name in OF_IMAGE else f"{name} {stage}"] = np.asarray(maps)
+        for stage in ("",) if method.of_image else STAGES:
+            maps = method(network, images, jnp.asarray(class_index), stage, **settings)
+            found[f"{name} {stage}".strip()] = np.asarray(maps)
     return found
 
 
-# Attention first, as everywhere in the report.
-NAMES = ("attn_vgg", "vgg16_bn")
-
-
 def count(models: tuple[ModelConfig, ModelConfig], *, size: int) -> Stage:
-    """Parameters, and floating-point operations of a forward pass for one image."""
+    """Counts parameters, and floating-point operations of a forward pass for one image."""
     found: Stage = {}
     for name, model in zip(NAMES, models, strict=True):
         parameters, operations = _count(replace(model, conv="exact"), size)
@@ -204,7 +225,7 @@ def time_steps(
     batch: int,
     rounds: int,
 ) -> Stage:
-    """Seconds of a training step of every layer, and of judging one image, in each round.
+    """Takes the seconds of a training step of every layer, and of judging one image, by round.
 
     In a round each network takes a step, so that whatever else the machine does meets both.
     """

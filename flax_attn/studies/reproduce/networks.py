@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-import logging
-import math
 import os
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool
 
 from flax_attn.config import Config
 from flax_attn.data import Dataset
-from flax_attn.data.dataset import Split
-from flax_attn.data.drawn.pets import DrawnPets
-from flax_attn.data.drawn.plan import plan_scene
 from flax_attn.errors import DataError
 from flax_attn.explain.forward import NetworkForward, network_forward
 from flax_attn.models import MODELS
@@ -30,26 +23,6 @@ from flax_attn.training.evaluation import Evaluation, evaluate_examples
 from flax_attn.training.features import cache_key
 from flax_attn.training.sources import ExampleSource, example_sources
 from flax_attn.training.step import make_eval_step
-
-_log = logging.getLogger(__name__)
-
-
-def heads(split: Split, places: Sequence[int]) -> Bool[np.ndarray, "n s s"] | None:
-    """A disc around the head of each animal; None where the data set does not say where it is."""
-    if not isinstance(split, DrawnPets):
-        return None
-    return np.stack([_head(split, i) for i in places])
-
-
-def _head(split: DrawnPets, index: int) -> Bool[np.ndarray, "s s"]:
-    stance = plan_scene(seed=split.seed, index=split.first_index + index).stances[0]
-    x, y, radius = stance.face
-    # The animal is turned about the point it stands on.
-    c, s = math.cos(math.radians(stance.angle)), math.sin(math.radians(stance.angle))
-    dx, dy = x - stance.x, y - stance.y
-    centre_x, centre_y = stance.x + c * dx - s * dy, stance.y + s * dx + c * dy
-    pixels = (np.arange(split.size) + 0.5) / split.size
-    return (pixels - centre_x) ** 2 + (pixels[:, None] - centre_y) ** 2 <= radius**2
 
 
 class Trained(NamedTuple):
@@ -66,35 +39,40 @@ class Trained(NamedTuple):
         return self.run.config
 
     def at(self, epoch: int) -> tuple[Arrays, Arrays]:
-        """The arrays after an epoch; raises CheckpointError without a snapshot of it."""
+        """Returns the arrays after an epoch; raises CheckpointError without a snapshot of it."""
         frozen = self.config.train.freeze_backbone
         return load_snapshot(self.workdir, epoch, self.params, self.stats, freeze_backbone=frozen)
 
     def forward(self, epoch: int) -> NetworkForward:
-        """The network after an epoch, to be explained."""
+        """Returns the network after an epoch, to be explained."""
         return network_forward(
             self.config.model, *self.at(epoch), num_classes=len(self.run.classes)
         )
 
 
 def restore(workdir: Path) -> Trained:
-    """The training in a run directory; raises CheckpointError when it is not there or damaged."""
+    """Returns the training in a run directory.
+
+    Raises:
+      CheckpointError: there is none, or it is damaged.
+    """
     run = Run.load(workdir)
     best = restore_best(run, workdir)
     return Trained(run, workdir, best.structure, best.params, best.stats)
 
 
 def validation_source(trained: Trained, dataset: Dataset) -> ExampleSource:
-    """The validation images, or the features that a frozen backbone has of them."""
+    """Returns the validation images, or the features that a frozen backbone has of them."""
     return example_sources(
         trained.config, trained.structure, trained.params, trained.stats, dataset
     )[1]
 
 
 def judge(trained: Trained, epoch: int, source: ExampleSource) -> Evaluation:
-    """All validation images after an epoch, with their attention.
+    """Evaluates a network after an epoch on all validation images, with their attention.
 
-    Raises DataError when images were lost, as results of several networks must pair up.
+    Raises:
+      DataError: images were lost, and results of several networks must pair up.
     """
     found = evaluate_examples(
         make_eval_step(trained.structure),
@@ -135,7 +113,7 @@ def _link(source: Path, target: Path) -> None:
 
 
 def trainable_size(trained: Trained) -> int:
-    """Parameters that the training changed."""
+    """Counts the parameters that the training changed."""
     frozen = trained.config.train.freeze_backbone
     return sum(
         int(np.prod(a.shape))

@@ -41,7 +41,7 @@ def write_report(
     weights: Mapping[str, str],
     seconds: Mapping[str, float],
 ) -> Path:
-    """Writes ``index.html``, ``report.md``, ``numbers.json`` and the pictures; gives the page."""
+    """Writes ``index.html``, ``report.md``, ``numbers.json`` and pictures; returns the page."""
     out.mkdir(parents=True, exist_ok=True)
     sections = [*make_sections(evidence, out), _how(evidence, weights, seconds)]
     counts = Counter(finding.verdict for section in sections for finding in section.findings)
@@ -59,7 +59,7 @@ def write_report(
 
 
 def make_sections(evidence: Evidence, out: Path) -> list[Section]:
-    """Every section the data set allows, its pictures drawn into ``out``."""
+    """Returns every section the data set allows, its pictures drawn into ``out``."""
     makers = [spread, over_epochs, dogs, comparison, versus_grad_cam]
     if evidence.animals is not None:
         makers.append(on_the_animal)

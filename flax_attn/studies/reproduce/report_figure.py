@@ -1,20 +1,19 @@
-"""The report's curves and intervals; its pictures of maps are those of ``figures_maps``."""
+"""The report's intervals; its curves and pictures of maps are those of ``flax_attn.figures``."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from flax_attn.figures import COLOURS, tidy
 from flax_attn.statistics import Interval
 from flax_attn.system.console import plain
 
-CURVES = ("loss", "accuracy", "precision", "recall")
-COLOURS = ("#4477aa", "#cc6677", "#228833", "#aa7733", "#7755aa", "#555555")
 _DPI = 100
 
 
@@ -35,37 +34,8 @@ class BarPanel(NamedTuple):
     line_text: str = ""
 
 
-def draw_comparison(
-    rows: Mapping[str, Sequence[Mapping[str, Any]]], path: Path, *, title: str
-) -> None:
-    """Loss, accuracy, precision and recall of several networks by epoch.
-
-    Validation is a full line, training a dashed one.
-    """
-    figure = Figure(figsize=(10.5, 7), layout="constrained")
-    figure.suptitle(plain(title), fontsize=12, parse_math=False)
-    for axes, name in zip(figure.subplots(2, 2).flat, CURVES, strict=True):
-        for colour, (network, epochs) in zip(COLOURS, rows.items(), strict=False):
-            x = [row["epoch"] for row in epochs]
-            for group, style, text in (("val", "-", "validation"), ("train", "--", "training")):
-                axes.plot(
-                    x,
-                    [row[group][name] for row in epochs],
-                    style,
-                    color=colour,
-                    linewidth=1.8 if group == "val" else 1.2,
-                    label=f"{network}, {text}",
-                )
-        axes.set(title=name, xlabel="epoch")
-        axes.xaxis.get_major_locator().set_params(integer=True)
-        _plain(axes)
-    handles, labels = figure.axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
-    figure.savefig(path, dpi=_DPI)
-
-
 def draw_intervals(panels: Sequence[BarPanel], path: Path, *, title: str = "") -> None:
-    """Estimates with their intervals, one panel beside the other, all with the same labels."""
+    """Draws estimates with their intervals, one panel beside the other, all with one's labels."""
     count = max(len(panel.bars) for panel in panels)
     longest = max(len(bar.label) for panel in panels for bar in panel.bars)
     figure = Figure(
@@ -104,12 +74,6 @@ def _draw_panel(axes: Axes, panel: BarPanel, kinds: Sequence[str]) -> None:
             axes.plot([value.low, value.high], [y, y], color=colour, linewidth=2.2)
         axes.plot(value.estimate, y, "o", color=colour, markersize=6, label=bar.kind)
     axes.set_title(plain(panel.title), fontsize=10, parse_math=False)
-    _plain(axes)
+    tidy(axes)
     axes.tick_params(axis="y", length=0)
     axes.locator_params(axis="x", nbins=5)
-
-
-def _plain(axes: Axes) -> None:
-    axes.grid(alpha=0.25)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from flax_attn.studies.reproduce.claims import Finding, ReportTable, Section
+from flax_attn.system.files import write_text
 
 
 def write_markdown(sections: Sequence[Section], path: Path, *, title: str, summary: str) -> None:
-    """Every section with its findings, pictures, tables and remarks."""
+    """Writes every section with its findings, pictures, tables and remarks."""
     parts = [f"# {title}", summary]
     for number, section in enumerate(sections, 1):
         parts.append(f"## {number}. {section.title}")
@@ -26,13 +27,13 @@ def write_markdown(sections: Sequence[Section], path: Path, *, title: str, summa
             parts += [_table(table.header, table.rows), *([table.caption] if table.caption else [])]
         if section.remarks:
             parts.append("\n".join(f"- {remark}" for remark in section.remarks))
-    path.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+    write_text(path, "\n\n".join(parts) + "\n")
 
 
 def write_numbers(
     sections: Sequence[Section], path: Path, *, conditions: Mapping[str, Any]
 ) -> None:
-    """Every finding's numbers with their intervals and its verdict, and every table's text.
+    """Writes every finding's numbers with intervals and its verdict, and every table's text.
 
     A number that is not defined is null.
     """
@@ -48,7 +49,7 @@ def write_numbers(
         ],
     }
     text = json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False)
-    path.write_text(text + "\n", encoding="utf-8")
+    write_text(path, text + "\n")
 
 
 def _finding(finding: Finding) -> dict[str, Any]:

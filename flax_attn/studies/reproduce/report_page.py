@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import base64
 import html
-import re
 from collections.abc import Iterable, Sequence
 from importlib.resources import files
 from pathlib import Path
 
+from flax_attn.explain.page import fill
 from flax_attn.studies.reproduce.claims import Finding, Number, ReportTable, Section, Verdict
+from flax_attn.system.files import write_text
 
 TEMPLATE = files("flax_attn.studies.reproduce") / "template"
 OVERVIEW = "The article's claims"
@@ -19,14 +20,14 @@ def write_page(sections: Sequence[Section], path: Path, *, title: str, summary: 
     """Writes the page; pictures are read from its folder."""
     body = [_overview(sections)]
     body += [_section(section, number, path.parent) for number, section in enumerate(sections, 1)]
-    parts = {
-        "title": _text(title),
-        "summary": _text(summary),
-        "css": _read("report.css"),
-        "body": "\n".join(body),
-    }
-    page = re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], _read("report.html"))
-    path.write_text(page, encoding="utf-8")
+    page = fill(
+        TEMPLATE / "report.html",
+        title=_text(title),
+        summary=_text(summary),
+        css=(TEMPLATE / "report.css").read_text(encoding="utf-8"),
+        body="\n".join(body),
+    )
+    write_text(path, page)
 
 
 def _overview(sections: Sequence[Section]) -> str:
@@ -114,7 +115,3 @@ def _text(text: str) -> str:
 
 def _sentence(text: str) -> str:
     return _text(text[:1].upper() + text[1:])
-
-
-def _read(name: str) -> str:
-    return (TEMPLATE / name).read_text(encoding="utf-8")

@@ -25,6 +25,18 @@ from flax_attn.training.start import resolve_initial
 
 _log = logging.getLogger(__name__)
 
+# The flags of the sizes, with their help.
+_SIZES = {
+    "seeds": "seeds of the sigmoid network; the first is that of all others",
+    "map_images": "validation images whose maps are measured",
+    "methods": "maps of the sanity check beside attention",
+    "sanity_images": "images of the sanity check",
+    "sanity_draws": "randomised networks of the sanity check (of methods: at most 3)",
+    "timing_size": "side of the images of timed steps",
+    "timing_batch": "images of a timed training step",
+    "timing_rounds": "timed training steps of each network",
+}
+
 
 def main(argv: Sequence[str]) -> None:
     started = time.perf_counter()
@@ -56,7 +68,7 @@ def main(argv: Sequence[str]) -> None:
         workdir=Path(args.workdir or f"runs/reproduce-{config.data.dataset}-{extent}"),
         out=Path(args.out),
     )
-    print(f"done in {(time.perf_counter() - started) / 60:.1f} min")
+    _log.info(f"done in {(time.perf_counter() - started) / 60:.1f} min")
 
 
 def _parse(argv: Sequence[str]) -> Namespace:
@@ -83,18 +95,6 @@ def _parse(argv: Sequence[str]) -> Namespace:
         )
     cli.add_settings(parser, CHOICES, "reproduce")
     return parser.parse_args(argv)
-
-
-_SIZES = {
-    "seeds": "seeds of the sigmoid network; the first is that of all others",
-    "map_images": "validation images whose maps are measured",
-    "methods": "maps of the sanity check beside attention",
-    "sanity_images": "images of the sanity check",
-    "sanity_draws": "randomised networks of the sanity check (of methods: at most 3)",
-    "timing_size": "side of the images of timed steps",
-    "timing_batch": "images of a timed training step",
-    "timing_rounds": "timed training steps of each network",
-}
 
 
 def _shown(value: object) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from flax_attn.runs.conditions import remember
-from flax_attn.system.files import replacing
+from flax_attn.system.files import replacing, writing
 
 _log = logging.getLogger(__name__)
 
@@ -25,23 +25,27 @@ _SECONDS = "seconds_of_stage"
 class Stages:
     """Named arrays of each stage, one .npz below ``folder``, all under the same conditions.
 
-    ``total`` is how many stages there will be. Raises CheckpointError when the folder was filled
-    under other conditions.
+    ``total`` is how many stages there will be.
+
+    Raises:
+      CheckpointError: the folder was filled under other conditions.
+      UsageError: it cannot be made.
     """
 
     def __init__(self, folder: Path, conditions: Mapping[str, Any], *, total: int):
         self._folder, self._total = folder, total
         self._seconds: dict[str, float] = {}
-        folder.mkdir(parents=True, exist_ok=True)
+        with writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
         remember(folder / CONDITIONS_FILE, conditions, remedy="choose another --workdir")
 
     @property
     def seconds(self) -> Mapping[str, float]:
-        """How long each stage took when it was done, in the order they were asked for."""
+        """The seconds each stage took when it was done, in the order they were asked for."""
         return dict(self._seconds)
 
     def get(self, name: str, text: str, compute: Callable[[], Stage]) -> Stage:
-        """What ``compute`` returns, or returned when this stage was done before."""
+        """Returns what ``compute`` returns, or returned when this stage was done before."""
         number = f"[{len(self._seconds) + 1}/{self._total}]"
         path = self._folder / f"{name}.npz"
         found = _read(path)
@@ -69,5 +73,5 @@ def _read(path: Path) -> Stage | None:
 
 
 def _write(path: Path, arrays: Stage) -> None:
-    with replacing(path) as partial, open(partial, "wb") as file:
+    with writing(path), replacing(path) as partial, open(partial, "wb") as file:
         np.savez(file, **arrays)  # type: ignore[arg-type]

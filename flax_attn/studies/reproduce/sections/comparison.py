@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
+from flax_attn.figures import draw_curves
 from flax_attn.statistics import Interval, exactly, median_ratio, paired_difference, slope, wilson
 from flax_attn.studies.reproduce.claims import (
     NETWORK_NAMES,
@@ -25,9 +25,6 @@ from flax_attn.studies.reproduce.claims import (
 )
 from flax_attn.studies.reproduce.evidence import Evidence
 from flax_attn.studies.reproduce.experiment_plan import DENSE, SIGMOID, SOFTMAX
-from flax_attn.studies.reproduce.report_figure import draw_comparison
-
-_log = logging.getLogger(__name__)
 
 # Accuracies are comparable when AttnVGG's is at most this much lower.
 MARGIN = 0.02
@@ -40,7 +37,7 @@ def section(evidence: Evidence, out: Path) -> Section:
     """Draws the curves into ``out`` and judges accuracy, time and parameters."""
     compared = {NAMES[name]: evidence.rows[name] for name in (SIGMOID, DENSE)}
     file = "curves.png"
-    draw_comparison(compared, out / file, title="AttnVGG (sigmoid) against VGG16_bn")
+    draw_curves(compared, out / file, title="AttnVGG (sigmoid) against VGG16_bn")
     accuracy = paired_difference(evidence.right(SIGMOID), evidence.right(DENSE))
     return Section(
         title="AttnVGG against VGG16_bn",

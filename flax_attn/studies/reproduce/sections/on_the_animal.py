@@ -40,7 +40,8 @@ def section(evidence: Evidence, out: Path) -> Section:
     """Measures every map of both networks against the masks. Needs masks."""
     assert evidence.animals is not None
     masks = evidence.animals
-    control = {name: measure(measures.gaussian(masks), masks) for name, measure in MEASURES.items()}
+    centred = measures.gaussian(len(masks), masks.shape[1:])
+    control = {name: measure(centred, masks) for name, measure in MEASURES.items()}
     found = {run: _measured(evidence, run, masks) for run in (SIGMOID, SOFTMAX)}
     _draw(found, control, out)
     return Section(

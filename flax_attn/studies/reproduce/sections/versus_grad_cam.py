@@ -119,7 +119,7 @@ def _table(evidence: Evidence, attention: Maps, cam: Maps) -> ReportTable:
         header += ["energy on the animal", "IoU (best)", "part of the animal covered"]
     if evidence.heads is not None:
         header.append("on its head")
-    agreement = measures.agreement(attention, cam)
+    agreement = measures.rank_correlation(attention, cam)
     measured = {
         "Grad-CAM": _measured(evidence, cam),
         "attention": _measured(evidence, attention),

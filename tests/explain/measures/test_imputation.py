@@ -9,7 +9,7 @@ import pytest
 from scipy.sparse import csc_matrix
 from scipy.sparse.linalg import spsolve
 
-from flax_attn.explain.measures.faithfulness import noisy_linear_imputation
+from flax_attn.explain.measures.imputation import noisy_linear_imputation
 
 RNG = np.random.default_rng(0)
 SHAPE = (4, 11, 16, 3)

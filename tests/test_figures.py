@@ -1,13 +1,15 @@
-"""The colour scales: where values lie, and what the numbers of a colour bar say."""
+"""Colour scales and curves: where values lie, and what is said of them."""
 
 from __future__ import annotations
 
-from typing import get_args
+from pathlib import Path
+from typing import Any, get_args
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
-from flax_attn.figures import ScaleName, colour_scale
+from flax_attn.figures import COLOURS, CURVES, ScaleName, colour_scale, draw_curves
 
 NAMES = get_args(ScaleName)
 # As softmax weights: nearly all in one place, the rest far below.
@@ -66,3 +68,42 @@ def test_a_map_of_one_value_has_one_colour(name: ScaleName, value: float) -> Non
     scale = colour_scale(values, name, shared=(value, value))
     assert (scale.position(values) == 0).all()
     assert [scale.value(place) for place in (0, 0.5, 1)] == pytest.approx([value] * 3)
+
+
+def rows(start: float, epochs: int) -> list[dict[str, Any]]:
+    return [
+        {"epoch": i, "train": dict.fromkeys(CURVES, start + i), "val": dict.fromkeys(CURVES, -i)}
+        for i in range(1, epochs + 1)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("runs", "labels"),
+    [
+        ({"": 1}, ["validation", "training"]),
+        ({"": 3}, ["validation", "training"]),
+        (
+            {"one $x^{": 2, "two": 4},
+            ["one $x^{, validation", "one $x^{, training", "two, validation", "two, training"],
+        ),
+    ],
+)
+def test_curves_of_one_run_and_of_several(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, runs: dict[str, int], labels: list[str]
+) -> None:
+    drawn: list[Figure] = []
+    monkeypatch.setattr(Figure, "savefig", lambda self, *_, **__: drawn.append(self))
+    given = {name: rows(10.0 * i, epochs) for i, (name, epochs) in enumerate(runs.items())}
+    draw_curves(given, tmp_path / "curves.png", title="a run")
+    assert [axes.get_title() for axes in drawn[0].axes] == list(CURVES)
+    for axes in drawn[0].axes:
+        lines = axes.get_lines()
+        assert [line.get_label() for line in lines] == labels
+        # A single epoch has no line, only its marker.
+        assert all(line.get_marker() == "o" for line in lines)
+        assert len({(line.get_color(), line.get_linestyle()) for line in lines}) == len(labels)
+        for i, (name, epochs) in enumerate(runs.items()):
+            validation, training = lines[2 * i : 2 * i + 2]
+            assert validation.get_color() == training.get_color() == COLOURS[i], name
+            np.testing.assert_array_equal(validation.get_ydata(), -np.arange(1, epochs + 1))
+            np.testing.assert_array_equal(training.get_ydata(), 10 * i + np.arange(1, epochs + 1))

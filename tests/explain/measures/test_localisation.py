@@ -13,7 +13,6 @@ from flax_attn.explain.measures.localisation import (
     best_iou,
     centred_gaussian,
     energy_inside,
-    iou_at,
     pointing_game,
     product,
 )
@@ -116,23 +115,13 @@ def ious(values: np.ndarray, mask: np.ndarray, thresholds: np.ndarray) -> np.nda
     )
 
 
-def test_iou_equals_counting() -> None:
-    shares = np.array([0.05, 0.2, 0.5, 0.9, 1.0], np.float32)
-    mask, m = masks(4, 8, 8), maps(4, 8, 8)
-    got = iou_at(jnp.asarray(m), jnp.asarray(mask), jnp.asarray(shares))
-    expected = [ious(x, y, shares * x.max()) for x, y in zip(m, mask, strict=True)]
-    np.testing.assert_allclose(got, expected, atol=ROUNDING)
-
-
-def test_iou_resamples_the_map_bilinearly() -> None:
+def test_best_iou_resamples_the_map_bilinearly() -> None:
     mask, m = masks(3, 6, 8), maps(3, 3, 4)
     fine = torch.nn.functional.interpolate(
         torch.from_numpy(m)[:, None], (6, 8), mode="bilinear", align_corners=False
     )[:, 0].numpy()
-    # Away from any value, where rounding would decide.
-    shares = np.array([0.3, 0.6])
-    got = iou_at(jnp.asarray(m), jnp.asarray(mask), jnp.asarray(shares))
-    expected = [ious(x, y, shares * x.max()) for x, y in zip(fine, mask, strict=True)]
+    got = best_iou(jnp.asarray(m), jnp.asarray(mask)).iou
+    expected = [ious(x, y, x.ravel()).max() for x, y in zip(fine, mask, strict=True)]
     np.testing.assert_allclose(got, expected, atol=ROUNDING)
 
 
@@ -157,12 +146,10 @@ def test_best_iou_of_simple_maps() -> None:
 
 def test_measures_ignore_the_scale_of_a_map() -> None:
     mask, m = jnp.asarray(masks(4, 8, 8)), jnp.asarray(maps(4, 8, 8))
-    shares = jnp.asarray([0.35])
     for factor in (2.0**-20, 2.0**20):
         scaled = m * factor
         np.testing.assert_array_equal(pointing_game(scaled, mask), pointing_game(m, mask))
         np.testing.assert_allclose(energy_inside(scaled, mask), energy_inside(m, mask), rtol=1e-6)
-        np.testing.assert_array_equal(iou_at(scaled, mask, shares), iou_at(m, mask, shares))
         np.testing.assert_array_equal(best_iou(scaled, mask).iou, best_iou(m, mask).iou)
 
 
@@ -171,7 +158,6 @@ def test_empty_masks_are_undefined() -> None:
     for value in (
         pointing_game(m, mask),
         energy_inside(m, mask),
-        iou_at(m, mask, jnp.asarray([0.35])),
         best_iou(m, mask).iou,
     ):
         assert np.isnan(value).all()

@@ -12,12 +12,15 @@ from scipy import ndimage
 
 from flax_attn.explain.cam import enlarge
 from flax_attn.explain.measures.faithfulness import (
+    STEPS,
+    Faithfulness,
     deletion,
     gaussian_blur,
     insertion,
-    noisy_linear_imputation,
+    measure_faithfulness,
     road,
 )
+from flax_attn.explain.measures.imputation import noisy_linear_imputation
 from flax_attn.ops.images import normalize
 
 RNG = np.random.default_rng(0)
@@ -189,3 +192,32 @@ def test_road_needs_shares_within_the_image(shares: tuple[float, ...]) -> None:
     image, m, index = jnp.asarray(images()), jnp.asarray(maps()), jnp.asarray(CLASSES)
     with pytest.raises(ValueError, match=r"shares must lie in \(0, 1\)"):
         road(predict, image, m, index, key=jax.random.key(0), shares=shares)
+
+
+def test_all_curves_at_once_are_those_of_each_measure() -> None:
+    image, m, index = images(), maps(), CLASSES
+    got = measure_faithfulness(predict, image, m, index)
+    removed = deletion(predict, image, m, index, steps=STEPS)
+    shown = insertion(predict, image, m, index, steps=STEPS)
+    imputed = road(predict, image, m, index, key=jax.random.key(0))
+    for name, curve in (("deletion", removed), ("insertion", shown)):
+        np.testing.assert_array_equal(got.shares[name], curve.share)
+        np.testing.assert_allclose(got.probability[name], curve.probability, atol=ROUNDING)
+        np.testing.assert_allclose(got.scores[name], curve.area, atol=ROUNDING)
+    for order in ("most", "least"):
+        expected = getattr(imputed, f"{order}_relevant_first")
+        name = f"road, {order} relevant first"
+        np.testing.assert_allclose(got.probability[name], expected, atol=ROUNDING)
+    np.testing.assert_allclose(got.scores["road"], imputed.score, atol=ROUNDING)
+
+
+def test_curves_of_some_images_and_of_several_batches() -> None:
+    whole = measure_faithfulness(predict, images(), maps(), CLASSES)
+    parts = [whole.at([0]), whole.at(np.array([1, 2, 3]))]
+    joined = Faithfulness.join(parts)
+    assert joined.shares.keys() == whole.shares.keys()
+    for name, values in whole.probability.items():
+        np.testing.assert_array_equal(joined.probability[name], values)
+    for name, values in whole.scores.items():
+        np.testing.assert_array_equal(joined.scores[name], values)
+        np.testing.assert_array_equal(whole.at([2, 0]).scores[name], values[[2, 0]])

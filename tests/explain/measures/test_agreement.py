@@ -111,13 +111,6 @@ def test_the_cascade_replaces_level_after_level(networks) -> None:
     assert previous == params.keys() and statistics == stats.keys()
 
 
-def test_one_level_at_a_time(networks) -> None:
-    params, stats, fresh_params, fresh_stats = networks
-    for step in randomize(params, stats, fresh_params, fresh_stats, cascade=False):
-        replaced = changed(step.params, params, fresh_params)
-        assert replaced == {name for name in params if name.startswith(f"{step.level}/")}
-
-
 def test_networks_must_be_of_one_configuration(networks) -> None:
     params, stats, fresh_params, fresh_stats = networks
     del fresh_params["classifier/bias"]

@@ -1,0 +1,90 @@
+"""Say what is on new images: ``flax-attn predict RUN PATHS…``."""
+
+from __future__ import annotations
+
+import csv
+import logging
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from flax_attn.config import Resize
+from flax_attn.data.decode import ImageError, decode
+from flax_attn.errors import DataError
+from flax_attn.explain.photographs import image_paths
+from flax_attn.explain.trained_run import Predictions, TrainedRun, load
+from flax_attn.system import cli
+from flax_attn.system.console import bar
+from flax_attn.system.files import replacing, writing
+
+FILE = "predictions.csv"
+
+_log = logging.getLogger(__name__)
+
+
+def main(argv: Sequence[str]) -> None:
+    parser = cli.Parser(prog="flax-attn predict", description=__doc__)
+    cli.add_common(parser)
+    parser.add_argument("run", help="run directory of flax-attn train")
+    parser.add_argument("paths", nargs="+", help="images, or folders of images")
+    parser.add_argument("--out", default=FILE, help=f"table to write (default: {FILE})")
+    parser.add_argument("--batch-size", type=int, default=16, help="images at a time (default: 16)")
+    args = parser.parse_args(argv)
+    if args.batch_size < 1:
+        parser.error(f"--batch-size must be at least 1, got {args.batch_size}")
+    run = load(args.run)
+    paths = [path for given in args.paths for path in image_paths(Path(given))]
+    started, out = time.perf_counter(), Path(args.out)
+    with writing(out), replacing(out) as partial:
+        count = _write(partial, run, paths, args.batch_size)
+    seconds = time.perf_counter() - started
+    _log.info(f"wrote {out}: {count} images, {count / seconds:.1f} images/s")
+
+
+def _write(file: Path, run: TrainedRun, paths: Sequence[Path], batch_size: int) -> int:
+    """Writes a row an image: its name, the classes it is said to have, all probabilities.
+
+    An image that cannot be used is a warning. Raises DataError when none can.
+    """
+    count, data = 0, run.config.data
+    with open(file, "w", newline="", encoding="utf-8", errors="backslashreplace") as opened:
+        writer = csv.writer(opened)
+        writer.writerow(["name", "prediction", *run.classes])
+        usable = _decoded(bar(paths, len(paths), "predicting"), data.image_size, data.resize)
+        for names, images in _batches(usable, batch_size):
+            # The last batch has the shape of the others, for which the network is compiled.
+            missing = batch_size - len(images) if count else 0
+            said: Predictions = run.predict(images + images[-1:] * missing, batch_size=batch_size)
+            for name, label, row in zip(names, said.labels, said.probabilities, strict=False):
+                writer.writerow([name, label, *(f"{p:.6f}" for p in row)])
+            count += len(names)
+    if not count:
+        raise DataError(f"none of the {len(paths)} images can be used")
+    if count < len(paths):
+        _log.warning(f"{len(paths) - count} of {len(paths)} images cannot be used")
+    return count
+
+
+def _decoded(paths: Iterable[Path], size: int, resize: Resize) -> Iterator[tuple[str, np.ndarray]]:
+    for path in paths:
+        try:
+            yield str(path), decode(path, size=size, resize=resize)
+        except ImageError as error:
+            _log.warning(str(error))
+
+
+def _batches(
+    images: Iterator[tuple[str, np.ndarray]], size: int
+) -> Iterator[tuple[list[str], list[np.ndarray]]]:
+    names: list[str] = []
+    squares: list[np.ndarray] = []
+    for name, square in images:
+        names.append(name)
+        squares.append(square)
+        if len(names) == size:
+            yield names, squares
+            names, squares = [], []
+    if names:
+        yield names, squares
