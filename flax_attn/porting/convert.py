@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -15,6 +15,7 @@ _KEYS_SHOWN = 5
 _KEY_LENGTH = 100
 
 
+@runtime_checkable
 class ShapedLeaf(Protocol):
     """What has a shape and a dtype: an array, a tensor, or a promise of one."""
 
