@@ -22,6 +22,68 @@ from tests.helpers.networks import TINY
 if TYPE_CHECKING:
     from tests.helpers.faulty_runs import Reference
 
+# Files that take longest, longest first: begun late, the last of them would leave a core idle.
+# Together with --no-loadscope-reorder in pyproject.toml.
+LONG = (
+    "studies/test_reproduce.py",
+    "training/test_train.py",
+    "attention/test_training_all_pairs.py",
+    "training/test_devices.py",
+    "training/test_parity_training.py",
+    "training/test_step.py",
+    "models/test_parity_gradients.py",
+    "faults/test_runs.py",
+    "models/test_parity_forward.py",
+    "faults/test_weights.py",
+    "studies/ablate/test_ablate_command.py",
+    "training/test_accumulation.py",
+    "training/test_refusals_runs.py",
+    "porting/export/test_onnx.py",
+    "attention/test_gate_variants.py",
+    "explain/test_explain_command.py",
+    "models/test_models.py",
+    "models/test_precision.py",
+    "models/test_multilabel.py",
+    "ops/test_images.py",
+    "ops/test_winograd.py",
+    "attention/test_attention.py",
+    "attention/test_sampled.py",
+    "porting/export/test_export_command.py",
+    "runs/test_snapshots.py",
+    "runs/test_checkpoints.py",
+    "studies/test_verdicts.py",
+    "models/test_calibrate.py",
+    "training/test_trainer.py",
+)
+# ``pytest -m quick``: what one runs while writing. A file of every room, under a minute in all.
+QUICK = (
+    "test_config.py",
+    "test_rooms.py",
+    "test_statistics.py",
+    "system/test_cli.py",
+    "system/test_files.py",
+    "system/test_folders.py",
+    "ops/test_losses.py",
+    "ops/test_conv_modules.py",
+    "models/test_golden.py",
+    "data/sets/test_folder.py",
+    "data/sets/test_labelled_csv.py",
+    "data/test_batches.py",
+    "data/test_decode.py",
+    "data/test_manifest.py",
+    "data/test_masks.py",
+    "data/test_pixel_cache.py",
+    "runs/test_conditions.py",
+    "runs/test_directory.py",
+    "runs/test_log.py",
+    "porting/test_pth.py",
+    "porting/test_torch_pickle.py",
+    "explain/test_page.py",
+    "explain/measures/test_concentration.py",
+    "studies/ablate/test_table.py",
+    "training/test_start.py",
+    "training/test_trainer.py",
+)
 PROGRAMS = pytest.StashKey[Path]()
 
 
@@ -29,6 +91,17 @@ def pytest_configure(config: pytest.Config) -> None:
     # Workers of pytest-xdist inherit the settings of the process that started them.
     if "PYTEST_XDIST_WORKER" not in os.environ:
         config.stash[PROGRAMS] = share_compiled_programs()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    tests = Path(__file__).parent
+    places = {tests / file: place for place, file in enumerate(LONG)}
+    items.sort(key=lambda item: places.get(item.path, len(LONG)))
+    quick = {tests / file for file in QUICK}
+    for item in items:
+        # -m on the command line replaces pyproject.toml's, so the long forms are left out here.
+        if item.path in quick and not item.get_closest_marker("faults"):
+            item.add_marker("quick")
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

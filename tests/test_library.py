@@ -122,7 +122,7 @@ def test_type_checkers_are_told_of_the_names_that_are_imported_late() -> None:
     }
 
 
-USER_PROGRAM = '''
+USER_PROGRAM = """
 from pathlib import Path
 from typing import assert_type
 
@@ -146,7 +146,7 @@ try:
     fa.train(run.config, fa.data.open_dataset(run.config.data), workdir="again")
 except fa.FlaxAttnError as error:
     raise SystemExit(error.exit_code) from error
-'''
+"""
 
 
 def test_a_users_program_passes_mypy_with_the_wheel_installed(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from flax_attn.data.manifest import ManifestRow
 from flax_attn.data.quarantine import Quarantine
 
 
+@runtime_checkable
 class Split(Protocol):
     """An indexable set of labelled images, all decoded to one square size.
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +27,7 @@ Images = UInt8[AnyArray, "b h w 3"] | Float[AnyArray, "b h w 3"]
 Activations = Mapping[str, Float[Array, "b h w c"]]
 
 
+@runtime_checkable
 class Forward(Protocol):
     """``forward(image, perturb) -> (logits, activations)`` of normalised images.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -27,7 +27,12 @@ _KEYS_SHOWN = 5
 _KEY_LENGTH = 100
 
 
+<<<<<<< HEAD
 class ArraySpec(Protocol):
+=======
+@runtime_checkable
+class ShapedLeaf(Protocol):
+>>>>>>> fast-tests
     """What has a shape and a dtype: an array, a tensor, or a promise of one."""
 
     @property

@@ -9,7 +9,7 @@ from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -33,6 +33,7 @@ _BATCHES_AHEAD = 2
 _ALIGNMENT = 64
 
 
+@runtime_checkable
 class ExampleSource(Protocol):
     """Epochs of padded batches over one split."""
 

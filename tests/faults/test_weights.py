@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 
 from tests.helpers.fault_process import judge
-from tests.helpers.parity import randomize
-from tests.helpers.torch_attn_vgg import TorchAttnVGG
+from tests.helpers.small_torch import shallow_state
 from tests.helpers.weight_faults import (
     CONTAINERS,
     hostile,
@@ -23,16 +22,10 @@ PROGRAM = "tests.helpers.weight_judge"
 MEMORY = 300 << 20
 
 
-def small_state() -> dict[str, np.ndarray]:
-    network = TorchAttnVGG(3, widths=(3, 4, 6, 5, 7), depths=(1,) * 5, attn_features=5)
-    state = randomize(network, seed=0).state_dict()
-    return {k: v.numpy() for k, v in state.items() if "num_batches" not in k}
-
-
 @pytest.fixture(scope="module")
 def state_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     file = tmp_path_factory.mktemp("state") / "state.npz"
-    np.savez(file, **small_state())
+    np.savez(file, **shallow_state())
     return file
 
 
@@ -50,7 +43,7 @@ def check(found: list[dict[str, Any]]) -> Counter:
 
 def test_hostile_files(tmp_path: Path, state_file: Path) -> None:
     canary = tmp_path / "canary"
-    files = hostile(small_state(), canary)
+    files = hostile(shallow_state(), canary)
     folder = tmp_path / "files"
     folder.mkdir()
     for name, content in files.items():

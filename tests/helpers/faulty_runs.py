@@ -133,8 +133,21 @@ class Reference:
     expected: dict[int, dict[str, str]]
 
 
+def copy_programs(folder: Path) -> Path:
+    """Starts a cache of compiled programs with those that this session has; returns the folder.
+
+    Processes that are killed while they write need one of their own: JAX never replaces an entry
+    that is torn.
+    """
+    session = os.environ.get("JAX_COMPILATION_CACHE_DIR")
+    folder.mkdir()
+    for entry in Path(session).glob("*-cache") if session else ():
+        os.link(entry, folder / entry.name)
+    return folder
+
+
 def make_reference(folder: Path, flags: list[str]) -> Reference:
-    trainers = Trainers(folder / "cache", flags)
+    trainers = Trainers(copy_programs(folder / "cache"), flags)
     workdir = folder / "whole"
     assert trainers.run(workdir, "--keep-checkpoints", "100") == 0, error_lines(workdir)
     steps = steps_on_disk(workdir)

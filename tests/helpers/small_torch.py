@@ -53,6 +53,13 @@ def small_state() -> dict[str, torch.Tensor]:
     return dict(torch_attn_vgg().state_dict())
 
 
+def shallow_state() -> dict[str, np.ndarray]:
+    """Arrays of the article's network with a convolution a stage, as damaged files hold them."""
+    network = TorchAttnVGG(3, widths=WIDTHS, depths=(1,) * 5, attn_features=ATTN_FEATURES)
+    state = randomize(network, seed=0).state_dict()
+    return {k: v.numpy() for k, v in state.items() if "num_batches" not in k}
+
+
 NETWORKS = {"vgg16_bn": torch_vgg, "attn_vgg": torch_attn_vgg}
 
 

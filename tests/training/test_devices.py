@@ -28,6 +28,7 @@ from flax_attn.system.signals import Stop
 from flax_attn.training.devices import ONE, Devices, devices_for
 from flax_attn.training.multihost import SharedStop, refuse_quarantine, shared_conditions
 from tests.helpers import scaled_process
+from tests.helpers.faulty_runs import copy_programs
 
 ROOT = Path(__file__).parents[2]
 TOLERANCE = 1e-5  # of a mean loss of four steps, relative, over twenty
@@ -80,6 +81,7 @@ class Runs:
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
     runs = Runs(tmp_path_factory.mktemp("scaled"))
     assert cli.run(scaled_process.main, ["--workdir", str(runs.one)]) == 0
+    copy_programs(runs.folder / "cache")
     return runs
 
 

@@ -21,6 +21,7 @@ from flax_attn.porting import port_command as port
 from flax_attn.system import cli
 from flax_attn.training import train_command
 from tests.helpers.image_faults import bombs, samples
+from tests.helpers.small_torch import shallow_state
 from tests.helpers.weight_faults import contents, legacy, modern, state_table
 
 ROOT = Path(__file__).parents[2]
@@ -62,15 +63,18 @@ def loop(file: Path) -> None:
 
 # What is done to one photograph, and what the line says of it.
 BAD_FILES: dict[str, tuple[Callable[[Path], object], str]] = {
-    "15 half": (half, "cut short|Truncated|truncated"),
-    "15 without its last byte": (without_last_byte, "no end-of-image marker"),
-    "15 empty": (lambda file: file.write_bytes(b""), "0 bytes"),
-    "15 text": (lambda file: file.write_text("text"), "not an image"),
-    "15 fifo": (fifo, "a FIFO"),
-    "15 loop": (loop, "Too many levels of symbolic links"),
-    "16 float": (lambda file: file.write_bytes(samples()["tiff-float"]), "convert to 8 bits"),
-    "17 bomb": (lambda file: file.write_bytes(bombs()["bomb-png"]), "more than 50 megapixels"),
-    "17 photograph of 96 megapixels": (
+    "cut in half": (half, "cut short|Truncated|truncated"),
+    "without its last byte": (without_last_byte, "no end-of-image marker"),
+    "empty": (lambda file: file.write_bytes(b""), "0 bytes"),
+    "text": (lambda file: file.write_text("text"), "not an image"),
+    "FIFO": (fifo, "a FIFO"),
+    "link to itself": (loop, "Too many levels of symbolic links"),
+    "TIFF of floats": (lambda file: file.write_bytes(samples()["tiff-float"]), "convert to 8 bits"),
+    "PNG of too many megapixels": (
+        lambda file: file.write_bytes(bombs()["bomb-png"]),
+        "more than 50 megapixels",
+    ),
+    "JPEG of 96 megapixels": (
         lambda file: file.write_bytes(bombs()["bomb-jpeg"]),
         "10000x9600: more than 50 megapixels",
     ),
@@ -162,11 +166,11 @@ def single_class(root: Path) -> None:
 
 
 BAD_FOLDERS: dict[str, tuple[Callable[[Path], None], str]] = {
-    "18 empty root": (no_classes, "no class folders"),
-    "18 empty class": (empty_class, "no images in class folder"),
-    "18 single class": (single_class, "only one class folder, 'cat'"),
-    "18 no images": (no_images, "no images in class folder"),
-    "18 junk": (only_junk, "no class folders"),
+    "no class folders": (no_classes, "no class folders"),
+    "a class folder without files": (empty_class, "no images in class folder"),
+    "one class folder": (single_class, "only one class folder, 'cat'"),
+    "a class folder without images": (no_images, "no images in class folder"),
+    "hidden folders only": (only_junk, "no class folders"),
 }
 
 
@@ -212,26 +216,20 @@ def test_a_label_outside_the_classes(
     assert "line 6" in refusal(capsys, started)
 
 
-# Weights. Code in files, damaged archives and the like: test_weight_faults.py.
-
-
-def small_state() -> dict[str, np.ndarray]:
-    from test_weight_faults import small_state
-
-    return small_state()
+# Weights. Code in files, damaged archives and the like: tests/faults/test_weights.py.
 
 
 WEIGHTS = {
-    "24 missing": "2 missing (cls.weight, cls.bias)",
-    "24 extra": "9 unexpected (extra",
-    "24 channels-last": "1 misshapen (conv_block2.0.weight is [3, 3, 3, 4], expected [4, 3, 3, 3])",
-    "24 double": "not float32 (",
-    "24 nan": "1 not finite (conv_block2.0.weight)",
-    "24 infinite": "1 not finite (cls.bias)",
-    "24 negative-variance": "1 negative running variance (conv_block1.1.running_var)",
-    "24 other-network": "neither torchvision's vgg16_bn nor the article's AttnVGG",
-    "23 prefixed-twice": "neither torchvision's vgg16_bn nor the article's AttnVGG",
-    "23 nothing": "no state dict",
+    "missing": "2 missing (cls.weight, cls.bias)",
+    "extra": "9 unexpected (extra",
+    "channels-last": "1 misshapen (conv_block2.0.weight is [3, 3, 3, 4], expected [4, 3, 3, 3])",
+    "double": "not float32 (",
+    "nan": "1 not finite (conv_block2.0.weight)",
+    "infinite": "1 not finite (cls.bias)",
+    "negative-variance": "1 negative running variance (conv_block1.1.running_var)",
+    "other-network": "neither torchvision's vgg16_bn nor the article's AttnVGG",
+    "prefixed-twice": "neither torchvision's vgg16_bn nor the article's AttnVGG",
+    "nothing": "no state dict",
 }
 
 
@@ -240,7 +238,7 @@ WEIGHTS = {
 def test_weights_that_do_not_fit(
     case: str, wrap: Callable, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    state = contents(small_state())[case.split()[1]]
+    state = contents(shallow_state())[case]
     source, out = tmp_path / "a.pth", tmp_path / "a.safetensors"
     source.write_bytes(wrap(state_table(state), state))
     started = time.process_time()
@@ -250,7 +248,7 @@ def test_weights_that_do_not_fit(
     assert not out.exists()
 
 
-@pytest.mark.parametrize("case", ["25 refused", "25 poisoned"])
+@pytest.mark.parametrize("case", ["connection refused", "damaged in the cache"])
 def test_weights_that_cannot_be_had(
     case: str,
     tmp_path: Path,
@@ -261,13 +259,13 @@ def test_weights_that_cannot_be_had(
     monkeypatch.setattr(imagenet, "URL", "http://127.0.0.1:9/a.pth")
     cache = imagenet.cache_folder()
     cache.mkdir(parents=True)
-    if case == "25 poisoned":
+    if case == "damaged in the cache":
         (cache / "a.pth").write_bytes(b"poison")
     out = str(tmp_path / "a.safetensors")
     started = time.process_time()
     assert cli.run(port.main, ["--source", "torchvision", "--out", out]) == 5
     line = refusal(capsys, started)
-    assert ("refused" if case == "25 refused" else "delete it and try again") in line
+    assert ("refused" if case == "connection refused" else "delete it and try again") in line
 
 
 # Data workers are threads: they go when their process goes.
