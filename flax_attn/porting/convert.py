@@ -27,12 +27,8 @@ _KEYS_SHOWN = 5
 _KEY_LENGTH = 100
 
 
-<<<<<<< HEAD
-class ArraySpec(Protocol):
-=======
 @runtime_checkable
-class ShapedLeaf(Protocol):
->>>>>>> fast-tests
+class ArraySpec(Protocol):
     """What has a shape and a dtype: an array, a tensor, or a promise of one."""
 
     @property
