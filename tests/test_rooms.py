@@ -21,11 +21,6 @@ ROOMS = (
 DATA_REFUSES = ("ops", "attention", "models", "figures")
 HEAVY = {"jax", "flax", "optax", "orbax"}
 
-# Rooms whose docstrings follow the rules below.
-WRITTEN = (
-    *("errors", "config", "system", "ops", "attention", "models"),
-    *("runs", "training"),
-)
 # A verb in the third person, such as "Returns"; words that end like one are none.
 VERB = re.compile(r"[A-Z][a-z]*[a-rt-z]s")
 NO_VERBS = {"As", "Is", "Its", "Plus", "This", "Thus"}
@@ -126,7 +121,7 @@ def test_every_room_says_what_it_is_for() -> None:
 
 
 def docstrings(only_public_functions: bool = False) -> Iterator[tuple[str, str]]:
-    """Every docstring of the rooms that are ``WRITTEN``, after the name of what it describes."""
+    """Every docstring, after the name of what it describes."""
 
     def below(node: ast.AST, name: str, public: bool) -> Iterator[tuple[str, str]]:
         for child in ast.iter_child_nodes(node):
@@ -146,11 +141,10 @@ def docstrings(only_public_functions: bool = False) -> Iterator[tuple[str, str]]
             yield name, text
 
     for path, tree in modules():
-        if room_of(path) in WRITTEN:
-            name = str(path.relative_to(PACKAGE))
-            if not only_public_functions:
-                yield from of(tree, name)
-            yield from below(tree, name, True)
+        name = str(path.relative_to(PACKAGE))
+        if not only_public_functions:
+            yield from of(tree, name)
+        yield from below(tree, name, True)
 
 
 def is_property(node: ast.FunctionDef | ast.ClassDef) -> bool:
