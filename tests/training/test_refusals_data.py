@@ -212,11 +212,11 @@ def test_a_label_outside_the_classes(
     assert "line 6" in refusal(capsys, started)
 
 
-# Weights. Code in files, damaged archives and the like: test_weight_faults.py.
+# Weights. Code in files, damaged archives and the like: tests/faults/test_weights.py.
 
 
 def small_state() -> dict[str, np.ndarray]:
-    from test_weight_faults import small_state
+    from tests.faults.test_weights import small_state
 
     return small_state()
 
