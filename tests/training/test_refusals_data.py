@@ -217,15 +217,6 @@ def test_a_label_outside_the_classes(
 
 
 # Weights. Code in files, damaged archives and the like: tests/faults/test_weights.py.
-<<<<<<< HEAD
-=======
-
-
-def small_state() -> dict[str, np.ndarray]:
-    from tests.faults.test_weights import small_state
-
-    return small_state()
->>>>>>> room-porting
 
 
 WEIGHTS = {
