@@ -45,6 +45,24 @@ def probable(n: float, unit: float = SINGLE) -> float:
     return DEVIATIONS * float(np.sqrt(n)) * unit
 
 
+def chain(layers: int, terms: float, unit: float = SINGLE) -> float:
+    """The relative error of so many sums of ``terms``, each of the results of the one before.
+
+    For two computations of a small network, whose sums cancel little.
+    """
+    return 2 * layers * probable(terms, unit)
+
+
+def resampled(x: np.ndarray, before: tuple[int, int]) -> float:
+    """What bilinear resampling may be off by.
+
+    A coordinate, of a quotient, a product and a difference, decides along either axis between
+    two pixels; four products and their sums follow.
+    """
+    coordinates = 2 * gamma(3) * max(before) * float(np.ptp(x))
+    return coordinates + gamma(8) * 4 * float(np.abs(x).max())
+
+
 def product_bound(n: float, squares: np.ndarray, unit: float = SINGLE) -> np.ndarray:
     """Of sums of ``n`` products of random sign, whose squares add up to ``squares``.
 
@@ -178,6 +196,9 @@ def winograd_factor(c: int) -> float:
     return float(np.sqrt(np.square(winograd_bound(x, kernel)).mean() / np.square(direct).mean()))
 
 
+# The fewest output channels that some processor's compiled kernels take.
+WINOGRAD_CHANNELS = 16
+
 Terms = float | Callable[[np.ndarray], float]
 
 
@@ -202,11 +223,12 @@ def nudged(tree: Any, terms: Terms, unit: float, rng: np.random.Generator) -> An
 def fan_in(array: np.ndarray) -> float:
     """The summands of a layer of these weights, [..., inputs, outputs].
 
-    Those of a 3x3 convolution count for what Winograd's form may make of them. Scales, biases
-    and statistics stand for the few operations a value around them.
+    Those of a 3x3 convolution count for what Winograd's form may make of them, which takes none
+    of few channels. Scales, biases and statistics stand for the few operations around them.
     """
     if array.ndim == 4:
-        return 9 * array.shape[2] * winograd_factor(array.shape[2]) ** 2
+        c, d = array.shape[2:]
+        return 9 * c * (winograd_factor(c) ** 2 if d >= WINOGRAD_CHANNELS else 1)
     return max(4.0, array.shape[0]) if array.ndim == 2 else 4.0
 
 

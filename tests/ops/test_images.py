@@ -20,23 +20,13 @@ from flax_attn.ops.images import (
     normalize,
     resize_bilinear,
 )
-from tests.helpers.bounds import assert_within, gamma, probable
+from tests.helpers.bounds import assert_within, gamma, probable, resampled
 
 pytestmark = pytest.mark.numerical
 
 # (x / 255 - mean) / std: a value below 1, a mean below 0.5, what is left below 0.6, one rounding
 # each, over a deviation of at least 0.224; the result, below 2.7, twice.
 NORMALISED = gamma(1) * ((1 + 0.5 + 0.6) / 0.224 + 2 * 2.7)
-
-
-def resampled(x: np.ndarray, before: tuple[int, int]) -> float:
-    """What bilinear resampling may be off by.
-
-    A coordinate, of a quotient, a product and a difference, decides along either axis between
-    two pixels; four products and their sums follow.
-    """
-    coordinates = 2 * gamma(3) * max(before) * float(np.ptp(x))
-    return coordinates + gamma(8) * 4 * float(np.abs(x).max())
 
 
 def images(count: int, height: int = 32, width: int = 32) -> np.ndarray:
