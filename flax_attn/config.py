@@ -32,13 +32,23 @@ def setting(
     *,
     low: float | None = None,
     high: float | None = None,
+    above: float | None = None,
     commands: Sequence[str] = TRAINING,
 ) -> Any:
     """Returns a field with its help text, what it decides, and the commands that take it.
 
-    ``low`` and ``high`` are the inclusive range of a number, None for no bound.
+    ``low`` and ``high`` are the inclusive range of a number, ``above`` a bound that it exceeds. A
+    new setting that decides numbers should do nothing by default: runs and studies begun before it
+    are compared with its default.
     """
-    told = {"help": text, "decides": decides, "low": low, "high": high, "commands": commands}
+    told = {
+        "help": text,
+        "decides": decides,
+        "low": low,
+        "high": high,
+        "above": above,
+        "commands": commands,
+    }
     return field(default=default, metadata=told)
 
 
@@ -519,15 +529,21 @@ def validate_model(model: ModelConfig) -> None:
 
 def _check_ranges(section: Any) -> None:
     for f in fields(section):
-        _check_range(f.name, getattr(section, f.name), f.metadata["low"], f.metadata["high"])
+        _check_range(f.name, getattr(section, f.name), f.metadata)
 
 
-def _check_range(name: str, value: Any, low: float | None, high: float | None) -> None:
-    if value is None or (low is None and high is None):
+def _check_range(name: str, value: Any, told: Mapping[str, Any]) -> None:
+    low, high, above = told["low"], told["high"], told["above"]
+    if value is None or (low is None and high is None and above is None):
         return
     flag = "--" + name.replace("_", "-")
     if not isinstance(value, int | float) or value != value:
         raise UsageError(f"{flag} takes a number, got {value!r}")
-    if (low is not None and value < low) or (high is not None and value > high):
-        bounds = f"at least {low}" if high is None else f"between {low} and {high}"
+    fits = (low is None or value >= low) and (high is None or value <= high)
+    if not fits or (above is not None and value <= above):
+        least = f"above {above}" if above is not None else f"at least {low}"
+        if high is None:
+            bounds = least
+        else:
+            bounds = f"between {low} and {high}" if above is None else f"{least}, at most {high}"
         raise UsageError(f"{flag} must be {bounds}, got {value}")

@@ -3,7 +3,7 @@
 The zoo has one signature, ``score(query[..., #n, dq], keys[..., n, dk]) -> [..., n]`` and
 ``align(scores[..., n]) -> weights[..., n]``; how a gate pools follows the alignment's
 ``sums_to_one``. To add a score or an alignment, write it beside its kin and add a row to
-``SCORES`` or ``ALIGNMENTS``: commands, checks and documentation follow from the table.
+``SCORES`` or ``ALIGNMENTS``: commands and checks follow from the table.
 
 Refuses to know which backbone the maps come from.
 

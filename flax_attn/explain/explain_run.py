@@ -11,7 +11,9 @@ import numpy as np
 
 from flax_attn.explain.explainer import Explained, Explainer, Request
 from flax_attn.explain.maps_figure import colour_table, draw_explained, is_explained
+from flax_attn.explain.measures.faithfulness import Faithfulness
 from flax_attn.explain.measures.summary import (
+    Measured,
     measure,
     summary_lines,
     take_curves,
@@ -63,11 +65,7 @@ def explain(
     right = [item.correct for item in explained if item.correct is not None]
     if right:
         summary += f" · {sum(right)} of {n} right"
-    maps = with_control(explained)
-    curves = (
-        take_curves(explainer, explained, maps, batch_size=batch_size) if faithfulness else None
-    )
-    measured = measure(explained, maps, curves)
+    measured, curves = _measure(explainer, explained, batch_size if faithfulness else None)
     with writing(f"pictures in {out}"):
         kept = _draw(explained, out, classes=classes, scale=scale, ranges=ranges)
         write_page(
@@ -82,17 +80,39 @@ def explain(
             measured=measured,
         )
         _remove_others(out, kept)
-        if measured is not None:
-            write_values(out / MEASURES_FILE, measured, explained)
-        if curves is not None:
-            write_curves(out / CURVES_FILE, curves, explained)
-        for name, content in ((MEASURES_FILE, measured), (CURVES_FILE, curves)):
-            if content is None:
-                (out / name).unlink(missing_ok=True)
+        _write_measures(out, explained, measured, curves)
     for line in summary_lines(measured) if measured else ():
         _log.info(line)
     _log.info(f"wrote {PAGE} and {n} pictures to {out}")
     return explained
+
+
+def _measure(
+    explainer: Explainer, explained: Sequence[Explained], batch_size: int | None
+) -> tuple[Measured | None, dict[str, Faithfulness] | None]:
+    """The measures of the maps and, with a ``batch_size``, the curves of their faithfulness."""
+    maps = with_control(explained)
+    curves = None
+    if batch_size is not None:
+        curves = take_curves(explainer, explained, maps, batch_size=batch_size)
+    return measure(explained, maps, curves), curves
+
+
+def _write_measures(
+    out: Path,
+    explained: Sequence[Explained],
+    measured: Measured | None,
+    curves: Mapping[str, Faithfulness] | None,
+) -> None:
+    """Writes what was measured; a file of an earlier call is removed where nothing was."""
+    if measured is None:
+        (out / MEASURES_FILE).unlink(missing_ok=True)
+    else:
+        write_values(out / MEASURES_FILE, measured, explained)
+    if curves is None:
+        (out / CURVES_FILE).unlink(missing_ok=True)
+    else:
+        write_curves(out / CURVES_FILE, curves, explained)
 
 
 def _draw(

@@ -5,5 +5,5 @@ log, resuming, and loading a trained network.
 
 Refuses to compute: nothing here trains or evaluates.
 
-Read ``directory`` first, then ``checkpoints``.
+Read ``resume`` first, then ``checkpoints``.
 """

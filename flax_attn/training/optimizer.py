@@ -80,7 +80,8 @@ def make_optimizer(config: TrainConfig, *, steps_per_epoch: int) -> optax.Gradie
     """Returns the named optimizer, with learning rates of their own for backbone and head.
 
     It works on flat dictionaries; parameters whose path starts with ``backbone/`` are the
-    backbone's.
+    backbone's. The tree of its state is part of the checkpoint format: a transformation that is
+    added by a setting must leave it as it is where the setting is off.
     """
 
     def group(peak: float) -> optax.GradientTransformation:

@@ -49,7 +49,7 @@ from flax_attn.training.multihost import (
     shared_stop,
 )
 from flax_attn.training.optimizer import make_optimizer
-from flax_attn.training.run_figures import draw_run
+from flax_attn.training.run_figure import draw_run
 from flax_attn.training.sources import (
     ExampleSource,
     batch_names,

@@ -78,6 +78,11 @@ FILES = {
 }
 
 
+def test_every_set_of_files_is_tried_below() -> None:
+    """A set that forgets ``OpenRequest.known`` loses images on a resume."""
+    assert FILES.keys() == {name for name, entry in DATASETS.items() if entry.data_dir is not None}
+
+
 def put_files(root: Path, dataset: str, *, n: int = 10) -> DataConfig:
     paths = [pattern.format(i) for pattern in FILES[dataset] for i in range(n)]
     for number, path in enumerate(paths):

@@ -17,6 +17,7 @@ the unit roundoff and the size of what is added up, which is computed in float64
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache, partial
 from typing import Any
 
 import jax
@@ -27,8 +28,10 @@ from flax_attn.ops import winograd as maps
 # Unit roundoff: the largest relative error of one rounding.
 DOUBLE, SINGLE, BRAIN = 2.0**-53, 2.0**-24, 2.0**-8
 DEVIATIONS = 6
+# A norm of many errors is nearer its own root mean square.
+DEVIATIONS_OF_NORMS = 3
 # Random moves that a bound is measured by: of each element, and of norms, which scatter less.
-DRAWS, DRAWS_OF_NORMS = 8, 3
+DRAWS, DRAWS_OF_NORMS = 8, 2
 
 
 def gamma(n: float, unit: float = SINGLE) -> float:
@@ -40,6 +43,24 @@ def gamma(n: float, unit: float = SINGLE) -> float:
 def probable(n: float, unit: float = SINGLE) -> float:
     """The relative error that ``n`` independent roundings do not exceed but once in 3e7."""
     return DEVIATIONS * float(np.sqrt(n)) * unit
+
+
+def chain(layers: int, terms: float, unit: float = SINGLE) -> float:
+    """The relative error of so many sums of ``terms``, each of the results of the one before.
+
+    For two computations of a small network, whose sums cancel little.
+    """
+    return 2 * layers * probable(terms, unit)
+
+
+def resampled(x: np.ndarray, before: tuple[int, int]) -> float:
+    """What bilinear resampling may be off by.
+
+    A coordinate, of a quotient, a product and a difference, decides along either axis between
+    two pixels; four products and their sums follow.
+    """
+    coordinates = 2 * gamma(3) * max(before) * float(np.ptp(x))
+    return coordinates + gamma(8) * 4 * float(np.abs(x).max())
 
 
 def product_bound(n: float, squares: np.ndarray, unit: float = SINGLE) -> np.ndarray:
@@ -166,7 +187,8 @@ def winograd_bounds(
     ]
 
 
-def winograd_factor(c: int = 64) -> float:
+@cache
+def winograd_factor(c: int) -> float:
     """By how much Winograd's bound exceeds that of sums of products, root mean square."""
     rng = np.random.default_rng(0)
     x, kernel = rng.standard_normal((1, 8, 8, c)), rng.standard_normal((3, 3, c, 16))
@@ -174,25 +196,48 @@ def winograd_factor(c: int = 64) -> float:
     return float(np.sqrt(np.square(winograd_bound(x, kernel)).mean() / np.square(direct).mean()))
 
 
+# The fewest output channels that some processor's compiled kernels take.
+WINOGRAD_CHANNELS = 16
+
 Terms = float | Callable[[np.ndarray], float]
 
 
 def nudged(tree: Any, terms: Terms, unit: float, rng: np.random.Generator) -> Any:
-    """Every float of a tree of arrays moved by ``sqrt(terms)`` roundings, up or down."""
+    """Every float of a tree of arrays moved by ``sqrt(terms)`` roundings, up or down.
+
+    Equal ones of an array together, so that they stay equal.
+    """
 
     def move(a: np.ndarray) -> np.ndarray:
         a = np.asarray(a)
         if not np.issubdtype(a.dtype, np.floating):
             return a
         size = unit * np.sqrt(terms(a) if callable(terms) else terms)
-        return np.asarray(a, np.float64) * (1 + size * rng.choice([-1.0, 1.0], a.shape))
+        values, place = np.unique(a, return_inverse=True)
+        sign = rng.choice([-1.0, 1.0], len(values))[place].reshape(a.shape)
+        return np.asarray(a, np.float64) * (1 + size * sign)
 
     return jax.tree.map(move, tree)
 
 
 def fan_in(array: np.ndarray) -> float:
-    """The summands of a layer of these weights, [..., inputs, outputs]."""
-    return max(4.0, array.size / array.shape[-1]) if array.ndim > 1 else 4.0
+    """The summands of a layer of these weights, [..., inputs, outputs].
+
+    Those of a 3x3 convolution count for what Winograd's form may make of them, which takes none
+    of few channels. Scales, biases and statistics stand for the few operations around them.
+    """
+    if array.ndim == 4:
+        c, d = array.shape[2:]
+        return 9 * c * (winograd_factor(c) ** 2 if d >= WINOGRAD_CHANNELS else 1)
+    return max(4.0, array.shape[0]) if array.ndim == 2 else 4.0
+
+
+def spread(value: np.ndarray, *moved: np.ndarray, own: float, whole: bool = False) -> np.ndarray:
+    """What ``value`` may be off by, of moves by its inputs' roundings and its ``own`` ones."""
+    squares = np.square(np.stack(moved) - value).mean(0) + np.square(own * value)
+    if whole:
+        return DEVIATIONS_OF_NORMS * np.sqrt(squares.sum())
+    return DEVIATIONS * np.sqrt(squares)
 
 
 def rounding(
@@ -224,12 +269,7 @@ def rounding(
     value = wide(reference(*wide(inputs)))
     moved = [wide(reference(*nudged(inputs, terms, unit, rng))) for _ in range(draws)]
     own = unit * np.sqrt(4 if callable(terms) else terms)
-
-    def bound(expected: np.ndarray, *others: np.ndarray) -> np.ndarray:
-        squares = np.square(np.stack(others) - expected).mean(0) + np.square(own * expected)
-        return DEVIATIONS * np.sqrt(squares.sum() if whole else squares)
-
-    return value, jax.tree.map(bound, value, *moved)
+    return value, jax.tree.map(partial(spread, own=own, whole=whole), value, *moved)
 
 
 def assert_within(got: Any, expected: Any, bound: Any, *, whole: bool = False) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import copy
+from collections.abc import Callable, Mapping
+from functools import partial
 
 import jax
 import numpy as np
@@ -14,6 +16,7 @@ from flax_attn.config import ModelConfig
 from flax_attn.models import build_model, functional
 from flax_attn.models.functional import Arrays, Structure
 from flax_attn.porting import TABLES, to_flax
+from tests.helpers import bounds
 from tests.helpers.torch_attn_vgg import TorchAttnVGG, TorchOutput
 
 # The networks and images of the issue's figures; labels are one of each class.
@@ -86,6 +89,34 @@ def torch_images(images: np.ndarray, dtype: torch.dtype = torch.float32) -> Tens
     mean = torch.tensor([0.485, 0.456, 0.406], dtype=dtype).reshape(3, 1, 1)
     std = torch.tensor([0.229, 0.224, 0.225], dtype=dtype).reshape(3, 1, 1)
     return (torch.from_numpy(images).permute(0, 3, 1, 2).to(dtype) / 255 - mean) / std
+
+
+def fan_in_of_torch(tensor: Tensor) -> float:
+    """``bounds.fan_in`` of PyTorch's layout."""
+    axes = (2, 3, 1, 0) if tensor.ndim == 4 else tuple(reversed(range(tensor.ndim)))
+    return bounds.fan_in(tensor.permute(axes).numpy())
+
+
+@torch.no_grad()
+def torch_rounding(
+    network: nn.Module, evaluate: Callable[[nn.Module], Mapping[str, np.ndarray]]
+) -> tuple[dict[str, np.ndarray], dict[str, float]]:
+    """``bounds.rounding`` of a network in float32: its values in float64, and bounds of norms.
+
+    What float32 computes is what float64 would of nearly the same weights.
+    """
+    double = copy.deepcopy(network).double()
+    value = dict(evaluate(double))
+    generator, moved = torch.Generator().manual_seed(0), []
+    for _ in range(bounds.DRAWS_OF_NORMS):
+        double.load_state_dict(network.state_dict())
+        for tensor in double.state_dict().values():
+            if tensor.is_floating_point():
+                sign = torch.randint(0, 2, tensor.shape, generator=generator, dtype=torch.int8)
+                tensor *= 1 + bounds.SINGLE * fan_in_of_torch(tensor) ** 0.5 * (2 * sign - 1)
+        moved.append(evaluate(double))
+    spread = partial(bounds.spread, own=2 * bounds.SINGLE, whole=True)
+    return value, {name: spread(value[name], *(m[name] for m in moved)) for name in value}
 
 
 def named_outputs(output: TorchOutput) -> dict[str, np.ndarray]:

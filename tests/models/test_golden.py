@@ -12,10 +12,11 @@ from flax_attn.config import ModelConfig
 from flax_attn.models import AttnOutput, build_model, functional
 from flax_attn.ops.images import normalize
 from flax_attn.porting import TABLES, to_flax
+from tests.helpers.bounds import assert_within, fan_in, rounding
+
+pytestmark = pytest.mark.numerical
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "tiny.npz"
-# float32, as in test_parity_forward.py.
-FORWARD = 1e-5
 
 
 def recorded(norm: str, kind: str) -> dict[str, np.ndarray]:
@@ -29,37 +30,36 @@ def images() -> np.ndarray:
         return file["images"]
 
 
-def evaluate(norm: str, conv: str) -> AttnOutput:
+def named(output: AttnOutput) -> dict[str, jax.Array]:
+    return {
+        **{f"map {name}": x for name, x in output.features._asdict().items()},
+        **{f"attention {name}": x for name, x in output.attention.items()},
+        **{f"pooled {name}": x for name, x in output.pooled.items()},
+        "logits": output.logits,
+    }
+
+
+@pytest.mark.parametrize("norm", ["sigmoid", "softmax"])
+@pytest.mark.parametrize("conv", ["auto", "exact"])
+def test_outputs_equal_the_recorded_ones(norm: str, conv: str) -> None:
     config = ModelConfig(norm=norm, widths=(4, 8, 8, 8, 8), attn_features=8, conv=conv)
     structure, params, stats = functional.abstract(lambda: build_model(config, num_classes=2))
     weights = recorded(norm, "weights")
     arrays = to_flax(TABLES["attn_vgg"](config.depths), weights, {**params, **stats})
 
     @jax.jit
-    def call(arrays: dict[str, jax.Array], images: jax.Array) -> AttnOutput:
+    def call(arrays: dict[str, jax.Array]) -> dict[str, jax.Array]:
         ours = [{path: arrays[path] for path in part} for part in (params, stats)]
-        return functional.merge(structure, *ours)(normalize(images), train=False)
+        image = normalize(images(), dtype=arrays["classifier/kernel"].dtype)
+        return named(functional.merge(structure, *ours)(image, train=False))
 
     with jax.default_matmul_precision("highest"):
-        return call(arrays, images())
-
-
-@pytest.mark.parametrize("norm", ["sigmoid", "softmax"])
-@pytest.mark.parametrize("conv", ["auto", "exact"])
-def test_outputs_equal_the_recorded_ones(norm: str, conv: str) -> None:
-    output = evaluate(norm, conv)
-    got = {
-        **{f"map {name}": x for name, x in output.features._asdict().items()},
-        **{f"attention {name}": x for name, x in output.attention.items()},
-        **{f"pooled {name}": x for name, x in output.pooled.items()},
-        "logits": output.logits,
-    }
-    expected = recorded(norm, "output")
-    assert got.keys() == expected.keys()
-    for name, array in expected.items():
-        assert got[name].shape == array.shape, name
-        error = np.linalg.norm(got[name] - array) / np.linalg.norm(array)
-        assert error < FORWARD, f"{name}: {error:.1e}"
+        got = call(arrays)
+        with jax.enable_x64(True):
+            _, bound = rounding(call, arrays, terms=fan_in, whole=True)
+    # The recorded values are of float32, too.
+    bound = {name: 2 * limit for name, limit in bound.items()}
+    assert_within(got, recorded(norm, "output"), bound, whole=True)
 
 
 def test_file_is_small() -> None:

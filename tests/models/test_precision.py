@@ -27,9 +27,13 @@ from flax_attn.training.step import (
     make_feature_step,
     make_train_step,
 )
+from tests.helpers.bounds import BRAIN, assert_within, probable, rounding
 
-# bfloat16 has 8 significant bits. The logits are off by this share of their norm.
-TOLERANCE = 0.03
+pytestmark = pytest.mark.numerical
+
+# Products are rounded to bfloat16 in both factors and once added up; what lies between them, as
+# often.
+ROUNDINGS = 4
 
 
 def examples(count: int = 8) -> Examples:
@@ -113,7 +117,21 @@ def test_logits_stay_close_and_float32(tiny: Config, model: str) -> None:
         logits[precision] = np.asarray(output.logits)
     wanted, got = logits["f32"], logits["bf16"]
     assert not np.array_equal(wanted, got)
-    assert np.linalg.norm(got - wanted) <= TOLERANCE * np.linalg.norm(wanted)
+
+    structure, params, stats = split(config)
+
+    @jax.jit
+    def reference(params: Any, stats: Any, image: jax.Array) -> jax.Array:
+        network = functional.merge(structure, params, stats)
+        return network(image, train=True, key=jax.random.key(0)).logits
+
+    with jax.enable_x64(True):
+        value, bound = rounding(
+            reference, params, stats, image, terms=ROUNDINGS, unit=BRAIN, whole=True
+        )
+    assert_within(got, value, bound, whole=True)
+    # What float32 loses is of another order.
+    assert np.linalg.norm(wanted - value) < bound / 100
 
 
 @pytest.mark.parametrize(("score", "norm"), [("gate", "softmax"), ("dot", "sigmoid")])
@@ -124,7 +142,7 @@ def test_weights_are_computed_in_float32(tiny: Config, score: str, norm: str) ->
     # A weight that had passed through bfloat16 would be one of its numbers.
     assert not np.array_equal(weights, weights.astype(jnp.bfloat16).astype(np.float32))
     if norm == "softmax":
-        np.testing.assert_allclose(weights.sum(-1), 1, rtol=1e-6)
+        np.testing.assert_allclose(weights.sum(-1), 1, rtol=probable(2 * weights.shape[-1] + 16))
 
 
 def test_training_follows_float32(tiny: Config) -> None:
@@ -157,7 +175,8 @@ def test_kept_features_are_those_of_the_precision(tiny: Config) -> None:
     kept = jax.tree.map(lambda a: np.asarray(a).astype(np.float32), features)  # as on the disk
     judge = make_eval_step(structure)
     losses = [judge(params, stats, batch._replace(inputs=i))[1].loss for i in (features, kept)]
-    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-6)
+    # The same numbers: kept as float32, they are cast to the bfloat16 that they were.
+    np.testing.assert_allclose(losses[0], losses[1], rtol=probable(64))
 
 
 def test_kept_features_have_a_name_for_each_precision(tiny: Config) -> None:

@@ -20,6 +20,7 @@ from flax_attn.ops.images import normalize
 from flax_attn.runs.state import TrainState
 from flax_attn.training.optimizer import make_optimizer
 from flax_attn.training.step import Examples, in_parts, init_state, make_train_step
+from tests.helpers.bounds import chain, probable
 from tests.helpers.networks import TINY
 
 # Two convolutions in a stage, whose activations are what memory goes to.
@@ -80,8 +81,8 @@ def test_parts_give_the_gradient_of_the_whole(backend: str) -> None:
     parts, added = one_step(FROZEN.updated(accumulate=4), kept=6, backend=backend)
     assert int(parts.step) == 1
     np.testing.assert_array_equal(added.confusion, sums.confusion)
-    np.testing.assert_allclose(added.loss, sums.loss, rtol=1e-6)
-    assert_close(parts, whole, atol=1e-5 * moved.max())
+    np.testing.assert_allclose(added.loss, sums.loss, rtol=chain(5, 72))
+    assert_close(parts, whole, atol=chain(5, 72) * moved.max())
 
 
 def test_batch_statistics_are_of_each_part_in_turn() -> None:
@@ -93,7 +94,9 @@ def test_batch_statistics_are_of_each_part_in_turn() -> None:
         for image in in_parts(examples(DEEP).inputs, 2)
     )
     expected = 0.9 * 0.1 * first + 0.1 * second  # from 0, with momentum 0.9
-    np.testing.assert_allclose(state.stats[f"{layer}/norm/mean"], expected, atol=1e-6)
+    # Means over four images, of what is about one in size.
+    limit = 0.2 * probable(27 + 4 * 32 * 32)
+    np.testing.assert_allclose(state.stats[f"{layer}/norm/mean"], expected, atol=limit)
     assert float(jnp.abs(first - second).max()) > 1e-4
 
 
@@ -138,7 +141,7 @@ def test_uneven_parts_are_refused() -> None:
 def test_recomputing_changes_nothing() -> None:
     kept, sums = one_step(DEEP)
     recomputed, again = one_step(DEEP.updated(remat=True))
-    np.testing.assert_allclose(again.loss, sums.loss, rtol=1e-6)
+    np.testing.assert_allclose(again.loss, sums.loss, rtol=chain(5, 72))
     assert_close(recomputed, kept, atol=1e-6)
 
 

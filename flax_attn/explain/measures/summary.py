@@ -116,8 +116,10 @@ def summary_lines(found: Measured) -> Iterator[str]:
     """Yields ``summarize`` as text, and how many photographs were left out of it."""
     header, rows = summarize(found)
     yield f"measures of the maps, means in % [95 %]{left_out(found)}"
+    widths = [max(22, len(title)) + 2 for title in header[1:]]
     for name, *values in [["", *header[1:]], *rows]:
-        yield f"  {plain(name):<34}" + "".join(f"{value:>24}" for value in values)
+        cells = (f"{value:>{width}}" for value, width in zip(values, widths, strict=True))
+        yield f"  {plain(name):<34}" + "".join(cells)
 
 
 def left_out(found: Measured) -> str:

@@ -6,16 +6,12 @@ All of them take and return float32 arrays.
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
-
-if TYPE_CHECKING:
-    from flax_attn.ops.llvm.compile import Compiled
-from typing import TYPE_CHECKING, NamedTuple
 
 from flax_attn.ops.affine import affine
 

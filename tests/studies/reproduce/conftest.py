@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
+from importlib import import_module
+
 import pytest
 
-from flax_attn import statistics
-from flax_attn.studies.reproduce.sections import (
-    comparison,
-    dogs,
-    on_the_animal,
-    over_epochs,
-    sanity_check,
-    spread,
-    versus_grad_cam,
+SECTIONS = (
+    *("spread", "over_epochs", "dogs", "comparison", "versus_grad_cam", "on_the_animal"),
+    "sanity_check",
 )
 
 
 @pytest.fixture
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Sections without their pictures, and with fewer resamples."""
-    monkeypatch.setattr(statistics, "RESAMPLES", 400)
-    for module in (spread, over_epochs, dogs, comparison, versus_grad_cam, on_the_animal):
+    monkeypatch.setattr("flax_attn.statistics.RESAMPLES", 400)
+    for section in SECTIONS:
+        # Not at the top: settings of JAX are made before anything imports it.
+        module = import_module(f"flax_attn.studies.reproduce.sections.{section}")
         for name in ("draw_strips", "animate_strips", "draw_intervals", "draw_curves"):
             if hasattr(module, name):
                 monkeypatch.setattr(module, name, lambda *_, **__: None)
-    monkeypatch.setattr(sanity_check, "draw_intervals", lambda *_, **__: None)
