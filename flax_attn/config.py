@@ -8,9 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import Field, asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from flax_attn.errors import UsageError
+
+Entry = TypeVar("Entry")
 
 # What a setting decides:
 # - numbers: what a step computes; order: which images a step is given; data: which images exist;
@@ -461,9 +463,18 @@ def dataset_entry(name: str) -> DatasetEntry:
     Raises:
       UsageError: there is no data set of this name.
     """
-    if name not in DATASETS:
-        raise UsageError(f"unknown --dataset {name!r}: choose from {', '.join(DATASETS)}")
-    return DATASETS[name]
+    return entry(DATASETS, name, "dataset")
+
+
+def entry(table: Mapping[str, Entry], name: str, setting: str) -> Entry:
+    """Returns the row of a table that the value of a setting names.
+
+    Raises:
+      UsageError: there is no row of this name.
+    """
+    if name not in table:
+        raise UsageError(f"unknown --{setting} {name!r}: choose from {', '.join(table)}")
+    return table[name]
 
 
 def check_dataset(data: DataConfig) -> None:
@@ -528,8 +539,18 @@ def validate_model(model: ModelConfig) -> None:
 
 
 def _check_ranges(section: Any) -> None:
+    hints = get_type_hints(type(section))
     for f in fields(section):
+        _check_choice(f.name, getattr(section, f.name), hints[f.name])
         _check_range(f.name, getattr(section, f.name), f.metadata)
+
+
+def _check_choice(name: str, value: Any, hint: Any) -> None:
+    kinds = [kind for kind in (hint, *get_args(hint)) if get_origin(kind) is Literal]
+    choices = [choice for kind in kinds for choice in get_args(kind)]
+    if choices and value is not None and value not in choices:
+        flag = "--" + name.replace("_", "-")
+        raise UsageError(f"{flag} must be one of {', '.join(choices)}, got {value!r}")
 
 
 def _check_range(name: str, value: Any, told: Mapping[str, Any]) -> None:

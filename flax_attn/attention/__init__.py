@@ -21,6 +21,7 @@ from flax_attn.attention.alignments import Alignment
 from flax_attn.attention.gate import AttentionGate, GateOutput, merge_heads, overlap
 from flax_attn.attention.scores import Score
 from flax_attn.attention.self_attention import SelfAttention
+from flax_attn.config import entry
 from flax_attn.errors import UsageError
 
 SCORES: dict[str, Callable[..., Score]] = {
@@ -52,9 +53,9 @@ def make_alignment(name: str, **options: Any) -> Alignment:
     """Returns the named alignment; options that are None keep its defaults.
 
     Raises:
-      UsageError: an option that it does not take, or a value outside its range.
+      UsageError: an unknown name, an option that it does not take, or a value outside its range.
     """
-    factory = ALIGNMENTS[name]
+    factory = entry(ALIGNMENTS, name, "norm")
     given = {option: value for option, value in options.items() if value is not None}
     unknown = given.keys() - inspect.signature(factory).parameters.keys()
     if unknown:

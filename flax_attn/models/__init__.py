@@ -16,7 +16,7 @@ from __future__ import annotations
 import jax
 from flax import nnx
 
-from flax_attn.config import ModelConfig
+from flax_attn.config import ModelConfig, entry
 from flax_attn.models.attn_vgg import AttnVGG
 from flax_attn.models.baselines import DenseVGG, GapVGG, PooledVGG
 from flax_attn.models.network import AttnOutput, Network
@@ -30,8 +30,12 @@ MODELS: dict[str, type[AttnVGG | PooledVGG | GapVGG | DenseVGG]] = {
 
 
 def build_model(config: ModelConfig, *, num_classes: int, seed: int = 0) -> Network:
-    """Builds the network that a configuration names, with initial values drawn from ``seed``."""
-    return MODELS[config.model](config, num_classes, rngs=nnx.Rngs(seed))
+    """Builds the network that a configuration names, with initial values drawn from ``seed``.
+
+    Raises:
+      UsageError: there is no network of this name.
+    """
+    return entry(MODELS, config.model, "model")(config, num_classes, rngs=nnx.Rngs(seed))
 
 
 def count_parameters(model: Network) -> int:

@@ -18,7 +18,7 @@ from flax_attn.attention import (
     merge_heads,
     overlap,
 )
-from flax_attn.config import ModelConfig
+from flax_attn.config import ModelConfig, entry
 from flax_attn.models.network import (
     AttnOutput,
     Network,
@@ -85,7 +85,7 @@ class AttnVGG(Network):
                     local_features=widths[name],
                     guide_features=widths["pool5"],
                     attn_features=config.attn_features,
-                    score=SCORES[config.score](),
+                    score=entry(SCORES, config.score, "score")(),
                     alignment=alignment,
                     groups=self.classes * self.heads,
                     per_channel=config.attn_dims == "multi",

@@ -240,6 +240,7 @@ class VGG16BN(nnx.Module):
         """Returns all five pooled maps of normalised images.
 
         Raises:
+          TypeError: the images are not of floats.
           ValueError: a side of the images is no multiple of 32.
         """
         return self.with_activations(image, train=train)[0]
@@ -257,6 +258,7 @@ class VGG16BN(nnx.Module):
         it at zero takes every path from the activation to the output.
 
         Raises:
+          TypeError: the images are not of floats.
           ValueError: a name that is none of ``LAST_CONVS``, or a side of the images that is no
             multiple of 32.
         """
@@ -265,6 +267,10 @@ class VGG16BN(nnx.Module):
         if unknown:
             known = ", ".join(LAST_CONVS)
             raise ValueError(f"no activation {', '.join(unknown)} to perturb, expected {known}")
+        if not jnp.issubdtype(image.dtype, jnp.floating):
+            raise TypeError(
+                f"image: got {image.dtype}, expected normalised floats; call normalize first"
+            )
         height, width = image.shape[-3:-1]
         if height % 32 or width % 32:
             raise ValueError(f"image sides must be multiples of 32, got {height}×{width}")

@@ -20,7 +20,15 @@ _SMALL = 64
 def normalize(
     image: UInt8[Array, "b h w 3"] | UInt8[np.ndarray, "b h w 3"], *, dtype: DTypeLike = jnp.float32
 ) -> Float[Array, "b h w 3"]:
-    """Returns bytes as ImageNet-normalised floats: ``(image / 255 - mean) / std``."""
+    """Returns bytes as ImageNet-normalised floats: ``(image / 255 - mean) / std``.
+
+    Raises:
+      TypeError: the image is not of bytes.
+    """
+    if image.dtype != jnp.uint8:
+        raise TypeError(
+            f"image: got {image.dtype}, expected uint8; normalise once, and scale floats to bytes"
+        )
     mean, std = jnp.asarray(IMAGENET_MEAN, dtype), jnp.asarray(IMAGENET_STD, dtype)
     return (jnp.asarray(image).astype(dtype) / 255 - mean) / std
 

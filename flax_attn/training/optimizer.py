@@ -7,7 +7,7 @@ from typing import Any
 
 import optax
 
-from flax_attn.config import TrainConfig
+from flax_attn.config import TrainConfig, entry
 from flax_attn.models.functional import BACKBONE
 
 
@@ -68,7 +68,7 @@ def make_schedule(peak: float, config: TrainConfig, *, steps_per_epoch: int) -> 
 
     The warm-up lasts ``warmup_epochs``.
     """
-    course = SCHEDULES[config.schedule](peak, config, steps_per_epoch)
+    course = entry(SCHEDULES, config.schedule, "schedule")(peak, config, steps_per_epoch)
     warmup = round(config.warmup_epochs * steps_per_epoch)
     if warmup == 0:
         return course
@@ -86,7 +86,7 @@ def make_optimizer(config: TrainConfig, *, steps_per_epoch: int) -> optax.Gradie
 
     def group(peak: float) -> optax.GradientTransformation:
         schedule = make_schedule(peak, config, steps_per_epoch=steps_per_epoch)
-        return OPTIMIZERS[config.optimizer](schedule, config)
+        return entry(OPTIMIZERS, config.optimizer, "optimizer")(schedule, config)
 
     def label(params: Mapping[str, Any]) -> dict[str, str]:
         return {path: "backbone" if path.startswith(BACKBONE) else "head" for path in params}

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from flax_attn.config import Config, ModelConfig
+from flax_attn.errors import UsageError
 from flax_attn.models import MODELS, build_model, count_parameters, functional
 from flax_attn.models.baselines import adaptive_average_pool
 from flax_attn.models.vgg import VGG16BN, BatchNorm, Features
@@ -76,6 +79,25 @@ def test_missing_feature_is_named(tiny: Config) -> None:
 def test_sizes_that_are_no_multiple_of_32_are_refused(tiny: Config) -> None:
     with pytest.raises(ValueError, match="48"):
         build_model(tiny.model, num_classes=2)(images(48), train=False)
+
+
+def test_bytes_are_refused(tiny: Config) -> None:
+    model = build_model(tiny.model, num_classes=2)
+    with pytest.raises(TypeError):
+        model(jnp.zeros((1, 32, 32, 3), jnp.uint8), train=False)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"norm": "none"}, "unknown --norm 'none': choose from sigmoid, softmax"),
+        ({"score": "none"}, "unknown --score 'none': choose from gate, additive"),
+        ({"model": "none"}, "unknown --model 'none': choose from attn_vgg, vgg16_bn"),
+    ],
+)
+def test_unknown_names_are_refused(tiny: Config, settings: dict[str, str], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        build_model(replace(tiny.model, **settings), num_classes=2)
 
 
 def test_mode_must_be_said(tiny: Config) -> None:

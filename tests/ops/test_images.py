@@ -62,6 +62,11 @@ def test_normalize_knows_imagenet() -> None:
     np.testing.assert_allclose(gray, expected, rtol=0, atol=NORMALISED)
 
 
+def test_normalize_refuses_what_is_normalised() -> None:
+    with pytest.raises(TypeError):
+        normalize(normalize(images(2)))
+
+
 @pytest.mark.parametrize(
     ("before", "after"),
     [
