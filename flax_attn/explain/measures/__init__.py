@@ -77,7 +77,7 @@ def inside90(maps: Maps, masks: Masks) -> Values:
 
 
 def part_of_object(maps: Maps, part: Masks, whole: Masks) -> Values:
-    """Returns, of what the map puts on the whole object, the share on a part of it."""
+    """Returns the share of what the map puts on the whole object that lies on a part of it."""
     with np.errstate(invalid="ignore", divide="ignore"):
         return energy(maps, part & whole) / energy(maps, whole)
 
