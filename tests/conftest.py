@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from flax_attn.config import Config, make_config
-from flax_attn.system.console import attempt
+from flax_attn.system.console import LOGGER, attempt
 from tests.helpers.networks import TINY
 
 # Not yet JAX, which reads its settings when it is imported (see share_compiled_programs).
@@ -135,9 +135,10 @@ def memory_is_given_back() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def first_failure_is_warned_of() -> None:
-    """As in a process of its own (see ``console.attempt``)."""
+def nothing_was_said_before() -> None:
+    """As in a process of its own (see ``console.attempt`` and ``console.speak``)."""
     attempt.reset()
+    LOGGER.propagate = True
 
 
 @pytest.fixture
