@@ -115,7 +115,7 @@ def decode_pixels(
     """
     if not isinstance(image, Image.Image):
         pixels = np.asarray(image)
-        if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
+        if pixels.dtype != np.uint8 or pixels.shape[2:] != (3,) or not pixels.size:
             raise UsageError(
                 f"pixels: got {pixels.dtype}{list(pixels.shape)}, expected uint8[h, w, 3]; "
                 "scale floats to 0 to 255, and repeat grey three times"
