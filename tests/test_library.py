@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import os
 import re
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -16,6 +17,7 @@ import pytest
 from PIL import Image
 
 import flax_attn as fa
+from tests.helpers.networks import TINY
 from tests.helpers.snippets import ROOT, blocks, program, run_program, sections, table_rows
 
 DOCUMENT = ROOT / "docs" / "library.md"
@@ -26,7 +28,7 @@ ROOMS = ("attention", "data", "explain", "ops", "porting")
 
 # What each program leaves in its folder.
 LEFT = {
-    NAMES: {"run"},
+    NAMES: {"run", "convolutions.safetensors"},
     LOOP: {"attention.png"},
     "A gate in a network of your own": {"gate.png"},
     "VGG16_bn from PyTorch": set(),
@@ -43,9 +45,14 @@ def test_a_section_runs_in_an_empty_folder(name: str, tmp_path: Path) -> None:
         assert np.asarray(Image.open(picture).convert("L")).std() > 1, picture.name
 
 
-def test_the_readme_runs_in_an_empty_folder(tmp_path: Path) -> None:
+def test_the_readme_runs_beside_a_run_and_two_photographs(tmp_path: Path) -> None:
     found = blocks((ROOT / "README.md").read_text(encoding="utf-8"))
     assert found
+    for name in ("cat.jpg", "dog.png"):
+        Image.new("RGB", (50, 40)).save(tmp_path / name)
+    config = fa.make_config({**TINY, "epochs": 1})
+    dataset = fa.data.open_dataset(config.data)
+    fa.train(config, dataset, workdir=tmp_path / "runs" / "photos", draw=False)
     run_program("\n".join(found), tmp_path)
 
 
@@ -122,33 +129,6 @@ def test_type_checkers_are_told_of_the_names_that_are_imported_late() -> None:
     }
 
 
-USER_PROGRAM = """
-from pathlib import Path
-from typing import assert_type
-
-import jax
-import numpy as np
-from flax import nnx
-
-import flax_attn as fa
-
-model = fa.AttnVGG(num_classes=2, norm="softmax", rngs=nnx.Rngs(0))
-out = model(fa.normalize(np.zeros((1, 64, 64, 3), np.uint8)), train=False)
-assert_type(out, fa.AttnOutput)
-structure, params, stats = fa.split(model)
-assert_type(params, dict[str, jax.Array])
-assert_type(fa.attention.make_alignment("softmax"), fa.attention.Alignment)
-run: fa.TrainedRun = fa.load("runs/photos")
-said = run.predict(sorted(Path("photos").glob("*.jpg")))
-assert_type(said.labels, list[str])
-maps = fa.explain.grad_cam(run.network, said.images, said.probabilities.argmax(-1), "conv5")
-try:
-    fa.train(run.config, fa.data.open_dataset(run.config.data), workdir="again")
-except fa.FlaxAttnError as error:
-    raise SystemExit(error.exit_code) from error
-"""
-
-
 def test_a_users_program_passes_mypy_with_the_wheel_installed(tmp_path: Path) -> None:
     # Built from a copy: setuptools writes beside what it reads.
     copy, wheels, site = tmp_path / "source", tmp_path / "wheels", tmp_path / "site"
@@ -161,9 +141,9 @@ def test_a_users_program_passes_mypy_with_the_wheel_installed(tmp_path: Path) ->
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(site)
     assert {path.name for path in site.glob("*") if path.suffix != ".dist-info"} == {"flax_attn"}
-    (tmp_path / "user.py").write_text(USER_PROGRAM, encoding="utf-8")
+    shutil.copy(ROOT / "tests" / "helpers" / "user_program.py", tmp_path)
     done = subprocess.run(
-        [sys.executable, "-m", "mypy", "--strict", "--cache-dir", "cache", "user.py"],
+        [sys.executable, "-m", "mypy", "--strict", "--cache-dir", "cache", "user_program.py"],
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(site)},
         capture_output=True,

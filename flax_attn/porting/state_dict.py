@@ -55,7 +55,7 @@ def load_torch(
       source: a ``.pth``, ``.pt`` or ``.safetensors`` file; or a state dict in memory, whose
         values are tensors of PyTorch or arrays.
       into: the network, one of ``flax_attn.models`` or any other with a ``VGG16BN`` as its
-        ``backbone``; changed in place.
+        ``backbone``, or a ``VGG16BN`` alone; changed in place.
       layout: "auto", "vgg16_bn", "attn_vgg", or "backbone" for vgg16_bn's convolutions alone.
       cast: makes float16, bfloat16 and float64 float32; without, they are refused.
 
@@ -65,6 +65,7 @@ def load_torch(
       TypeError: ``into`` has no such backbone.
       ValueError: there is no such layout.
     """
+    into = _Headless(into) if isinstance(into, VGG16BN) else into
     depths = _depths(into, "into")
     _check_layout(layout)
     name = "the mapping" if isinstance(source, Mapping) else str(source)
@@ -225,6 +226,13 @@ def _placed(array: np.ndarray, leaf: Any) -> jax.Array:
     if isinstance(leaf, jax.Array) and leaf.committed:
         return jax.device_put(copy, leaf.sharding)
     return copy
+
+
+class _Headless(nnx.Module):
+    """A backbone under the name that it has in a network."""
+
+    def __init__(self, backbone: VGG16BN):
+        self.backbone = backbone
 
 
 def _depths(model: Any, argument: str) -> Sequence[int]:

@@ -116,6 +116,14 @@ def test_a_module_of_ones_own_takes_the_backbone() -> None:
     )
 
 
+@pytest.mark.parametrize("layout", NETWORKS)
+def test_a_backbone_alone_is_filled(layout: str) -> None:
+    backbone = VGG16BN(widths=WIDTHS, depths=DEPTHS, rngs=nnx.Rngs(0))
+    assert load_torch(NETWORKS[layout]().state_dict(), into=backbone) == []
+    found = {f"backbone/{path}": array for path, array in arrays_of(backbone).items()}
+    assert same_bits(found, expected_backbone(layout))
+
+
 def test_the_last_layer_of_vgg16_bn_is_kept_for_other_classes() -> None:
     model = network("vgg16_bn", num_classes=2)
     assert load_torch(torch_vgg().state_dict(), into=model) == ["dense/2/bias", "dense/2/kernel"]

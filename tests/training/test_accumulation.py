@@ -19,12 +19,8 @@ from flax_attn.ops.direct import xla3x3
 from flax_attn.ops.images import normalize
 from flax_attn.runs.state import TrainState
 from flax_attn.training.optimizer import make_optimizer
-<<<<<<< HEAD
 from flax_attn.training.step import Examples, in_parts, init_state, make_train_step
-=======
-from flax_attn.training.step import Examples, TrainState, init_state, make_train_step
 from tests.helpers.bounds import chain, probable
->>>>>>> num
 from tests.helpers.networks import TINY
 
 # Two convolutions in a stage, whose activations are what memory goes to.

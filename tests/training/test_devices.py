@@ -28,11 +28,8 @@ from flax_attn.system.signals import Stop
 from flax_attn.training.devices import ONE, Devices, devices_for
 from flax_attn.training.multihost import SharedStop, refuse_quarantine, shared_conditions
 from tests.helpers import scaled_process
-<<<<<<< HEAD
-from tests.helpers.faulty_runs import copy_programs
-=======
 from tests.helpers.bounds import chain
->>>>>>> num
+from tests.helpers.faulty_runs import copy_programs
 
 ROOT = Path(__file__).parents[2]
 TOLERANCE = 1e-5  # of a mean loss of four steps, relative, over twenty
