@@ -82,7 +82,7 @@ def part_of_object(maps: Maps, part: Masks, whole: Masks) -> Values:
         return energy(maps, part & whole) / energy(maps, whole)
 
 
-def rank_correlation(first: Maps, second: Maps) -> Values:
+def rank_correlation(first: Maps, second: Float[np.ndarray, "n H W"]) -> Values:
     """Returns Spearman's rank correlation, the finer map averaged over the coarser one's cells."""
     sizes = [maps.shape[1:] for maps in (first, second)]
     size = min(sizes)
