@@ -165,6 +165,6 @@ def _bootstrap(
     return Interval(estimate, float(low), float(high))
 
 
-def _defined(values: Float[np.ndarray, "n"]) -> Float[np.ndarray, "n"]:
+def _defined(values: Float[np.ndarray, "n"]) -> Float[np.ndarray, "m"]:
     values = np.asarray(values, np.float64)
     return values[np.isfinite(values)]

@@ -10,17 +10,15 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+import jax
+import jaxtyping
 import pytest
 
 from flax_attn.config import Config, make_config
-from flax_attn.system.console import attempt
+from flax_attn.system.console import LOGGER, attempt
+from tests.helpers.faulty_runs import SMALL, Reference, make_reference
 from tests.helpers.networks import TINY
-
-# Not yet JAX, which reads its settings when it is imported (see share_compiled_programs).
-if TYPE_CHECKING:
-    from tests.helpers.faulty_runs import Reference
 
 # Files that take longest, longest first: begun late, the last of them would leave a core idle.
 # Together with --no-loadscope-reorder in pyproject.toml.
@@ -64,7 +62,6 @@ QUICK = (
     "system/test_files.py",
     "system/test_folders.py",
     "ops/test_losses.py",
-    "ops/test_conv_modules.py",
     "models/test_golden.py",
     "data/sets/test_folder.py",
     "data/sets/test_labelled_csv.py",
@@ -82,7 +79,6 @@ QUICK = (
     "explain/measures/test_concentration.py",
     "studies/ablate/test_table.py",
     "training/test_start.py",
-    "training/test_trainer.py",
 )
 PROGRAMS = pytest.StashKey[Path]()
 
@@ -114,11 +110,15 @@ def share_compiled_programs() -> Path:
 
     The folder is a new one, so that no session depends on an earlier one.
     """
-    assert "jax" not in sys.modules, "JAX would not read these settings any more"
     folder = tempfile.mkdtemp(prefix="flax_attn-programs-")
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = folder
-    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
-    os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
+    settings = {
+        "jax_compilation_cache_dir": folder,
+        "jax_persistent_cache_min_compile_time_secs": 0.0,
+        "jax_persistent_cache_min_entry_size_bytes": -1,
+    }
+    for name, value in settings.items():
+        jax.config.update(name, value)
+        os.environ[name.upper()] = str(value)
     return Path(folder)
 
 
@@ -126,8 +126,7 @@ def share_compiled_programs() -> Path:
 def memory_is_given_back() -> Iterator[None]:
     """Drops the programs of a file after its last test: those of all files take gigabytes."""
     yield
-    if "jax" in sys.modules:
-        sys.modules["jax"].clear_caches()
+    jax.clear_caches()
     gc.collect()
     # Commands that ran in this process have told glibc to keep what is freed (system/memory.py).
     if sys.platform.startswith("linux") and hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
@@ -135,9 +134,10 @@ def memory_is_given_back() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def first_failure_is_warned_of() -> None:
-    """As in a process of its own (see ``console.attempt``)."""
+def nothing_was_said_before() -> None:
+    """As in a process of its own (see ``console.attempt`` and ``console.speak``)."""
     attempt.reset()
+    LOGGER.propagate = True
 
 
 @pytest.fixture
@@ -151,10 +151,14 @@ def no_compiled_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("flax_attn.ops.llvm.host_kernels", lambda: None)
 
 
+@pytest.fixture
+def wrong_shapes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For arrays that do not fit on purpose: what users get is our error, not jaxtyping's."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+
+
 @pytest.fixture(scope="session")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Reference:
     """A run of a small network that several files damage copies of."""
-    from tests.helpers.faulty_runs import SMALL, make_reference
-
     flags = [*SMALL, *"--train-count 48 --epochs 2 --save-every 3".split()]
     return make_reference(tmp_path_factory.mktemp("small"), flags)

@@ -167,6 +167,7 @@ def test_memory_does_not_grow_with_the_number_of_images(monkeypatch: pytest.Monk
     assert peak < 200e6
 
 
+@pytest.mark.usefixtures("wrong_shapes")
 @pytest.mark.parametrize("values", [[], [1.0, math.nan], [math.inf], [[1.0, 2.0]]])
 def test_seeds_must_be_a_finite_list(values: list) -> None:
     with pytest.raises(ValueError, match="finite values, got shape"):

@@ -21,7 +21,7 @@ from flax_attn.attention.alignments import Alignment
 from flax_attn.attention.gate import AttentionGate, GateOutput, merge_heads, overlap
 from flax_attn.attention.scores import Score
 from flax_attn.attention.self_attention import SelfAttention
-from flax_attn.config import entry
+from flax_attn.config import ModelConfig, entry
 from flax_attn.errors import UsageError
 
 SCORES: dict[str, Callable[..., Score]] = {
@@ -67,6 +67,20 @@ def make_alignment(name: str, **options: Any) -> Alignment:
         raise UsageError(f"--norm {name}: {error}") from error
 
 
+def alignment_of(config: ModelConfig) -> Alignment:
+    """Returns the alignment of a network's gates.
+
+    Raises:
+      UsageError: an option that the alignment does not take, or a value that it refuses.
+    """
+    return make_alignment(
+        config.norm,
+        temperature=config.temperature,
+        window=config.window,
+        estimator=config.estimator,
+    )
+
+
 __all__ = [
     "ALIGNMENTS",
     "SCORES",
@@ -75,6 +89,7 @@ __all__ = [
     "GateOutput",
     "Score",
     "SelfAttention",
+    "alignment_of",
     "make_alignment",
     "merge_heads",
     "overlap",

@@ -128,7 +128,11 @@ def linearize(
 
 
 def activation_of(forward: Forward, image: Images, stage: str) -> Float[Array, "b h w c"]:
-    """Returns the activation named ``stage``; raises ValueError when there is none."""
+    """Returns the activation named ``stage``.
+
+    Raises:
+      ValueError: there is none.
+    """
     return _activation(forward, normalized(image), stage)
 
 
@@ -141,7 +145,7 @@ def class_logit(logits: Float[Array, "b k"], class_index: Int[AnyArray, "b"]) ->
 
 
 def positive_part(x: Float[Array, "*b"]) -> Float[Array, "*b"]:
-    """ReLU that keeps NaN, which XLA's maximum on a CPU may lose."""
+    """Applies a ReLU that keeps NaN, which XLA's maximum on a CPU may lose."""
     return jnp.where(x < 0, 0, x)
 
 

@@ -14,7 +14,7 @@ from flax_attn.attention import (
     AttentionGate,
     GateOutput,
     SelfAttention,
-    make_alignment,
+    alignment_of,
     merge_heads,
     overlap,
 )
@@ -73,12 +73,7 @@ class AttnVGG(Network):
         self.heads = config.heads
         self.head_merge = config.head_merge
         widths = channels(config)
-        alignment = make_alignment(
-            config.norm,
-            temperature=config.temperature,
-            window=config.window,
-            estimator=config.estimator,
-        )
+        alignment = alignment_of(config)
         self.gates = nnx.Dict(
             {
                 name: AttentionGate(

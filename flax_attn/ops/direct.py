@@ -121,7 +121,7 @@ def kernel_gradient(
 
 
 def _sum_over_blocks(
-    x: Float[Array, "b h+2 w+2 c"], g: Float[Array, "b h w d"], blocks: Blocks
+    x: Float[Array, "b H W c"], g: Float[Array, "b h w d"], blocks: Blocks
 ) -> Float[Array, "9*c d"]:
     """Returns the kernel gradient of a padded image that whole blocks cover."""
     w, c, d = g.shape[2], x.shape[-1], g.shape[-1]

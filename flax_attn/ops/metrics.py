@@ -148,7 +148,8 @@ def label_ranking(
 
 
 def per_label_ranking(
-    probabilities: Float[np.ndarray, "n k"], labels: Int[np.ndarray, "n k"]
+    probabilities: Float[np.ndarray, "n k"],
+    labels: Int[np.ndarray, "n k"] | Bool[np.ndarray, "n k"],
 ) -> dict[str, Float[np.ndarray, "k"]]:
     """Returns the average precision and ROC AUC of each label (scikit-learn's definitions).
 

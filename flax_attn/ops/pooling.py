@@ -38,7 +38,9 @@ def _pool_compare(x: Float[Array, "b h w c"]) -> Float[Array, "b h//2 w//2 c"]:
     return _pool_compare_fwd(x)[0]
 
 
-def _pool_compare_fwd(x: Array) -> tuple[Array, tuple[UInt8[Array, "b h//2 w//2 c"], Array]]:
+def _pool_compare_fwd(
+    x: Float[Array, "b h w c"],
+) -> tuple[Array, tuple[UInt8[Array, "b h//2 w//2 c"], Array]]:
     h, w = x.shape[1] // 2 * 2, x.shape[2] // 2 * 2
     corners = [x[:, u:h:2, v:w:2] for u in range(2) for v in range(2)]
     top = jnp.maximum(jnp.maximum(corners[0], corners[1]), jnp.maximum(corners[2], corners[3]))

@@ -210,7 +210,7 @@ def _slice_block(a: Array, blocks: Blocks, index: Array, rows: int) -> Array:
 
 
 def _input_tiles(
-    padded: Float[Array, "b h+2 w+2 c"], blocks: Blocks, index: Array
+    padded: Float[Array, "b H W c"], blocks: Blocks, index: Array
 ) -> Float[Array, "36 n c"]:
     """Returns B^T D B for the overlapping 6x6 tiles D of one block."""
     height, width = blocks.rows * TILE, padded.shape[2] - 2

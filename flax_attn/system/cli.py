@@ -77,7 +77,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser that raises UsageError instead of printing its usage."""
+    """An argument parser that raises UsageError instead of printing its usage.
+
+    Flags are given in full: an abbreviation would turn ``--seed`` into ``--seeds``.
+    """
+
+    def __init__(self, **options: Any):
+        super().__init__(allow_abbrev=False, **options)
 
     def error(self, message: str) -> NoReturn:
         """Raises the message as an error of ours, which ``run`` prints in one line.

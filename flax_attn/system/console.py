@@ -106,5 +106,7 @@ def speak() -> None:
     """Prints the package's log in this process from now on; called by every command."""
     attempt.reset()
     LOGGER.setLevel(logging.INFO)
+    # Orbax gives the root logger a handler, which would print every line once more.
+    LOGGER.propagate = False
     if not any(isinstance(handler, ConsoleHandler) for handler in LOGGER.handlers):
         LOGGER.addHandler(ConsoleHandler())

@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from flax_attn.attention import alignment_of
 from flax_attn.config import Config, make_config
 from flax_attn.data import Quarantine, open_dataset
 from flax_attn.data.quarantine import FILE
@@ -48,7 +49,10 @@ def _train(config: Config, processes: Processes) -> None:
     # Imports that take a second: a directory in use is refused before.
     from flax_attn.training.trainer import set_aside_before, train
 
-    devices_for(config.train)  # to be told of a wrong number before images are read
+    # To be told of a wrong number before images are read.
+    devices_for(config.train)
+    if config.model.model == "attn_vgg":
+        alignment_of(config.model)
     quarantine = Quarantine(config.data.on_bad_image, earlier=set_aside_before(workdir))
     dataset = open_dataset(
         config.data,

@@ -1,5 +1,10 @@
 """A network small enough to train in seconds."""
 
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
 TINY = {
     "widths": (4, 4, 8, 8, 8),
     "depths": (1, 1, 1, 1, 1),
@@ -13,3 +18,16 @@ TINY = {
     "weights": "none",
     "freeze_backbone": False,
 }
+
+
+def flags_of(settings: Mapping[str, Any]) -> list[str]:
+    """Returns what is typed to choose these settings."""
+    typed: list[str] = []
+    for name, value in settings.items():
+        flag = name.replace("_", "-")
+        if isinstance(value, bool):
+            typed.append(f"--{flag}" if value else f"--no-{flag}")
+        else:
+            values = value if isinstance(value, tuple) else (value,)
+            typed += [f"--{flag}", *map(str, values)]
+    return typed

@@ -140,8 +140,8 @@ def test_label_ranking_leaves_out_labels_without_positives_or_negatives() -> Non
 
 def test_both_kinds_of_sums_report_under_the_same_names() -> None:
     assert Sums.zero(2).compute().keys() <= LabelSums.zero(2).compute().keys()
-    labels = np.eye(2, dtype=int)
-    assert ranking(labels, labels[0]).keys() == label_ranking(labels, labels).keys()
+    p, labels = np.eye(2), np.eye(2, dtype=int)
+    assert ranking(p, labels[0]).keys() == label_ranking(p, labels).keys()
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])

@@ -77,12 +77,12 @@ def inside90(maps: Maps, masks: Masks) -> Values:
 
 
 def part_of_object(maps: Maps, part: Masks, whole: Masks) -> Values:
-    """Returns, of what the map puts on the whole object, the share on a part of it."""
+    """Returns the share of what the map puts on the whole object that lies on a part of it."""
     with np.errstate(invalid="ignore", divide="ignore"):
         return energy(maps, part & whole) / energy(maps, whole)
 
 
-def rank_correlation(first: Maps, second: Maps) -> Values:
+def rank_correlation(first: Maps, second: Float[np.ndarray, "n H W"]) -> Values:
     """Returns Spearman's rank correlation, the finer map averaged over the coarser one's cells."""
     sizes = [maps.shape[1:] for maps in (first, second)]
     size = min(sizes)

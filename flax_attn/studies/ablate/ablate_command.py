@@ -10,6 +10,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+from flax_attn.attention import alignment_of
 from flax_attn.config import Config, make_config
 from flax_attn.data import Dataset, open_dataset
 from flax_attn.data.views import random_subset
@@ -49,6 +50,10 @@ def main(argv: Sequence[str]) -> None:
     use_compilation_cache(config.run.compilation_cache)
     if not config.train.freeze_backbone:
         raise UsageError("the grid trains on frozen features: drop --no-freeze-backbone")
+    for norm in args.norms:
+        alignment_of(replace(config.model, norm=norm))
+    if len(set(args.seeds)) < len(args.seeds) or min(args.seeds) < 0:
+        raise UsageError(f"--seeds takes different numbers from 0 on, got {args.seeds}")
     out = Path(args.out or f"runs/ablation-{config.data.dataset}")
     dataset = open_dataset(
         config.data,
@@ -118,8 +123,10 @@ def _conditions(config: Config, dataset: Dataset, initial: Initial) -> dict[str,
 
 
 def _bench(config: Config, dataset: Dataset, initial: Initial) -> Bench:
+    # Of this network only the backbone is used: options of an alignment are for its gates.
+    model = replace(config.model, temperature=None, window=None, estimator=None)
     structure, params, stats = functional.split(
-        build_model(config.model, num_classes=len(dataset.classes))
+        build_model(model, num_classes=len(dataset.classes))
     )
     params, stats = initial.fill(params, stats)
     train, val = example_sources(config, structure, params, stats, dataset)

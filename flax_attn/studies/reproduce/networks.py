@@ -39,7 +39,11 @@ class Trained(NamedTuple):
         return self.run.config
 
     def at(self, epoch: int) -> tuple[Arrays, Arrays]:
-        """Returns the arrays after an epoch; raises CheckpointError without a snapshot of it."""
+        """Returns the arrays after an epoch.
+
+        Raises:
+          CheckpointError: there is no snapshot of it.
+        """
         frozen = self.config.train.freeze_backbone
         return load_snapshot(self.workdir, epoch, self.params, self.stats, freeze_backbone=frozen)
 

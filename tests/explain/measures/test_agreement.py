@@ -54,6 +54,7 @@ def test_a_constant_map_has_no_order() -> None:
     assert np.isnan(correlate(maps(), np.zeros(SHAPE, np.float32))).all()
 
 
+@pytest.mark.usefixtures("wrong_shapes")
 def test_maps_of_different_resolution_are_an_error() -> None:
     with pytest.raises(ValueError, match="resample one of them"):
         correlate(maps(), maps()[:, ::2])

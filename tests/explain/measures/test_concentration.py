@@ -190,6 +190,7 @@ def test_blank_maps_and_empty_scenes_are_undefined() -> None:
     assert np.isnan(share_attended(blank + 1, jnp.zeros_like(objects))).all()
 
 
+@pytest.mark.usefixtures("wrong_shapes")
 def test_batches_must_pair_up() -> None:
     with pytest.raises(ValueError, match="must pair up"):
         received(jnp.ones((2, 4, 6)), jnp.asarray(thirds()))

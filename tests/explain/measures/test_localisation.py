@@ -191,6 +191,7 @@ def test_product_resamples_to_the_finer_map() -> None:
     np.testing.assert_array_equal(got, product(jnp.asarray(coarse), jnp.asarray(fine)))
 
 
+@pytest.mark.usefixtures("wrong_shapes")
 @pytest.mark.parametrize("measure", [pointing_game, energy_inside, best_iou])
 def test_batches_must_pair_up(measure) -> None:
     with pytest.raises(ValueError, match="must pair up"):
