@@ -127,6 +127,7 @@ def test_logits_are_those_of_pytorch(layout: str) -> None:
     structure, _, _ = functional.abstract(lambda: build_model(config, num_classes=3))
     image = np.random.default_rng(0).normal(size=(2, 64, 64, 3)).astype(np.float32)
 
+    @jax.jit
     def logits(arrays: Mapping[str, Any], image: Any) -> jax.Array:
         parts = ({p: arrays[p] for p in part} for part in (params, stats))
         return functional.merge(structure, *parts)(image, train=False).logits
