@@ -19,8 +19,6 @@ from flax_attn.training.optimizer import make_optimizer
 from flax_attn.training.step import Examples, init_state, make_train_step
 from tests.helpers.bounds import assert_rounded, probable
 
-pytestmark = pytest.mark.numerical
-
 B, C, CG, D, SIDE = 2, 6, 8, 4, 4
 # Operations on the way to a weight or a pooled value: projections, score, two sums over the map
 # and a few functions.

@@ -16,8 +16,6 @@ from flax_attn.errors import UsageError
 from flax_attn.ops.losses import score_function_terms
 from tests.helpers.bounds import probable
 
-pytestmark = pytest.mark.numerical
-
 SCORES = np.array([0.4, -0.3, 1.1, -1.2], np.float32)
 VALUES = np.array([[0.3, -1.0], [1.5, 0.2], [-0.7, 0.9], [0.1, 2.0]], np.float32)
 DRAWS = 40_000

@@ -11,11 +11,10 @@ from flax_attn.config import Config
 from flax_attn.explain.forward import network_forward
 from flax_attn.explain.gradients import input_gradients
 from flax_attn.models import build_model, functional
+from flax_attn.models.functional import Arrays
 from flax_attn.models.vgg import LAST_CONVS
 from flax_attn.ops.images import normalize
 from tests.helpers.bounds import assert_within, fan_in, rounding
-
-pytestmark = pytest.mark.numerical
 
 
 def images(count: int = 2, side: int = 64) -> np.ndarray:
@@ -67,15 +66,13 @@ def test_network_forward_is_that_network(tiny: Config) -> None:
     x = normalize(jnp.asarray(images()))
     logits, _ = jax.jit(lambda forward, x: forward(x))(forward, x)
     expected = jax.jit(lambda x: model(x, train=False).logits)(x)
+
+    @jax.jit
+    def exact(params: Arrays, stats: Arrays) -> jax.Array:
+        return functional.merge(forward.structure, params, stats)(x, train=False).logits
+
     with jax.enable_x64(True):
-        _, bound = rounding(
-            lambda params, stats: (
-                functional.merge(forward.structure, params, stats)(x, train=False).logits
-            ),
-            params,
-            stats,
-            terms=fan_in,
-        )
+        _, bound = rounding(exact, params, stats, terms=fan_in)
     assert_within(logits, expected, 2 * bound)
     assert functional.merge(forward.structure, params, stats).backbone.stages[0].impl == "exact"
     again = network_forward(config, params, stats, num_classes=2)

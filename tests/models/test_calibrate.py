@@ -19,8 +19,6 @@ from flax_attn.models.vgg import VGG16BN
 from flax_attn.ops.images import normalize
 from tests.helpers.bounds import assert_within, fan_in, probable, rounding
 
-pytestmark = pytest.mark.numerical
-
 WIDTHS, DEPTHS = (4, 5, 6, 7, 8), (2, 1, 2, 1, 1)
 SIDE = 32
 EPSILON = 1e-5
@@ -88,7 +86,7 @@ def test_inserted_norms_compute_the_plain_vgg_on_other_images() -> None:
     expected = _plain_vgg(params, unseen)
     assert np.linalg.norm(expected) > 1
     with jax.enable_x64(True):
-        plain = partial(_plain_forward, image=unseen)
+        plain = jax.jit(partial(_plain_forward, image=unseen))
         value, bound = rounding(plain, params, terms=fan_in, whole=True)
     assert_within(_pools(structure, *new, unseen)[-1], value, bound, whole=True)
 

@@ -14,8 +14,6 @@ from flax_attn.models.baselines import adaptive_average_pool
 from flax_attn.models.vgg import VGG16BN, BatchNorm, Features
 from tests.helpers.bounds import probable
 
-pytestmark = pytest.mark.numerical
-
 # PyTorch's counts for the same networks.
 PARAMETERS = {
     ("attn_vgg", 2): 15_184_964,

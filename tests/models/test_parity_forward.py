@@ -31,8 +31,6 @@ from tests.helpers.parity import (
 )
 from tests.helpers.torch_attn_vgg import TorchAttnVGG
 
-pytestmark = pytest.mark.numerical
-
 NORMS = ["sigmoid", "softmax"]
 CONVS = ["auto", "exact"]
 

@@ -29,8 +29,6 @@ from flax_attn.training.step import (
 )
 from tests.helpers.bounds import BRAIN, assert_within, probable, rounding
 
-pytestmark = pytest.mark.numerical
-
 # Products are rounded to bfloat16 in both factors and once added up; what lies between them, as
 # often.
 ROUNDINGS = 4
@@ -105,6 +103,7 @@ def test_only_convolutions_and_projections_are_bfloat16(tiny: Config) -> None:
     assert wide.total() == narrow.total() == 5 + wide[products, *f32]
 
 
+@pytest.mark.numerical
 @pytest.mark.parametrize("model", ["attn_vgg", "vgg16_bn"])
 def test_logits_stay_close_and_float32(tiny: Config, model: str) -> None:
     config = tiny.updated(model=model, dropout=0.0)
@@ -134,6 +133,7 @@ def test_logits_stay_close_and_float32(tiny: Config, model: str) -> None:
     assert np.linalg.norm(wanted - value) < bound / 100
 
 
+@pytest.mark.numerical
 @pytest.mark.parametrize(("score", "norm"), [("gate", "softmax"), ("dot", "sigmoid")])
 def test_weights_are_computed_in_float32(tiny: Config, score: str, norm: str) -> None:
     config = tiny.updated(precision="bf16", score=score, norm=norm)

@@ -22,8 +22,6 @@ from flax_attn.ops.images import (
 )
 from tests.helpers.bounds import assert_within, gamma, probable, resampled
 
-pytestmark = pytest.mark.numerical
-
 # (x / 255 - mean) / std: a value below 1, a mean below 0.5, what is left below 0.6, one rounding
 # each, over a deviation of at least 0.224; the result, below 2.7, twice.
 NORMALISED = gamma(1) * ((1 + 0.5 + 0.6) / 0.224 + 2 * 2.7)
@@ -46,6 +44,7 @@ def run(key: int, image: np.ndarray, **options: object) -> np.ndarray:
     return np.asarray(call(jax.random.key(key), jnp.asarray(image)))
 
 
+@pytest.mark.numerical
 def test_normalize_equals_torchvision() -> None:
     image = images(2)
     tensor = torch.stack([tv.to_tensor(x) for x in image])
@@ -55,6 +54,7 @@ def test_normalize_equals_torchvision() -> None:
     np.testing.assert_allclose(got, expected, rtol=0, atol=2 * NORMALISED)
 
 
+@pytest.mark.numerical
 def test_normalize_knows_imagenet() -> None:
     # A reference value by hand, as both sides above read the same constants.
     gray = normalize(jnp.full((1, 1, 1, 3), 128, jnp.uint8))[0, 0, 0]
@@ -67,6 +67,7 @@ def test_normalize_refuses_what_is_normalised() -> None:
         normalize(normalize(images(2)))
 
 
+@pytest.mark.numerical
 @pytest.mark.parametrize(
     ("before", "after"),
     [
@@ -88,6 +89,7 @@ def test_resize_equals_interpolate(before: tuple[int, int], after: tuple[int, in
     np.testing.assert_allclose(got, expected.permute(0, 2, 3, 1), rtol=0, atol=limit)
 
 
+@pytest.mark.numerical
 @pytest.mark.parametrize("before", [(7, 7), (2, 3), (1, 1), (8, 9)])
 def test_enlarging_equals_resizing(before: tuple[int, int]) -> None:
     x = jnp.asarray(np.random.default_rng(1).standard_normal((2, *before, 3)), jnp.float32)

@@ -46,6 +46,7 @@ def test_every_parameter_has_a_place() -> None:
         assert paths == leaves(layout).keys()
 
 
+@pytest.mark.numerical
 @pytest.mark.parametrize("layout", NETWORKS)
 def test_logits_are_those_of_pytorch(layout: str) -> None:
     network = NETWORKS[layout]()

@@ -123,6 +123,7 @@ def test_calibration_keeps_the_function_and_changes_the_statistics(tiny: Config)
     new_params, new_stats = calibrate(structure, params, stats, [images])
     x = jax.random.normal(jax.random.key(0), (2, 32, 32, 3))
 
+    @jax.jit
     def logits(params: Any, stats: Any) -> jax.Array:
         return functional.merge(structure, params, stats)(x, train=False).logits
 
