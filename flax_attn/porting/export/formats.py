@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from importlib.util import find_spec
@@ -99,6 +100,8 @@ def write_onnx(program: Program, size: int, path: Path, about: Mapping[str, str]
 
 def load_onnx(path: Path) -> Loaded:
     """Returns the function of a file, run by onnxruntime on the CPU."""
+    # From 1.29 on it reports to its makers unless told otherwise before it is imported.
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
