@@ -36,7 +36,11 @@ class Result(NamedTuple):
 
 
 def main(argv: Sequence[str]) -> None:
-    """Runs the command; raises FlaxAttnError with the line to print when it fails."""
+    """Runs the command.
+
+    Raises:
+      FlaxAttnError: with the line to print.
+    """
     args = _parser().parse_args(argv)
     _check_paths(args)
     if args.to == "torch":
