@@ -68,7 +68,7 @@ def _torch_steps(
 ) -> tuple[Step, Step]:
     """The same network in PyTorch, channels last, as its users would write it."""
     import torch
-    from tests.torch_attn_vgg import TorchAttnVGG
+    from tests.helpers.torch_attn_vgg import TorchAttnVGG
 
     device = "cpu" if jax.default_backend() == "cpu" else "cuda"
     network = TorchAttnVGG(2, normalize_attn=False)
