@@ -68,6 +68,7 @@ def _torch_steps(
 ) -> tuple[Step, Step]:
     """The same network in PyTorch, channels last, as its users would write it."""
     import torch
+
     from tests.helpers.torch_attn_vgg import TorchAttnVGG
 
     device = "cpu" if jax.default_backend() == "cpu" else "cuda"
