@@ -389,7 +389,8 @@ def test_without_memory_the_step_fails_and_the_process_lives():
     script = """
 import resource
 import jax, jax.numpy as jnp
-from flax_attn.ops.conv import native3x3
+from flax_attn.ops.llvm import require_kernels
+from flax_attn.ops.llvm.operations import convolve
 
 x, kernel = jnp.ones((1, 60, 60, 1024)), jnp.ones((3, 3, 1024, 1024))
 run = jax.jit(lambda *a: convolve(require_kernels(), *a)[0, 1, 1, 0]).lower(x, kernel).compile()

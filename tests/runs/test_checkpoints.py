@@ -331,7 +331,7 @@ def test_full_disks_and_quotas_are_named(
         raise OSError(code, os.strerror(code))
 
     checkpoints = save(tmp_path, [1])
-    monkeypatch.setattr(checkpoints, "sync", full)
+    monkeypatch.setattr("flax_attn.runs.checkpoints.sync", full)
     with pytest.raises(DiskFullError):
         checkpoints.save(make_state(2), make_progress(), classes=CLASSES, rows=[])
 
@@ -341,9 +341,9 @@ def test_space_is_asked_for_at_the_start(tmp_path: Path, monkeypatch: pytest.Mon
     state = make_state(1)
     size = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
     checkpoints = Checkpoints(tmp_path)
-    monkeypatch.setattr(checkpoints, "free_bytes", lambda folder: 4 * size)
+    monkeypatch.setattr("flax_attn.runs.checkpoints.free_bytes", lambda folder: 4 * size)
     checkpoints.require_space(state)
-    monkeypatch.setattr(checkpoints, "free_bytes", lambda folder: 4 * size - 1)
+    monkeypatch.setattr("flax_attn.runs.checkpoints.free_bytes", lambda folder: 4 * size - 1)
     with pytest.raises(DiskFullError, match="MB free in"):
         checkpoints.require_space(state)
     save(tmp_path, [1])
