@@ -16,7 +16,7 @@ import jaxtyping
 import pytest
 
 from flax_attn.config import Config, make_config
-from flax_attn.system.console import LOGGER, attempt
+from flax_attn.system.console import LOGGER, speak
 from tests.helpers.faulty_runs import SMALL, Reference, make_reference
 from tests.helpers.networks import TINY
 
@@ -134,9 +134,12 @@ def memory_is_given_back() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def nothing_was_said_before() -> None:
-    """As in a process of its own (see ``console.attempt`` and ``console.speak``)."""
-    attempt.reset()
+def speaking() -> None:
+    """Prints what the package says, as every command does, whichever test came before.
+
+    pytest's own handlers hear it, too.
+    """
+    speak()
     LOGGER.propagate = True
 
 
