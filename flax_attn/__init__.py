@@ -7,12 +7,13 @@ What stands here is stable; docs/library.md shows each name in use::
     out = model(fa.normalize(images), train=False)   # out.logits, out.attention["pool3"]
     run = fa.load("runs/photos")                     # run.predict(["cat.jpg"]).probabilities
 
-Names are imported when they are first used: ``import flax_attn`` alone loads neither JAX nor
-anything else.
+Names are imported when they are first used: ``import flax_attn`` alone loads nothing but the
+standard library.
 """
 
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+from flax_attn.system.lazy import lazy_names
 
 if TYPE_CHECKING:
     from flax_attn import attention as attention
@@ -67,20 +68,12 @@ _STABLE = {
 __all__ = ["__version__", *_STABLE]
 
 
+_stable, __dir__ = lazy_names(__name__, _STABLE)
+
+
 def __getattr__(name: str) -> Any:
     if name == "__version__":
         from importlib.metadata import version
 
         return version("flax_attn")
-    if name not in _STABLE:
-        raise AttributeError(f"module 'flax_attn' has no attribute {name!r}")
-    module = _STABLE[name]
-    if module is None:
-        return import_module(f"flax_attn.{name}")
-    value = getattr(import_module(f"flax_attn.{module}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+    return _stable(name)

@@ -451,8 +451,8 @@ def make_config(explicit: Mapping[str, Any], *, preset: str | None = None) -> Co
     if preset is not None and preset not in PRESETS:
         raise UsageError(f"unknown preset {preset!r}; there are {', '.join(PRESETS)}")
     chosen = {**(PRESETS[preset] if preset else {}), **explicit}
-    entry = dataset_entry(chosen.get("dataset", DataConfig.dataset))
-    config = Config().updated(**{**entry.defaults, **chosen})
+    defaults = dataset_entry(chosen.get("dataset", DataConfig.dataset)).defaults
+    config = Config().updated(**{**defaults, **chosen})
     validate(config)
     return config
 
@@ -466,14 +466,14 @@ def dataset_entry(name: str) -> DatasetEntry:
     return entry(DATASETS, name, "dataset")
 
 
-def entry(table: Mapping[str, Entry], name: str, setting: str) -> Entry:
+def entry(table: Mapping[str, Entry], name: str, flag: str) -> Entry:
     """Returns the row of a table that the value of a setting names.
 
     Raises:
       UsageError: there is no row of this name.
     """
     if name not in table:
-        raise UsageError(f"unknown --{setting} {name!r}: choose from {', '.join(table)}")
+        raise UsageError(f"unknown --{flag} {name!r}: choose from {', '.join(table)}")
     return table[name]
 
 
@@ -484,12 +484,12 @@ def check_dataset(data: DataConfig) -> None:
       UsageError: an unknown data set, no ``--data-dir`` where it needs one, or a ``--mask-dir``
         that it would not read.
     """
-    name, entry = data.dataset, dataset_entry(data.dataset)
-    if entry.data_dir is not None and data.data_dir is None:
-        raise UsageError(f"--dataset {name} needs --data-dir, {entry.data_dir}")
-    if data.mask_dir is not None and entry.masks != "files":
+    name, row = data.dataset, dataset_entry(data.dataset)
+    if row.data_dir is not None and data.data_dir is None:
+        raise UsageError(f"--dataset {name} needs --data-dir, {row.data_dir}")
+    if data.mask_dir is not None and row.masks != "files":
         readers = ", ".join(n for n, other in DATASETS.items() if other.masks == "files")
-        has = "masks of its own" if entry.masks == "own" else "no masks"
+        has = "masks of its own" if row.masks == "own" else "no masks"
         raise UsageError(f"--mask-dir goes with --dataset {readers}, but {name} has {has}: drop it")
 
 

@@ -12,8 +12,9 @@ Read ``forward`` first: the view of a network that every map starts from.
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from flax_attn.system.lazy import lazy_names
 
 if TYPE_CHECKING:
     from flax_attn.explain import measures as measures
@@ -46,16 +47,4 @@ _STABLE = {
 __all__ = [*_STABLE]
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _STABLE:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module = _STABLE[name]
-    if module is None:
-        return import_module(f"{__name__}.{name}")
-    value = getattr(import_module(f"{__name__}.{module}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__ = lazy_names(__name__, _STABLE)

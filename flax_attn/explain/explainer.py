@@ -20,7 +20,7 @@ from flax_attn.explain.measures.faithfulness import Faithfulness, measure_faithf
 from flax_attn.explain.methods import METHODS
 from flax_attn.explain.photographs import Photographs
 from flax_attn.models.network import named_maps
-from flax_attn.models.tasks import TASKS
+from flax_attn.models.tasks import TASKS, names_of
 from flax_attn.training.step import Examples, Prediction, make_eval_step
 
 
@@ -141,7 +141,7 @@ class Explainer:
         images = photographs.images[places]
         labels, masks = photographs.labels, photographs.masks
         k = len(self._classes)
-        of_batch = self._no_labels(len(places)) if labels is None else labels[places]
+        of_batch = self._task.blank(len(places), k) if labels is None else labels[places]
         judged = self._judge(images, of_batch)
         probabilities = np.asarray(judged.probabilities)
         maps, targets = self._maps(images, judged, request)
@@ -165,11 +165,6 @@ class Explainer:
     def _judge(self, images: UInt8[np.ndarray, "b s s 3"], labels: np.ndarray) -> Prediction:
         everyone = Examples(images, labels.astype(np.int32), np.ones(len(images), bool))
         return self._step(self._network.params, self._network.stats, everyone)[1]
-
-    def _no_labels(self, b: int) -> Int[np.ndarray, "b *k"]:
-        """Labels in the task's form, to judge images whose labels are unknown."""
-        several = self._config.train.task == "multilabel"
-        return np.zeros((b, len(self._classes)) if several else b, np.int32)
 
     def _maps(
         self, images: UInt8[np.ndarray, "b s s 3"], judged: Prediction, request: Request
@@ -219,11 +214,7 @@ def verdict(item: Explained, classes: Sequence[str]) -> str:
 
 def truth_text(item: Explained, classes: Sequence[str]) -> str | None:
     """Returns the classes the photograph has; None where that is not known."""
-    return None if item.truth is None else _names(item.truth, classes) or "nothing"
-
-
-def _names(has: Bool[np.ndarray, "k"], classes: Sequence[str]) -> str:
-    return ", ".join(name for name, there in zip(classes, has, strict=True) if there)
+    return None if item.truth is None else ", ".join(names_of(classes, item.truth)) or "nothing"
 
 
 def outline(mask: Bool[np.ndarray, "s s"]) -> UInt8[np.ndarray, "s s 4"]:

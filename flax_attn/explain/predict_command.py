@@ -6,6 +6,7 @@ import csv
 import logging
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -53,7 +54,8 @@ def _write(file: Path, run: TrainedRun, paths: Sequence[Path], batch_size: int) 
         writer = csv.writer(opened)
         writer.writerow(["name", "prediction", *run.classes])
         usable = _decoded(bar(paths, len(paths), "predicting"), data.image_size, data.resize)
-        for names, images in _batches(usable, batch_size):
+        while chunk := list(islice(usable, batch_size)):
+            names, images = [name for name, _ in chunk], [image for _, image in chunk]
             # The last batch has the shape of the others, for which the network is compiled.
             missing = batch_size - len(images) if count else 0
             said: Predictions = run.predict(images + images[-1:] * missing, batch_size=batch_size)
@@ -73,18 +75,3 @@ def _decoded(paths: Iterable[Path], size: int, resize: Resize) -> Iterator[tuple
             yield str(path), decode(path, size=size, resize=resize)
         except ImageError as error:
             _log.warning(str(error))
-
-
-def _batches(
-    images: Iterator[tuple[str, np.ndarray]], size: int
-) -> Iterator[tuple[list[str], list[np.ndarray]]]:
-    names: list[str] = []
-    squares: list[np.ndarray] = []
-    for name, square in images:
-        names.append(name)
-        squares.append(square)
-        if len(names) == size:
-            yield names, squares
-            names, squares = [], []
-    if names:
-        yield names, squares

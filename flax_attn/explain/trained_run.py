@@ -7,11 +7,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import jax
 import numpy as np
-from jaxtyping import Array, Bool, Float, UInt8
+from jaxtyping import Bool, Float, UInt8
 from PIL import Image
 
 from flax_attn.config import Config
@@ -19,16 +18,15 @@ from flax_attn.data import Split
 from flax_attn.data.decode import decode, decode_pixels
 from flax_attn.errors import DataError, UsageError
 from flax_attn.explain.forward import NetworkForward, network_forward
-from flax_attn.models import AttnOutput, Network, functional
+from flax_attn.models import Network, functional
 from flax_attn.models.functional import Arrays, Structure
 from flax_attn.models.network import named_maps
-from flax_attn.models.tasks import TASKS, Task
-from flax_attn.ops.images import normalize
+from flax_attn.models.tasks import TASKS, Task, names_of
 from flax_attn.runs.directory import Run
 from flax_attn.runs.load import restore_best
 from flax_attn.training.evaluation import Evaluation, evaluate_examples
 from flax_attn.training.sources import ImageExamples
-from flax_attn.training.step import make_eval_step
+from flax_attn.training.step import EvalStep, Examples, make_eval_step
 
 # A photograph as people have it: a path, an opened image, or pixels [h, w, 3] of 8 bits.
 Photograph = str | os.PathLike[str] | Image.Image | UInt8[np.ndarray, "h w 3"]
@@ -52,10 +50,7 @@ class Predictions(NamedTuple):
     @property
     def labels(self) -> list[str]:
         """The classes that each image is said to have, several separated by ``|``."""
-        return [
-            "|".join(name for name, said in zip(self.classes, row, strict=True) if said)
-            for row in self.decided
-        ]
+        return ["|".join(names_of(self.classes, row)) for row in self.decided]
 
 
 @dataclass(frozen=True)
@@ -111,15 +106,16 @@ class TrainedRun:
             raise UsageError("images: got none, expected at least one photograph")
         squares = np.stack(given)
         size = min(batch_size, len(squares))
+        labels, everyone = self._task.blank(size, len(self.classes)), np.ones(size, bool)
         outputs = []
         for start in range(0, len(squares), size):
             part = squares[start : start + size]
             # The last batch has the shape of the others, for which the network is compiled.
             filled = np.concatenate([part, np.repeat(part[-1:], size - len(part), axis=0)])
-            probabilities, attention = self._forward(self.params, self.stats, filled)
-            maps = named_maps(attention, self.config.model, self.classes)
+            said = self.eval_step(self.params, self.stats, Examples(filled, labels, everyone))[1]
+            maps = named_maps(said.attention, self.config.model, self.classes)
             found = {name: value[: len(part)] for name, value in maps.items()}
-            outputs.append((np.asarray(probabilities)[: len(part)], found))
+            outputs.append((np.asarray(said.probabilities)[: len(part)], found))
         probabilities = np.concatenate([p for p, _ in outputs])
         names = outputs[0][1]
         return Predictions(
@@ -141,15 +137,9 @@ class TrainedRun:
         return TASKS[self.config.train.task]
 
     @cached_property
-    def _forward(self) -> Any:
-        task = self._task
-
-        def forward(params: Arrays, stats: Arrays, images: Array) -> tuple[Array, dict[str, Array]]:
-            model = functional.merge(self.structure, params, stats)
-            output: AttnOutput = model(normalize(images), train=False)
-            return task.probabilities(output.logits), output.attention
-
-        return jax.jit(forward)
+    def eval_step(self) -> EvalStep:
+        """The evaluation step, compiled once for every shape of a batch."""
+        return make_eval_step(self.structure, self._task)
 
 
 def load(workdir: str | os.PathLike[str]) -> TrainedRun:
@@ -160,7 +150,15 @@ def load(workdir: str | os.PathLike[str]) -> TrainedRun:
     """
     run = Run.load(Path(workdir))
     best = restore_best(run, Path(workdir))
-    return TrainedRun(run.config, run.classes, *best)
+    return TrainedRun(
+        run.config,
+        run.classes,
+        best.structure,
+        best.params,
+        best.stats,
+        best.epoch,
+        best.step,
+    )
 
 
 def evaluate(run: TrainedRun, split: Split) -> Evaluation:
@@ -172,12 +170,15 @@ def evaluate(run: TrainedRun, split: Split) -> Evaluation:
     Raises:
       DataError: the labels do not fit the run's task and classes, or an image cannot be used.
     """
-    task = TASKS[run.config.train.task]
     _require_labels(run, np.asarray(split.labels))
-    step = make_eval_step(run.structure, task)
     examples = ImageExamples(split, run.config.train.batch_size, run.config.data.workers)
     return evaluate_examples(
-        step, run.params, run.stats, examples, num_classes=len(run.classes), task=task
+        run.eval_step,
+        run.params,
+        run.stats,
+        examples,
+        num_classes=len(run.classes),
+        task=TASKS[run.config.train.task],
     )
 
 

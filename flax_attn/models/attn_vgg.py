@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -24,7 +22,6 @@ from flax_attn.models.network import (
     Network,
     Policy,
     channels,
-    configured,
     global_average,
     linear,
     projected_in,
@@ -41,33 +38,13 @@ class AttnVGG(Network):
 
     ``per_class`` gives each class gates of its own, and its logit their vectors alone;
     ``self_attention`` refines pool-5 before it guides and is averaged.
-
-    Args:
-      config: the settings; by default those of the article.
-      num_classes: how many logits there are.
-      rngs: of which ``params`` draws the initial values.
-      settings: fields of ``ModelConfig`` that replace the configuration's, such as ``norm``,
-        ``score``, ``gates`` or ``heads``.
-
-    Raises:
-      TypeError: a name that is no setting of a network.
-      UsageError: a value outside its range, or settings that exclude each other.
     """
 
     @classmethod
     def taps(cls, config: ModelConfig) -> tuple[str, ...]:
         return (*config.gates, "pool5")
 
-    def __init__(
-        self,
-        config: ModelConfig | None = None,
-        num_classes: int = 2,
-        *,
-        rngs: nnx.Rngs,
-        **settings: Any,
-    ):
-        config = configured(config, settings)
-        super().__init__(config, rngs=rngs)
+    def add_head(self, config: ModelConfig, num_classes: int, *, rngs: nnx.Rngs) -> None:
         self.gated = config.gates
         self.classes = num_classes if config.per_class else 1
         self.heads = config.heads

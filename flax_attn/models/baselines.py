@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,7 +13,6 @@ from flax_attn.models.network import (
     AttnOutput,
     Network,
     channels,
-    configured,
     global_average,
     linear,
     projected_in,
@@ -30,32 +27,13 @@ class PooledVGG(Network):
     """AttnVGG without attention: pool-5, pool-3 and pool-4 averaged, concatenated, classified.
 
     The parent paper's baseline.
-
-    Args:
-      config: the settings; by default those of the article.
-      num_classes: how many logits there are.
-      rngs: whose ``params`` stream the initial values are drawn from.
-      settings: fields of ``ModelConfig`` that replace the configuration's.
-
-    Raises:
-      TypeError: a name that is no setting of a network.
-      UsageError: a value outside its range.
     """
 
     @classmethod
     def taps(cls, config: ModelConfig) -> tuple[str, ...]:
         return ("pool3", "pool4", "pool5")
 
-    def __init__(
-        self,
-        config: ModelConfig | None = None,
-        num_classes: int = 2,
-        *,
-        rngs: nnx.Rngs,
-        **settings: Any,
-    ):
-        config = configured(config, settings)
-        super().__init__(config, rngs=rngs)
+    def add_head(self, config: ModelConfig, num_classes: int, *, rngs: nnx.Rngs) -> None:
         widths = channels(config)
         self.classifier = linear(sum(widths[name] for name in self.taps(config)), num_classes, rngs)
 
@@ -68,33 +46,13 @@ class PooledVGG(Network):
 
 
 class GapVGG(Network):
-    """VGG16_bn with pool-5 averaged and classified.
-
-    Args:
-      config: the settings; by default those of the article.
-      num_classes: how many logits there are.
-      rngs: whose ``params`` stream the initial values are drawn from.
-      settings: fields of ``ModelConfig`` that replace the configuration's.
-
-    Raises:
-      TypeError: a name that is no setting of a network.
-      UsageError: a value outside its range.
-    """
+    """VGG16_bn with pool-5 averaged and classified."""
 
     @classmethod
     def taps(cls, config: ModelConfig) -> tuple[str, ...]:
         return ("pool5",)
 
-    def __init__(
-        self,
-        config: ModelConfig | None = None,
-        num_classes: int = 2,
-        *,
-        rngs: nnx.Rngs,
-        **settings: Any,
-    ):
-        config = configured(config, settings)
-        super().__init__(config, rngs=rngs)
+    def add_head(self, config: ModelConfig, num_classes: int, *, rngs: nnx.Rngs) -> None:
         self.classifier = linear(config.widths[4], num_classes, rngs)
 
     def classify(
@@ -108,31 +66,14 @@ class GapVGG(Network):
 class DenseVGG(Network):
     """torchvision's vgg16_bn: pool-5 averaged to 7×7, then three dense layers.
 
-    Args:
-      config: the settings; by default those of the article, but a dropout rate of 0.5.
-      num_classes: how many logits there are.
-      rngs: whose ``params`` stream the initial values are drawn from.
-      settings: fields of ``ModelConfig`` that replace the configuration's.
-
-    Raises:
-      TypeError: a name that is no setting of a network.
-      UsageError: a value outside its range.
+    The dropout rate is 0.5 unless another is given.
     """
 
     @classmethod
     def taps(cls, config: ModelConfig) -> tuple[str, ...]:
         return ("pool5",)
 
-    def __init__(
-        self,
-        config: ModelConfig | None = None,
-        num_classes: int = 2,
-        *,
-        rngs: nnx.Rngs,
-        **settings: Any,
-    ):
-        config = configured(config, settings)
-        super().__init__(config, rngs=rngs)
+    def add_head(self, config: ModelConfig, num_classes: int, *, rngs: nnx.Rngs) -> None:
         self.dropout = 0.5 if config.dropout is None else config.dropout
         sizes = (config.widths[4] * DENSE_GRID**2, config.hidden, config.hidden, num_classes)
         types = (projected_in(config), projected_in(config), None)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from flax.traverse_util import flatten_dict, unflatten_dict
@@ -94,6 +95,17 @@ def _kind(array: Any) -> str:
 def trainable(params: Arrays, *, freeze_backbone: bool) -> Arrays:
     """Returns the parameters that training changes: all, or those outside a frozen backbone."""
     return {p: a for p, a in params.items() if not (freeze_backbone and p.startswith(BACKBONE))}
+
+
+def placed_like(array: np.ndarray, leaf: Any) -> jax.Array:
+    """Returns a copy of an array on the devices of the one that it replaces.
+
+    A copy: a donated buffer must not share its memory with the host's array.
+    """
+    copy = jnp.array(array)
+    if isinstance(leaf, jax.Array) and leaf.committed:
+        return jax.device_put(copy, leaf.sharding)
+    return copy
 
 
 def _flat(state: Any) -> Arrays:

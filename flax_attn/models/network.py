@@ -56,7 +56,19 @@ class AttnOutput(NamedTuple):
 
 
 class Network(nnx.Module):
-    """A backbone and a head that reads some of its feature maps (``taps``)."""
+    """A backbone and a head that reads some of its feature maps (``taps``).
+
+    Args:
+      config: the settings; by default those of the article.
+      num_classes: how many logits there are.
+      rngs: whose ``params`` stream the initial values are drawn from.
+      settings: fields of ``ModelConfig`` that replace the configuration's, such as ``norm``,
+        ``score``, ``gates`` or ``heads``.
+
+    Raises:
+      TypeError: a name that is no setting of a network.
+      UsageError: a value outside its range, or settings that exclude each other.
+    """
 
     backbone: VGG16BN
     dropout: float
@@ -68,11 +80,24 @@ class Network(nnx.Module):
         """Returns the names of the feature maps that the head of this configuration reads."""
         raise NotImplementedError
 
-    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
+    def __init__(
+        self,
+        config: ModelConfig | None = None,
+        num_classes: int = 2,
+        *,
+        rngs: nnx.Rngs,
+        **settings: Any,
+    ):
+        config = configured(config, settings)
         self.backbone = backbone(config, rngs)
         self.dropout = config.dropout or 0.0
         self.precision = config.precision
         self.remat = config.remat
+        self.add_head(config, num_classes, rngs=rngs)
+
+    def add_head(self, config: ModelConfig, num_classes: int, *, rngs: nnx.Rngs) -> None:
+        """Makes the layers that ``classify`` applies."""
+        raise NotImplementedError
 
     def features(self, image: Float[Array, "b h w 3"], *, train: bool) -> Features:
         """Computes the pooled maps of normalised images; ``train`` normalises by the batch.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -26,6 +26,7 @@ class Task(NamedTuple):
       ranking: metrics of the order of probabilities, ``(probabilities, labels) -> {name: value}``.
       truth: ``truth(labels, k) -> [n, k]``, on the host: whether an image has each class.
       decide: ``decide(probabilities) -> [n, k]``, on the host: whether it is predicted to.
+      blank: ``blank(b, k)``, on the host: labels in the task's form for images of unknown ones.
     """
 
     loss: Callable[..., Array]
@@ -34,6 +35,7 @@ class Task(NamedTuple):
     ranking: Callable[..., dict[str, float]]
     truth: Callable[[np.ndarray, int], np.ndarray]
     decide: Callable[[np.ndarray], np.ndarray]
+    blank: Callable[[int, int], np.ndarray]
 
 
 def _class_of(labels: Int[np.ndarray, "n"], k: int) -> Bool[np.ndarray, "n k"]:
@@ -53,9 +55,20 @@ def _more_likely_than_not(probabilities: Float[np.ndarray, "n k"]) -> Bool[np.nd
     return probabilities > 0.5
 
 
+def names_of(classes: Sequence[str], has: Bool[np.ndarray, "k"]) -> list[str]:
+    """Returns the classes that an image has, or is said to have."""
+    return [name for name, there in zip(classes, has, strict=True) if there]
+
+
 TASKS: dict[str, Task] = {
     "multiclass": Task(
-        cross_entropy, Sums, jax.nn.softmax, ranking, truth=_class_of, decide=_likeliest
+        cross_entropy,
+        Sums,
+        jax.nn.softmax,
+        ranking,
+        truth=_class_of,
+        decide=_likeliest,
+        blank=lambda b, k: np.zeros(b, np.int32),
     ),
     "multilabel": Task(
         binary_cross_entropy,
@@ -64,5 +77,6 @@ TASKS: dict[str, Task] = {
         label_ranking,
         truth=_labels_of,
         decide=_more_likely_than_not,
+        blank=lambda b, k: np.zeros((b, k), np.int32),
     ),
 }

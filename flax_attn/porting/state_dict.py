@@ -12,13 +12,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
 from flax_attn.errors import WeightsError
-from flax_attn.models.functional import BACKBONE, merge, split
+from flax_attn.models.functional import BACKBONE, merge, placed_like, split
 from flax_attn.models.vgg import VGG16BN
 from flax_attn.porting.convert import (
     ArraySpec,
@@ -77,7 +75,7 @@ def load_torch(
         leaves = {path: template[path] for path in table.paths}
         arrays = to_flax(table, tensors, leaves, cast=cast, source=name)
     for path, array in arrays.items():
-        (params if path in params else stats)[path] = _placed(array, template[path])
+        (params if path in params else stats)[path] = placed_like(array, template[path])
     nnx.update(into, nnx.state(merge(structure, params, stats)))
     kept = sorted(template.keys() - arrays.keys())
     _log.info(f"took {len(arrays)} arrays of {name} ({layout}), kept {len(kept)} of the network")
@@ -218,14 +216,6 @@ def _fitting(
         for key, (path, _) in table.entries.items()
     }
     return table.only(wanted_paths(offered, template))
-
-
-def _placed(array: np.ndarray, leaf: Any) -> jax.Array:
-    """Returns a copy of an array on the devices of the one that it replaces."""
-    copy = jnp.array(array)
-    if isinstance(leaf, jax.Array) and leaf.committed:
-        return jax.device_put(copy, leaf.sharding)
-    return copy
 
 
 class _Headless(nnx.Module):

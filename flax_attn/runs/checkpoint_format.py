@@ -16,11 +16,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from flax_attn.errors import CheckpointError
-from flax_attn.models.functional import Arrays, find_mismatches
+from flax_attn.models.functional import Arrays, find_mismatches, placed_like
 from flax_attn.runs.log import Row
 from flax_attn.runs.orbax_arrays import Record
 from flax_attn.runs.state import Progress, TrainState
@@ -96,7 +95,7 @@ class LoadedCheckpoint(NamedTuple):
             more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
             shown = "; ".join(map(str, problems[:5]))
             raise CheckpointError(f"{self.where} does not fit: {shown}{more}")
-        leaves = [_placed(found[name], leaf) for name, leaf in wanted.items()]
+        leaves = [placed_like(found[name], leaf) for name, leaf in wanted.items()]
         return jax.tree.unflatten(jax.tree.structure(template), leaves)
 
 
@@ -149,11 +148,3 @@ def _training(state: TrainState, sums: Any) -> dict[str, Any]:
 def _by_name(tree: Any) -> dict[str, Any]:
     leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
     return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
-
-
-def _placed(array: np.ndarray, leaf: Any) -> jax.Array:
-    # A copy: a donated buffer must not share its memory with the host's array.
-    copy = jnp.array(array)
-    if isinstance(leaf, jax.Array) and leaf.committed:
-        return jax.device_put(copy, leaf.sharding)
-    return copy

@@ -9,6 +9,7 @@ from flax_attn.models import build_model, functional
 from flax_attn.models.functional import Arrays, Structure
 from flax_attn.runs.checkpoints import Checkpoints
 from flax_attn.runs.directory import Run
+from flax_attn.runs.log import Row
 
 
 class Restored(NamedTuple):
@@ -20,6 +21,7 @@ class Restored(NamedTuple):
       stats: its running statistics.
       epoch: of the checkpoint, counted from 1.
       step: of the checkpoint.
+      row: the metrics of its epoch; None before the first evaluation.
     """
 
     structure: Structure
@@ -27,6 +29,7 @@ class Restored(NamedTuple):
     stats: Arrays
     epoch: int
     step: int
+    row: Row | None
 
 
 def restore_best(run: Run, workdir: Path) -> Restored:
@@ -39,4 +42,5 @@ def restore_best(run: Run, workdir: Path) -> Restored:
         lambda: build_model(run.config.model, num_classes=len(run.classes))
     )
     best = Checkpoints(workdir, read_only=True).load_best()
-    return Restored(structure, *best.model(params, stats), best.info.epoch, best.info.step)
+    info = best.info
+    return Restored(structure, *best.model(params, stats), info.epoch, info.step, info.row)

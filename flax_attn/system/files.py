@@ -64,8 +64,8 @@ def replacing(path: Path, *, shared: bool = False) -> Iterator[Path]:
     Raises:
       OSError: it cannot be written; the old file stays.
     """
-    token = f"{secrets.token_hex(4)}." if shared else ""
-    partial = path.with_name(f".{path.name}.{token}{PARTIAL.lstrip('.')}")
+    token = f".{secrets.token_hex(4)}" if shared else ""
+    partial = path.with_name(f".{path.name}{token}{PARTIAL}")
     try:
         yield partial
         sync(partial)
@@ -107,7 +107,7 @@ def write_json(path: Path, values: Any) -> None:
 
 def remove_stale_partials(folder: Path) -> None:
     """Removes partial files that killed processes left, recognised by their age of over an hour."""
-    for partial in (*folder.glob(f"*{PARTIAL}"), *folder.glob(f".*{PARTIAL}")):
+    for partial in folder.glob(f"*{PARTIAL}"):
         with suppress(FileNotFoundError):
             if time.time() - partial.stat().st_mtime > _STALE_SECONDS:
                 partial.unlink()

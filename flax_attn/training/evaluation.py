@@ -19,7 +19,7 @@ from flax_attn.data import Split, read_image
 from flax_attn.figures import Panel, draw_attention
 from flax_attn.models.functional import Arrays
 from flax_attn.models.network import named_maps
-from flax_attn.models.tasks import TASKS, Task
+from flax_attn.models.tasks import TASKS, Task, names_of
 from flax_attn.runs.directory import Run
 from flax_attn.runs.load import restore_best
 from flax_attn.system.console import bar, plain
@@ -195,7 +195,7 @@ def write_predictions(
         writer = csv.writer(file)
         writer.writerow(["name", "label", "prediction", "loss", *classes])
         for i, name in enumerate(names):
-            said = ["|".join(_names(classes, row[i])) for row in (truth, decided)]
+            said = ["|".join(names_of(classes, row[i])) for row in (truth, decided)]
             shown = [f"{p:.6f}" for p in result.probabilities[i]]
             writer.writerow([name, *said, f"{result.loss[i]:.6f}", *shown])
 
@@ -255,10 +255,6 @@ def _in_turn(truth: Bool[np.ndarray, "n k"], count: int) -> Int[np.ndarray, "m"]
     return np.lexsort((kinds, rank))[:count]
 
 
-def _names(classes: Sequence[str], has: Bool[np.ndarray, "k"]) -> list[str]:
-    return [name for name, there in zip(classes, has, strict=True) if there]
-
-
 def _verdict(
     classes: Sequence[str],
     truth: Bool[np.ndarray, "k"],
@@ -269,4 +265,4 @@ def _verdict(
     text = ", ".join(said) or "nothing"
     if (truth == decided).all():
         return text
-    return f"{text} (is {', '.join(_names(classes, truth)) or 'nothing'})"
+    return f"{text} (is {', '.join(names_of(classes, truth)) or 'nothing'})"

@@ -16,11 +16,11 @@ from flax_attn.figures import (
     draw_curves,
     draw_strips,
 )
-from flax_attn.models import build_model, functional
 from flax_attn.models.functional import Arrays, Structure
 from flax_attn.models.tasks import TASKS
 from flax_attn.runs.checkpoints import Checkpoints
 from flax_attn.runs.directory import Run
+from flax_attn.runs.load import restore_best
 from flax_attn.runs.snapshots import load_snapshot, snapshot_epochs
 from flax_attn.system.console import attempt
 from flax_attn.training.evaluation import attention_panels
@@ -97,20 +97,16 @@ def draw_run(
     rows = checkpoints.rows
     if attempt(lambda: draw_curves({"": rows}, curves, title=title), str(curves)):
         _log.info(f"curves: {curves}")
-    best = checkpoints.load_best()
-    _, params, stats = functional.abstract(
-        lambda: build_model(run.config.model, num_classes=len(run.classes))
-    )
-    params, stats = best.model(params, stats)
+    best = restore_best(run, workdir)
     step = make_eval_step(structure, TASKS[run.config.train.task])
-    panels = attention_panels(step, params, stats, val, run)
+    panels = attention_panels(step, best.params, best.stats, val, run)
     if panels and attempt(lambda: draw_attention(panels, attention, title=title), str(attention)):
         _log.info(f"attention: {attention}")
     attempt(
-        lambda: draw_epochs(run, step, params, stats, val, workdir),
+        lambda: draw_epochs(run, step, best.params, best.stats, val, workdir),
         f"the pictures of the epochs in {workdir}",
     )
-    if (row := best.info.row) is not None:
+    if (row := best.row) is not None:
         _log.info(
             f"best epoch {row['epoch']}: validation accuracy {row['val']['accuracy']:.4f}, "
             f"ROC AUC {row['val']['roc_auc']:.4f}"

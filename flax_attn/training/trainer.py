@@ -117,15 +117,15 @@ def train(
     workdir = Path(workdir)
     devices = devices_for(config.train)
     refuse_quarantine(config, processes)
-    if initial is None:  # other processes get what the first one has
-        first = processes.first
-        initial = resolve_initial(config.run, dataset.classes) if first else random_init()
     if dataset.multilabel != (config.train.task == "multilabel"):
         kind = "any number of labels" if dataset.multilabel else "one class"
         raise DataError(
             f"--task {config.train.task} does not fit {config.data.dataset}, "
             f"whose images have {kind}"
         )
+    if initial is None:  # other processes get what the first one has
+        first = processes.first
+        initial = resolve_initial(config.run, dataset.classes) if first else random_init()
     run = Run(
         config=config,
         classes=dataset.classes,

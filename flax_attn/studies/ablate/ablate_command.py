@@ -16,7 +16,6 @@ from flax_attn.data import Dataset, open_dataset
 from flax_attn.data.views import random_subset
 from flax_attn.errors import UsageError
 from flax_attn.models import build_model, functional
-from flax_attn.porting.imagenet import resolve_imagenet
 from flax_attn.runs.conditions import deciding_numbers, remember
 from flax_attn.runs.directory import locked
 from flax_attn.studies.ablate import table
@@ -64,7 +63,7 @@ def main(argv: Sequence[str]) -> None:
     if args.train_subset is not None:
         part = random_subset(dataset.splits["train"], args.train_subset, seed=0)
         dataset = replace(dataset, splits={**dataset.splits, "train": part})
-    initial = resolve_initial(config.run, dataset.classes, imagenet=resolve_imagenet)
+    initial = resolve_initial(config.run, dataset.classes)
     grid = [Combination(score, norm) for norm, score in product(args.norms, args.scores)]
     with locked(out):
         run_grid(config, dataset, initial, grid, args.seeds, out=out)

@@ -15,7 +15,6 @@ import jax
 
 from flax_attn.data import Quarantine, open_dataset
 from flax_attn.explain.methods import METHODS
-from flax_attn.porting.imagenet import resolve_imagenet
 from flax_attn.studies.reproduce.experiment_plan import FULL, QUICK, Sizes, make_plan
 from flax_attn.studies.reproduce.experiments import reproduce
 from flax_attn.system import cli
@@ -60,11 +59,10 @@ def main(argv: Sequence[str]) -> None:
         images=config.run.image_folder,
         masks=True,
     )
-    imagenet = resolve_imagenet
     reproduce(
         plan,
         dataset,
-        partial(resolve_initial, config.run, dataset.classes, imagenet=imagenet),
+        partial(resolve_initial, config.run, dataset.classes),
         workdir=Path(args.workdir or f"runs/reproduce-{config.data.dataset}-{extent}"),
         out=Path(args.out),
     )
