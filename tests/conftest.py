@@ -23,7 +23,7 @@ from tests.helpers.networks import TINY
 # Files that take longest, longest first: begun late, the last of them would leave a core idle.
 # Together with --no-loadscope-reorder in pyproject.toml.
 LONG = (
-    "studies/test_reproduce.py",
+    "studies/reproduce/test_experiments.py",
     "training/test_train.py",
     "attention/test_training_all_pairs.py",
     "training/test_devices.py",
@@ -49,7 +49,6 @@ LONG = (
     "porting/export/test_export_command.py",
     "runs/test_snapshots.py",
     "runs/test_checkpoints.py",
-    "studies/test_verdicts.py",
     "models/test_calibrate.py",
     "training/test_trainer.py",
 )

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import LONG, QUICK
+
 PACKAGE = Path(__file__).parents[1] / "flax_attn"
 
 # From the top: what a room may import stands before it (docs/design.md).
@@ -110,6 +112,11 @@ def test_no_two_public_classes_share_a_name() -> None:
         if isinstance(node, ast.ClassDef) and not node.name.startswith("_")
     )
     assert [name for name, count in names.items() if count > 1] == []
+
+
+def test_lists_of_test_files_name_files_that_exist() -> None:
+    tests = Path(__file__).parent
+    assert [file for file in (*LONG, *QUICK) if not (tests / file).is_file()] == []
 
 
 def test_every_room_says_what_it_is_for() -> None:

@@ -32,6 +32,8 @@ DEVIATIONS = 6
 DEVIATIONS_OF_NORMS = 3
 # Random moves that a bound is measured by: of each element, and of norms, which scatter less.
 DRAWS, DRAWS_OF_NORMS = 8, 2
+# So much larger than a rounding is a move that tells a condition in float32.
+COARSE = 2.0**10
 
 
 def gamma(n: float, unit: float = SINGLE) -> float:
@@ -246,6 +248,8 @@ def rounding(
     terms: Terms,
     unit: float = SINGLE,
     whole: bool = False,
+    coarse: float = 1,
+    draws: int | None = None,
 ) -> tuple[Any, Any]:
     """The value of ``reference`` in float64, and what a stable computation may be off by.
 
@@ -253,6 +257,10 @@ def rounding(
     2002, section 1.5): inputs and result are each off by the roundings of ``terms`` operations.
     What the inputs' share of it moves is measured, in float64: the root mean square over
     random moves. ``whole`` bounds the norm of each array in place of its elements.
+
+    A reference that computes no better than what it is to bound is moved by ``coarse`` times as
+    much, beside which its own roundings vanish; a coarse move moves a smooth result in proportion.
+    One that takes long is moved fewer times, by ``draws``.
     """
 
     def wide(tree: Any) -> Any:
@@ -265,11 +273,14 @@ def rounding(
             tree,
         )
 
-    rng, draws = np.random.default_rng(0), DRAWS_OF_NORMS if whole else DRAWS
+    rng, draws = np.random.default_rng(0), draws or (DRAWS_OF_NORMS if whole else DRAWS)
     value = wide(reference(*wide(inputs)))
-    moved = [wide(reference(*nudged(inputs, terms, unit, rng))) for _ in range(draws)]
+    moves = [nudged(inputs, terms, coarse * unit, rng) for _ in range(draws)]
+    moved = [wide(reference(*move)) for move in moves]
     own = unit * np.sqrt(4 if callable(terms) else terms)
-    return value, jax.tree.map(partial(spread, own=own, whole=whole), value, *moved)
+    off = partial(spread, own=coarse * own, whole=whole)
+    bounds = jax.tree.map(off, value, *moved)
+    return value, jax.tree.map(lambda bound: bound / coarse, bounds)
 
 
 def assert_within(got: Any, expected: Any, bound: Any, *, whole: bool = False) -> None:
@@ -295,7 +306,9 @@ def assert_rounded(
     terms: Terms,
     unit: float = SINGLE,
     whole: bool = False,
+    coarse: float = 1,
 ) -> None:
     """Fails unless ``got`` is ``reference`` of these inputs, but for rounding (``rounding``)."""
-    value, bound = rounding(reference, *inputs, terms=terms, unit=unit, whole=whole)
+    options = {"terms": terms, "unit": unit, "whole": whole, "coarse": coarse}
+    value, bound = rounding(reference, *inputs, **options)
     assert_within(got, value, bound, whole=whole)

@@ -19,7 +19,7 @@ from flax_attn.config import Config, make_config
 from flax_attn.data import open_dataset
 from flax_attn.models import build_model, functional
 from flax_attn.system import cli
-from flax_attn.system.processes import joined
+from flax_attn.system.processes import Meeting, joined
 from flax_attn.training.choices import CHOICES
 from flax_attn.training.devices import devices_for
 from flax_attn.training.sources import FeatureExamples, example_sources
@@ -33,13 +33,17 @@ FLAGS = (
 ).split()
 
 
-def main(argv: Sequence[str]) -> None:
+def parse(argv: Sequence[str]) -> tuple[Config, Meeting | None]:
     parser = cli.Parser()
     cli.add_meeting(parser)
     cli.add_settings(parser, CHOICES, "train")
     values = vars(parser.parse_args([*FLAGS, *argv]))
     meeting = cli.take_meeting(values)
-    config = make_config(values)
+    return make_config(values), meeting
+
+
+def main(argv: Sequence[str]) -> None:
+    config, meeting = parse(argv)
     with joined(meeting) as processes:
         dataset, workdir = open_dataset(config.data), Path(config.run.workdir or "")
         train(
