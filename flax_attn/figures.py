@@ -124,7 +124,7 @@ class Panel(NamedTuple):
     """One image with its attention maps and what the network says of it."""
 
     image: UInt8[np.ndarray, "s s 3"]
-    attention: Mapping[str, Float[np.ndarray, "h w"]]
+    attention: Mapping[str, Float[np.ndarray, "_ _"]]
     title: str
     correct: bool
 
@@ -169,7 +169,7 @@ def _draw_block(
     part.colorbar(ScalarMappable(), ax=grid[:, 0], **bar).ax.set_visible(False)
 
 
-def _scale(maps: Sequence[Float[np.ndarray, "h w"]]) -> Normalize:
+def _scale(maps: Sequence[Float[np.ndarray, "_ _"]]) -> Normalize:
     low, high = min(m.min() for m in maps), max(m.max() for m in maps)
     return Normalize(low, max(high, low + 1e-12))
 
@@ -207,7 +207,7 @@ class Strip(NamedTuple):
     """
 
     title: str
-    maps: Sequence[Float[np.ndarray, "h w"]] | Float[np.ndarray, "n h w"] | None = None
+    maps: Sequence[Float[np.ndarray, "_ _"]] | Float[np.ndarray, "n h w"] | None = None
     scale: ScaleName = "linear"
 
 

@@ -16,11 +16,14 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from scipy import stats  # type: ignore[import-untyped]
 
 RESAMPLES = 10_000
 LEVEL = 0.95
+
+# A number an image, or whether something holds of it.
+Paired = Float[np.ndarray, "n"] | Bool[np.ndarray, "n"]
 
 # Values resampled at a time: 32 MB, whatever the number of images.
 _AT_A_TIME = 2**22
@@ -42,7 +45,7 @@ def mean(values: Float[np.ndarray, "n"]) -> Interval:
     return _bootstrap(np.mean, _defined(values))
 
 
-def paired_difference(first: Float[np.ndarray, "n"], second: Float[np.ndarray, "n"]) -> Interval:
+def paired_difference(first: Paired, second: Paired) -> Interval:
     """Returns the mean of ``first - second`` over the same images: pairs are kept together."""
     return mean(np.asarray(first, np.float64) - np.asarray(second, np.float64))
 

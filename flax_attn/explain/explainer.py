@@ -41,7 +41,7 @@ class Explained(NamedTuple):
 
     name: str
     image: UInt8[np.ndarray, "s s 3"]
-    maps: Mapping[str, Float[np.ndarray, "h w"]]
+    maps: Mapping[str, Float[np.ndarray, "_ _"]]
     targets: Mapping[str, int]
     probabilities: Float[np.ndarray, "k"]
     decided: Bool[np.ndarray, "k"]
@@ -168,7 +168,7 @@ class Explainer:
 
     def _maps(
         self, images: UInt8[np.ndarray, "b s s 3"], judged: Prediction, request: Request
-    ) -> tuple[dict[str, Float[np.ndarray, "b h w"]], dict[str, Int[np.ndarray, "b"]]]:
+    ) -> tuple[dict[str, Float[np.ndarray, "b _ _"]], dict[str, Int[np.ndarray, "b"]]]:
         """The maps, and the class of each image that they explain, both by the map's name."""
         attention = named_maps(judged.attention, self._config.model, self._classes)
         maps = {f"Attention on {name}": value for name, value in attention.items()}
@@ -217,7 +217,7 @@ def truth_text(item: Explained, classes: Sequence[str]) -> str | None:
     return None if item.truth is None else ", ".join(names_of(classes, item.truth)) or "nothing"
 
 
-def outline(mask: Bool[np.ndarray, "s s"]) -> UInt8[np.ndarray, "s s 4"]:
+def outline(mask: Bool[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w 4"]:
     """Returns the border of an object, white inside and black outside, as a layer else clear."""
     layer = np.zeros((*mask.shape, 4), np.uint8)
     layer[ndimage.binary_dilation(mask) & ~mask, 3] = 255

@@ -24,7 +24,7 @@ from flax_attn.ops.images import normalize
 
 AnyArray = Array | np.ndarray
 Images = UInt8[AnyArray, "b h w 3"] | Float[AnyArray, "b h w 3"]
-Activations = Mapping[str, Float[Array, "b h w c"]]
+Activations = Mapping[str, Float[Array, "b _ _ _"]]
 
 
 @runtime_checkable
@@ -127,7 +127,7 @@ def linearize(
     return Linearization(activation, gradient)
 
 
-def activation_of(forward: Forward, image: Images, stage: str) -> Float[Array, "b h w c"]:
+def activation_of(forward: Forward, image: Images, stage: str) -> Float[Array, "b p q c"]:
     """Returns the activation named ``stage``.
 
     Raises:
@@ -157,7 +157,7 @@ def normalized(image: Images) -> Float[Array, "b h w 3"]:
 
 def _activation(
     forward: Forward, image: Float[Array, "b h w 3"], stage: str
-) -> Float[Array, "b h w c"]:
+) -> Float[Array, "b p q c"]:
     activations = forward(image)[1]
     if stage not in activations:
         raise ValueError(f"no activation {stage!r}, expected one of {', '.join(activations)}")

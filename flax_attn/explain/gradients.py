@@ -39,7 +39,7 @@ def integrated_gradients(
     class_index: Int[AnyArray, "b"],
     stage: str = "image",
     *,
-    baseline: Float[Array, "*b h w 3"] | float = 0.0,
+    baseline: Float[Array, "*b h w 3"] | Float[Array, ""] | float = 0.0,
     steps: int = 32,
     batch_size: int = 32,
 ) -> Float[Array, "b h w"]:
@@ -59,7 +59,7 @@ def attributions(
     image: Images,
     class_index: Int[AnyArray, "b"],
     *,
-    baseline: Float[Array, "*b h w 3"] | float = 0.0,
+    baseline: Float[Array, "*b h w 3"] | Float[Array, ""] | float = 0.0,
     steps: int = 32,
     batch_size: int = 32,
 ) -> Float[Array, "b h w 3"]:
@@ -107,7 +107,7 @@ def _integrate(
     forward: Forward,
     image: Images,
     class_index: Int[AnyArray, "b"],
-    baseline: Float[Array, "*b h w 3"] | float,
+    baseline: Float[Array, "*b h w 3"] | Float[Array, ""] | float,
     nodes: Float[Array, "m"],
     weights: Float[Array, "m"],
 ) -> Float[Array, "b h w 3"]:

@@ -21,7 +21,7 @@ class Method(NamedTuple):
       of_image: whether the maps are of the image itself, whatever the stage.
     """
 
-    compute: Callable[..., Float[Array, "b h w"]]
+    compute: Callable[..., Float[Array, "b p q"]]
     title: str
     of_image: bool = False
 
@@ -32,7 +32,7 @@ class Method(NamedTuple):
         class_index: Int[AnyArray, "b"],
         stage: str,
         **options: Any,
-    ) -> Float[Array, "b h w"]:
+    ) -> Float[Array, "b p q"]:
         return self.compute(forward, image, class_index, stage, **options)
 
 

@@ -29,7 +29,7 @@ from flax_attn.training.sources import ImageExamples
 from flax_attn.training.step import EvalStep, Examples, make_eval_step
 
 # A photograph as people have it: a path, an opened image, or pixels [h, w, 3] of 8 bits.
-Photograph = str | os.PathLike[str] | Image.Image | UInt8[np.ndarray, "h w 3"]
+Photograph = str | os.PathLike[str] | Image.Image | UInt8[np.ndarray, "_ _ 3"]
 
 
 class Predictions(NamedTuple):
@@ -44,7 +44,7 @@ class Predictions(NamedTuple):
     classes: tuple[str, ...]
     probabilities: Float[np.ndarray, "n k"]
     decided: Bool[np.ndarray, "n k"]
-    attention: dict[str, Float[np.ndarray, "n h w"]]
+    attention: dict[str, Float[np.ndarray, "n _ _"]]
     images: UInt8[np.ndarray, "n s s 3"]
 
     @property

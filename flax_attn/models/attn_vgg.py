@@ -127,7 +127,7 @@ class AttnVGG(Network):
         merged = merge_heads(grouped, self.head_merge)
         return merged if self.classes > 1 else merged[:, 0]
 
-    def _join(self, pooled: dict[str, Float[Array, "b *k c"]]) -> Float[Array, "b *k f"]:
+    def _join(self, pooled: dict[str, Float[Array, "b ..."]]) -> Float[Array, "b *k f"]:
         vectors = list(pooled.values())
         if self.classes > 1:
             shape = (vectors[0].shape[0], self.classes, vectors[0].shape[-1])
@@ -140,7 +140,7 @@ class AttnVGG(Network):
         # Class k reads its own vector: the diagonal of the classifier's logits for all vectors.
         return jnp.diagonal(self.classifier(joined), axis1=-2, axis2=-1)
 
-    def _maps(self, attention: Float[Array, "b *g h w"]) -> Float[Array, "b *g h w"]:
+    def _maps(self, attention: Float[Array, "b *g h w"]) -> Float[Array, "b *k h w"]:
         """Splits the groups' axis into classes and heads; leaves out an axis of size one."""
         b, *_, h, w = attention.shape
         groups = [size for size in (self.classes, self.heads) if size > 1]

@@ -48,8 +48,8 @@ class AttnOutput(NamedTuple):
     """
 
     logits: Float[Array, "b k"]
-    attention: dict[str, Float[Array, "b *g h w"]]
-    pooled: dict[str, Float[Array, "b *g c"]]
+    attention: dict[str, Float[Array, "b *g _ _"]]
+    pooled: dict[str, Float[Array, "b ..."]]
     features: Features
     policy: Policy | None = None
     overlap: Float[Array, "b"] | None = None
@@ -126,15 +126,15 @@ class Network(nnx.Module):
         self,
         image: Float[Array, "b h w 3"],
         *,
-        perturb: Mapping[str, Float[Array, "b h w c"]] | None = None,
-    ) -> tuple[AttnOutput, dict[str, Float[Array, "b h w c"]]]:
+        perturb: Mapping[str, Float[Array, "b _ _ _"]] | None = None,
+    ) -> tuple[AttnOutput, dict[str, Float[Array, "b _ _ _"]]]:
         """Evaluates, and returns the last activation of each stage (see ``VGG16BN``)."""
         features, activations = self.backbone.with_activations(image, train=False, perturb=perturb)
         return self.classify(features, train=False), activations
 
     def drop(
-        self, x: Float[Array, "b c"], key: Key[Array, ""] | None, *, train: bool
-    ) -> Float[Array, "b c"]:
+        self, x: Float[Array, "b *k c"], key: Key[Array, ""] | None, *, train: bool
+    ) -> Float[Array, "b *k c"]:
         """Drops values at the network's dropout rate, in training only.
 
         Raises:
@@ -195,7 +195,7 @@ def channels(config: ModelConfig) -> dict[str, int]:
 
 def named_maps(
     attention: Mapping[str, Any], config: ModelConfig, classes: Sequence[str]
-) -> dict[str, Float[np.ndarray, "b h w"]]:
+) -> dict[str, Float[np.ndarray, "b _ _"]]:
     """Returns the maps of ``AttnOutput.attention`` by names that tell class and head.
 
     Names are those of the feature maps, followed by the class and the head where there are

@@ -250,8 +250,8 @@ class VGG16BN(nnx.Module):
         image: Float[Array, "b h w 3"],
         *,
         train: bool,
-        perturb: Mapping[str, Float[Array, "b h w c"]] | None = None,
-    ) -> tuple[Features, dict[str, Float[Array, "b h w c"]]]:
+        perturb: Mapping[str, Float[Array, "b _ _ _"]] | None = None,
+    ) -> tuple[Features, dict[str, Float[Array, "b _ _ _"]]]:
         """Returns the pooled maps, and the last activation of each stage before pooling.
 
         ``perturb`` is added to the activations it names (``LAST_CONVS``), so that a derivative in

@@ -37,8 +37,8 @@ def binary_cross_entropy(
 
 
 def score_function_terms(
-    loss: Float[Array, "b"], log_prob: Float[Array, "b"], baseline: Float[Array, "b"]
-) -> Float[Array, "b"]:
+    loss: Float[Array, "*b"], log_prob: Float[Array, "*b"], baseline: Float[Array, "*b"]
+) -> Float[Array, "*b"]:
     """Returns loss terms that train the drawing of weights, and a baseline that predicts the loss.
 
     ``sg(loss - baseline) · log_prob + (baseline - sg(loss))²`` with sg the stopped gradient:

@@ -52,7 +52,7 @@ class Evaluation(NamedTuple):
     confusion: Int[np.ndarray, "k *k"]
     probabilities: Float[np.ndarray, "m k"]
     loss: Float[np.ndarray, "m"]
-    attention: dict[str, Float[np.ndarray, "m *g h w"]]
+    attention: dict[str, Float[np.ndarray, "m *g _ _"]]
     judged: Bool[np.ndarray, "n"]
 
 

@@ -35,7 +35,7 @@ _log = logging.getLogger(__name__)
 class FrozenFeatures(NamedTuple):
     """Maps by name; where ``present`` is false the image is lost, and the rows hold nothing."""
 
-    maps: dict[str, Float[np.ndarray, "n h w c"]]
+    maps: dict[str, Float[np.ndarray, "n _ _ _"]]
     present: Bool[np.ndarray, "n"]
 
 
@@ -119,7 +119,7 @@ def _find(folder: Path, taps: Sequence[str], split: Split) -> FrozenFeatures | N
         return None
 
 
-def _load(folder: Path, taps: Sequence[str], n: int) -> dict[str, Float[np.ndarray, "n h w c"]]:
+def _load(folder: Path, taps: Sequence[str], n: int) -> dict[str, Float[np.ndarray, "n _ _ _"]]:
     """Maps the files into memory.
 
     Raises:

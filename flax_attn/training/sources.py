@@ -74,7 +74,7 @@ class ImageExamples:
         return self.split.names
 
     @property
-    def labels(self) -> Int[np.ndarray, "n"]:
+    def labels(self) -> Int[np.ndarray, "n *k"]:
         return self.split.labels
 
     def epoch(
@@ -98,8 +98,8 @@ class FeatureExamples:
       part: the part of each batch that this process reads, as in ``Sampler``.
     """
 
-    maps: Mapping[str, Float[np.ndarray, "n h w c"]]
-    labels: Int[np.ndarray, "n"]
+    maps: Mapping[str, Float[np.ndarray, "n _ _ _"]]
+    labels: Int[np.ndarray, "n *k"]
     batch_size: int
     present: Bool[np.ndarray, "n"]
     names: Sequence[str]

@@ -90,7 +90,7 @@ class Prediction(NamedTuple):
 
     probabilities: Float[Array, "b k"]
     loss: Float[Array, "b"]
-    attention: dict[str, Float[Array, "b *g h w"]]
+    attention: dict[str, Float[Array, "b *g _ _"]]
 
 
 AnySums = Sums | LabelSums

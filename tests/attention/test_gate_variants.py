@@ -229,7 +229,7 @@ def test_classes_with_gates_of_their_own_do_not_share_a_logit(tiny: Config) -> N
 
 
 def test_names_of_maps(tiny: Config) -> None:
-    attention = {"pool3": np.arange(2 * 3 * 2 * 4).reshape(2, 3, 2, 2, 2)}
+    attention = {"pool3": np.arange(2.0 * 3 * 2 * 4).reshape(2, 3, 2, 2, 2)}
     config = tiny.updated(per_class=True, heads=2).model
     named = named_maps(attention, config, ("a", "b", "c"))
     assert list(named)[:3] == ["pool3 a head 1", "pool3 a head 2", "pool3 b head 1"]

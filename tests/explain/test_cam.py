@@ -5,7 +5,7 @@ In double precision: in float32 the libraries round a few activations to differe
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import jax
@@ -160,10 +160,10 @@ def cubic_network(
 def test_attributions_are_the_integral() -> None:
     # Of 3 s t² x² from x' = 1 to x, times x - x': s (x³ - 1). Two nodes are exact.
     slopes, x = np.array([2.0, -1.0]), np.array([3.0, 2.0])
-    forward = Partial(cubic_network, slopes.reshape(1, 1, 2, 1))
-    image, labels = x.reshape(1, 1, 2, 1), np.array([0])
+    forward = Partial(cubic_network, one_row(slopes))
+    image, labels = one_row(x), np.array([0])
     got = attributions(forward, image, labels, baseline=1.0, steps=2)
-    np.testing.assert_allclose(got.ravel(), slopes * (x**3 - 1), rtol=1e-12)
+    np.testing.assert_allclose(got[0, 0, :, 0], slopes * (x**3 - 1), rtol=1e-12)
     maps = integrated_gradients(forward, image, labels, baseline=1.0, steps=2)
     np.testing.assert_allclose(maps.ravel(), [52, 0], rtol=1e-12)
 
@@ -176,13 +176,20 @@ def linear_network(
     return jnp.einsum("bhwc,khwc->bk", x, slopes), {"conv1": x}
 
 
+def one_row(values: Sequence[float]) -> np.ndarray:
+    """An image of one row, [1, 1, w, 3], all in its first channel."""
+    row = np.zeros((1, 1, len(values), 3))
+    row[..., 0] = values
+    return row
+
+
 def hand_made(slopes: list[float]) -> Partial:
     """Two locations of one channel; the logits' slopes at both."""
-    return Partial(linear_network, jnp.array(slopes).reshape(-1, 1, 2, 1))
+    return Partial(linear_network, jnp.array(one_row(slopes)))
 
 
 # A = (1, 3), so that ΣA = 4.
-IMAGE = np.array([1.0, 3.0]).reshape(1, 1, 2, 1)
+IMAGE = one_row([1.0, 3.0])
 
 
 @pytest.mark.parametrize(

@@ -55,7 +55,9 @@ def test_perturbation_is_added_before_pooling(tiny: Config) -> None:
 def test_perturbing_an_unknown_activation_is_refused(tiny: Config) -> None:
     model = build_model(tiny.model, num_classes=2)
     with pytest.raises(ValueError, match="no activation pool3 .* conv1, "):
-        model.with_activations(jnp.zeros((1, 32, 32, 3)), perturb={"pool3": jnp.zeros(())})
+        model.with_activations(
+            jnp.zeros((1, 32, 32, 3)), perturb={"pool3": jnp.zeros((1, 4, 4, 8))}
+        )
 
 
 def test_network_forward_is_that_network(tiny: Config) -> None:

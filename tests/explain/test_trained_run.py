@@ -157,6 +157,7 @@ def test_an_opened_image_is_turned_upright(run: TrainedRun, tmp_path: Path) -> N
     ],
     ids=lambda pixels: f"{pixels.dtype}{list(pixels.shape)}",
 )
+@pytest.mark.usefixtures("wrong_shapes")
 def test_other_arrays_are_refused(run: TrainedRun, pixels: np.ndarray) -> None:
     with pytest.raises(UsageError, match=r"^pixels: got .*, expected uint8\[h, w, 3\]"):
         run.predict([pixels])
@@ -179,6 +180,7 @@ def test_images_that_cannot_be_used_are_refused_by_name(run: TrainedRun, tmp_pat
 @pytest.mark.parametrize(
     "photograph", ["cat.png", Path("cat.png"), Image.new("RGB", (9, 9)), np.zeros((9, 9, 3))]
 )
+@pytest.mark.usefixtures("wrong_shapes")
 def test_one_photograph_without_a_list_is_refused(run: TrainedRun, photograph: object) -> None:
     with pytest.raises(UsageError, match=r"^images: got one photograph .* write \[image\]"):
         run.predict(photograph)

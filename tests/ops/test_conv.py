@@ -233,6 +233,7 @@ def test_select_impl():
         lambda: max_pool2x2(jnp.ones((1, 4, 4, 2)), impl="quick"),
     ],
 )
+@pytest.mark.usefixtures("wrong_shapes")
 def test_wrong_calls_are_usage_errors(call):
     with pytest.raises(UsageError, match="expected"):
         call()

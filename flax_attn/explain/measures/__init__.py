@@ -108,7 +108,7 @@ def road_score(maps: Maps, curves: Faithfulness) -> Values:
     return curves.scores["road"]
 
 
-def product(first: Maps, second: Maps) -> Maps:
+def product(first: Maps, second: Float[np.ndarray, "n p q"]) -> Float[np.ndarray, "n r s"]:
     """Returns the product of two maps at the resolution of the finer."""
     return np.asarray(localisation.product(jnp.asarray(first), jnp.asarray(second)))
 

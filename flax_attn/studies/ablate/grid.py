@@ -148,7 +148,7 @@ def object_masks(split: Split) -> Bool[np.ndarray, "n k s s"] | None:
 
 
 def measure(
-    attention: Mapping[str, Float[np.ndarray, "n h w"]],
+    attention: Mapping[str, Float[np.ndarray, "n _ _"]],
     objects: Bool[np.ndarray, "n k s s"] | None,
 ) -> dict[str, float]:
     """Returns means over the images, by measure and map.

@@ -52,7 +52,7 @@ _IG_STEPS = 8
 # Randomised networks that methods with a backward pass are tried on; attention costs less.
 _DRAWS_OF_METHODS = 3
 
-Maps = dict[str, Float[np.ndarray, "n h w"]]
+Maps = dict[str, Float[np.ndarray, "n _ _"]]
 
 
 def attention_name(gate: str, epoch: int) -> str:

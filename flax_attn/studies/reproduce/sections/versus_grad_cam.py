@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Float
 
 from flax_attn.explain import measures
 from flax_attn.explain.measures import Maps, Values
@@ -56,7 +57,9 @@ def section(evidence: Evidence, out: Path) -> Section:
     )
 
 
-def _findings(evidence: Evidence, attention: Maps, cam: Maps, cats: np.ndarray) -> list[Finding]:
+def _findings(
+    evidence: Evidence, attention: Maps, cam: Float[np.ndarray, "n p q"], cats: np.ndarray
+) -> list[Finding]:
     cat = evidence.name(evidence.cat)
     if evidence.animals is None:
         wider = paired_difference(measures.area90(attention)[cats], measures.area90(cam)[cats])
@@ -103,7 +106,7 @@ def _findings(evidence: Evidence, attention: Maps, cam: Maps, cats: np.ndarray) 
     return findings
 
 
-def _draw(evidence: Evidence, attention: Maps, cam: Maps, out: Path) -> None:
+def _draw(evidence: Evidence, attention: Maps, cam: Float[np.ndarray, "n p q"], out: Path) -> None:
     chosen = evidence.chosen(cats=4, dogs=2)
     strips = [
         Strip("input"),
@@ -113,7 +116,7 @@ def _draw(evidence: Evidence, attention: Maps, cam: Maps, out: Path) -> None:
     draw_strips(evidence.shown(chosen, run=SIGMOID), strips, out / FIGURE)
 
 
-def _table(evidence: Evidence, attention: Maps, cam: Maps) -> ReportTable:
+def _table(evidence: Evidence, attention: Maps, cam: Float[np.ndarray, "n p q"]) -> ReportTable:
     header = ["images", "map", "area that holds 90 %"]
     if evidence.animals is not None:
         header += ["energy on the animal", "IoU (best)", "part of the animal covered"]
