@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import os
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,14 +19,10 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 
 from flax_attn.errors import UsageError, WeightsError
-from flax_attn.porting.convert import Report, printable, unwrap
-from flax_attn.porting.torch_pickle import (
-    ForeignName,
-    Malformed,
-    PickledTensor,
-    Storage,
-    read_pickle,
-)
+from flax_attn.porting.convert import Report, printable
+from flax_attn.porting.torch_pickle import read_pickle
+from flax_attn.porting.torch_values import ForeignName, Malformed, PickledTensor, Storage
+from flax_attn.porting.wrappers import kind_of_object, unwrap
 from flax_attn.system.files import write_bytes, writing
 
 # The pickle of 200 tensors has 30 kB.
@@ -35,6 +31,8 @@ MAX_PICKLE = 1 << 20
 _ZIP = b"PK\x03\x04"
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_PROTOCOL = 1001
+
+_TORCHSCRIPT = "constants.pkl"
 
 _REMEDY = "Save model.state_dict() of a dense model on the CPU."
 
@@ -87,13 +85,14 @@ def import_torch() -> ModuleType:
     return torch
 
 
-def read_state_dict(path: Path) -> dict[str, StoredTensor]:
-    """Returns the tensors of a ``.pth`` or ``.pt`` file, unwrapped, their values not yet read.
+def read_state_dict(path: Path, *, entry: str | None = None) -> dict[str, StoredTensor]:
+    """Returns the tensors of a file of PyTorch's, unwrapped, their values not yet read.
 
-    Nothing in the file is executed.
+    Nothing in the file is executed. ``entry`` is that of ``unwrap``.
 
     Raises:
-      WeightsError: it is damaged, or holds anything but dense tensors whose values are in it.
+      WeightsError: it is damaged, has no state dict, or one with anything but dense tensors whose
+        values are in the file.
     """
     if not path.is_file():
         raise WeightsError(f"cannot read {path}: no such file")
@@ -104,21 +103,20 @@ def read_state_dict(path: Path) -> dict[str, StoredTensor]:
     except OSError as error:
         raise WeightsError(f"cannot read {path}: {error.strerror or error}") from error
     except ForeignName as error:
-        raise WeightsError(
-            f"{path} holds more than tensors ({printable(str(error))}) and was not loaded; "
-            "save model.state_dict() instead of the model"
-        ) from error
+        raise _whole_model(path, str(error)) from error
     except Malformed as error:
         raise WeightsError(
             f"{path} is no file of PyTorch tensors, or a damaged one ({printable(str(error))}): "
             "fetch it again, or save model.state_dict()"
         ) from error
+    if kind := kind_of_object(found.content):
+        raise _whole_model(path, kind)
     if not isinstance(found.content, Mapping):
         raise WeightsError(
             f"{path} holds a {type(found.content).__name__}, expected a dictionary of tensors; "
             "save model.state_dict()"
         )
-    tensors = unwrap(found.content, source=str(path))
+    tensors = unwrap(found.content, entry=entry, source=str(path))
     report = Report()
     for key, tensor in tensors.items():
         if problem := tensor.problem or _missing_values(tensor.storage, found.stored):
@@ -142,6 +140,13 @@ def write_state_dict(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
         write_bytes(Path(path), buffer.getvalue(), shared=True)
 
 
+def _whole_model(path: Path, kind: str) -> WeightsError:
+    return WeightsError(
+        f"{path} holds more than tensors ({printable(kind)}) and was not loaded; "
+        "save model.state_dict() instead of the model"
+    )
+
+
 def _missing_values(storage: Storage, stored: Mapping[str, int]) -> str | None:
     if stored.get(storage.key, 0) == storage.nbytes:
         return None
@@ -153,8 +158,10 @@ def _read_zip(path: Path) -> _File:
         names = {info.filename: info.file_size for info in archive.infolist()}
         roots = [name.removesuffix("data.pkl") for name in names if name.endswith("/data.pkl")]
         if len(roots) != 1:
-            raise Malformed(f"{len(roots)} records data.pkl, expected one")
+            raise Malformed(f"{len(roots)} records data.pkl, expected one; {_described(names)}")
         root = roots[0]
+        if f"{root}{_TORCHSCRIPT}" in names:
+            raise ForeignName("a TorchScript program")
         if names[f"{root}data.pkl"] > MAX_PICKLE:
             raise Malformed(f"data.pkl has more than {MAX_PICKLE:,} bytes")
         order = f"{root}byteorder"
@@ -169,6 +176,14 @@ def _read_zip(path: Path) -> _File:
     prefix = f"{root}data/"
     stored = {name.removeprefix(prefix): n for name, n in names.items() if name.startswith(prefix)}
     return _File(content, read, stored)
+
+
+def _described(names: Iterable[str]) -> str:
+    """Returns what an archive without a pickle of PyTorch's holds instead."""
+    shown = list(names)
+    if shown and all(name.endswith(".npy") for name in shown):
+        return "it holds arrays of NumPy"
+    return f"it holds {', '.join(shown[:3]) or 'nothing'}"
 
 
 @contextmanager

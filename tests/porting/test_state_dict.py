@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from pathlib import Path
 
@@ -181,9 +182,17 @@ def test_a_network_of_other_sizes_is_refused(settings: dict[str, object], messag
     assert is_untouched(model)
 
 
-def test_other_numbers_of_classes_are_refused_where_the_head_is_one_layer() -> None:
-    with pytest.raises(WeightsError, match=r"cls.bias is \[3\], expected \[2\]"):
-        load_torch(torch_attn_vgg().state_dict(), into=network(num_classes=2))
+def test_the_classifier_is_kept_for_other_classes_and_said(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO)
+    model = network(num_classes=2)
+    kept = load_torch(torch_attn_vgg().state_dict(), into=model)
+    assert kept == ["classifier/bias", "classifier/kernel"]
+    assert "(3 classes there, 2 here: the last layer starts anew)" in caplog.text
+    found, expected = arrays_of(model), ported_arrays("attn_vgg")
+    assert all((found.pop(path) == 7).all() for path in kept)
+    assert same_bits(found, {p: a for p, a in expected.items() if p not in kept})
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
@@ -224,7 +233,7 @@ def test_tensors_without_dense_values_are_refused() -> None:
         ({}, "the mapping is no state dict: it holds nothing"),
         ({"optimizer": {}, "epoch": 3}, "the mapping is no state dict: it holds optimizer, epoch"),
         ({"layer1.weight": np.zeros(3, np.float32)}, "the mapping is neither torchvision's"),
-        ("a.npz", "a.npz is no weight file: expected one of .pth, .pt, .safetensors"),
+        ("a.npz", "cannot read a.npz: no such file"),
         ("none.pth", "cannot read none.pth: no such file"),
         ("none.safetensors", "cannot read none.safetensors: no such file"),
     ],
