@@ -19,7 +19,7 @@ _REMEDY = (
 _BACKBONE_REMEDY = "--layout backbone takes the convolutions alone."
 
 # The last layer of each network, the only one that the number of classes decides.
-_OUTPUT_LAYERS = ("dense/2/", "classifier/")
+OUTPUT_LAYERS = ("dense/2/", "classifier/")
 
 _KEYS_SHOWN = 5
 _KEY_LENGTH = 100
@@ -188,14 +188,19 @@ def describe_new_classes(
         return None
     theirs, ours = offered[f"{layer}bias"], template[f"{layer}bias"].shape
     assert theirs is not None
-    return f"{theirs[0]} classes there, {ours[0]} here: the last layer starts anew"
+    return new_classes(theirs[0], ours[0])
+
+
+def new_classes(theirs: int, ours: int) -> str:
+    """Returns what is said of a last layer that is of another number of classes."""
+    return f"{theirs} classes there, {ours} here: the last layer starts anew"
 
 
 def _changed_layer(
     offered: Mapping[str, tuple[int, ...] | None], template: Mapping[str, ArraySpec]
 ) -> str | None:
     """Returns the last layer if it is of another number of classes, by its bias."""
-    for layer in _OUTPUT_LAYERS:
+    for layer in OUTPUT_LAYERS:
         theirs, ours = offered.get(f"{layer}bias"), template.get(f"{layer}bias")
         if theirs is not None and ours is not None and theirs != tuple(ours.shape):
             # Another rank is no other number of classes, but damage.

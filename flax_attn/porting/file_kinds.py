@@ -13,6 +13,8 @@ from typing import Literal
 
 from flax_attn.errors import WeightsError
 
+ZIP = b"PK\x03\x04"
+
 _HEAD = 512
 _TAR_MAGIC = 257
 # As long as the safetensors library allows.
@@ -39,7 +41,7 @@ def kind_of(path: Path) -> Literal["torch", "safetensors"]:
       WeightsError: it cannot be read, or is of another kind that is known.
     """
     head = _head(path)
-    if is_safetensors_head(head) or (path.suffix == ".safetensors" and not head.startswith(b"PK")):
+    if is_safetensors_head(head):
         return "safetensors"
     for beginning, problem in _BEGINNINGS.items():
         if head.startswith(beginning):
@@ -47,7 +49,8 @@ def kind_of(path: Path) -> Literal["torch", "safetensors"]:
     for is_other, problem in _OTHERS:
         if is_other(head):
             raise WeightsError(f"{path} {problem}")
-    return "torch"
+    damaged = path.suffix == ".safetensors" and not head.startswith(ZIP)
+    return "safetensors" if damaged else "torch"
 
 
 def is_safetensors_head(head: bytes) -> bool:

@@ -174,7 +174,7 @@ def _template(
 
     def rows(path: str, default: int) -> int:
         key = table.key_of(path)
-        shape = tensors[key].shape if key in tensors else ()
+        shape = tensors[key].shape if key is not None and key in tensors else ()
         # An empty tensor may claim any size.
         return shape[0] if shape and 0 not in shape else default
 

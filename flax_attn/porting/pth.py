@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import os
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,6 +20,7 @@ import numpy as np
 
 from flax_attn.errors import UsageError, WeightsError
 from flax_attn.porting.convert import Report, printable
+from flax_attn.porting.file_kinds import ZIP
 from flax_attn.porting.torch_pickle import read_pickle
 from flax_attn.porting.torch_values import ForeignName, Malformed, PickledTensor, Storage
 from flax_attn.porting.wrappers import kind_of_object, unwrap
@@ -28,11 +29,8 @@ from flax_attn.system.files import write_bytes, writing
 # The pickle of 200 tensors has 30 kB.
 MAX_PICKLE = 1 << 20
 
-_ZIP = b"PK\x03\x04"
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_PROTOCOL = 1001
-
-_TORCHSCRIPT = "constants.pkl"
 
 _REMEDY = "Save model.state_dict() of a dense model on the CPU."
 
@@ -98,7 +96,7 @@ def read_state_dict(path: Path, *, entry: str | None = None) -> dict[str, Stored
         raise WeightsError(f"cannot read {path}: no such file")
     try:
         with open(path, "rb") as file:
-            is_zip = file.read(len(_ZIP)) == _ZIP
+            is_zip = file.read(len(ZIP)) == ZIP
         found = _read_zip(path) if is_zip else _read_legacy(path)
     except OSError as error:
         raise WeightsError(f"cannot read {path}: {error.strerror or error}") from error
@@ -158,10 +156,8 @@ def _read_zip(path: Path) -> _File:
         names = {info.filename: info.file_size for info in archive.infolist()}
         roots = [name.removesuffix("data.pkl") for name in names if name.endswith("/data.pkl")]
         if len(roots) != 1:
-            raise Malformed(f"{len(roots)} records data.pkl, expected one; {_described(names)}")
+            raise Malformed(f"{len(roots)} records data.pkl, expected one")
         root = roots[0]
-        if f"{root}{_TORCHSCRIPT}" in names:
-            raise ForeignName("a TorchScript program")
         if names[f"{root}data.pkl"] > MAX_PICKLE:
             raise Malformed(f"data.pkl has more than {MAX_PICKLE:,} bytes")
         order = f"{root}byteorder"
@@ -178,12 +174,16 @@ def _read_zip(path: Path) -> _File:
     return _File(content, read, stored)
 
 
-def _described(names: Iterable[str]) -> str:
-    """Returns what an archive without a pickle of PyTorch's holds instead."""
-    shown = list(names)
-    if shown and all(name.endswith(".npy") for name in shown):
-        return "it holds arrays of NumPy"
-    return f"it holds {', '.join(shown[:3]) or 'nothing'}"
+def _refuse_other_archives(path: Path, names: Sequence[str]) -> None:
+    """Names what is an archive for another reason, before any of its records is looked at."""
+    if any(name.endswith("/constants.pkl") for name in names):
+        raise _whole_model(path, "a TorchScript program")
+    if not any(name.endswith("data.pkl") for name in names):
+        shown = ", ".join(printable(name) for name in names[:3]) or "nothing"
+        raise WeightsError(
+            f"{path} is an archive without weights of PyTorch (it holds {shown}): unpack it and "
+            "name the weight file in it, if there is one"
+        )
 
 
 @contextmanager
@@ -192,6 +192,7 @@ def _verified(path: Path) -> Iterator[zipfile.ZipFile]:
     try:
         with zipfile.ZipFile(path) as archive:
             records = archive.infolist()
+            _refuse_other_archives(path, [info.filename for info in records])
             if len({info.filename for info in records}) != len(records):
                 raise Malformed("two records of one name")
             # PyTorch never compresses; compressed or overlapping records could be bombs.

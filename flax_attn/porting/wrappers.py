@@ -55,6 +55,10 @@ class _Candidate(NamedTuple):
     def tensors(self) -> dict[Any, Any]:
         return {key: value for key, value in self.values.items() if _is_tensor(value)}
 
+    @property
+    def is_network(self) -> bool:
+        return any(_network_prefix(key) is not None for key in self.tensors)
+
 
 def unwrap(
     checkpoint: Mapping[str, Any], *, entry: str | None = None, source: str = "the weights"
@@ -70,7 +74,7 @@ def unwrap(
         layers, or two tensors have one name.
     """
     candidates = list(_candidates(checkpoint, "", set()))
-    networks = [found for found in candidates if any(map(_network_prefix, found.tensors))]
+    networks = [found for found in candidates if found.is_network]
     if entry is not None:
         chosen = _named(candidates, entry, source)
     elif networks:
