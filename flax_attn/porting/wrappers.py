@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Set
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -87,14 +87,16 @@ def unwrap(
     _refuse_layers_without_tensors(other, chosen.values, source)
     said = []
     if chosen.entry:
-        said.append(f"weights of {printable(chosen.entry)!r}")
+        said.append(f"weights of {chosen.entry!r}")
     if others := [found.entry for found in networks if found.entry != chosen.entry]:
-        shown = ", ".join(repr(printable(name or "the top")) for name in others)
+        shown = _shown(repr(name or "the top") for name in others)
         said.append(f"not of {shown} (--entry takes another)")
     passed = [f"{len(other)} values that are no tensors ({_shown(other)})"] if other else []
     layers = {key: tensors[key] for key in tensors if not _is_counter(key)}
     if len(layers) < len(tensors):
         passed.append(f"{len(tensors) - len(layers)} counters of a profiler")
+    if not layers:
+        raise _no_tensors(chosen.values, source)
     names = _own_names(layers, said, passed, source)
     if passed:
         said.append(f"passed over {', '.join(passed)}")
@@ -119,7 +121,7 @@ def _named(candidates: list[_Candidate], entry: str, source: str) -> _Candidate:
     for found in candidates:
         if found.entry and (found.entry == entry or found.entry.startswith(f"{entry}.")):
             return found
-    known = ", ".join(repr(printable(found.entry)) for found in candidates if found.entry)
+    known = _shown(repr(found.entry) for found in candidates if found.entry)
     raise WeightsError(
         f"{source} has no weights in the entry {printable(entry)!r}: it has {known or 'no entries'}"
     )
@@ -170,17 +172,17 @@ def _own_names(
         numbered = [match[1] for key in tensors if (match := _NUMBERED.match(str(key)))]
         found = set(numbered)
     chosen = min(found, key=_rank, default="")
-    others = sorted(found - {chosen}, key=len, reverse=True)
-    names: dict[Any, str] = {}
-    for key in tensors:
-        if isinstance(key, str) and not any(key.startswith(p) and p for p in others):
-            names[key] = key.removeprefix(chosen)
-        elif not isinstance(key, str):
-            names[key] = str(key)
+    inside = {key: _longest(str(key), found) for key in tensors}
+    names = {
+        key: str(key).removeprefix(chosen) if prefix == chosen else str(key)
+        for key, prefix in inside.items()
+        if prefix in (chosen, None)
+    }
     if chosen:
         said.append(f"names without {chosen!r}")
     if len(names) < len(tensors):
-        passed.append(f"{len(tensors) - len(names)} tensors of {', '.join(map(repr, others))}")
+        others = sorted(found - {chosen}, key=_rank)
+        passed.append(f"{len(tensors) - len(names)} tensors of {_shown(map(repr, others))}")
     # Twice: a part that is compiled and parallel has two wrappers.
     for _ in range(2):
         children = _children(names.values())
@@ -204,6 +206,16 @@ def _network_prefix(key: Any) -> str | None:
     match = _NETWORK.match(key) if isinstance(key, str) else None
     parts = match[1].split(".")[:-1] if match else []
     return match[1] if match and len(parts) == len(set(parts)) else None
+
+
+def _longest(name: str, prefixes: Set[str]) -> str | None:
+    """Returns the longest of the prefixes that a name has; None if it has none."""
+    parts = name.split(".", len(PREFIXES))[:-1]
+    for length in range(len(parts), -1, -1):
+        prefix = "".join(f"{part}." for part in parts[:length])
+        if prefix in prefixes:
+            return prefix
+    return None
 
 
 def _rank(prefix: str) -> tuple[int, ...]:
@@ -243,4 +255,4 @@ def _is_tensor(value: Any) -> bool:
 def _shown(names: Iterable[Any]) -> str:
     names = list(names)
     more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-    return ", ".join(printable(str(name)) for name in names[:5]) + more
+    return ", ".join(printable(name) for name in names[:5]) + more
