@@ -73,6 +73,10 @@ class Singer:
         return sing, (str(self.canary),)
 
 
+class Tagged(torch.Tensor):
+    """A tensor whose values may mean something else."""
+
+
 class Listed(list):
     """A list with items that pickle appends to an instance."""
 
@@ -372,6 +376,8 @@ def besides() -> dict[str, Shape]:
         found[f"beside-everything-{name}"] = Shape(
             saved("a.pth", everything, **options), "attn_vgg"
         )
+    old = saved("a.pth", beside(extra=BESIDE["whole-model"]), _use_new_zipfile_serialization=False)
+    found["beside-whole-model-old-format"] = Shape(old, "attn_vgg")
     found["beside-a-function-that-would-be-called"] = Shape(sung, "attn_vgg")
     found["beside-a-command"] = Shape(evil, None, ("system) and was not loaded",))
     return found
@@ -412,6 +418,10 @@ def layers() -> dict[str, Shape]:
         state = small_state()
         state["cls.bias"].note = "an attribute of its own"
         return state
+
+    def of_a_class() -> State:
+        state = small_state()
+        return {**state, "cls.bias": state["cls.bias"].as_subclass(Tagged)}
 
     def view() -> State:
         state = small_state()
@@ -470,6 +480,11 @@ def layers() -> dict[str, Shape]:
         ),
         "views-and-channels-last": Shape(saved("a.pth", view), "attn_vgg"),
         "tensor-with-attributes": Shape(saved("a.pth", attributes), "attn_vgg"),
+        "tensor-of-a-class": Shape(
+            saved("a.pth", of_a_class),
+            None,
+            ("(cls.bias is a tests.helpers.weight_shapes.Tagged)",),
+        ),
         "parameters-without-statistics": Shape(
             saved("a.pth", without_statistics), None, ("missing (conv_block1.1.running_mean",)
         ),

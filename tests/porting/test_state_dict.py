@@ -65,7 +65,9 @@ def expected_backbone(layout: str) -> dict[str, np.ndarray]:
 
 
 @pytest.mark.parametrize("layout", NETWORKS)
-@pytest.mark.parametrize("kind", ["a.pth", "a.pt", "a.safetensors", "tensors", "arrays", "wrapped"])
+@pytest.mark.parametrize(
+    "kind", ["a.pth", "a.pt", "a.ckpt", "weights", "a.safetensors", "tensors", "arrays", "wrapped"]
+)
 def test_a_whole_network_is_filled_bit_for_bit(layout: str, kind: str, tmp_path: Path) -> None:
     state = dict(NETWORKS[layout]().state_dict())
     source: object = {"tensors": state, "wrapped": {"state_dict": state}}.get(kind)
@@ -136,6 +138,26 @@ def test_the_backbone_alone_can_be_asked_for() -> None:
     model = network("vgg16_bn")
     kept = load_torch(torch_vgg().state_dict(), into=model, layout="backbone")
     assert kept == sorted(path for path in leaves("vgg16_bn") if "backbone/" not in path)
+
+
+def test_the_backbone_of_an_attn_vgg_fills_a_vgg() -> None:
+    model = network("vgg16_bn")
+    kept = load_torch(torch_attn_vgg().state_dict(), into=model, layout="backbone")
+    found = arrays_of(model)
+    assert kept and all((found.pop(path) == 7).all() for path in kept)
+    assert same_bits(found, expected_backbone("attn_vgg"))
+
+
+@pytest.mark.parametrize("entry", [None, "model", "ema"])
+def test_one_of_several_networks_is_chosen(entry: str | None, tmp_path: Path) -> None:
+    states = {name: dict(torch_attn_vgg().state_dict()) for name in ("ema", "model")}
+    states["ema"]["cls.bias"] = states["ema"]["cls.bias"] + 1
+    torch.save(states, tmp_path / "a.pth")
+    for source in (states, tmp_path / "a.pth"):
+        model = network()
+        assert load_torch(source, into=model, entry=entry) == []
+        expected = states[entry or "model"]["cls.bias"].numpy()
+        np.testing.assert_array_equal(arrays_of(model)["classifier/bias"], expected)
 
 
 def test_gates_of_another_kind_are_kept() -> None:

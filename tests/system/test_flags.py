@@ -204,7 +204,7 @@ WRONG: dict[str, list[str]] = {
         "--out x.npz",
         "--out no/folder/x.safetensors",
         "--calibrate-on photos",
-        "--source x.npz",
+        "--source vgg",
     ],
 }
 
