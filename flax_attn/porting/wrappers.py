@@ -183,19 +183,22 @@ def _own_names(
     if len(names) < len(tensors):
         others = sorted(found - {chosen}, key=_rank)
         passed.append(f"{len(tensors) - len(names)} tensors of {_shown(map(repr, others))}")
+    wrapped = list(names.values())
     # Twice: a part that is compiled and parallel has two wrappers.
     for _ in range(2):
         children = _children(names.values())
         names = {key: _unwrapped(name, children) for key, name in names.items()}
-    result: dict[str, Any] = {}
+    if wrapped != list(names.values()):
+        said.append("names without wrappers of parts")
+    keys: dict[str, Any] = {}
     for key, name in names.items():
-        if name in result:
+        if name in keys:
             raise WeightsError(
-                f"{source} has two tensors for {printable(name)}, one of them under "
+                f"{source} has two tensors for {printable(name)}: {printable(str(keys[name]))} and "
                 f"{printable(str(key))}; save the state_dict() of one network"
             )
-        result[name] = tensors[key]
-    return result
+        keys[name] = key
+    return {name: tensors[key] for name, key in keys.items()}
 
 
 def _network_prefix(key: Any) -> str | None:

@@ -245,7 +245,8 @@ def prefixes() -> dict[str, Shape]:
 
     def around(part: str, wrapper: str) -> Shape:
         pair = (f"{part}.", f"{part}.{wrapper}.")
-        return Shape(saved("a.pth", lambda: renamed(vgg_state(), pair)), "vgg16_bn")
+        said = ("names without wrappers of parts",)
+        return Shape(saved("a.pth", lambda: renamed(vgg_state(), pair)), "vgg16_bn", said)
 
     def lightning() -> State:
         state = prefixed("model.", small_state())
@@ -273,7 +274,7 @@ def prefixes() -> dict[str, Shape]:
                 "a.pth", lambda: {**prefixed("net.", vgg_state()), "classifier.0.bias": 0.0 * _1}
             ),
             None,
-            ("two tensors for classifier.0.bias",),
+            ("two tensors for classifier.0.bias: net.classifier.0.bias and",),
         ),
         "module-twice": Shape(
             saved("a.pth", lambda: prefixed("module.module.", small_state())),
