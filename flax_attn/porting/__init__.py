@@ -2,8 +2,9 @@
 
 ``load_torch`` and ``save_torch`` are the front door. Porting is data: tables of key, path and
 transform (``tables``), applied strictly and bit for bit in both directions (``convert``). ``pth``
-reads PyTorch's files without running anything in them; ``imagenet`` finds ImageNet weights;
-``export`` writes StableHLO and ONNX.
+reads PyTorch's files without running anything in them, ``wrappers`` takes off what training
+scripts save around weights; ``imagenet`` finds ImageNet weights; ``export`` writes StableHLO and
+ONNX.
 
 Refuses to guess: every key is mapped and every shape checked, or nothing is written.
 

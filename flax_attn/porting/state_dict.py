@@ -9,6 +9,7 @@ import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,18 +22,21 @@ from flax_attn.models.vgg import VGG16BN
 from flax_attn.porting.convert import (
     ArraySpec,
     Report,
+    describe_new_classes,
     printable,
     to_flax,
     to_torch,
-    unwrap,
     wanted_paths,
 )
+from flax_attn.porting.file_kinds import kind_of
 from flax_attn.porting.ported_files import open_tensors, write_tensors
 from flax_attn.porting.pth import read_state_dict, write_state_dict
-from flax_attn.porting.tables import TABLES, KeyTable
+from flax_attn.porting.tables import TABLES, KeyTable, fitting_table, is_backbone
+from flax_attn.porting.wrappers import unwrap
 
 _log = logging.getLogger(__name__)
 
+# Of files that are written; what is read is told by its content.
 TORCH_SUFFIXES = (".pth", ".pt")
 SUFFIXES = (*TORCH_SUFFIXES, ".safetensors")
 
@@ -40,21 +44,30 @@ Source = str | os.PathLike[str] | Mapping[str, Any]
 
 
 def load_torch(
-    source: Source, *, into: nnx.Module, layout: str = "auto", cast: bool = False
+    source: Source,
+    *,
+    into: nnx.Module,
+    layout: str = "auto",
+    entry: str | None = None,
+    cast: bool = False,
 ) -> list[str]:
     """Fills a network with weights of PyTorch; returns the paths that keep their values.
 
     Known are torchvision's vgg16_bn and the article's AttnVGG, told apart by their keys. Where
-    the network has the same head, all of it is filled and the list is empty, but that
-    vgg16_bn's last layer stays where the numbers of classes differ; elsewhere the backbone is.
-    Nothing in a file is executed, and the network stays as it is unless everything fits.
+    the network has the same head, all of it is filled and the list is empty, but that the last
+    layer stays where the numbers of classes differ; elsewhere the backbone is. Nothing in a file
+    is executed, and the network stays as it is unless everything fits.
 
     Args:
-      source: a ``.pth``, ``.pt`` or ``.safetensors`` file; or a state dict in memory, whose
-        values are tensors of PyTorch or arrays.
+      source: a file of PyTorch's or safetensors, under any name; or a state dict in memory,
+        whose values are tensors of PyTorch or arrays; in either, what training scripts save
+        around one.
       into: the network, one of ``flax_attn.models`` or any other with a ``VGG16BN`` as its
         ``backbone``, or a ``VGG16BN`` alone; changed in place.
-      layout: "auto", "vgg16_bn", "attn_vgg", or "backbone" for vgg16_bn's convolutions alone.
+      layout: "auto", "vgg16_bn", "attn_vgg", or "backbone" for the convolutions alone, whatever
+        the head.
+      entry: where a checkpoint holds the weights, such as "ema"; without, the first that has a
+        network, trained weights before averages of them.
       cast: makes float16, bfloat16 and float64 float32; without, they are refused.
 
     Raises:
@@ -69,16 +82,21 @@ def load_torch(
     name = "the mapping" if isinstance(source, Mapping) else str(source)
     structure, params, stats = split(into)
     template = {**params, **stats}
-    with open_state_dict(source) as tensors:
-        layout = detect_layout(tensors, name) if layout == "auto" else layout
-        table = _fitting(TABLES[layout](depths), tensors, template)
+    with open_state_dict(source, entry=entry) as tensors:
+        whole = choose_table(layout, depths, tensors, name)
+        offered = _offered(whole, tensors)
+        table = whole.only(wanted_paths(offered, template))
         leaves = {path: template[path] for path in table.paths}
         arrays = to_flax(table, tensors, leaves, cast=cast, source=name)
     for path, array in arrays.items():
         (params if path in params else stats)[path] = placed_like(array, template[path])
     nnx.update(into, nnx.state(merge(structure, params, stats)))
     kept = sorted(template.keys() - arrays.keys())
-    _log.info(f"took {len(arrays)} arrays of {name} ({layout}), kept {len(kept)} of the network")
+    changed = describe_new_classes(offered, template)
+    _log.info(
+        f"took {len(arrays)} arrays of {name} ({table.layout}), kept {len(kept)} of the network"
+        + (f" ({changed})" if changed else "")
+    )
     return kept
 
 
@@ -118,23 +136,25 @@ def save_torch(model: nnx.Module, path: str | os.PathLike[str], *, layout: str =
 
 
 @contextmanager
-def open_state_dict(source: Source) -> Iterator[Mapping[str, ArraySpec]]:
+def open_state_dict(
+    source: Source, *, entry: str | None = None
+) -> Iterator[Mapping[str, ArraySpec]]:
     """Yields the tensors of a file or a mapping; values are read while the context lasts.
+
+    A file's kind is told by its content. ``entry`` is that of ``unwrap``.
 
     Raises:
       WeightsError: the file cannot be read, or something in it is no dense tensor.
     """
     if isinstance(source, Mapping):
-        yield _in_memory(unwrap(source, source="the mapping"))
+        yield _in_memory(unwrap(source, entry=entry, source="the mapping"))
         return
     path = Path(source)
-    if path.suffix in TORCH_SUFFIXES:
-        yield read_state_dict(path)
-    elif path.suffix == ".safetensors":
-        with open_tensors(path) as tensors:
-            yield tensors
+    if kind_of(path) == "safetensors":
+        with open_tensors(path) as stored:
+            yield unwrap(stored, entry=entry, source=str(path))
     else:
-        raise WeightsError(f"{path} is no weight file: expected one of {', '.join(SUFFIXES)}")
+        yield read_state_dict(path, entry=entry)
 
 
 def write_any(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
@@ -149,6 +169,26 @@ def write_any(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
     write(path, tensors)
 
 
+def choose_table(
+    layout: str, depths: Sequence[int], tensors: Mapping[str, ArraySpec], source: str
+) -> KeyTable:
+    """Returns the table for tensors of a layout, or "auto", and says which it passes over.
+
+    Those are, for "backbone", all but the convolutions.
+
+    Raises:
+      WeightsError: they are of none of the known layouts.
+    """
+    found = detect_layout(tensors, source) if layout == "auto" else layout
+    table = fitting_table(found, depths, tensors.keys())
+    if layout == "backbone" and (head := {key for key in tensors if not is_backbone(key)}):
+        shown = ", ".join(printable(key) for key in sorted(head)[:5])
+        more = f" and {len(head) - 5} more" if len(head) > 5 else ""
+        _log.info(f"{source}: the convolutions alone, passed over {shown}{more}")
+        table = replace(table, ignored=table.ignored | head)
+    return table
+
+
 def detect_layout(tensors: Mapping[str, ArraySpec], source: str) -> str:
     """Returns the layout that keys belong to.
 
@@ -158,7 +198,7 @@ def detect_layout(tensors: Mapping[str, ArraySpec], source: str) -> str:
     keys = [str(key) for key in tensors]
     if any(key.startswith("conv_block") for key in keys):
         return "attn_vgg"
-    if any(key.startswith("features.") for key in keys):
+    if any(map(is_backbone, keys)):
         has_head = any(key.startswith("classifier.") for key in keys)
         return "vgg16_bn" if has_head else "backbone"
     shown = ", ".join(printable(key) for key in keys[:5])
@@ -207,15 +247,14 @@ def _in_memory(values: Mapping[str, Any]) -> dict[str, ArraySpec]:
     return tensors
 
 
-def _fitting(
-    table: KeyTable, tensors: Mapping[str, ArraySpec], template: Mapping[str, ArraySpec]
-) -> KeyTable:
-    """Returns the part of a table that a network takes (``wanted_paths``)."""
-    offered = {
+def _offered(
+    table: KeyTable, tensors: Mapping[str, ArraySpec]
+) -> dict[str, tuple[int, ...] | None]:
+    """Returns the shapes of a table's paths as PyTorch has them; None of what is not there."""
+    return {
         path: tuple(tensors[key].shape) if key in tensors else None
         for key, (path, _) in table.entries.items()
     }
-    return table.only(wanted_paths(offered, template))
 
 
 class _Headless(nnx.Module):

@@ -9,6 +9,7 @@ channels first, this project keeps them last.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -22,6 +23,11 @@ DENSE_GRID = 7
 _LAYER_MODULES = 3
 
 _DENSE = ("classifier.0", "classifier.3", "classifier.6")
+# Those of torchvision before 0.2 and of networks ported from Caffe, whose dropouts stand first.
+_OLD_DENSE = ("classifier.1", "classifier.4", "classifier.6")
+
+# The convolutions, by themselves numbered only, as in the state dict of vgg16_bn.features.
+_BACKBONE = re.compile(r"(features\.|conv_block|)\d+\.")
 
 
 class Transform(NamedTuple):
@@ -105,12 +111,26 @@ class KeyTable:
         ignored = self.ignored | (self.entries.keys() - entries.keys())
         return replace(self, entries=entries, ignored=ignored)
 
+    def key_of(self, path: str) -> str | None:
+        """Returns the key of one of our paths; None if no key goes there."""
+        return next((key for key, entry in self.entries.items() if entry.path == path), None)
 
-def vgg16_bn_table(depths: Sequence[int], *, grid: int = DENSE_GRID) -> KeyTable:
-    """Returns the table of torchvision's ``vgg16_bn`` <-> ``DenseVGG``."""
+
+def is_backbone(key: str) -> bool:
+    """Returns whether a PyTorch key is of the convolutions, in any layout."""
+    return _BACKBONE.match(key) is not None
+
+
+def vgg16_bn_table(
+    depths: Sequence[int], *, grid: int = DENSE_GRID, dense: Sequence[str] = _DENSE
+) -> KeyTable:
+    """Returns the table of torchvision's ``vgg16_bn`` <-> ``DenseVGG``.
+
+    ``dense`` are the keys of the dense layers.
+    """
     features = list(_features(depths))
-    dense = zip(_DENSE, (dense_after_grid(grid), LINEAR, LINEAR), strict=True)
-    heads = [_linear(key, f"dense/{i}", kernel) for i, (key, kernel) in enumerate(dense)]
+    layers = zip(dense, (dense_after_grid(grid), LINEAR, LINEAR), strict=True)
+    heads = [_linear(key, f"dense/{i}", kernel) for i, (key, kernel) in enumerate(layers)]
     return _table("vgg16_bn", [_backbone(features), *heads], features)
 
 
@@ -139,6 +159,21 @@ TABLES: dict[str, Callable[[Sequence[int]], KeyTable]] = {
 }
 
 
+def fitting_table(layout: str, depths: Sequence[int], keys: Set[str]) -> KeyTable:
+    """Returns the table of a layout whose names are those of ``keys``.
+
+    ``vgg16_bn`` may have old numbers, ``backbone`` the names of an AttnVGG or numbers alone.
+    """
+    if layout == "vgg16_bn" and f"{_DENSE[0]}.weight" not in keys:
+        if {f"{key}.weight" for key in _OLD_DENSE} <= keys:
+            return vgg16_bn_table(depths, dense=_OLD_DENSE)
+    names = {match[1] for key in keys if (match := _BACKBONE.match(key))}
+    if layout == "backbone" and "features." not in names and names:
+        layers = list(_blocks(depths) if "conv_block" in names else _features(depths, ""))
+        return _table(layout, [_backbone(layers)], layers)
+    return TABLES[layout](depths)
+
+
 class _Layer(NamedTuple):
     """The keys of a convolution and its normalisation, and the path of both together."""
 
@@ -147,11 +182,11 @@ class _Layer(NamedTuple):
     path: str
 
 
-def _features(depths: Sequence[int]) -> Iterator[_Layer]:
+def _features(depths: Sequence[int], name: str = "features.") -> Iterator[_Layer]:
     index = 0
     for stage, depth in enumerate(depths):
         for layer in range(depth):
-            yield _Layer(f"features.{index}", f"features.{index + 1}", _path(stage, layer))
+            yield _Layer(f"{name}{index}", f"{name}{index + 1}", _path(stage, layer))
             index += _LAYER_MODULES
         index += 1
 

@@ -1,10 +1,11 @@
-"""Reads pickles of PyTorch tensors without unpickling them: nothing is imported or called.
+"""Reads pickles of PyTorch without unpickling them: nothing is imported or called.
 
-A pickle is a program for a stack machine. This reads the part of its language that state dicts
-are written in, and gives meaning to a handful of names. ``torch.load(weights_only=True)`` calls
-its list of names instead, and some of those, harmless each by itself, can be made to fill the
-memory (``bytearray``, nested ``_codecs.encode``, quantised tensors of any size) or never to
-return (hashes of nested tuples as keys).
+A pickle is a program for a stack machine. This reads the language that training scripts' files
+are written in, and gives meaning to tensors, containers, text and numbers. All else, instances
+of classes and results of calls, is ``Opaque``: it is stepped over, and only its name is kept.
+``torch.load(weights_only=True)`` calls its list of names instead, and some of those, harmless
+each by itself, can be made to fill the memory (``bytearray``, nested ``_codecs.encode``,
+quantised tensors of any size) or never to return (hashes of nested tuples as keys).
 
 Nothing of theirs is imported: a storage is a key and a length, a tensor a view of one.
 """
@@ -16,72 +17,17 @@ import pickletools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-_MAX_DIMENSIONS = 32
-
-_TOO_LARGE = "larger than the bytes stored for it"
-
-# Storage class -> dtype and bytes an element.
-_STORAGES = {
-    "FloatStorage": ("float32", 4),
-    "DoubleStorage": ("float64", 8),
-    "HalfStorage": ("float16", 2),
-    "BFloat16Storage": ("bfloat16", 2),
-    "LongStorage": ("int64", 8),
-    "IntStorage": ("int32", 4),
-    "ShortStorage": ("int16", 2),
-    "CharStorage": ("int8", 1),
-    "ByteStorage": ("uint8", 1),
-    "BoolStorage": ("bool", 1),
-    "ComplexFloatStorage": ("complex64", 8),
-    "ComplexDoubleStorage": ("complex128", 16),
-    "QInt8Storage": ("qint8", 1),
-    "QUInt8Storage": ("quint8", 1),
-    "QInt32Storage": ("qint32", 4),
-}
-
-
-class Malformed(ValueError):
-    """A pickle that is damaged, or in another language than state dicts are."""
-
-
-class ForeignName(ValueError):
-    """A pickle that asks for something else than tensors; the argument is its name."""
-
-
-class Storage(NamedTuple):
-    """A run of numbers in the file: its key, and what the pickle says of it."""
-
-    key: str
-    dtype: str
-    item_bytes: int
-    elements: int
-
-    @property
-    def nbytes(self) -> int:
-        return self.elements * self.item_bytes
-
-
-class PickledTensor(NamedTuple):
-    """A view of a storage, in elements; ``problem`` says why it cannot be read."""
-
-    storage: Storage | None
-    offset: int
-    shape: tuple[int, ...]
-    strides: tuple[int, ...]
-    dtype: str
-    problem: str | None
-
-
-class _Name(NamedTuple):
-    """A class or function that the pickle asks for, one of those that are known."""
-
-    name: str
-
-
-class _Opaque(NamedTuple):
-    """The result of a call that tells nothing about tensors."""
-
-    name: str
+from flax_attn.porting.torch_values import (
+    ForeignName,
+    Malformed,
+    Name,
+    Opaque,
+    Storage,
+    call,
+    from_persistent_id,
+    key_of,
+    name_of,
+)
 
 
 class Pickle(NamedTuple):
@@ -93,13 +39,13 @@ class Pickle(NamedTuple):
 
 
 def read_pickle(content: bytes, start: int = 0) -> Pickle:
-    """Reads the pickle at ``start``: containers, strings, numbers and ``PickledTensor``.
+    """Reads the pickle at ``start``: containers, text, numbers, ``PickledTensor``, ``Opaque``.
 
     Time and memory are linear in the length of the pickle.
 
     Raises:
-      ForeignName: it asks for a class or function that is none of tensors.
-      Malformed: it is cut short, damaged, or uses more of the language than state dicts do.
+      ForeignName: it asks for something that starts programs or runs text.
+      Malformed: it is cut short, damaged, or uses more of the language than PyTorch does.
     """
     stream = io.BytesIO(content)
     stream.seek(start)
@@ -123,7 +69,7 @@ _MARK = object()
 
 
 class _Machine:
-    """The stack machine, for the opcodes that state dicts are written in.
+    """The stack machine, for the opcodes that PyTorch's files are written in.
 
     ``budget`` limits the items that are copied, so that time stays linear.
     """
@@ -159,11 +105,11 @@ class _Machine:
                 raise Malformed("a tuple without its items")
             stack[place:] = [tuple(stack[place:])]
         elif name == "GLOBAL":
-            stack.append(_known_name(argument.replace(" ", ".")))
+            stack.append(name_of(argument.replace(" ", ".")))
         elif name in _ACTIONS:
             _ACTIONS[name](self)
         else:
-            raise Malformed(f"opcode {name} is none that state dicts are written in")
+            raise Malformed(f"opcode {name} is none that PyTorch's files are written in")
 
     def pop_to_mark(self) -> list[Any]:
         place = len(self._stack) - 1
@@ -175,8 +121,21 @@ class _Machine:
         del self._stack[place:]
         return items
 
+    def memoize(self) -> None:
+        self._memo[len(self._memo)] = self._stack[-1]
+
+    def stack_global(self) -> None:
+        attribute, module = self._stack.pop(), self._stack.pop()
+        if type(module) is not str or type(attribute) is not str:
+            raise Malformed("a name that is no text")
+        self._stack.append(name_of(f"{module}.{attribute}"))
+
     def make_tuple(self) -> None:
         self._stack.append(tuple(self.pop_to_mark()))
+
+    def make_frozen_set(self) -> None:
+        self.pop_to_mark()
+        self._stack.append(Opaque("frozenset"))
 
     def append(self) -> None:
         self._extend([self._stack.pop()])
@@ -185,9 +144,13 @@ class _Machine:
         self._extend(self.pop_to_mark())
 
     def _extend(self, items: list[Any]) -> None:
-        if type(self._stack[-1]) is not list:
+        target = self._stack[-1]
+        # Of an instance whose class is a list, or of a set.
+        if type(target) is Opaque:
+            return
+        if type(target) is not list:
             raise Malformed("items are appended to what is no list")
-        self._stack[-1].extend(items)
+        target.extend(items)
 
     def set_item(self) -> None:
         value, key = self._stack.pop(), self._stack.pop()
@@ -198,41 +161,50 @@ class _Machine:
 
     def _update(self, items: list[Any]) -> None:
         target = self._stack[-1]
-        if type(target) is not dict or len(items) % 2:
+        if type(target) not in (dict, Opaque) or len(items) % 2:
             raise Malformed("items are set of what is no dictionary")
-        for key, value in zip(items[::2], items[1::2], strict=True):
-            target[_checked_key(key)] = value
+        if type(target) is dict:
+            for key, value in zip(items[::2], items[1::2], strict=True):
+                target[key_of(key)] = value
 
     def build(self) -> None:
-        # The state of an OrderedDict, such as the versions of the modules: nothing we need.
+        # The state of an OrderedDict, such as the versions of the modules, or of an instance.
         self._stack.pop()
-        if type(self._stack[-1]) is not dict:
+        if type(self._stack[-1]) not in (dict, Opaque):
             raise Malformed("a state is set of what is no dictionary")
 
-    def load_storage(self) -> None:
-        storage = _to_storage(self._stack.pop())
-        if self.storages.setdefault(storage.key, storage).nbytes != storage.nbytes:
-            raise Malformed(f"storage {storage.key} is of two sizes")
-        self._stack.append(storage)
+    def load_persistent(self) -> None:
+        found = from_persistent_id(self._stack.pop())
+        if type(found) is Storage:
+            if self.storages.setdefault(found.key, found).nbytes != found.nbytes:
+                raise Malformed(f"storage {found.key} is of two sizes")
+        self._stack.append(found)
 
     def reduce(self) -> None:
         arguments, function = self._stack.pop(), self._stack.pop()
-        if type(function) is not _Name or type(arguments) is not tuple:
-            raise Malformed("something is called that is no function")
-        if function.name == "collections.OrderedDict":
-            self._stack.append(self._ordered_dict(*arguments))
-        elif function.name in _REBUILD:
-            self._stack.append(_REBUILD[function.name](*arguments))
+        if type(arguments) is tuple and type(function) is Name and function.name in _DICTIONARIES:
+            pairs = _DICTIONARIES[function.name](*arguments)
+            self._stack.append(self._dictionary(pairs))
         else:
-            self._stack.append(_Opaque(function.name))
+            self._stack.append(call(function, arguments))
 
-    def _ordered_dict(self, pairs: Any = ()) -> dict[Any, Any]:
+    def make_object(self) -> None:
+        arguments, kind = self._stack.pop(), self._stack.pop()
+        if type(kind) is not Name or type(arguments) is not tuple:
+            raise Malformed("an instance of what is no class")
+        self._stack.append(Opaque(kind.name))
+
+    def make_object_with_names(self) -> None:
+        self._stack.pop()
+        self.make_object()
+
+    def _dictionary(self, pairs: Any) -> dict[Any, Any]:
         """Python 2 wrote the items as an argument, a list of pairs."""
         # The same list could be copied any number of times.
         self._budget -= len(pairs)
         if self._budget < 0:
             raise Malformed("more items than the pickle has bytes")
-        return {_checked_key(key): value for key, value in pairs}
+        return {key_of(key): value for key, value in pairs}
 
 
 _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "MARK": _MARK}
@@ -240,105 +212,32 @@ _EMPTY: dict[str, Callable[[], Any]] = {
     "EMPTY_DICT": dict,
     "EMPTY_LIST": list,
     "EMPTY_TUPLE": tuple,
+    "EMPTY_SET": lambda: Opaque("set"),
 }
 _LITERALS = {
-    *("BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT"),
-    *("BINUNICODE", "BINSTRING", "SHORT_BINSTRING"),
+    *("BININT", "BININT1", "BININT2", "LONG1", "LONG4", "BINFLOAT"),
+    *("BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8", "BINSTRING", "SHORT_BINSTRING"),
+    *("BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8"),
 }
 _TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
+# Dictionaries by name, and the pairs among the arguments they are made of.
+_DICTIONARIES: dict[str, Callable[..., Any]] = {
+    "collections.OrderedDict": lambda pairs=(): pairs,
+    "collections.defaultdict": lambda factory=None: (),
+}
 _ACTIONS: dict[str, Callable[[_Machine], None]] = {
     "TUPLE": _Machine.make_tuple,
+    "FROZENSET": _Machine.make_frozen_set,
     "APPEND": _Machine.append,
     "APPENDS": _Machine.appends,
+    "ADDITEMS": _Machine.appends,
     "SETITEM": _Machine.set_item,
     "SETITEMS": _Machine.set_items,
     "BUILD": _Machine.build,
-    "BINPERSID": _Machine.load_storage,
+    "BINPERSID": _Machine.load_persistent,
     "REDUCE": _Machine.reduce,
+    "NEWOBJ": _Machine.make_object,
+    "NEWOBJ_EX": _Machine.make_object_with_names,
+    "MEMOIZE": _Machine.memoize,
+    "STACK_GLOBAL": _Machine.stack_global,
 }
-
-
-def _known_name(name: str) -> _Name:
-    short = name.removeprefix("torch.cuda.").removeprefix("torch.")
-    if short in _STORAGES:
-        return _Name(short)
-    if name in _REBUILD or name in _OPAQUE or short in _DTYPES:
-        return _Name(name)
-    raise ForeignName(name)
-
-
-def _checked_key(key: Any) -> Any:
-    # Hashing a tuple hashes all that is in it, each time: nested, that is exponential.
-    if type(key) not in (str, int, float, bool):
-        raise Malformed(f"a key is no text but a {type(key).__name__}")
-    return key
-
-
-def _to_storage(saved: Any) -> Storage:
-    """Reads a persistent id: ("storage", class, key, device, count), once with a sixth, None."""
-    word, kind, key, _, count, *view = saved
-    if word != "storage" or type(kind) is not _Name or kind.name not in _STORAGES:
-        raise Malformed("a persistent id is of no storage")
-    if type(key) is not str or not _is_size(count) or view not in ([], [None]):
-        raise Malformed("a storage without key or count, or a view of another")
-    dtype, item_bytes = _STORAGES[kind.name]
-    return Storage(key, dtype, item_bytes, count)
-
-
-def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> PickledTensor:
-    if type(storage) is not Storage or not _is_size(offset):
-        raise Malformed("a tensor without a storage")
-    if type(shape) is not tuple or type(strides) is not tuple or len(shape) != len(strides):
-        raise Malformed("a tensor without a shape")
-    if len(shape) > _MAX_DIMENSIONS or not all(map(_is_size, (*shape, *strides))):
-        raise Malformed("a tensor of an impossible shape")
-    problem = None if _fits(storage.elements, offset, shape, strides) else _TOO_LARGE
-    return PickledTensor(storage, offset, shape, strides, storage.dtype, problem)
-
-
-def _fits(count: int, offset: int, shape: tuple[int, ...], strides: tuple[int, ...]) -> bool:
-    """Returns whether a view lies within its storage and repeats none of it."""
-    if 0 in shape:
-        return True
-    elements, last = 1, offset
-    for size, stride in zip(shape, strides, strict=True):
-        elements *= size
-        last += (size - 1) * stride
-    # Strides of zero let a few bytes claim any size.
-    return last < count and elements <= count
-
-
-def _is_size(value: Any) -> bool:
-    return type(value) is int and 0 <= value < 1 << 62
-
-
-def _parameter(tensor: Any, *_: Any) -> PickledTensor:
-    if type(tensor) is not PickledTensor:
-        raise Malformed("a parameter without a tensor")
-    return tensor
-
-
-def _unreadable(problem: str) -> Callable[..., PickledTensor]:
-    return lambda *_: PickledTensor(None, 0, (), (), "unknown", problem)
-
-
-def _size(dimensions: Any = ()) -> tuple[Any, ...]:
-    if type(dimensions) is not tuple:
-        raise Malformed("a size that is no tuple")
-    return dimensions
-
-
-_REBUILD: dict[str, Callable[..., Any]] = {
-    "torch._utils._rebuild_tensor": _tensor,
-    "torch._utils._rebuild_tensor_v2": _tensor,
-    "torch._utils._rebuild_parameter": _parameter,
-    "torch._utils._rebuild_parameter_with_state": _parameter,
-    "torch._utils._rebuild_sparse_tensor": _unreadable("sparse"),
-    "torch._utils._rebuild_meta_tensor_no_storage": _unreadable("without values"),
-    "torch._utils._rebuild_qtensor": _unreadable("quantised"),
-    "torch.Size": _size,
-}
-_OPAQUE = {"collections.OrderedDict", "torch.serialization._get_layout", "torch.device"} | {
-    f"torch.per_{kind}" for kind in ("tensor_affine", "channel_affine")
-}
-_DTYPES = {dtype for dtype, _ in _STORAGES.values()}

@@ -1,10 +1,16 @@
-"""The arrays that a run starts from: ported weights, another run's checkpoint, or random ones."""
+"""The arrays that a run starts from: ported weights, another run's checkpoint, or random ones.
+
+Where the source tells another number of classes apart, its last layer stays behind and the
+run's own starts anew, which is said.
+"""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
@@ -14,10 +20,14 @@ from flax_attn.data import Split, read_image
 from flax_attn.errors import DataError, WeightsError
 from flax_attn.models.functional import Arrays
 from flax_attn.porting import read_ported, sha256_of
-from flax_attn.porting.convert import load_into
+from flax_attn.porting.convert import OUTPUT_LAYERS, load_into, new_classes
+from flax_attn.porting.file_kinds import kind_of
 from flax_attn.porting.imagenet import resolve_imagenet
+from flax_attn.runs.checkpoint_format import MODEL
 from flax_attn.runs.checkpoints import Checkpoints
 from flax_attn.runs.directory import Run
+
+_log = logging.getLogger(__name__)
 
 # Whether batch normalisations were trained with the convolutions, or inserted into foreign ones.
 BATCH_NORM = "batch_norm"
@@ -57,6 +67,8 @@ def from_file(path: Path) -> Initial:
 
     def fill(params: Arrays, stats: Arrays) -> tuple[Arrays, Arrays]:
         loaded = load_into(arrays, params, stats, source=str(path))
+        if loaded.new_classes is not None:
+            _log.info(f"{path}: {loaded.new_classes}")
         return loaded.params, loaded.stats
 
     provenance = {
@@ -72,15 +84,19 @@ def from_file(path: Path) -> Initial:
 def from_run(folder: Path, classes: tuple[str, ...]) -> Initial:
     """Reads the best checkpoint of another run.
 
+    Of another number of classes its last layer is left out. As many classes of other names are
+    refused: they may be the same under new names, whose last layer would be wanted, or new ones.
+
     Raises:
       CheckpointError: no checkpoint is whole.
-      DataError: its classes differ.
+      DataError: it has as many classes, but of other names or in another order.
     """
     other = Run.load(folder)
-    if other.classes != classes:
+    if other.classes != classes and len(other.classes) == len(classes):
         raise DataError(
-            f"{folder} was trained on the classes {', '.join(other.classes)}, "
-            f"this data set has {', '.join(classes)}"
+            f"{folder} was trained on the classes {', '.join(other.classes)}, this data set has "
+            f"{', '.join(classes)}: name them alike if they are the same; for other classes start "
+            "from its convolutions alone (fa.porting.save_torch, flax-attn port, --weights)"
         )
     best = Checkpoints(folder, read_only=True).load_best()
     untouched = other.config.train.freeze_backbone and other.weights.get(BATCH_NORM) == INSERTED
@@ -90,7 +106,22 @@ def from_run(folder: Path, classes: tuple[str, ...]) -> Initial:
         **origin,
         BATCH_NORM: INSERTED if untouched else "trained",
     }
-    return Initial(best.model, provenance, calibrate=untouched)
+
+    def fill(params: Arrays, stats: Arrays) -> tuple[Arrays, Arrays]:
+        if len(other.classes) == len(classes):
+            return best.model(params, stats)
+        last = {path: leaf for path, leaf in params.items() if path.startswith(OUTPUT_LAYERS)}
+        found = best.arrays[MODEL]
+        # Everything else must fit, and that layer must be there.
+        template: dict[str, Any] = {
+            **params,
+            **{path: found[path] for path in last if path in found},
+        }
+        taken, statistics = best.model(template, stats)
+        _log.info(f"{folder}: {new_classes(len(other.classes), len(classes))}")
+        return {**taken, **last}, statistics
+
+    return Initial(fill, provenance, calibrate=untouched)
 
 
 def resolve_initial(
@@ -114,9 +145,9 @@ def resolve_initial(
     path = Path(config.weights)
     if not path.is_file():
         raise WeightsError(f"no weight file {path}; --weights takes imagenet, none or a file")
-    if path.suffix != ".safetensors":
+    if kind_of(path) != "safetensors":
         raise WeightsError(
-            f"{path} is no .safetensors file: port it first with "
+            f"{path} is a file of PyTorch's: port it first with "
             f"flax-attn port --source {path} --out {path.stem}.safetensors"
         )
     return from_file(path)

@@ -11,6 +11,7 @@ import pytest
 
 from tests.helpers.fault_process import judge
 from tests.helpers.small_torch import shallow_state
+from tests.helpers.weight_burdens import burdens
 from tests.helpers.weight_faults import (
     CONTAINERS,
     hostile,
@@ -65,6 +66,24 @@ def test_hostile_files(tmp_path: Path, state_file: Path) -> None:
     print(f"{len(kinds)} kinds, {len(found)} files, {dict(outcomes)}")
     print(f"slowest {slowest:.2f} s, peak +{peak:,} B")
     assert len(kinds) >= 60 and peak < MEMORY and slowest < 5
+
+
+def test_what_is_stepped_over_takes_no_time_and_no_memory(tmp_path: Path, state_file: Path) -> None:
+    files = burdens(shallow_state())
+    folder = tmp_path / "files"
+    folder.mkdir()
+    for name, content in files.items():
+        (folder / f"{name}.pth").write_bytes(content)
+    (tmp_path / "list").write_text("\n".join(str(folder / f"{name}.pth") for name in files))
+    found = judge(PROGRAM, len(files), state_file, tmp_path, tmp_path / "list")
+    outcomes = check(found)
+    assert all(row["same"] for row in found if row["outcome"] == 0)
+    accepted = {row["kind"].rpartition("-")[0] for row in found if row["outcome"] == 0}
+    peak = max(row["peak"] for row in found) - found[0]["start"]
+    slowest = max(row["seconds"] for row in found)
+    print(f"{len(found)} files, {dict(outcomes)}, slowest {slowest:.2f} s, peak +{peak:,} B")
+    assert accepted >= {"bytearray", "codecs", "instances", "calls-of-calls", "keys-that-are-none"}
+    assert peak < MEMORY and slowest < 5
 
 
 def test_the_canary_would_sing(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import torch
 
 from flax_attn import models
 from flax_attn.errors import WeightsError
-from flax_attn.porting.convert import load_into, to_flax, to_torch, unwrap
+from flax_attn.porting.convert import load_into, to_flax, to_torch
 from flax_attn.porting.tables import TABLES
 from tests.helpers.small_torch import (
     DEPTHS,
@@ -40,21 +40,6 @@ def test_backbone_alone_ignores_the_classifier() -> None:
     arrays = to_flax(TABLES["backbone"](DEPTHS), tensors, leaves("backbone"))
     assert all(path.startswith("backbone/") for path in arrays)
     assert len(arrays) == 6 * sum(DEPTHS)
-
-
-def test_known_wrappers_are_removed() -> None:
-    tensors = tensors_of(torch_attn_vgg())
-    parallel = {f"module.{key}": value for key, value in tensors.items()}
-    for wrapped in (parallel, {"state_dict": parallel, "epoch": 3}, {"model": tensors}):
-        assert same_bits(unwrap(wrapped), tensors)
-    with pytest.raises(WeightsError, match="no state dict: it holds state, param_groups"):
-        unwrap({"state": {}, "param_groups": []})
-    with pytest.raises(WeightsError, match="no state dict"):
-        unwrap({})
-    endless: dict[str, object] = {}
-    endless["state_dict"] = endless
-    with pytest.raises(WeightsError, match="no state dict: it holds state_dict"):
-        unwrap(endless)
 
 
 def test_one_report_names_every_problem() -> None:
@@ -164,8 +149,25 @@ def test_a_whole_network_loads_whole_and_strictly() -> None:
     loaded = load_into(arrays, params, stats)
     assert loaded.kept == []
     assert same_bits({**loaded.params, **loaded.stats}, arrays)
-    with pytest.raises(WeightsError, match="They tell 3 classes apart, the data set has 2"):
-        load_into(arrays, *template("attn_vgg", num_classes=2))
+    assert loaded.new_classes is None
+
+
+def test_the_last_layer_starts_anew_for_other_classes() -> None:
+    arrays = ported_arrays("attn_vgg")
+    params, stats = template("attn_vgg", num_classes=2)
+    loaded = load_into(arrays, params, stats)
+    assert loaded.kept == ["classifier/bias", "classifier/kernel"]
+    assert loaded.new_classes == "3 classes there, 2 here: the last layer starts anew"
+    for path, value in {**loaded.params, **loaded.stats}.items():
+        expected = params if path in loaded.kept else arrays
+        np.testing.assert_array_equal(value, expected[path])
+
+
+@pytest.mark.parametrize("shape", [(2, 2), ()], ids=["matrix", "scalar"])
+def test_a_bias_of_another_rank_is_no_other_number_of_classes(shape: tuple[int, ...]) -> None:
+    arrays = {**ported_arrays("attn_vgg"), "classifier/bias": np.zeros(shape, np.float32)}
+    with pytest.raises(WeightsError, match="misshapen .classifier/bias"):
+        load_into(arrays, *template("attn_vgg"))
 
 
 def test_a_backbone_of_other_sizes_is_refused() -> None:

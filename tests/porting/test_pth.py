@@ -186,7 +186,7 @@ REASONS = {
     "storage-of-160-gb": "",
     "many-dimensions": "an impossible shape",
     "copied-items": "more items than the pickle has bytes",
-    "hashed-tuples": "a key is no text but a tuple",
+    "hashed-tuples": "it holds a key that is a tuple",
     "size-of-2048-bits": "an impossible shape",
     "no-such-storage": "",
     "storage-too-short": "",
@@ -208,7 +208,10 @@ def test_what_no_pytorch_writes_is_refused_by_the_reader(
         return
     with pytest.raises(WeightsError) as caught:
         read_state_dict(path)
-    assert REASONS.get(kind, "") in str(caught.value)
+    reason = REASONS.get(kind, "")
+    if kind == "hashed-tuples" and wrap is legacy:
+        reason = "a storage that no tensor is of"
+    assert reason in str(caught.value)
 
 
 def test_records_that_hold_each_other_are_refused_unread(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from pathlib import Path
 
@@ -64,7 +65,9 @@ def expected_backbone(layout: str) -> dict[str, np.ndarray]:
 
 
 @pytest.mark.parametrize("layout", NETWORKS)
-@pytest.mark.parametrize("kind", ["a.pth", "a.pt", "a.safetensors", "tensors", "arrays", "wrapped"])
+@pytest.mark.parametrize(
+    "kind", ["a.pth", "a.pt", "a.ckpt", "weights", "a.safetensors", "tensors", "arrays", "wrapped"]
+)
 def test_a_whole_network_is_filled_bit_for_bit(layout: str, kind: str, tmp_path: Path) -> None:
     state = dict(NETWORKS[layout]().state_dict())
     source: object = {"tensors": state, "wrapped": {"state_dict": state}}.get(kind)
@@ -137,6 +140,26 @@ def test_the_backbone_alone_can_be_asked_for() -> None:
     assert kept == sorted(path for path in leaves("vgg16_bn") if "backbone/" not in path)
 
 
+def test_the_backbone_of_an_attn_vgg_fills_a_vgg() -> None:
+    model = network("vgg16_bn")
+    kept = load_torch(torch_attn_vgg().state_dict(), into=model, layout="backbone")
+    found = arrays_of(model)
+    assert kept and all((found.pop(path) == 7).all() for path in kept)
+    assert same_bits(found, expected_backbone("attn_vgg"))
+
+
+@pytest.mark.parametrize("entry", [None, "model", "ema"])
+def test_one_of_several_networks_is_chosen(entry: str | None, tmp_path: Path) -> None:
+    states = {name: dict(torch_attn_vgg().state_dict()) for name in ("ema", "model")}
+    states["ema"]["cls.bias"] = states["ema"]["cls.bias"] + 1
+    torch.save(states, tmp_path / "a.pth")
+    for source in (states, tmp_path / "a.pth"):
+        model = network()
+        assert load_torch(source, into=model, entry=entry) == []
+        expected = states[entry or "model"]["cls.bias"].numpy()
+        np.testing.assert_array_equal(arrays_of(model)["classifier/bias"], expected)
+
+
 def test_gates_of_another_kind_are_kept() -> None:
     model = network(score="dot")
     kept = load_torch(torch_attn_vgg().state_dict(), into=model)
@@ -181,9 +204,17 @@ def test_a_network_of_other_sizes_is_refused(settings: dict[str, object], messag
     assert is_untouched(model)
 
 
-def test_other_numbers_of_classes_are_refused_where_the_head_is_one_layer() -> None:
-    with pytest.raises(WeightsError, match=r"cls.bias is \[3\], expected \[2\]"):
-        load_torch(torch_attn_vgg().state_dict(), into=network(num_classes=2))
+def test_the_classifier_is_kept_for_other_classes_and_said(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO)
+    model = network(num_classes=2)
+    kept = load_torch(torch_attn_vgg().state_dict(), into=model)
+    assert kept == ["classifier/bias", "classifier/kernel"]
+    assert "(3 classes there, 2 here: the last layer starts anew)" in caplog.text
+    found, expected = arrays_of(model), ported_arrays("attn_vgg")
+    assert all((found.pop(path) == 7).all() for path in kept)
+    assert same_bits(found, {p: a for p, a in expected.items() if p not in kept})
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
@@ -224,7 +255,7 @@ def test_tensors_without_dense_values_are_refused() -> None:
         ({}, "the mapping is no state dict: it holds nothing"),
         ({"optimizer": {}, "epoch": 3}, "the mapping is no state dict: it holds optimizer, epoch"),
         ({"layer1.weight": np.zeros(3, np.float32)}, "the mapping is neither torchvision's"),
-        ("a.npz", "a.npz is no weight file: expected one of .pth, .pt, .safetensors"),
+        ("a.npz", "cannot read a.npz: no such file"),
         ("none.pth", "cannot read none.pth: no such file"),
         ("none.safetensors", "cannot read none.safetensors: no such file"),
     ],

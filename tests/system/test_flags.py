@@ -144,6 +144,7 @@ OWN: dict[str, dict[str, list[Typed]]] = {
         "--out": one("--out", Path("x.safetensors")),
         "--to": one("--to", "flax", "torch"),
         "--layout": one("--layout", "auto", *TABLES),
+        "--entry": one("--entry", "ema"),
         "--cast": on("--cast"),
         "--calibrate-on": one("--calibrate-on", Path("photos")),
     },
@@ -203,7 +204,7 @@ WRONG: dict[str, list[str]] = {
         "--out x.npz",
         "--out no/folder/x.safetensors",
         "--calibrate-on photos",
-        "--source x.npz",
+        "--source vgg",
     ],
 }
 

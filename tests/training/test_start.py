@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from flax_attn.config import Config
 from flax_attn.errors import CheckpointError, DataError, WeightsError
 from flax_attn.models import build_model, functional
+from flax_attn.porting import write_ported
 from flax_attn.runs.checkpoints import Checkpoints
 from flax_attn.runs.directory import Run
 from flax_attn.runs.state import Progress
@@ -80,6 +82,54 @@ def test_a_run_on_other_classes_is_refused(tmp_path: Path, tiny: Config) -> None
         from_run(folder, ("bird", "dog"))
 
 
+LAST = ("classifier/bias", "classifier/kernel")
+
+
+def test_the_last_layer_of_a_run_on_another_number_of_classes_starts_anew(
+    tmp_path: Path, tiny: Config, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    folder = saved_run(tmp_path / "run", tiny, {"source": "none"})
+    source = from_run(folder, ("cat", "dog", "fox"))
+    params, stats = arrays_of(tiny, seed=1, classes=3)
+    filled, filled_stats = source.fill(params, stats)
+    wanted, wanted_stats = arrays_of(tiny, seed=3)
+    assert filled.keys() == params.keys()
+    for path, array in filled.items():
+        expected = params if path in LAST else wanted
+        np.testing.assert_array_equal(array, expected[path])
+    for path, array in filled_stats.items():
+        np.testing.assert_array_equal(array, wanted_stats[path])
+    line = f"{folder}: 2 classes there, 3 here: the last layer starts anew"
+    assert [record.message for record in caplog.records].count(line) == 1
+
+
+def test_only_the_last_layer_may_differ_for_other_classes(tmp_path: Path, tiny: Config) -> None:
+    source = from_run(saved_run(tmp_path / "run", tiny, {"source": "none"}), ("a", "b", "c"))
+    with pytest.raises(CheckpointError, match="gates/pool3"):
+        source.fill(*arrays_of(tiny.updated(attn_features=16), seed=0, classes=3))
+    with pytest.raises(CheckpointError, match="classifier/bias"):
+        source.fill(*arrays_of(tiny.updated(model="vgg16_bn"), seed=0, classes=3))
+
+
+def test_a_file_of_five_classes_is_the_start_of_three(
+    tmp_path: Path, tiny: Config, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    theirs = {path: np.asarray(a) for part in arrays_of(tiny, 7, 5) for path, a in part.items()}
+    sizes = {"widths": tiny.model.widths, "depths": tiny.model.depths}
+    told = {"source": "x", "source_sha256": "", "layout": "attn_vgg", "batch_norm": "trained"}
+    # Under any name: ported weights are known by their content.
+    write_ported(tmp_path / "w.bin", theirs, {**told, **sizes})
+    config = tiny.updated(weights=str(tmp_path / "w.bin"))
+    source = resolve_initial(config.run, ("a", "b", "c"), imagenet=never)
+    params, stats = arrays_of(tiny, seed=1, classes=3)
+    filled, _ = source.fill(params, stats)
+    for path, array in filled.items():
+        np.testing.assert_array_equal(array, params[path] if path in LAST else theirs[path])
+    assert "w.bin: 5 classes there, 3 here: the last layer starts anew" in caplog.text
+
+
 def test_a_network_of_another_shape_is_refused(tmp_path: Path, tiny: Config) -> None:
     source = from_run(saved_run(tmp_path / "run", tiny, {"source": "none"}), CLASSES)
     wider = arrays_of(tiny.updated(attn_features=16), seed=0)
@@ -105,10 +155,17 @@ def test_what_the_flags_ask_for(tmp_path: Path, tiny: Config) -> None:
 
 @pytest.mark.parametrize(
     ("name", "remedy"),
-    [("none.safetensors", "no weight file"), ("w.pth", "flax-attn port --source")],
+    [
+        ("none.safetensors", "no weight file"),
+        ("w.pth", "flax-attn port --source"),
+        ("page.safetensors", "is a web page"),
+        ("page.pth", "is a web page"),
+    ],
 )
 def test_weights_that_cannot_be_used(tmp_path: Path, tiny: Config, name: str, remedy: str) -> None:
-    (tmp_path / "w.pth").touch()
+    (tmp_path / "w.pth").write_bytes(b"PK\x03\x04 as archives begin")
+    (tmp_path / "page.safetensors").write_bytes(b"<html>")
+    (tmp_path / "page.pth").write_bytes(b"<html>")
     config = tiny.updated(weights=str(tmp_path / name))
     with pytest.raises(WeightsError, match=remedy):
         resolve_initial(config.run, CLASSES, imagenet=never)
