@@ -63,6 +63,7 @@ AttnDims = Literal["single", "multi"]
 HeadMerge = Literal["concat", "mean"]
 Resize = Literal["crop", "stretch"]
 BadImagePolicy = Literal["fail", "quarantine"]
+TaskChoice = Literal["auto", "multiclass", "multilabel"]
 
 _NOT_REPRODUCE = ("train", "ablate")  # ``reproduce`` takes the article's networks as they are
 _TRAIN = ("train",)
@@ -170,6 +171,19 @@ class DataConfig:
     val_fraction: float = setting(
         0.2, "validation share of a data set without a split", low=0.01, high=0.99, decides="data"
     )
+    label_column: str | None = setting(
+        None,
+        "the column of labelled_csv that names labels (default: found by its header)",
+        decides="data",
+        commands=LOOKING,
+    )
+    label_separator: str | None = setting(
+        None,
+        "what separates labels in a cell of labelled_csv, such as ';', space or comma; none: a "
+        "cell is one label (default: | or what the cells show)",
+        decides="data",
+        commands=LOOKING,
+    )
     data_seed: int = setting(0, "seed of the drawn pictures", low=0, decides="data")
     workers: int = setting(
         2, "threads that decode images", low=1, decides="speed", commands=LOOKING
@@ -186,9 +200,9 @@ class DataConfig:
 class TrainConfig:
     """The training: its task, length, batches, optimizer, losses and augmentation."""
 
-    task: Literal["multiclass", "multilabel"] = setting(
+    task: TaskChoice = setting(
         "multiclass",
-        "one of several classes an image, or any number of labels",
+        "one of several classes an image, any number of labels, or what the data set has",
         commands=_NOT_REPRODUCE,
     )
     epochs: int = setting(20, "passes over the training images", low=1, decides="course")
@@ -403,7 +417,7 @@ DATASETS: dict[str, DatasetEntry] = {
     "labelled_csv": DatasetEntry(
         "flax_attn.data.sets.labelled_csv",
         data_dir="a folder with images and labels.csv",
-        defaults={"task": "multilabel"},
+        defaults={"task": "auto"},
     ),
     "cats_vs_dogs": DatasetEntry("flax_attn.data.sets.cats_vs_dogs"),
     "oxford_iiit_pet": DatasetEntry("flax_attn.data.sets.oxford_iiit_pet", masks="own"),

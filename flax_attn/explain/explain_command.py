@@ -119,6 +119,7 @@ def _photographs(args: Namespace, run: TrainedRun, explainer: Explainer) -> tupl
         cache=Path(config.run.feature_cache),
         images=config.run.image_folder,
         masks=True,
+        task=run.config.train.task,
     )
     n, count = len(split.labels), args.count or COUNT
     places, how = evenly(n, count), "evenly spread"

@@ -77,6 +77,7 @@ def _judge(args: Namespace, processes: Processes) -> None:
         quarantine=quarantine,
         cache=Path(config.run.feature_cache),
         images=config.run.image_folder,
+        task=run.config.train.task,
     )
     if args.export:
         target, formats = Path(args.export), args.export_formats
