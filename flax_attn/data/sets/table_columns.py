@@ -36,7 +36,7 @@ SPLIT_OF = {
 }
 _INDEX_HEADERS = frozenset(("", "index", "idx", "no", "row"))
 _NUMBER = re.compile(r"[-+]?\d+([.,]\d*)?")
-_UNNAMED = re.compile(r"unnamed:?\d+(_?level\d+|\d)*")
+_UNNAMED = re.compile(r"unnamed:?\d+[\w.]*")
 
 FORMS = (
     "a header with a column of file names (name, filename, image, path, …) and either a column for "

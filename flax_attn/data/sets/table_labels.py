@@ -109,7 +109,9 @@ def read_lists(
                 f"{cell.where}: {cell.text!r}, a missing value: leave the cell empty for an image "
                 "without labels, or remove the row"
             )
-    separator = None if separator is None else NAMED_SEPARATORS.get(separator, separator)
+    if separator is not None:
+        # Labels are stripped, so that ", " is a comma.
+        separator = NAMED_SEPARATORS.get(separator, separator.strip() or separator[:1])
     if separator == "":
         return [frozenset([text] if text else []) for text in texts], ""
     if any(_bracketed(text) for text in texts):
