@@ -394,12 +394,15 @@ class DatasetEntry:
       masks: "own" where the data set has masks of its objects, "files" where it reads those of
         ``--mask-dir``, None where it has none.
       data_dir: what ``--data-dir`` must name, in words; None where the data set needs no folder.
+      table: whether it reads labels from a table, as ``--label-column`` and ``--label-separator``
+        say.
       defaults: settings that the data set changes; presets and flags override them.
     """
 
     module: str
     masks: Literal["own", "files"] | None = None
     data_dir: str | None = None
+    table: bool = False
     defaults: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -417,6 +420,7 @@ DATASETS: dict[str, DatasetEntry] = {
     "labelled_csv": DatasetEntry(
         "flax_attn.data.sets.labelled_csv",
         data_dir="a folder with images and labels.csv",
+        table=True,
         defaults={"task": "auto"},
     ),
     "cats_vs_dogs": DatasetEntry("flax_attn.data.sets.cats_vs_dogs"),
@@ -492,11 +496,11 @@ def entry(table: Mapping[str, Entry], name: str, flag: str) -> Entry:
 
 
 def check_dataset(data: DataConfig) -> None:
-    """Checks that a data set exists, has the folder it needs, and is given no masks it ignores.
+    """Checks that a data set exists, has the folder it needs, and is given nothing it ignores.
 
     Raises:
-      UsageError: an unknown data set, no ``--data-dir`` where it needs one, or a ``--mask-dir``
-        that it would not read.
+      UsageError: an unknown data set, no ``--data-dir`` where it needs one, or a ``--mask-dir``,
+        ``--label-column`` or ``--label-separator`` that it would not read.
     """
     name, row = data.dataset, dataset_entry(data.dataset)
     if row.data_dir is not None and data.data_dir is None:
@@ -505,6 +509,12 @@ def check_dataset(data: DataConfig) -> None:
         readers = ", ".join(n for n, other in DATASETS.items() if other.masks == "files")
         has = "masks of its own" if row.masks == "own" else "no masks"
         raise UsageError(f"--mask-dir goes with --dataset {readers}, but {name} has {has}: drop it")
+    for f in ("label_column", "label_separator"):
+        if getattr(data, f) is not None and not row.table:
+            flag, readers = "--" + f.replace("_", "-"), [n for n, e in DATASETS.items() if e.table]
+            raise UsageError(
+                f"{flag} goes with --dataset {', '.join(readers)}, not {name}: drop it"
+            )
 
 
 def validate(config: Config) -> None:

@@ -103,6 +103,8 @@ def _photographs(args: Namespace, run: TrainedRun, explainer: Explainer) -> tupl
     other_data = {"dataset", "data_dir"} & given.keys()
     if other_data:
         given.setdefault("mask_dir", None)  # the run's own are of other images
+    if "dataset" in given:  # or of another table
+        given = {"label_column": None, "label_separator": None, **given}
     config = run.config.updated(**given)
     validate(config)
     data = config.data

@@ -196,13 +196,21 @@ def ones_and_zeros() -> Iterator[tuple[str, Shape]]:
     yield "decimal commas in quotes", many(marks('"1,0"', '"0,0"'))
     yield (
         "uncertain ones",
-        no("name,Edema,Mass\na.png,1,0\nb.png,-1,0\n", "line 3", "'Edema' is '-1'", "uncertain"),
+        no(
+            "name,Edema,Mass\na.png,1,0\nb.png,-1,0\n",
+            "line 3",
+            "'Edema' is '-1'",
+            "uncertain or no",
+        ),
     )
     yield (
         "uncertain ones as floats",
-        no("name,Edema,Mass\na.png,1.0,\nb.png,-1.0,\n", "'-1.0', uncertain"),
+        no("name,Edema,Mass\na.png,1.0,\nb.png,-1.0,\n", "'-1.0', which may mean uncertain"),
     )
-    yield "u for uncertain", no("name,a,b\na.png,1,0\nb.png,0,u\n", "'b' is 'u', uncertain")
+    yield (
+        "u for uncertain",
+        no("name,a,b\na.png,1,0\nb.png,0,u\n", "'b' is 'u', which may mean uncertain"),
+    )
     yield (
         "0, 1 and nothing",
         no("name,a,b\na.png,1,0\nb.png,,1\n", "line 3", "'a' is ''", "write 0"),
@@ -331,7 +339,9 @@ def one_class() -> Iterator[tuple[str, Shape]]:
     yield "numbers 0 and 1 of classes", one("name,label\na.png,0\nb.png,1\n", of_labels("0", "1"))
     yield (
         "grades",
-        no("id_code,grade\na.png,0\nb.png,1\nc.png,4\n", "'grade' is '4'", "class as the header"),
+        no(
+            "id_code,grade\na.png,0\nb.png,1\nc.png,4\n", "'grade' is '4'", "--label-column 'grade'"
+        ),
     )
     yield "several labels wanted", many(classes(), ONE, task="multilabel", said=("any number",))
     yield (
@@ -460,7 +470,7 @@ def names_of_files() -> Iterator[tuple[str, Shape]]:
     )
     yield (
         "rows twice, other classes",
-        no(classes() + "a.png,dog\n", "line 6: 'a.png' is in line 2 too, with another labels"),
+        no(classes() + "a.png,dog\n", "line 6: 'a.png' is in line 2 too, with other labels"),
     )
     yield (
         "a row for each label",

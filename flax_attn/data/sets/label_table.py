@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from flax_attn.config import TaskChoice
-from flax_attn.data.sets.table import Table, fold, read_cells
+from flax_attn.data.sets.table_cells import Table, fold, read_cells
 from flax_attn.data.sets.table_columns import (
     FORMS,
     NAME_HEADERS,
@@ -154,7 +154,9 @@ def _labels(table: Table, columns: Columns, separator: str | None, *, one: bool)
         except DataError as error:
             if len(headers) > 1:
                 raise
-            raise DataError(f"{error} (or class as the header, if cells name classes)") from error
+            raise DataError(
+                f"{error}, or add --label-column '{headers[0]}' if its cells name classes"
+            ) from error
     rows, used = read_lists([cell for (cell,) in cells], separator, one=one)
     names = tuple(sorted({label for labels in rows for label in labels}, key=str.encode))
     if not names:
@@ -177,9 +179,9 @@ def _joined(
         if before is row:
             continue
         if (before.labels, before.split) != (said, split):
-            other = "labels" if before.labels != said else "split"
+            other = "with other labels" if before.labels != said else "in another split"
             raise DataError(
-                f"{table.where(line)}: {path!r} is in line {before.line} too, with another "
+                f"{table.where(line)}: {path!r} is in line {before.line} too, "
                 f"{other}: remove one"
                 + (", or list all its labels in one row" if labels.listed else "")
             )

@@ -10,7 +10,7 @@ The table ``labels.csv`` has a header and one of three forms::
 ``name`` is the image's path beneath the folder; links are followed, ".." is refused. A further
 column ``split`` may hold train or val. Images that the table does not name are not used, but
 counted. Where every row has exactly one label, labels are classes, unless the task says otherwise.
-What other spellings there are: ``table``, ``table_columns``, ``table_names``, ``table_labels``.
+Other spellings: ``table_cells``, ``table_columns``, ``table_names``, ``table_labels``.
 """
 
 from __future__ import annotations

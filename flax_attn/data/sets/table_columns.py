@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from flax_attn.data.sets.table import Table, fold
+from flax_attn.data.sets.table_cells import Table, fold
 from flax_attn.data.sets.table_labels import is_doubtful, is_mark
 from flax_attn.data.sets.table_names import ImageNames
 from flax_attn.errors import DataError
@@ -34,7 +34,7 @@ SPLIT_OF = {
     "validation": "val",
     "dev": "val",
 }
-_INDEX_HEADERS = frozenset(("", "index", "idx", "no", "row"))
+_COUNT_HEADERS = frozenset(("index", "idx", "no", "nr", "row", "#"))
 _NUMBER = re.compile(r"[-+]?\d+([.,]\d*)?")
 _UNNAMED = re.compile(r"unnamed:?\d+[\w.]*")
 
@@ -89,7 +89,8 @@ def find_columns(table: Table, images: ImageNames, wanted: str | None = None) ->
     if not labels or any(header[i] == "" for i in labels):
         raise DataError(f"{table.shown}: the header is {list(header)}: expected {FORMS}")
     listed = len(labels) == 1 and (
-        folded[labels[0]] in LIST_HEADERS
+        wanted is not None
+        or folded[labels[0]] in LIST_HEADERS
         or (_holds_other(table, labels[0]) and not _holds_numbers(table, labels[0]))
     )
     if len(labels) > 1:
@@ -131,13 +132,12 @@ def _split_column(table: Table, folded: Sequence[str]) -> int | None:
 def _is_index(table: Table, place: int) -> bool:
     """Says whether a column counts rows, as pandas writes it beside a table."""
     header = table.header[place].casefold().replace(" ", "")
-    if header not in _INDEX_HEADERS and not _UNNAMED.fullmatch(header):
-        return False
-    if header == "" and place > 0:
+    unnamed = (header == "" and place == 0) or _UNNAMED.fullmatch(header)
+    if not unnamed and header not in _COUNT_HEADERS:
         return False
     texts = [text.strip() for text in table.column(place)]
     counts = all(text.isdecimal() for text in texts) and len(set(texts)) == len(texts)
-    return counts and (header not in ("index", "idx", "no", "row") or _in_steps(texts))
+    return counts and (bool(unnamed) or _in_steps(texts))
 
 
 def _in_steps(texts: Sequence[str]) -> bool:

@@ -83,7 +83,9 @@ def _wrong_mark(column: str, text: str) -> str:
             "table without 0: write 0 for no, and remove rows that nobody has judged"
         )
     if _UNCERTAIN.fullmatch(plain):
-        return f"{got}, uncertain: expected 0 or 1: choose one of them, or remove the row"
+        return (
+            f"{got}, which may mean uncertain or no: expected 0 or 1: write it, or remove the row"
+        )
     if plain in _MISSING:
         return f"{got}, a missing value: expected 0 or 1: write it, or remove the row"
     return f"{got}: expected 0 or 1"
@@ -160,7 +162,7 @@ def _in_brackets(text: str, cell: Cell) -> frozenset[str]:
     return frozenset(labels)
 
 
-class Evidence(NamedTuple):
+class SeparatorEvidence(NamedTuple):
     """What speaks for several labels in cells that hold a separator.
 
     Args:
@@ -178,7 +180,7 @@ class Evidence(NamedTuple):
     recombined: bool = False
 
 
-def weigh(texts: Collection[str], separator: str) -> Evidence:
+def weigh(texts: Collection[str], separator: str) -> SeparatorEvidence:
     """Returns what the different ``texts`` of a column show about a separator in them."""
     joined = {}
     for text in sorted(texts):
@@ -187,14 +189,14 @@ def weigh(texts: Collection[str], separator: str) -> Evidence:
             joined[text] = parts
     if not joined:
         held = sorted(text for text in texts if separator in text) if separator != " " else []
-        return Evidence(held[0] if held else None)
+        return SeparatorEvidence(held[0] if held else None)
     whole = {text for text in texts if text not in joined}
     orders: dict[tuple[str, ...], set[tuple[str, ...]]] = {}
     for parts in joined.values():
         orders.setdefault(tuple(sorted(parts)), set()).add(tuple(parts))
     counts = [{text for text, parts in joined.items() if p in parts} for p in _all(joined.values())]
     alone = [whole.issuperset(parts) for parts in joined.values()]
-    return Evidence(
+    return SeparatorEvidence(
         next(iter(joined)),
         all(alone),
         any(alone),

@@ -115,7 +115,8 @@ def _near(file: Path) -> str:
         others = sorted(
             other.name
             for other in file.parent.iterdir()
-            if other.suffix.lower() in (".csv", ".tsv", ".txt", ".xlsx", ".xls")
+            if other.name != file.name
+            and other.suffix.lower() in (".csv", ".tsv", ".txt", ".xlsx", ".xls")
         )
     except OSError:
         return ""
@@ -130,8 +131,9 @@ def _decoded(shown: str, data: bytes) -> str:
         return data.decode(encoding)
     except UnicodeDecodeError as error:
         kind = encoding.upper().removesuffix("-SIG")
-        line = data.count(b"\n", 0, error.start) + 1
-        rest = data[data.rfind(b"\n", 0, error.start) + 1 :].splitlines()[0][:40]
+        text, place = error.object, error.start  # without its mark
+        line = text.count(b"\n", 0, place) + 1
+        rest = text[text.rfind(b"\n", 0, place) + 1 :].splitlines()[0][:40]
         as_latin = (
             f" (in Latin-1 the line is {rest.decode('latin-1')!r})" if kind == "UTF-8" else ""
         )
