@@ -509,12 +509,11 @@ def check_dataset(data: DataConfig) -> None:
         readers = ", ".join(n for n, other in DATASETS.items() if other.masks == "files")
         has = "masks of its own" if row.masks == "own" else "no masks"
         raise UsageError(f"--mask-dir goes with --dataset {readers}, but {name} has {has}: drop it")
-    for f in ("label_column", "label_separator"):
-        if getattr(data, f) is not None and not row.table:
-            flag, readers = "--" + f.replace("_", "-"), [n for n, e in DATASETS.items() if e.table]
-            raise UsageError(
-                f"{flag} goes with --dataset {', '.join(readers)}, not {name}: drop it"
-            )
+    tables = ", ".join(n for n, other in DATASETS.items() if other.table)
+    for setting_name in ("label_column", "label_separator"):
+        if getattr(data, setting_name) is not None and not row.table:
+            flag = "--" + setting_name.replace("_", "-")
+            raise UsageError(f"{flag} goes with --dataset {tables}, not {name}: drop it")
 
 
 def validate(config: Config) -> None:

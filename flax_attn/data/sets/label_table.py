@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections import Counter
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -18,8 +17,9 @@ from flax_attn.data.sets.table_columns import (
     Columns,
     find_columns,
 )
-from flax_attn.data.sets.table_labels import Cell, read_lists, read_marks
+from flax_attn.data.sets.table_labels import read_lists, read_marks
 from flax_attn.data.sets.table_names import ImageNames
+from flax_attn.data.sets.table_separators import Cell
 from flax_attn.errors import DataError
 
 # Names, rows and labels shown in a line.
@@ -102,7 +102,7 @@ def read_table(
     )
     passed = [
         _counted(unnamed, "image", "that no row names"),
-        _counted(repeated, "row", "that repeat another"),
+        _counted(repeated, "repeated row"),
         f"columns {', '.join(map(repr, columns.passed))}" if columns.passed else "",
     ]
     return LabelTable(
@@ -192,7 +192,7 @@ def _joined(
 def _split(cell: str, where: str) -> str:
     split = SPLIT_OF.get(cell.strip().casefold())
     if split is None:
-        raise DataError(f"{where}: split is {cell!r}: expected train or val")
+        raise DataError(f"{where}: split is {cell!r}: expected train or val: change or remove it")
     return split
 
 
@@ -243,17 +243,17 @@ def _understood(rows: Sequence[Row], labels: _Labels, one_class: bool, respelled
         parts.append(f"labels separated by {labels.separator!r}")
     if respelled:
         parts.append(f"{_counted(respelled, 'name', 'spelled otherwise than the file')}")
-    alike = [name for _, name in _alike_but_for_case(labels.names)]
+    alike = _alike_but_for_case(labels.names)
     if alike:
         parts.append(f"labels that differ in case only: {', '.join(map(repr, alike[:_SHOWN]))}")
     return "; ".join(parts)
 
 
-def _alike_but_for_case(names: Sequence[str]) -> list[tuple[str, str]]:
-    folded = [unicodedata.normalize("NFC", name).casefold() for name in names]
-    return [(f, name) for f, name in zip(folded, names, strict=True) if folded.count(f) > 1]
+def _alike_but_for_case(names: Sequence[str]) -> list[str]:
+    count = Counter(name.casefold() for name in names)
+    return [name for name in names if count[name.casefold()] > 1]
 
 
-def _counted(count: int, noun: str, rest: str) -> str:
+def _counted(count: int, noun: str, rest: str = "") -> str:
     """Returns "3 images that …", or nothing of none."""
-    return f"{count} {noun}{'s' if count > 1 else ''} {rest}" if count else ""
+    return f"{count} {noun}{'s' if count > 1 else ''} {rest}".rstrip() if count else ""

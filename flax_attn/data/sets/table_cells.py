@@ -87,7 +87,7 @@ def read_cells(file: Path, *, names: frozenset[str], forms: str) -> Table:
     if not names & {fold(cell) for cell in header}:
         bare = any(_IMAGE_NAME.fullmatch(cell) for cell in header)
         what = "no header, its first row is" if bare else "the header is"
-        raise DataError(f"{shown}: {what} {header}: expected {forms}")
+        raise DataError(f"{shown}: {what} {header}: expected one with {forms}")
     checked = tuple(_fitting(shown, line, row, header, separator) for line, row in rows)
     return Table(shown, tuple(header), checked, separator)
 

@@ -34,12 +34,12 @@ SPLIT_OF = {
     "validation": "val",
     "dev": "val",
 }
-_COUNT_HEADERS = frozenset(("index", "idx", "no", "nr", "row", "#"))
+_COUNT_HEADERS = frozenset(("index", "idx", "id", "no", "nr", "row", "#"))
 _NUMBER = re.compile(r"[-+]?\d+([.,]\d*)?")
 _UNNAMED = re.compile(r"unnamed:?\d+[\w.]*")
 
 FORMS = (
-    "a header with a column of file names (name, filename, image, path, …) and either a column for "
+    "a column of file names (name, filename, image, path, …) and either a column for "
     "each label (cells 0 or 1) or one column labels or class (cells LABEL or LABEL|LABEL)"
 )
 
@@ -86,8 +86,10 @@ def find_columns(table: Table, images: ImageNames, wanted: str | None = None) ->
     if wanted is not None:
         labels = [_wanted(table, wanted)]
         also = [i for i in rest if i not in index and i not in labels]
+    if not labels and [folded[i] for i in also] == ["name"]:
+        labels, also = also, []  # that of the classes, beside the files'
     if not labels or any(header[i] == "" for i in labels):
-        raise DataError(f"{table.shown}: the header is {list(header)}: expected {FORMS}")
+        raise DataError(f"{table.shown}: the header is {list(header)}: expected one with {FORMS}")
     listed = len(labels) == 1 and (
         wanted is not None
         or folded[labels[0]] in LIST_HEADERS
@@ -169,9 +171,9 @@ def _refuse_others(table: Table, labels: Sequence[int], folded: Sequence[str]) -
     """Raises DataError where columns beside each other are not all of 0 and 1."""
     others = [i for i in labels if _holds_other(table, i)]
     if others:
-        guess = next((i for i in others if folded[i] in LIST_HEADERS), others[0])
+        guess = next((table.header[i] for i in others if folded[i] in LIST_HEADERS), "NAME")
         raise DataError(
-            f"{table.shown}: columns {[table.header[i] for i in others]} hold no 0 or 1: name the "
-            f"one that holds the labels, such as --label-column '{table.header[guess]}', or remove "
-            "those that hold none"
+            f"{table.shown}: columns {[table.header[i] for i in others]} hold no 0 or 1: if one "
+            f"column holds all labels, add --label-column '{guess}', else remove those that hold "
+            "none"
         )

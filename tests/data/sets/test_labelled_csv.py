@@ -4,6 +4,7 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from unicodedata import normalize
 
 import numpy as np
 import pytest
@@ -97,6 +98,33 @@ def test_column_of_splits_and_columns_in_any_order(tmp_path: Path) -> None:
     assert list(dataset.splits["val"].names) == ["1.png", "2.png"]
 
 
+def test_other_words_for_the_splits(tmp_path: Path) -> None:
+    text = "name,cat,subset\n0.png,1,Training\n1.png,0,VALID\n2.png,1,validation\n3.png,0,dev\n"
+    dataset = open_all(put_table(tmp_path, text))
+    assert dataset.classes == ("cat",) and list(rows(dataset, "train")) == ["0.png"]
+    assert list(rows(dataset, "val")) == ["1.png", "2.png", "3.png"]
+
+
+def test_classes_are_divided_each_by_itself(tmp_path: Path) -> None:
+    """Also the rare ones, which a division of all images together may miss."""
+    put_images(tmp_path, *(f"{i}.png" for i in range(22)))
+    text = "name,class\n" + "".join(f"{i}.png,{'rare' if i < 2 else 'cat'}\n" for i in range(22))
+    dataset = open_all(put_table(tmp_path, text, images=0), val_fraction=0.2)
+    assert not dataset.multilabel and dataset.classes == ("cat", "rare")
+    for name, counts in {"train": [16, 1], "val": [4, 1]}.items():
+        labels = dataset.splits[name].labels
+        assert labels.ndim == 1 and np.bincount(labels).tolist() == counts
+
+
+def test_classes_asked_for_in_another_form_of_unicode(tmp_path: Path) -> None:
+    composed, decomposed = (normalize(form, "café") for form in ("NFC", "NFD"))
+    put_table(tmp_path, f"name,class\n0.png,{composed}\n1.png,thé\n")
+    wanted = (decomposed, "thé", "eau")
+    dataset = open_all(tmp_path, undivided=True, classes=wanted)
+    assert dataset.classes == wanted
+    assert dataset.splits["all"].labels.tolist() == [0, 1]
+
+
 def many(root: Path, n: int = 20) -> str:
     put_images(root, *(f"{i}.png" for i in range(n)))
     return "name,a\n" + "".join(f"{i}.png,{i % 2}\n" for i in range(n))
@@ -187,11 +215,11 @@ def test_spellings_of_the_same_table(text: str | bytes, tmp_path: Path) -> None:
         (b"\xef\xbb\xbf\n\nname,a\n\xff", "line 4: not UTF-8"),
         (
             b"",
-            "labels.csv': empty, 0 bytes: expected a table with a header with a column of",
+            "labels.csv': empty, 0 bytes: expected a table with a column of",
         ),
-        ("\n\n", r"the header is \[\]: expected a header with a column"),
-        ("what,a\n0.png,1\n", r"the header is \['what', 'a'\]: expected a header with"),
-        ("name:a\n0.png:1\n", r"the header is \['name:a'\]: expected a header with"),
+        ("\n\n", r"the header is \[\]: expected one with a column"),
+        ("what,a\n0.png,1\n", r"the header is \['what', 'a'\]: expected one with"),
+        ("name:a\n0.png:1\n", r"the header is \['name:a'\]: expected one with"),
         ("name\n0.png\n", r"the header is \['name'\]"),
         ("name,split\n0.png,val\n", r"the header is \['name', 'split'\]"),
         ("name,a,\n0.png,1,1\n", r"the header is \['name', 'a', ''\]"),
@@ -212,6 +240,8 @@ def test_unusable_tables(text: str | bytes, message: str, tmp_path: Path) -> Non
 
 def test_no_table(tmp_path: Path) -> None:
     assert "labels.csv': No such file" in reason(tmp_path)
+    (tmp_path / "train.csv").write_text("name,class\n")
+    assert "rename the table to labels.csv: there is train.csv" in reason(tmp_path)
     os.mkfifo(tmp_path / "labels.csv")
     assert "not a regular file but a FIFO" in reason(tmp_path)
 

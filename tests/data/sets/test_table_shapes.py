@@ -12,7 +12,8 @@ from flax_attn.config import DataConfig
 from flax_attn.data.dataset import Dataset, OpenRequest
 from flax_attn.data.sets.labelled_csv import open_set
 from flax_attn.errors import DataError
-from tests.helpers.table_shapes import SHAPES, Shape
+from tests.helpers.table_shape import Shape
+from tests.helpers.table_shapes import SHAPES
 
 
 def open_shape(shape: Shape, root: Path) -> Dataset:
