@@ -103,6 +103,22 @@ def headers() -> Iterator[tuple[str, Shape]]:
         ),
     )
     yield (
+        "a label called as names are, files called as cells are",
+        many(
+            "photo,name\n0,0\n1,1.png\n0,2.png\n",
+            {"0.png": "", "1.png": "photo", "2.png": ""},
+            files=("0.png", "1.png", "2.png"),
+        ),
+    )
+    yield (
+        "a label called as numbers are",
+        many(
+            "name,yes,no\na.png,1,0\nb.png,1,1\n",
+            of_labels("yes", "yes|no"),
+            classes=("yes", "no"),
+        ),
+    )
+    yield (
         "numbers beside paths",
         one(
             "id,path,class\n"

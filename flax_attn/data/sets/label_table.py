@@ -101,7 +101,7 @@ def read_table(
         name != path for name, path in zip(table.column(columns.name), paths, strict=True)
     )
     passed = [
-        _counted(unnamed, "image", "that no row names"),
+        images.unlisted or _counted(unnamed, "image", "that no row names"),
         _counted(repeated, "repeated row"),
         f"columns {', '.join(map(repr, columns.passed))}" if columns.passed else "",
     ]
@@ -132,7 +132,7 @@ def _paths(table: Table, columns: Columns, images: ImageNames, root: Path) -> li
     if missing:
         (line, name), *others = missing
         near = images.near(name)
-        hint = f" (there is {near!r})" if near else ""
+        hint = f" (there is {near!r})" if near else f" ({images.unlisted})" * bool(images.unlisted)
         more = ", …" if len(others) > _SHOWN else ""
         shown = ", ".join(f"line {n} {other!r}" for n, other in others[:_SHOWN])
         rest = f", nor for {len(others)} more of {len(table.rows)} rows ({shown}{more})"

@@ -111,7 +111,8 @@ def open_set(config: DataConfig, request: OpenRequest) -> Dataset:
 def describe(file: Path, table: LabelTable) -> str:
     """Returns the line that says what was found in a table, and what was passed over."""
     passed = "; ".join(table.passed_over)
-    return f"{file}: {table.understood}" + (f"; passed over: {passed}" if passed else "")
+    line = f"{file}: {table.understood}" + (f"; passed over: {passed}" if passed else "")
+    return " ".join(line.split())
 
 
 def _label(numbers: Sequence[int], table: LabelTable) -> int:

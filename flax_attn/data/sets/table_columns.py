@@ -110,7 +110,11 @@ def _refuse_repeated(table: Table) -> None:
 def _name_column(table: Table, images: ImageNames) -> int:
     """Returns the column of names of which most are images; the first of several alike."""
     found = [i for i, cell in enumerate(table.header) if fold(cell) in NAME_HEADERS]
-    return max(found, key=lambda i: _count_images(table, i, images)) if len(found) > 1 else found[0]
+    if len(found) == 1:
+        return found[0]
+    # Cells of 1 and 0 are a label's, even beside files called so.
+    marks = {i for i in found if all(is_mark(text) for text in table.column(i))}
+    return max(found, key=lambda i: (i not in marks, _count_images(table, i, images)))
 
 
 def _count_images(table: Table, place: int, images: ImageNames) -> int:
@@ -139,7 +143,8 @@ def _is_index(table: Table, place: int) -> bool:
         return False
     texts = [text.strip() for text in table.column(place)]
     counts = all(text.isdecimal() for text in texts) and len(set(texts)) == len(texts)
-    return counts and (bool(unnamed) or _in_steps(texts))
+    # Of a column with a name, two rows could as well be the 0 and 1 of a label.
+    return counts and (bool(unnamed) or (len(texts) > 2 and _in_steps(texts)))
 
 
 def _in_steps(texts: Sequence[str]) -> bool:

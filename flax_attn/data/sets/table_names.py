@@ -49,13 +49,25 @@ class ImageNames:
         self._root = root
         self._known = frozenset(known)
 
-    @cached_property
+    @property
     def paths(self) -> frozenset[str]:
-        """The paths of all images, with "/"."""
-        if not self._root.is_dir():
-            return self._known
-        found = {file.relative_to(self._root).as_posix() for file in image_files(self._root)}
-        return self._known | found
+        """The paths of all images, with "/"; those known only, where a folder cannot be listed."""
+        return self._listing[0]
+
+    @property
+    def unlisted(self) -> str:
+        """Why the images could not be listed; empty where they could."""
+        return self._listing[1]
+
+    @cached_property
+    def _listing(self) -> tuple[frozenset[str], str]:
+        try:
+            files = image_files(self._root) if self._root.is_dir() else ()
+            found = {file.relative_to(self._root).as_posix() for file in files}
+        except DataError as error:
+            # Part of a listing could make a name unique that is not.
+            return self._known, str(error)
+        return self._known | found, ""
 
     def find(self, name: str, where: str) -> str | None:
         """Returns the path that a name stands for, None if there is none.

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from unicodedata import normalize
 
@@ -16,6 +16,7 @@ from flax_attn.data.batches import Sampler, batches
 from flax_attn.data.check import find_problems
 from flax_attn.data.dataset import Dataset, OpenRequest
 from flax_attn.data.manifest import ManifestRow
+from flax_attn.data.sets.label_table import read_table
 from flax_attn.data.sets.labelled_csv import open_set
 from flax_attn.errors import DataError, UsageError
 
@@ -262,6 +263,20 @@ def test_labels_in_the_order_asked_for(tmp_path: Path) -> None:
     dataset = open_all(tmp_path, classes=("ape", "cat", "dog"))
     assert rows(dataset) == {name: [0, *labels] for name, labels in expected.items()}
     assert "missing [], unexpected ['dog']" in reason(tmp_path, classes=("ape", "cat"))
+
+
+def test_a_folder_that_cannot_be_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such as lost+found: rows that name a whole path need no listing."""
+
+    def refuse(folder: Path) -> Iterator[Path]:
+        raise DataError(f"cannot list folder '{folder}/lost+found'")
+
+    monkeypatch.setattr("flax_attn.data.sets.table_names.image_files", refuse)
+    put_table(tmp_path, COLUMNS)
+    assert len(rows(open_all(tmp_path))) == 4
+    assert "lost+found" in "".join(read_table(tmp_path / "labels.csv").passed_over)
+    put_table(tmp_path, COLUMNS.replace("0.png", "0"))
+    assert "no file '0' in" in (line := reason(tmp_path)) and "lost+found" in line
 
 
 def test_preflight_names_unusable_files(tmp_path: Path) -> None:
