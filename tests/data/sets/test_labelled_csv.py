@@ -14,7 +14,7 @@ from flax_attn.config import DataConfig
 from flax_attn.data import open_dataset, open_split
 from flax_attn.data.batches import Sampler, batches
 from flax_attn.data.check import find_problems
-from flax_attn.data.dataset import Dataset, OpenRequest
+from flax_attn.data.dataset import Dataset, EncodedSplit, OpenRequest
 from flax_attn.data.manifest import ManifestRow
 from flax_attn.data.sets.label_table import read_table
 from flax_attn.data.sets.labelled_csv import open_set
@@ -277,6 +277,15 @@ def test_a_folder_that_cannot_be_listed(tmp_path: Path, monkeypatch: pytest.Monk
     assert "lost+found" in "".join(read_table(tmp_path / "labels.csv").passed_over)
     put_table(tmp_path, COLUMNS.replace("0.png", "0"))
     assert "no file '0' in" in (line := reason(tmp_path)) and "lost+found" in line
+
+
+def test_a_lost_image_is_still_found_by_its_stem(tmp_path: Path) -> None:
+    put_table(tmp_path, "name,class\n0,cat\n1,dog\n2,cat\n3,dog\n")
+    row = ManifestRow("2.png", 0, "f" * 64)
+    (tmp_path / "2.png").unlink()
+    dataset = open_all(tmp_path, undivided=True, known=[row])
+    assert isinstance(split := dataset.splits["all"], EncodedSplit) and row in split.rows
+    assert "no file '2'" in reason(tmp_path, undivided=True)
 
 
 def test_preflight_names_unusable_files(tmp_path: Path) -> None:
