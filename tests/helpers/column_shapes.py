@@ -262,6 +262,10 @@ def spelled_names() -> Iterator[tuple[str, Shape]]:
 def rows_and_files() -> Iterator[tuple[str, Shape]]:
     """Rows without images, images without rows, rows twice."""
     yield (
+        "one name in another folder than the others",
+        no(classes(), "line 2: no file 'a.png'", "'x/a.png'", files=("x/a.png", *FILES[1:])),
+    )
+    yield (
         "another ending",
         no(classes(names=("a.jpg", *FILES[1:])), "line 2: no file 'a.jpg'", "there is 'a.png'"),
     )

@@ -18,7 +18,7 @@ from flax_attn.data.sets.table_columns import (
     find_columns,
 )
 from flax_attn.data.sets.table_labels import read_lists, read_marks
-from flax_attn.data.sets.table_names import ImageNames
+from flax_attn.data.sets.table_names import ImageNames, is_deeper
 from flax_attn.data.sets.table_separators import Cell
 from flax_attn.errors import DataError
 
@@ -122,10 +122,16 @@ def _paths(table: Table, columns: Columns, images: ImageNames, root: Path) -> li
       DataError: images are not there; names the first of them and their number.
     """
     found, missing = [], []
-    for row in table.rows:
-        name = row.cells[columns.name]
-        path = images.find(name, table.where(row.line))
-        if path is None:
+    names = table.column(columns.name)
+    paths = [
+        images.find(name, table.where(row.line))
+        for row, name in zip(table.rows, names, strict=True)
+    ]
+    # Of a table that writes whole paths, an image elsewhere of the same name is another one.
+    deeper = [path is not None and is_deeper(path, n) for path, n in zip(paths, names, strict=True)]
+    whole = any(path and not lower for path, lower in zip(paths, deeper, strict=True))
+    for row, name, path, lower in zip(table.rows, names, paths, deeper, strict=True):
+        if path is None or (lower and whole):
             missing.append((row.line, name))
         else:
             found.append(path)

@@ -33,12 +33,17 @@ def _caseless_stem(path: str) -> str:
     return _caseless(without_ending(path))
 
 
+def is_deeper(path: str, name: str) -> bool:
+    """Says whether an image lies in a folder that its name in the table lacks."""
+    return path.count("/") > PurePosixPath(name.strip().replace("\\", "/")).as_posix().count("/")
+
+
 class ImageNames:
     """The images beneath a folder, found by the names that tables have for them.
 
     A name is a path beneath the folder. Where there is no such file, it is the one image whose
     path or whose end of the path is the same: in another form of Unicode, in another case, or
-    with an ending that the name lacks.
+    with an ending that the name lacks. ``is_deeper`` tells the end of a path from the whole.
 
     Args:
       root: the folder.
