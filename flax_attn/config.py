@@ -394,16 +394,16 @@ class DatasetEntry:
       masks: "own" where the data set has masks of its objects, "files" where it reads those of
         ``--mask-dir``, None where it has none.
       data_dir: what ``--data-dir`` must name, in words; None where the data set needs no folder.
+      defaults: settings that the data set changes; presets and flags override them.
       table: whether it reads labels from a table, as ``--label-column`` and ``--label-separator``
         say.
-      defaults: settings that the data set changes; presets and flags override them.
     """
 
     module: str
     masks: Literal["own", "files"] | None = None
     data_dir: str | None = None
-    table: bool = False
     defaults: Mapping[str, Any] = field(default_factory=dict)
+    table: bool = False
 
 
 # Drawn pictures are small and few, so that the first command ends within minutes on a laptop.
