@@ -63,6 +63,7 @@ AttnDims = Literal["single", "multi"]
 HeadMerge = Literal["concat", "mean"]
 Resize = Literal["crop", "stretch"]
 BadImagePolicy = Literal["fail", "quarantine"]
+TaskChoice = Literal["auto", "multiclass", "multilabel"]
 
 _NOT_REPRODUCE = ("train", "ablate")  # ``reproduce`` takes the article's networks as they are
 _TRAIN = ("train",)
@@ -170,6 +171,19 @@ class DataConfig:
     val_fraction: float = setting(
         0.2, "validation share of a data set without a split", low=0.01, high=0.99, decides="data"
     )
+    label_column: str | None = setting(
+        None,
+        "the column of labelled_csv that names labels (default: found by its header)",
+        decides="data",
+        commands=LOOKING,
+    )
+    label_separator: str | None = setting(
+        None,
+        "what separates labels in a cell of labelled_csv, such as ';', space or comma; none: a "
+        "cell is one label (default: | or what the cells show)",
+        decides="data",
+        commands=LOOKING,
+    )
     data_seed: int = setting(0, "seed of the drawn pictures", low=0, decides="data")
     workers: int = setting(
         2, "threads that decode images", low=1, decides="speed", commands=LOOKING
@@ -186,9 +200,9 @@ class DataConfig:
 class TrainConfig:
     """The training: its task, length, batches, optimizer, losses and augmentation."""
 
-    task: Literal["multiclass", "multilabel"] = setting(
+    task: TaskChoice = setting(
         "multiclass",
-        "one of several classes an image, or any number of labels",
+        "one of several classes an image, any number of labels, or what the data set has",
         commands=_NOT_REPRODUCE,
     )
     epochs: int = setting(20, "passes over the training images", low=1, decides="course")
@@ -381,12 +395,15 @@ class DatasetEntry:
         ``--mask-dir``, None where it has none.
       data_dir: what ``--data-dir`` must name, in words; None where the data set needs no folder.
       defaults: settings that the data set changes; presets and flags override them.
+      table: whether it reads labels from a table, as ``--label-column`` and ``--label-separator``
+        say.
     """
 
     module: str
     masks: Literal["own", "files"] | None = None
     data_dir: str | None = None
     defaults: Mapping[str, Any] = field(default_factory=dict)
+    table: bool = False
 
 
 # Drawn pictures are small and few, so that the first command ends within minutes on a laptop.
@@ -403,7 +420,8 @@ DATASETS: dict[str, DatasetEntry] = {
     "labelled_csv": DatasetEntry(
         "flax_attn.data.sets.labelled_csv",
         data_dir="a folder with images and labels.csv",
-        defaults={"task": "multilabel"},
+        table=True,
+        defaults={"task": "auto"},
     ),
     "cats_vs_dogs": DatasetEntry("flax_attn.data.sets.cats_vs_dogs"),
     "oxford_iiit_pet": DatasetEntry("flax_attn.data.sets.oxford_iiit_pet", masks="own"),
@@ -478,11 +496,11 @@ def entry(table: Mapping[str, Entry], name: str, flag: str) -> Entry:
 
 
 def check_dataset(data: DataConfig) -> None:
-    """Checks that a data set exists, has the folder it needs, and is given no masks it ignores.
+    """Checks that a data set exists, has the folder it needs, and is given nothing it ignores.
 
     Raises:
-      UsageError: an unknown data set, no ``--data-dir`` where it needs one, or a ``--mask-dir``
-        that it would not read.
+      UsageError: an unknown data set, no ``--data-dir`` where it needs one, or a ``--mask-dir``,
+        ``--label-column`` or ``--label-separator`` that it would not read.
     """
     name, row = data.dataset, dataset_entry(data.dataset)
     if row.data_dir is not None and data.data_dir is None:
@@ -491,6 +509,11 @@ def check_dataset(data: DataConfig) -> None:
         readers = ", ".join(n for n, other in DATASETS.items() if other.masks == "files")
         has = "masks of its own" if row.masks == "own" else "no masks"
         raise UsageError(f"--mask-dir goes with --dataset {readers}, but {name} has {has}: drop it")
+    tables = ", ".join(n for n, other in DATASETS.items() if other.table)
+    for setting_name in ("label_column", "label_separator"):
+        if getattr(data, setting_name) is not None and not row.table:
+            flag = "--" + setting_name.replace("_", "-")
+            raise UsageError(f"{flag} goes with --dataset {tables}, not {name}: drop it")
 
 
 def validate(config: Config) -> None:

@@ -18,10 +18,17 @@ from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 
-from flax_attn.config import DataConfig, check_dataset, dataset_entry
+from flax_attn.config import DataConfig, TaskChoice, check_dataset, dataset_entry
 from flax_attn.data.batches import Batch, Sampler, batches, num_batches
 from flax_attn.data.check import preflight
-from flax_attn.data.dataset import Dataset, OpenRequest, OpenSet, Split, read_image
+from flax_attn.data.dataset import (
+    Dataset,
+    OpenRequest,
+    OpenSet,
+    Split,
+    read_image,
+    settle_task,
+)
 from flax_attn.data.quarantine import Quarantine
 from flax_attn.data.views import concatenate
 from flax_attn.errors import DataError
@@ -34,6 +41,7 @@ def open_dataset(
     cache: Path | None = None,
     images: Path | None = None,
     masks: bool = False,
+    task: TaskChoice = "auto",
 ) -> Dataset:
     """Opens the data set a configuration names and checks that every image of it can be used.
 
@@ -44,13 +52,15 @@ def open_dataset(
       cache: folder that remembers which images have been checked.
       images: folder that keeps them decoded (``decode_once``).
       masks: whether masks of objects are wanted, which a folder looks for only then.
+      task: what its labels must be; "auto" takes what there is (``Dataset.multilabel``).
 
     Raises:
-      DataError: there is none in its place, or its images cannot be used.
+      DataError: there is none in its place, its images cannot be used, or its labels do not fit
+        the task.
       UsageError: no such data set, or settings it cannot follow (``check_dataset``).
     """
     quarantine = quarantine or Quarantine(config.on_bad_image)
-    request = OpenRequest(known=quarantine.known_rows, masks=masks)
+    request = OpenRequest(known=quarantine.known_rows, masks=masks, task=task)
     return _open_checked(config, request, quarantine, cache, images)
 
 
@@ -63,6 +73,7 @@ def open_split(
     cache: Path | None = None,
     images: Path | None = None,
     masks: bool = False,
+    task: TaskChoice = "auto",
 ) -> Split:
     """Opens one split of a data set that must have these classes, in this order.
 
@@ -75,7 +86,11 @@ def open_split(
     """
     quarantine = quarantine or Quarantine(config.on_bad_image)
     request = OpenRequest(
-        known=quarantine.known_rows, masks=masks, undivided=name == "all", classes=tuple(classes)
+        known=quarantine.known_rows,
+        masks=masks,
+        undivided=name == "all",
+        classes=tuple(classes),
+        task=task,
     )
     dataset = _open_checked(config, request, quarantine, cache, images)
     if tuple(dataset.classes) != tuple(classes):
@@ -97,6 +112,7 @@ def _open_checked(
     check_dataset(config)
     open_set: OpenSet = import_module(dataset_entry(config.dataset).module).open_set
     dataset = open_set(config, request)
+    settle_task(dataset, request.task, config.dataset)
     return preflight(dataset, quarantine, workers=config.workers, cache=cache, images=images)
 
 

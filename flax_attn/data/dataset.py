@@ -9,9 +9,10 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Bool, Int, UInt8
 
-from flax_attn.config import DataConfig
+from flax_attn.config import DataConfig, TaskChoice
 from flax_attn.data.manifest import ManifestRow
 from flax_attn.data.quarantine import Quarantine
+from flax_attn.errors import DataError
 
 
 @runtime_checkable
@@ -114,6 +115,19 @@ class Dataset:
     quarantine: Quarantine = field(default_factory=Quarantine)
 
 
+def settle_task(dataset: Dataset, task: TaskChoice, name: str) -> TaskChoice:
+    """Returns the task of a data set of this ``name``, which ``task`` must allow.
+
+    Raises:
+      DataError: another task was chosen.
+    """
+    has: TaskChoice = "multilabel" if dataset.multilabel else "multiclass"
+    if task not in ("auto", has):
+        kind = "any number of labels" if dataset.multilabel else "one class"
+        raise DataError(f"--task {task} does not fit {name}, whose images have {kind}")
+    return has
+
+
 @dataclass(frozen=True)
 class OpenRequest:
     """What is asked of a data set beside its configuration.
@@ -125,12 +139,14 @@ class OpenRequest:
       undivided: whether all images are wanted, so that a set which would have to divide them may
         give the one split "all" instead of "train" and "val".
       classes: names of a trained network's classes, for a set that leaves their order open.
+      task: what labels should be, for a set that leaves it open.
     """
 
     known: Sequence[ManifestRow] = ()
     masks: bool = False
     undivided: bool = False
     classes: tuple[str, ...] | None = None
+    task: TaskChoice = "auto"
 
 
 class OpenSet(Protocol):

@@ -103,6 +103,8 @@ def _photographs(args: Namespace, run: TrainedRun, explainer: Explainer) -> tupl
     other_data = {"dataset", "data_dir"} & given.keys()
     if other_data:
         given.setdefault("mask_dir", None)  # the run's own are of other images
+    if "dataset" in given:  # or of another table
+        given = {"label_column": None, "label_separator": None, **given}
     config = run.config.updated(**given)
     validate(config)
     data = config.data
@@ -119,6 +121,7 @@ def _photographs(args: Namespace, run: TrainedRun, explainer: Explainer) -> tupl
         cache=Path(config.run.feature_cache),
         images=config.run.image_folder,
         masks=True,
+        task=run.config.train.task,
     )
     n, count = len(split.labels), args.count or COUNT
     places, how = evenly(n, count), "evenly spread"

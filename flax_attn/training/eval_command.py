@@ -65,7 +65,10 @@ def _judge(args: Namespace, processes: Processes) -> None:
     run = Run.load(workdir)
     chosen = cli.take_settings(vars(args), "eval")
     # As many devices as there are here, whatever the run was trained on.
-    config = run.config.updated(**{"devices": None, "accumulate": 1, "mask_dir": None, **chosen})
+    own = {"devices": None, "accumulate": 1, "mask_dir": None}
+    if "dataset" in chosen:
+        own |= {"label_column": None, "label_separator": None}  # the run's own are of its table
+    config = run.config.updated(**{**own, **chosen})
     validate(config)
     other_data = {"dataset", "data_dir"} & chosen.keys()
     left_out = [] if other_data else left_out_by(workdir / FILE)
@@ -77,6 +80,7 @@ def _judge(args: Namespace, processes: Processes) -> None:
         quarantine=quarantine,
         cache=Path(config.run.feature_cache),
         images=config.run.image_folder,
+        task=run.config.train.task,
     )
     if args.export:
         target, formats = Path(args.export), args.export_formats

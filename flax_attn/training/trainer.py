@@ -25,7 +25,8 @@ import numpy as np
 from flax_attn.config import Config
 from flax_attn.data import Dataset, num_batches
 from flax_attn.data import quarantine as quarantines
-from flax_attn.errors import DataError, NonFiniteError
+from flax_attn.data.dataset import settle_task
+from flax_attn.errors import NonFiniteError
 from flax_attn.models import build_model, functional
 from flax_attn.models.calibrate import calibrate
 from flax_attn.models.tasks import TASKS
@@ -117,12 +118,7 @@ def train(
     workdir = Path(workdir)
     devices = devices_for(config.train)
     refuse_quarantine(config, processes)
-    if dataset.multilabel != (config.train.task == "multilabel"):
-        kind = "any number of labels" if dataset.multilabel else "one class"
-        raise DataError(
-            f"--task {config.train.task} does not fit {config.data.dataset}, "
-            f"whose images have {kind}"
-        )
+    config = config.updated(task=settle_task(dataset, config.train.task, config.data.dataset))
     if initial is None:  # other processes get what the first one has
         first = processes.first
         initial = resolve_initial(config.run, dataset.classes) if first else random_init()

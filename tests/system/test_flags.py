@@ -374,7 +374,7 @@ RUNS = [
     f"{FROZEN} --norm sigmoid --score neg_euclidean --dataset drawn_pets_scenes",
     f"{FROZEN} --model vgg16_bn --dropout 0.3 --schedule step --step-epochs 1 --step-factor 0.5 "
     "--learning-rate 0.01",
-    f"{FROZEN} --model vgg16_bn_gap",
+    f"{FROZEN} --model vgg16_bn_gap --task auto",
     f"{FROZEN} --model vgg16_bn_pooled",
 ]
 

@@ -133,6 +133,8 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "weights" / "port.py").symlink_to(ROOT / "weights" / "port.py")
     ported(folder / "weights" / TORCHVISION_FILE, make_config(TINY))
     put_tree(folder / "photos", 8)
+    rows = [f"{name}/{i}.jpg,{name}\n" for name in ("cat", "dog") for i in range(8)]
+    (folder / "photos" / "labels.csv").write_text("name,class\n" + "".join(rows))
     put_tree(folder / "others", 3)
     for number, name in enumerate(("cat.jpg", "photo.jpg", "holiday/1.jpg", "folder/1.jpg")):
         put_image(folder / name, number)

@@ -13,6 +13,7 @@ from typing import Any
 from flax_attn.attention import alignment_of
 from flax_attn.config import Config, make_config
 from flax_attn.data import Dataset, open_dataset
+from flax_attn.data.dataset import settle_task
 from flax_attn.data.views import random_subset
 from flax_attn.errors import UsageError
 from flax_attn.models import build_model, functional
@@ -59,7 +60,9 @@ def main(argv: Sequence[str]) -> None:
         cache=Path(config.run.feature_cache),
         images=config.run.image_folder,
         masks=True,
+        task=config.train.task,
     )
+    config = config.updated(task=settle_task(dataset, config.train.task, config.data.dataset))
     if args.train_subset is not None:
         part = random_subset(dataset.splits["train"], args.train_subset, seed=0)
         dataset = replace(dataset, splits={**dataset.splits, "train": part})

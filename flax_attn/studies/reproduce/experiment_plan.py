@@ -135,11 +135,12 @@ def make_plan(
     if not full:
         given.setdefault("hidden", QUICK_HIDDEN)
     config = make_config({**given, "norm": SIGMOID}, preset="article" if full else None)
-    if config.train.task != "multiclass":
+    if config.train.task == "multilabel":
         raise UsageError(
             f"the article tells two classes apart; --dataset {config.data.dataset} has labels "
             "that do not exclude each other"
         )
+    config = config.updated(task="multiclass")  # a table is read as one of classes, or refused
     if config.train.epochs < 2:
         raise UsageError(
             f"--epochs must be at least 2 to compare epochs, got {config.train.epochs}"

@@ -58,6 +58,7 @@ def main(argv: Sequence[str]) -> None:
         cache=Path(config.run.feature_cache),
         images=config.run.image_folder,
         masks=True,
+        task=config.train.task,
     )
     reproduce(
         plan,

@@ -2,8 +2,9 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from unicodedata import normalize
 
 import numpy as np
 import pytest
@@ -13,8 +14,9 @@ from flax_attn.config import DataConfig
 from flax_attn.data import open_dataset, open_split
 from flax_attn.data.batches import Sampler, batches
 from flax_attn.data.check import find_problems
-from flax_attn.data.dataset import Dataset, OpenRequest
+from flax_attn.data.dataset import Dataset, EncodedSplit, OpenRequest
 from flax_attn.data.manifest import ManifestRow
+from flax_attn.data.sets.label_table import read_table
 from flax_attn.data.sets.labelled_csv import open_set
 from flax_attn.errors import DataError, UsageError
 
@@ -97,6 +99,33 @@ def test_column_of_splits_and_columns_in_any_order(tmp_path: Path) -> None:
     assert list(dataset.splits["val"].names) == ["1.png", "2.png"]
 
 
+def test_other_words_for_the_splits(tmp_path: Path) -> None:
+    text = "name,cat,subset\n0.png,1,Training\n1.png,0,VALID\n2.png,1,validation\n3.png,0,dev\n"
+    dataset = open_all(put_table(tmp_path, text))
+    assert dataset.classes == ("cat",) and list(rows(dataset, "train")) == ["0.png"]
+    assert list(rows(dataset, "val")) == ["1.png", "2.png", "3.png"]
+
+
+def test_classes_are_divided_each_by_itself(tmp_path: Path) -> None:
+    """Also the rare ones, which a division of all images together may miss."""
+    put_images(tmp_path, *(f"{i}.png" for i in range(22)))
+    text = "name,class\n" + "".join(f"{i}.png,{'rare' if i < 2 else 'cat'}\n" for i in range(22))
+    dataset = open_all(put_table(tmp_path, text, images=0), val_fraction=0.2)
+    assert not dataset.multilabel and dataset.classes == ("cat", "rare")
+    for name, counts in {"train": [16, 1], "val": [4, 1]}.items():
+        labels = dataset.splits[name].labels
+        assert labels.ndim == 1 and np.bincount(labels).tolist() == counts
+
+
+def test_classes_asked_for_in_another_form_of_unicode(tmp_path: Path) -> None:
+    composed, decomposed = (normalize(form, "café") for form in ("NFC", "NFD"))
+    put_table(tmp_path, f"name,class\n0.png,{composed}\n1.png,thé\n")
+    wanted = (decomposed, "thé", "eau")
+    dataset = open_all(tmp_path, undivided=True, classes=wanted)
+    assert dataset.classes == wanted
+    assert dataset.splits["all"].labels.tolist() == [0, 1]
+
+
 def many(root: Path, n: int = 20) -> str:
     put_images(root, *(f"{i}.png" for i in range(n)))
     return "name,a\n" + "".join(f"{i}.png,{i % 2}\n" for i in range(n))
@@ -168,11 +197,14 @@ def test_spellings_of_the_same_table(text: str | bytes, tmp_path: Path) -> None:
     [
         ("name,a\n0.png,1\nnone.png,0\n", "line 3: no file 'none.png' in .*: correct the name"),
         ("name,a\n0.png,1\n,0\n", "line 3: no file ''"),
-        ("name,a\n0.png,1\n0\x00.png,0\n", "line 3: no file '0.x00.png'"),
+        ("name,a\n0.png,1\n0\x00.png,0\n", "line 3: a NUL byte"),
         (f"name,a\n{'x' * 5000},1\n", "line 2: no file 'xxx"),
         ("name,a,b\n0.png,1,0\n1.png,0,2\n", "line 3: 'b' is '2': expected 0 or 1"),
         ("name,a\n0.png,\n", "line 2: 'a' is '': expected 0 or 1"),
-        ("name,a\n0.png,1\n1.png,0\n./0.png,0\n", "line 4: '0.png' is in line 2 too: remove"),
+        (
+            "name,a\n0.png,1\n1.png,0\n./0.png,0\n",
+            "line 4: '0.png' is in line 2 too, with other labels: remove",
+        ),
         ("name,a\n../0.png,1\n", r"line 2: '\.\./0.png' leads out of the folder"),
         ("name,a\nx/../../0.png,1\n", "line 2: .* leads out of the folder"),
         ("name,a\n/etc/hosts,1\n", "line 2: '/etc/hosts' leads out of the folder"),
@@ -182,10 +214,13 @@ def test_spellings_of_the_same_table(text: str | bytes, tmp_path: Path) -> None:
         ('name,a\n"0.png,1\n', "line 2: unexpected end of data: close every quote"),
         (b"name,a\n0.png,1\n\xff.png,0\n", "line 3: not UTF-8: save the table as UTF-8"),
         (b"\xef\xbb\xbf\n\nname,a\n\xff", "line 4: not UTF-8"),
-        (b"", "labels.csv': empty, 0 bytes: expected a table with a header of name"),
-        ("\n\n", r"the header is \[\]: expected a header of name"),
-        ("file,a\n0.png,1\n", r"the header is \['file', 'a'\]: expected a header of name"),
-        ("name;a\n0.png;1\n", r"the header is \['name;a'\]: expected a header of name"),
+        (
+            b"",
+            "labels.csv': empty, 0 bytes: expected a table with a column of",
+        ),
+        ("\n\n", r"the header is \[\]: expected one with a column"),
+        ("what,a\n0.png,1\n", r"the header is \['what', 'a'\]: expected one with"),
+        ("name:a\n0.png:1\n", r"the header is \['name:a'\]: expected one with"),
         ("name\n0.png\n", r"the header is \['name'\]"),
         ("name,split\n0.png,val\n", r"the header is \['name', 'split'\]"),
         ("name,a,\n0.png,1,1\n", r"the header is \['name', 'a', ''\]"),
@@ -206,6 +241,8 @@ def test_unusable_tables(text: str | bytes, message: str, tmp_path: Path) -> Non
 
 def test_no_table(tmp_path: Path) -> None:
     assert "labels.csv': No such file" in reason(tmp_path)
+    (tmp_path / "train.csv").write_text("name,class\n")
+    assert "rename the table to labels.csv: there is train.csv" in reason(tmp_path)
     os.mkfifo(tmp_path / "labels.csv")
     assert "not a regular file but a FIFO" in reason(tmp_path)
 
@@ -226,6 +263,29 @@ def test_labels_in_the_order_asked_for(tmp_path: Path) -> None:
     dataset = open_all(tmp_path, classes=("ape", "cat", "dog"))
     assert rows(dataset) == {name: [0, *labels] for name, labels in expected.items()}
     assert "missing [], unexpected ['dog']" in reason(tmp_path, classes=("ape", "cat"))
+
+
+def test_a_folder_that_cannot_be_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such as lost+found: rows that name a whole path need no listing."""
+
+    def refuse(folder: Path) -> Iterator[Path]:
+        raise DataError(f"cannot list folder '{folder}/lost+found'")
+
+    monkeypatch.setattr("flax_attn.data.sets.table_names.image_files", refuse)
+    put_table(tmp_path, COLUMNS)
+    assert len(rows(open_all(tmp_path))) == 4
+    assert "lost+found" in "".join(read_table(tmp_path / "labels.csv").passed_over)
+    put_table(tmp_path, COLUMNS.replace("0.png", "0"))
+    assert "no file '0' in" in (line := reason(tmp_path)) and "lost+found" in line
+
+
+def test_a_lost_image_is_still_found_by_its_stem(tmp_path: Path) -> None:
+    put_table(tmp_path, "name,class\n0,cat\n1,dog\n2,cat\n3,dog\n")
+    row = ManifestRow("2.png", 0, "f" * 64)
+    (tmp_path / "2.png").unlink()
+    dataset = open_all(tmp_path, undivided=True, known=[row])
+    assert isinstance(split := dataset.splits["all"], EncodedSplit) and row in split.rows
+    assert "no file '2'" in reason(tmp_path, undivided=True)
 
 
 def test_preflight_names_unusable_files(tmp_path: Path) -> None:

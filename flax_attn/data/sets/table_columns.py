@@ -1,0 +1,184 @@
+"""Which column of a table holds names of images, which their labels, which neither."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from flax_attn.data.sets.table_cells import Table, fold
+from flax_attn.data.sets.table_labels import is_doubtful, is_mark
+from flax_attn.data.sets.table_names import ImageNames
+from flax_attn.errors import DataError
+
+# As ``fold`` gives them.
+NAME_HEADERS = frozenset(
+    (
+        "name names filename filenames fname file files filepath path paths image images imagename "
+        "imagefile imagefilename imagepath imageid imageindex imageuri img imgs imgname imgfile "
+        "imgpath imgid photo picture id idcode isicid"
+    ).split()
+)
+ONE_LABEL_HEADERS = frozenset(
+    "label class category target classname labelname categoryname classid labelid species breed"
+    " y".split()
+)
+LIST_HEADERS = frozenset("labels classes categories tags findinglabels".split()) | ONE_LABEL_HEADERS
+_SPLIT = "split"
+_SPLIT_HEADERS = frozenset((_SPLIT, "set", "subset", "partition", "dataset", "fold"))
+SPLIT_OF = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "dev": "val",
+}
+_COUNT_HEADERS = frozenset(("index", "idx", "id", "no", "nr", "row", "#"))
+_NUMBER = re.compile(r"[-+]?\d+([.,]\d*)?")
+_UNNAMED = re.compile(r"unnamed:?\d+[\w.]*")
+
+FORMS = (
+    "a column of file names (name, filename, image, path, …) and either a column for "
+    "each label (cells 0 or 1) or one column labels or class (cells LABEL or LABEL|LABEL)"
+)
+
+
+class Columns(NamedTuple):
+    """The places of the columns.
+
+    Args:
+      name: that of the images' names.
+      split: that of train or val, None without one.
+      labels: those of the labels.
+      listed: whether the one column of labels names them, instead of being named by its label.
+      passed: headers of the columns that say nothing of labels.
+    """
+
+    name: int
+    split: int | None
+    labels: tuple[int, ...]
+    listed: bool
+    passed: tuple[str, ...]
+
+
+def find_columns(table: Table, images: ImageNames, wanted: str | None = None) -> Columns:
+    """Returns what each column is, by its header and, where headers leave it open, by its cells.
+
+    ``wanted`` is the header of the column of labels, that of --label-column.
+
+    Raises:
+      DataError: no column of labels, a header that is there twice, or columns that may be several
+        things.
+    """
+    header = table.header
+    folded = [fold(cell) for cell in header]
+    _refuse_repeated(table)
+    name = _name_column(table, images)
+    split = _split_column(table, folded)
+    rest = [i for i in range(len(header)) if i not in (name, split)]
+    index = [i for i in rest if _is_index(table, i)]
+    # A second column of names, such as a number beside a path.
+    also = [
+        i for i in rest if i not in index and folded[i] in NAME_HEADERS and _holds_other(table, i)
+    ]
+    labels = [i for i in rest if i not in index and i not in also]
+    if wanted is not None:
+        labels = [_wanted(table, wanted)]
+        also = [i for i in rest if i not in index and i not in labels]
+    if not labels and [folded[i] for i in also] == ["name"]:
+        labels, also = also, []  # that of the classes, beside the files'
+    if not labels or any(header[i] == "" for i in labels):
+        raise DataError(f"{table.shown}: the header is {list(header)}: expected one with {FORMS}")
+    listed = len(labels) == 1 and (
+        wanted is not None
+        or folded[labels[0]] in LIST_HEADERS
+        or (_holds_other(table, labels[0]) and not _holds_numbers(table, labels[0]))
+    )
+    if len(labels) > 1:
+        _refuse_others(table, labels, folded)
+    return Columns(name, split, tuple(labels), listed, tuple(header[i] for i in also))
+
+
+def _refuse_repeated(table: Table) -> None:
+    header = [cell for cell in table.header if cell]
+    repeated = sorted({cell for cell in header if header.count(cell) > 1})
+    if repeated:
+        raise DataError(f"{table.shown}: columns {repeated} are there twice: rename or remove one")
+
+
+def _name_column(table: Table, images: ImageNames) -> int:
+    """Returns the column of names of which most are images; the first of several alike."""
+    found = [i for i, cell in enumerate(table.header) if fold(cell) in NAME_HEADERS]
+    if len(found) == 1:
+        return found[0]
+    # Cells of 1 and 0 are a label's, even beside files called so.
+    marks = {i for i in found if all(is_mark(text) for text in table.column(i))}
+    return max(found, key=lambda i: (i not in marks, _count_images(table, i, images)))
+
+
+def _count_images(table: Table, place: int, images: ImageNames) -> int:
+    count = 0
+    for text in table.column(place):
+        try:
+            count += images.find(text, "") is not None
+        except DataError:
+            continue  # said when the column is read
+    return count
+
+
+def _split_column(table: Table, folded: Sequence[str]) -> int | None:
+    for i, cell in enumerate(folded):
+        words = {text.strip().casefold() for text in table.column(i)}
+        if cell == _SPLIT or (cell in _SPLIT_HEADERS and words <= SPLIT_OF.keys() | {"test"}):
+            return i
+    return None
+
+
+def _is_index(table: Table, place: int) -> bool:
+    """Says whether a column counts rows, as pandas writes it beside a table."""
+    header = table.header[place].casefold().replace(" ", "")
+    unnamed = (header == "" and place == 0) or _UNNAMED.fullmatch(header)
+    if not unnamed and header not in _COUNT_HEADERS:
+        return False
+    texts = [text.strip() for text in table.column(place)]
+    counts = all(text.isdecimal() for text in texts) and len(set(texts)) == len(texts)
+    # Of a column with a name, two rows could as well be the 0 and 1 of a label.
+    return counts and (bool(unnamed) or (len(texts) > 2 and _in_steps(texts)))
+
+
+def _in_steps(texts: Sequence[str]) -> bool:
+    numbers = [int(text) for text in texts]
+    return numbers == list(range(numbers[0], numbers[0] + len(numbers))) if numbers else False
+
+
+def _holds_other(table: Table, place: int) -> bool:
+    """Says whether a column has cells that are no marks, and none that is one or should be."""
+    texts = [text for text in table.column(place) if text.strip()]
+    return bool(texts) and not any(is_mark(text) or is_doubtful(text) for text in texts)
+
+
+def _holds_numbers(table: Table, place: int) -> bool:
+    return any(_NUMBER.fullmatch(text.strip()) for text in table.column(place))
+
+
+def _wanted(table: Table, wanted: str) -> int:
+    found = [i for i, cell in enumerate(table.header) if cell == wanted]
+    found = found or [i for i, cell in enumerate(table.header) if fold(cell) == fold(wanted)]
+    if len(found) != 1:
+        raise DataError(
+            f"{table.shown}: no column {wanted!r}: --label-column takes one of {list(table.header)}"
+        )
+    return found[0]
+
+
+def _refuse_others(table: Table, labels: Sequence[int], folded: Sequence[str]) -> None:
+    """Raises DataError where columns beside each other are not all of 0 and 1."""
+    others = [i for i in labels if _holds_other(table, i)]
+    if others:
+        guess = next((table.header[i] for i in others if folded[i] in LIST_HEADERS), "NAME")
+        raise DataError(
+            f"{table.shown}: columns {[table.header[i] for i in others]} hold no 0 or 1: if one "
+            f"column holds all labels, add --label-column '{guess}', else remove those that hold "
+            "none"
+        )
