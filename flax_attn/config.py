@@ -145,6 +145,22 @@ class DataConfig:
     data_dir: str | None = setting(
         None, "folder of the data set (of all but drawn ones)", decides="place", commands=LOOKING
     )
+    train_dir: str | None = setting(
+        None,
+        "training images of folder, in DATA_DIR (default: by name; . takes its sub-folders as "
+        "classes)",
+        decides="place",
+        commands=LOOKING,
+    )
+    val_dir: str | None = setting(
+        None,
+        "validation images of folder (default: by name, else a share of the training images)",
+        decides="place",
+        commands=LOOKING,
+    )
+    test_dir: str | None = setting(
+        None, "test images of folder (default: by name)", decides="place", commands=LOOKING
+    )
     mask_dir: str | None = setting(
         None,
         "masks of the images of folder, for measures of maps (default: DATA_DIR_masks)",
@@ -171,6 +187,15 @@ class DataConfig:
         0.2, "validation share of a data set without a split", low=0.01, high=0.99, decides="data"
     )
     data_seed: int = setting(0, "seed of the drawn pictures", low=0, decides="data")
+    max_megapixels: int = setting(
+        50,
+        "size of an image above which it is refused: raise it for large photographs",
+        # Pillow itself refuses more.
+        low=1,
+        high=178,
+        decides="course",
+        commands=(*LOOKING, "predict"),
+    )
     workers: int = setting(
         2, "threads that decode images", low=1, decides="speed", commands=LOOKING
     )
@@ -180,6 +205,21 @@ class DataConfig:
         decides="course",
         commands=LOOKING,
     )
+
+
+# Settings that name folders within the data set; another data set does not have them.
+PART_DIRS = ("train_dir", "val_dir", "test_dir")
+DATA_PLACES = (*PART_DIRS, "mask_dir")
+
+
+def of_other_data(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the settings to change for a run to look at other images than its own.
+
+    ``given`` are those that were asked for; places within the run's own data set are left behind
+    where they name another one.
+    """
+    is_other = {"dataset", "data_dir"} & given.keys()
+    return {**(dict.fromkeys(DATA_PLACES) if is_other else {}), **given}
 
 
 @dataclass(frozen=True)
@@ -381,12 +421,14 @@ class DatasetEntry:
         ``--mask-dir``, None where it has none.
       data_dir: what ``--data-dir`` must name, in words; None where the data set needs no folder.
       defaults: settings that the data set changes; presets and flags override them.
+      parts: whether ``--train-dir`` and the like may choose the folders of its parts.
     """
 
     module: str
     masks: Literal["own", "files"] | None = None
     data_dir: str | None = None
     defaults: Mapping[str, Any] = field(default_factory=dict)
+    parts: bool = False
 
 
 # Drawn pictures are small and few, so that the first command ends within minutes on a laptop.
@@ -398,7 +440,10 @@ DATASETS: dict[str, DatasetEntry] = {
         "flax_attn.data.drawn.scenes", masks="own", defaults={**_DRAWN, "task": "multilabel"}
     ),
     "folder": DatasetEntry(
-        "flax_attn.data.sets.folder", masks="files", data_dir="a folder with a sub-folder a class"
+        "flax_attn.data.sets.folder",
+        masks="files",
+        data_dir="a folder with a sub-folder a class",
+        parts=True,
     ),
     "labelled_csv": DatasetEntry(
         "flax_attn.data.sets.labelled_csv",
@@ -478,11 +523,11 @@ def entry(table: Mapping[str, Entry], name: str, flag: str) -> Entry:
 
 
 def check_dataset(data: DataConfig) -> None:
-    """Checks that a data set exists, has the folder it needs, and is given no masks it ignores.
+    """Checks that a data set exists, has the folder it needs, and is given none that it ignores.
 
     Raises:
-      UsageError: an unknown data set, no ``--data-dir`` where it needs one, or a ``--mask-dir``
-        that it would not read.
+      UsageError: an unknown data set, no ``--data-dir`` where it needs one, or a ``--mask-dir``,
+        ``--train-dir`` or the like that it would not read.
     """
     name, row = data.dataset, dataset_entry(data.dataset)
     if row.data_dir is not None and data.data_dir is None:
@@ -491,6 +536,10 @@ def check_dataset(data: DataConfig) -> None:
         readers = ", ".join(n for n, other in DATASETS.items() if other.masks == "files")
         has = "masks of its own" if row.masks == "own" else "no masks"
         raise UsageError(f"--mask-dir goes with --dataset {readers}, but {name} has {has}: drop it")
+    if not row.parts and (given := [part for part in PART_DIRS if getattr(data, part)]):
+        readers = ", ".join(n for n, other in DATASETS.items() if other.parts)
+        flag = "--" + given[0].replace("_", "-")
+        raise UsageError(f"{flag} goes with --dataset {readers}, not with {name}: drop it")
 
 
 def validate(config: Config) -> None:

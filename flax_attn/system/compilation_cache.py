@@ -21,6 +21,7 @@ import jax
 
 from flax_attn.errors import UsageError
 from flax_attn.system.cpu import threads
+from flax_attn.system.output import mark_output
 
 # Lines of /proc/cpuinfo that name the instructions of the CPU, and what XLA tunes code for.
 _CPU_LINES = ("vendor_id", "cpu family", "model", "model name", "stepping", "flags", "Features")
@@ -43,7 +44,8 @@ def use_compilation_cache(folder: str | Path | None) -> Path | None:
         return None
     own = Path(folder).expanduser().absolute() / machine_key()
     try:
-        own.mkdir(mode=0o700, parents=True, exist_ok=True)
+        mark_output(own.parent)
+        own.mkdir(mode=0o700, exist_ok=True)
         mode = own.stat()
     except OSError as error:
         raise UsageError(

@@ -59,6 +59,7 @@ def _train(config: Config, processes: Processes) -> None:
         quarantine,
         cache=Path(config.run.feature_cache),
         images=config.run.image_folder,
+        out=[workdir],
     )
     if quarantine.entries:
         _log.info(f"{len(quarantine.entries)} unusable images set aside: {workdir / FILE}")

@@ -59,6 +59,7 @@ def main(argv: Sequence[str]) -> None:
         cache=Path(config.run.feature_cache),
         images=config.run.image_folder,
         masks=True,
+        out=[out],
     )
     if args.train_subset is not None:
         part = random_subset(dataset.splits["train"], args.train_subset, seed=0)

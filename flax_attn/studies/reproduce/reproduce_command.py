@@ -52,18 +52,20 @@ def main(argv: Sequence[str]) -> None:
     config = plan.config
     use_compilation_cache(config.run.compilation_cache)
     extent = "full" if full else "quick"
+    workdir = Path(args.workdir or f"runs/reproduce-{config.data.dataset}-{extent}")
     dataset = open_dataset(
         config.data,
         Quarantine(config.data.on_bad_image),
         cache=Path(config.run.feature_cache),
         images=config.run.image_folder,
         masks=True,
+        out=[workdir, Path(args.out)],
     )
     reproduce(
         plan,
         dataset,
         partial(resolve_initial, config.run, dataset.classes),
-        workdir=Path(args.workdir or f"runs/reproduce-{config.data.dataset}-{extent}"),
+        workdir=workdir,
         out=Path(args.out),
     )
     _log.info(f"done in {(time.perf_counter() - started) / 60:.1f} min")
