@@ -134,8 +134,37 @@ def folders(folder: Path) -> list[str]:
     Raises:
       DataError: as ``entries``.
     """
+    return [name for name, is_own in _inner_folders(folder) if not is_own]
+
+
+def own_folders(folder: Path) -> list[Path]:
+    """Returns the folders in a folder that commands wrote.
+
+    Raises:
+      DataError: as ``entries``.
+    """
+    return [folder / name for name, is_own in _inner_folders(folder) if is_own]
+
+
+def _inner_folders(folder: Path) -> list[tuple[str, bool]]:
     names = [entry.name for entry in entries(folder) if is_folder(entry)]
-    return [name for name in names if not is_own_output(folder / name)]
+    return [(name, is_own_output(folder / name)) for name in names]
+
+
+def refuse_dead_folders(folder: Path) -> None:
+    """Checks that no link in a folder of folders leads nowhere.
+
+    With an ending it may have led to a file that is not used anyhow; such links are counted.
+
+    Raises:
+      DataError: one does, and has no ending.
+    """
+    for entry in entries(folder):
+        if is_dead_link(entry) and not ending_of(entry.name):
+            raise DataError(
+                f"class folder {entry.path!r} is a link that leads nowhere "
+                f"({os.readlink(entry.path)!r}): restore what it leads to, or remove it"
+            )
 
 
 def is_folder(entry: os.DirEntry[str]) -> bool:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from flax_attn.config import DataConfig
 from flax_attn.data.image_formats import image_endings
-from flax_attn.data.listing import folders, is_folder, is_junk, same_form
+from flax_attn.data.listing import folders, is_folder, is_junk, refuse_dead_folders, same_form
 from flax_attn.errors import DataError
 
 PARTS = ("train", "val", "test")
@@ -74,6 +74,7 @@ def find_layout(root: Path, config: DataConfig) -> Layout:
     """
     if not root.is_dir():
         raise DataError(f"no folder {str(root)!r}: expected one with a sub-folder for each class")
+    refuse_dead_folders(root)
     given = {part: value for part in PARTS if (value := getattr(config, f"{part}_dir"))}
     masks = _within(root, [Path(config.mask_dir)] if config.mask_dir else [])
     if given:

@@ -8,14 +8,14 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from flax_attn.data.image_formats import ending_of, image_endings, plugin_for
+from flax_attn.data.image_formats import image_endings, plugin_for
 from flax_attn.data.listing import (
     Listing,
     count_beside,
     describe_counts,
-    entries,
-    is_dead_link,
     list_images,
+    own_folders,
+    refuse_dead_folders,
     same_form,
 )
 from flax_attn.data.manifest import ManifestRow, digest_files, sort_by_name
@@ -89,6 +89,7 @@ class TreeReader:
             for ending, count in count_beside(folder).items():
                 beside = f" {BESIDE}" if ending in image_endings() else ""
                 self.passed_over[ending + beside] += count
+            self._own += own_folders(folder)
         if layout.left:
             notes.append(f"folders not used: {self._names(layout.left)}")
         if self._own:
@@ -96,17 +97,11 @@ class TreeReader:
         return notes
 
     def _names(self, paths: Sequence[Path]) -> str:
-        return ", ".join(os.path.relpath(path, self.root) + "/" for path in sorted(paths))
+        return ", ".join(os.path.relpath(path, self.root) + "/" for path in sorted(set(paths)))
 
     def _list(self, tree: Tree) -> dict[str, Listing]:
         """Returns what is in each class folder, by the class's name and in the classes' order."""
-        for entry in entries(tree.folder):
-            # With an ending it may have been anything, and is counted.
-            if is_dead_link(entry) and not ending_of(entry.name):
-                raise DataError(
-                    f"class folder {entry.path!r} is a link that leads nowhere "
-                    f"({os.readlink(entry.path)!r}): restore what it leads to, or remove it"
-                )
+        refuse_dead_folders(tree.folder)
         names = {same_form(name): name for name in tree.classes()}
         listings = {}
         for name in sorted(names, key=os.fsencode):
