@@ -13,7 +13,7 @@ The conversion to RGB, the same in training and in evaluation:
 
 Stricter than Pillow: a JPEG without its end and a PNG with a wrong checksum are refused although
 their pixels can be had, and so are sizes and scan counts that only an attack has.
-A JPEG stream is checked after ITU-T T.81, annex B.
+``jpeg`` checks the streams of those.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from jaxtyping import UInt8
 from PIL import Image, UnidentifiedImageError
 
 from flax_attn.config import DataConfig, Resize
+from flax_attn.data import jpeg
 from flax_attn.data.image_formats import describe_readers, formats_of
 from flax_attn.errors import DataError, UsageError
 
@@ -40,19 +41,11 @@ MEGAPIXEL = 1_000_000
 MAX_PIXELS = MEGAPIXEL * DataConfig.max_megapixels
 # Of the widest pixels there are, 16-bit RGBA.
 BYTES_A_PIXEL = 8
-# Progressive photographs have about ten scans. Each costs a pass over all pixels but hardly a
-# byte, so that thousands of them make a small file take minutes.
-MAX_SCANS = 100
 
 _GREY16 = frozenset({"I;16", "I;16L", "I;16B", "I;16N"})
 _MODES = _GREY16 | {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr"}
 
 _REMEDY = "scale it down, or raise --max-megapixels"
-
-_START_OF_SCAN = 0xDA
-_END_OF_IMAGE = b"\xff\xd9"
-# Markers of JPEG segments that are nothing but the marker.
-_WITHOUT_LENGTH = frozenset({0x01, *range(0xD0, 0xD9)})
 
 _EXIF_ORIENTATION = 0x0112
 _UPRIGHT = {
@@ -217,43 +210,11 @@ def _check_header(image: Image.Image, max_pixels: int) -> None:
 def _check_structure(content: bytes, kind: str | None) -> None:
     """Checks what Pillow's decoders let pass."""
     if kind in ("JPEG", "MPO"):
-        check_jpeg(content)
+        jpeg.check_jpeg(content)
     elif kind == "PNG":
         # A verified image cannot be loaded any more, so this is another one.
         with Image.open(io.BytesIO(content), formats=("PNG",)) as image:
             image.verify()
-
-
-def check_jpeg(content: bytes) -> None:
-    """Checks that a JPEG has an end and a plausible number of scans.
-
-    Raises:
-      DataError: it is cut short or has more than ``MAX_SCANS`` scans.
-    """
-    # Searched for after the first scan's header only: a thumbnail before it has an end of its own.
-    start = _first_scan(content)
-    end = -1 if start is None else content.find(_END_OF_IMAGE, start)
-    if end < 0:
-        raise DataError("cut short: no end-of-image marker")
-    scans = 1 + content.count(bytes((0xFF, _START_OF_SCAN)), start, end)
-    if scans > MAX_SCANS:
-        raise DataError(f"{scans} scans, expected at most {MAX_SCANS}: save it anew")
-
-
-def _first_scan(content: bytes) -> int | None:
-    """Returns where the data of the first scan begins; steps over segments by their length."""
-    place = 0
-    while 0 <= (place := content.find(b"\xff", place)) < len(content) - 3:
-        marker = content[place + 1]
-        if marker == 0xFF:
-            place += 1
-        elif marker == 0 or marker in _WITHOUT_LENGTH:
-            place += 2
-        else:
-            place += 2 + int.from_bytes(content[place + 2 : place + 4], "big")
-            if marker == _START_OF_SCAN:
-                return place
-    return None
 
 
 def _too_large(max_pixels: int) -> str:
@@ -310,7 +271,8 @@ def to_square(
 
 
 def decoder_version() -> str:
-    """Returns a digest that changes with this file, Pillow's version, and what plug-ins read."""
+    """Returns a digest that changes with the decoder's source, Pillow, and what plug-ins read."""
     digest = hashlib.sha256(f"{PIL.__version__} {describe_readers()}".encode())
-    digest.update(Path(__file__).read_bytes())
+    for file in (__file__, jpeg.__file__):
+        digest.update(Path(file).read_bytes())
     return digest.hexdigest()[:16]

@@ -63,12 +63,12 @@ def list_images(folder: Path) -> Listing:
       DataError: a folder cannot be listed, or two names in it differ only in their Unicode form.
     """
     listing = Listing()
-    _list(folder, listing, image_endings(), visited=set())
+    _list(folder, listing, frozenset(image_endings()), visited=set())
     return listing
 
 
 def _list(
-    folder: Path, listing: Listing, endings: tuple[str, ...], *, visited: set[tuple[int, int]]
+    folder: Path, listing: Listing, endings: frozenset[str], *, visited: set[tuple[int, int]]
 ) -> None:
     status = folder.stat()
     if (status.st_dev, status.st_ino) in visited:
@@ -81,7 +81,7 @@ def _list(
                 listing.own.append(inner)
             else:
                 _list(inner, listing, endings, visited=visited)
-        elif entry.name.lower().endswith(endings):
+        elif os.path.splitext(entry.name)[1].lower() in endings:
             listing.images.append(folder / entry.name)
         elif (kind := _kind_of(entry)) is None:
             listing.images.append(folder / entry.name)

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from flax_attn.data.decode import MAX_PIXELS, MAX_SCANS, ImageError, decode
+from flax_attn.data.decode import MAX_PIXELS, ImageError, decode
+from flax_attn.data.jpeg import MAX_SCANS
 from flax_attn.errors import DataError, UsageError
 from tests.helpers import folder_shapes
 

@@ -221,6 +221,14 @@ def _uncertain() -> list[Shape]:
         ),
         Shape("chosen as classes", ab, {"all": of(A=8, B=4)}, settings={"train_dir": "."}),
         Shape(
+            "a test part that is named as one",
+            {**images("train", 5), **images("test", 2)},
+            {"all": of(5)},
+            said=["test 4 (not read)", "val drawn"],
+            unsaid=["validation from"],
+            settings={"test_dir": "test"},
+        ),
+        Shape(
             "chosen as the only part",
             ab,
             {"all": of(4)},

@@ -93,9 +93,10 @@ def open_set(config: DataConfig, request: OpenRequest) -> Dataset:
 
     Beneath the folder lie either folders of parts, told by their names (``layout``) or by
     ``train_dir``, ``val_dir`` and ``test_dir``, each with one sub-folder a class; or the class
-    folders themselves, which are then split by file digest (``split_by_digest``). Without a
-    validation part the test part is "val"; beside one it is "test", which only a request for it
-    opens. Class folders may be nested. Labels follow the order of the names' bytes.
+    folders themselves. Without a validation part the test part is "val", unless ``test_dir`` names
+    it; beside one it is "test", which only a request for it opens. Without either, "val" is drawn
+    from the training images by their digests (``split_by_digest``). Class folders may be nested.
+    Labels follow the order of the names' bytes.
 
     Names are those of ``same_form``. Hidden files, ``__MACOSX`` and what commands wrote are
     ignored, other files counted. Undivided, the photographs of all parts are "all".
@@ -117,26 +118,24 @@ def open_set(config: DataConfig, request: OpenRequest) -> Dataset:
     layout = find_layout(root, config)
     reader = TreeReader(root, request.known)
     trees, notes, unread = dict(layout.trees), [], {}
-    if "val" not in trees and "test" in trees:
+    if "val" not in trees and "test" in trees and config.test_dir is None:
         trees["val"] = trees.pop("test")
         notes.append(f"validation from {reader.shown(trees['val'])}")
     elif "test" in trees and not (request.test or request.undivided):
         unread["test"] = reader.count(trees.pop("test"))
-    read = {name: reader.read(name, tree) for name, tree in trees.items()}
+    splits = {name: reader.read(name, tree) for name, tree in trees.items()}
     classes = reader.classes
-    drawn = set(read) == {"train"}
+    drawn = "val" not in splits and not request.undivided
     if request.undivided:
-        splits = {"all": sort_by_name(row for rows in read.values() for row in rows)}
+        splits = {"all": sort_by_name(row for rows in splits.values() for row in rows)}
     elif drawn:
-        splits = split_by_digest(
-            read["train"],
+        splits |= split_by_digest(
+            splits["train"],
             classes=classes,
             val_fraction=config.val_fraction,
             unusable=request.unusable,
         )
         notes.append("val drawn from the images of train by their digests")
-    else:
-        splits = read
     notes += reader.notes(layout)
     listed = [row for rows in splits.values() for row in rows]
     split = partial(
@@ -151,7 +150,7 @@ def open_set(config: DataConfig, request: OpenRequest) -> Dataset:
     return Dataset(
         classes,
         {name: split(rows=rows) for name, rows in splits.items()},
-        found=Found(reader.passed_over, unread, notes, drawn and not request.undivided),
+        found=Found(reader.passed_over, unread, notes, drawn),
     )
 
 
