@@ -13,6 +13,7 @@ from flax_attn.attention import ALIGNMENTS
 from flax_attn.config import of_other_data, validate
 from flax_attn.data import Quarantine, open_split
 from flax_attn.data.dataset import evenly
+from flax_attn.data.listing import same_form
 from flax_attn.data.quarantine import FILE, read_entries
 from flax_attn.errors import UsageError
 from flax_attn.explain.explain_run import explain
@@ -134,9 +135,11 @@ def _photographs(
 
 
 def _numbers(names: Sequence[str], classes: Sequence[str]) -> list[int]:
-    unknown = [name for name in names if name not in classes]
+    # As typed, a name may have another Unicode form than the run's.
+    forms = [same_form(name) for name in classes]
+    unknown = [name for name in names if same_form(name) not in forms]
     if unknown:
         raise UsageError(
             f"--classes: no class {', '.join(unknown)}; the run has {', '.join(classes)}"
         )
-    return [classes.index(name) for name in dict.fromkeys(names)]
+    return [forms.index(name) for name in dict.fromkeys(map(same_form, names))]

@@ -44,8 +44,7 @@ def use_compilation_cache(folder: str | Path | None) -> Path | None:
         return None
     own = Path(folder).expanduser().absolute() / machine_key()
     try:
-        mark_output(own.parent)
-        own.mkdir(mode=0o700, exist_ok=True)
+        own.mkdir(mode=0o700, parents=True, exist_ok=True)
         mode = own.stat()
     except OSError as error:
         raise UsageError(
@@ -59,6 +58,8 @@ def use_compilation_cache(folder: str | Path | None) -> Path | None:
         )
     if not os.access(own, os.W_OK):
         raise UsageError(f"--compilation-cache: cannot write in {own}; name another folder")
+    with suppress(OSError):  # the folder above may be of another user
+        mark_output(own.parent)
     _remove_incomplete(own)
     jax.config.update("jax_compilation_cache_dir", str(own))
     # A start compiles many small programs, too; reading all of them is faster than compiling.
