@@ -575,7 +575,7 @@ def _own() -> list[Shape]:
     }
     both = {**images("", 3), **run}
     parts = {**images("train", 3), **images("val", 2), **run}
-    own = ["written by flax-attn and not read: runs/"]
+    own = ["written by commands and not read: runs/"]
     return [
         Shape("the default runs/", both, {"all": of(3)}, unsaid=["runs 1"]),
         Shape("runs/ beside the parts", parts, {"train": of(3), "val": of(2)}),
@@ -588,7 +588,7 @@ def _own() -> list[Shape]:
             "results within a class",
             {**images("", 3), f"cat/out/{mark}": b"", "cat/out/attention.png": None},
             {"all": of(3)},
-            said=["written by flax-attn and not read: cat/out/"],
+            said=["written by commands and not read: cat/out/"],
         ),
         Shape(
             "notes beside a run",

@@ -95,7 +95,7 @@ class TreeReader:
         if layout.left:
             notes.append(f"folders not used: {self._names(layout.left)}")
         if self._own:
-            notes.append(f"written by flax-attn and not read: {self._names(self._own)}")
+            notes.append(f"written by commands and not read: {self._names(self._own)}")
         return notes
 
     def _names(self, paths: Sequence[Path]) -> str:
