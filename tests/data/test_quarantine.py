@@ -174,9 +174,9 @@ def test_an_empty_list_removes_the_file_and_a_failed_write_is_a_warning(
 
 @pytest.mark.parametrize("bad", range(7))
 def test_a_split_is_drawn_from_usable_images(bad: int, tmp_path: Path) -> None:
-    """Whichever image of a class of seven is bad: one of them validates, so one in seven was."""
+    """Of seven images one validates: the bad one, had it the smallest digest, as empty ones have."""
     root = put_tree(tmp_path / "data", 7)
-    (root / "cat" / f"{bad}.jpg").write_text("no image")
+    (root / "cat" / f"{bad}.jpg").write_bytes(b"")
     config = config_of(root, val_fraction=0.15)
     dataset, quarantine = quarantined(config)
     assert [entry.path for entry in quarantine.entries] == [f"cat/{bad}.jpg"]
@@ -194,7 +194,7 @@ def test_a_resume_draws_the_same_splits(fate: str, tmp_path: Path) -> None:
     """An image that the run lost on its way was counted on; one that was bad before was not."""
     root = put_tree(tmp_path / "data", 9)
     bad = root / "cat" / "3.jpg"
-    bad.write_text("no image")
+    bad.write_bytes(b"")
     config = config_of(root, val_fraction=0.3)
     first, quarantine = quarantined(config)
     prints = {name: split.fingerprint for name, split in first.splits.items()}
