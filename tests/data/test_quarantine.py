@@ -174,7 +174,7 @@ def test_an_empty_list_removes_the_file_and_a_failed_write_is_a_warning(
 
 @pytest.mark.parametrize("bad", range(7))
 def test_a_split_is_drawn_from_usable_images(bad: int, tmp_path: Path) -> None:
-    """Of seven images one validates: the bad one, had it the smallest digest, as empty ones have."""
+    """Of seven images one validates: the bad one, if an empty file's digest, the least, counted."""
     root = put_tree(tmp_path / "data", 7)
     (root / "cat" / f"{bad}.jpg").write_bytes(b"")
     config = config_of(root, val_fraction=0.15)
