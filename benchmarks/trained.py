@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from flax_attn.config import ModelConfig
 from flax_attn.data.decode import decode
-from flax_attn.data.sets.folder import EXTENSIONS
+from flax_attn.data.image_formats import image_endings
 from flax_attn.errors import DataError, UsageError
 from flax_attn.explain.forward import NetworkForward, network_forward
 from flax_attn.models.functional import Arrays
@@ -90,7 +90,7 @@ def read_trained(workdir: Path) -> Trained:
 
 def read_photographs(folder: Path, count: int, size: int) -> Images:
     """``count`` images at even distances in the order of their names, at any depth."""
-    files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in EXTENSIONS)
+    files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in image_endings())
     if len(files) < count:
         raise DataError(f"--images {folder} holds {len(files)} images, expected {count} or more")
     chosen = np.linspace(0, len(files) - 1, count).round().astype(int)

@@ -146,6 +146,22 @@ class DataConfig:
     data_dir: str | None = setting(
         None, "folder of the data set (of all but drawn ones)", decides="place", commands=LOOKING
     )
+    train_dir: str | None = setting(
+        None,
+        "training images of folder, in DATA_DIR (default: by name; . takes its sub-folders as "
+        "classes)",
+        decides="place",
+        commands=LOOKING,
+    )
+    val_dir: str | None = setting(
+        None,
+        "validation images of folder (default: by name, else a share of the training images)",
+        decides="place",
+        commands=LOOKING,
+    )
+    test_dir: str | None = setting(
+        None, "test images of folder (default: by name)", decides="place", commands=LOOKING
+    )
     mask_dir: str | None = setting(
         None,
         "masks of the images of folder, for measures of maps (default: DATA_DIR_masks)",
@@ -185,6 +201,15 @@ class DataConfig:
         commands=LOOKING,
     )
     data_seed: int = setting(0, "seed of the drawn pictures", low=0, decides="data")
+    max_megapixels: int = setting(
+        50,
+        "size of an image above which it is refused: raise it for large photographs",
+        # Pillow itself refuses more.
+        low=1,
+        high=178,
+        decides="course",
+        commands=(*LOOKING, "predict"),
+    )
     workers: int = setting(
         2, "threads that decode images", low=1, decides="speed", commands=LOOKING
     )
@@ -194,6 +219,24 @@ class DataConfig:
         decides="course",
         commands=LOOKING,
     )
+
+
+# Settings that name folders within the data set; another data set does not have them.
+PART_DIRS = ("train_dir", "val_dir", "test_dir")
+DATA_PLACES = (*PART_DIRS, "mask_dir")
+# Settings that say how a table of labels is read; a data set of another kind has no table.
+TABLE_SETTINGS = ("label_column", "label_separator")
+
+
+def of_other_data(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the settings to change for a run to look at other images than its own.
+
+    ``given`` are those that were asked for; places within the run's own data set are left behind
+    where they name another one.
+    """
+    left: tuple[str, ...] = DATA_PLACES if {"dataset", "data_dir"} & given.keys() else ()
+    left += TABLE_SETTINGS if "dataset" in given else ()
+    return {**dict.fromkeys(left), **given}
 
 
 @dataclass(frozen=True)
@@ -397,6 +440,7 @@ class DatasetEntry:
       defaults: settings that the data set changes; presets and flags override them.
       table: whether it reads labels from a table, as ``--label-column`` and ``--label-separator``
         say.
+      parts: whether ``--train-dir`` and the like may choose the folders of its parts.
     """
 
     module: str
@@ -404,6 +448,7 @@ class DatasetEntry:
     data_dir: str | None = None
     defaults: Mapping[str, Any] = field(default_factory=dict)
     table: bool = False
+    parts: bool = False
 
 
 # Drawn pictures are small and few, so that the first command ends within minutes on a laptop.
@@ -415,7 +460,10 @@ DATASETS: dict[str, DatasetEntry] = {
         "flax_attn.data.drawn.scenes", masks="own", defaults={**_DRAWN, "task": "multilabel"}
     ),
     "folder": DatasetEntry(
-        "flax_attn.data.sets.folder", masks="files", data_dir="a folder with a sub-folder a class"
+        "flax_attn.data.sets.folder",
+        masks="files",
+        data_dir="a folder with a sub-folder a class",
+        parts=True,
     ),
     "labelled_csv": DatasetEntry(
         "flax_attn.data.sets.labelled_csv",
@@ -500,7 +548,7 @@ def check_dataset(data: DataConfig) -> None:
 
     Raises:
       UsageError: an unknown data set, no ``--data-dir`` where it needs one, or a ``--mask-dir``,
-        ``--label-column`` or ``--label-separator`` that it would not read.
+        ``--train-dir``, ``--label-column`` or the like that it would not read.
     """
     name, row = data.dataset, dataset_entry(data.dataset)
     if row.data_dir is not None and data.data_dir is None:
@@ -509,11 +557,12 @@ def check_dataset(data: DataConfig) -> None:
         readers = ", ".join(n for n, other in DATASETS.items() if other.masks == "files")
         has = "masks of its own" if row.masks == "own" else "no masks"
         raise UsageError(f"--mask-dir goes with --dataset {readers}, but {name} has {has}: drop it")
-    tables = ", ".join(n for n, other in DATASETS.items() if other.table)
-    for setting_name in ("label_column", "label_separator"):
-        if getattr(data, setting_name) is not None and not row.table:
-            flag = "--" + setting_name.replace("_", "-")
-            raise UsageError(f"{flag} goes with --dataset {tables}, not {name}: drop it")
+    for ability, own in (("parts", PART_DIRS), ("table", TABLE_SETTINGS)):
+        given = [setting_name for setting_name in own if getattr(data, setting_name) is not None]
+        if given and not getattr(row, ability):
+            readers = ", ".join(n for n, other in DATASETS.items() if getattr(other, ability))
+            flag = "--" + given[0].replace("_", "-")
+            raise UsageError(f"{flag} goes with --dataset {readers}, not with {name}: drop it")
 
 
 def validate(config: Config) -> None:

@@ -1,8 +1,9 @@
 """Data sets on the host: images by index, checked and decoded once, in batches of a fixed shape.
 
 A data set is class names and splits (``dataset``); each file of ``sets`` and ``drawn`` opens one
-kind; ``check`` finds unusable images before training starts; ``views`` see a split otherwise;
-``batches`` decode ahead.
+kind; ``found`` says what it holds; ``check`` finds unusable images before training starts;
+``listing`` and ``image_formats`` tell what in a folder is an image; ``views`` see a split
+otherwise; ``batches`` decode ahead.
 
 To add a data set, write its file with a function ``open_set(config, request)`` and add one row to
 ``DATASETS`` in ``flax_attn/config.py``. Nothing else names it.
@@ -14,7 +15,9 @@ Read ``dataset`` first.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Collection, Sequence
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 
@@ -29,9 +32,16 @@ from flax_attn.data.dataset import (
     read_image,
     settle_task,
 )
+from flax_attn.data.decode import MEGAPIXEL
+from flax_attn.data.found import describe_found
+from flax_attn.data.listing import same_form
+from flax_attn.data.manifest import ListedImages
+from flax_attn.data.own_output import image_folders, refuse_among_images
 from flax_attn.data.quarantine import Quarantine
 from flax_attn.data.views import concatenate
 from flax_attn.errors import DataError
+
+_log = logging.getLogger(__name__)
 
 
 def open_dataset(
@@ -42,6 +52,7 @@ def open_dataset(
     images: Path | None = None,
     masks: bool = False,
     task: TaskChoice = "auto",
+    out: Sequence[Path] = (),
 ) -> Dataset:
     """Opens the data set a configuration names and checks that every image of it can be used.
 
@@ -53,15 +64,18 @@ def open_dataset(
       images: folder that keeps them decoded (``decode_once``).
       masks: whether masks of objects are wanted, which a folder looks for only then.
       task: what its labels must be; "auto" takes what there is (``Dataset.multilabel``).
+      out: folders that a command writes to beside ``cache`` and ``images``; the line that tells
+        what was found names them.
 
     Raises:
       DataError: there is none in its place, its images cannot be used, or its labels do not fit
         the task.
-      UsageError: no such data set, or settings it cannot follow (``check_dataset``).
+      UsageError: no such data set, settings it cannot follow (``check_dataset``), or a folder to
+        write to that holds its images.
     """
     quarantine = quarantine or Quarantine(config.on_bad_image)
     request = OpenRequest(known=quarantine.known_rows, masks=masks, task=task)
-    return _open_checked(config, request, quarantine, cache, images)
+    return _open_checked(config, request, quarantine, cache, images, out)
 
 
 def open_split(
@@ -74,14 +88,16 @@ def open_split(
     images: Path | None = None,
     masks: bool = False,
     task: TaskChoice = "auto",
+    out: Sequence[Path] = (),
 ) -> Split:
     """Opens one split of a data set that must have these classes, in this order.
 
-    ``name`` is "train", "val", or "all" for every image once. The other arguments are those of
-    ``open_dataset``.
+    ``name`` is "train", "val", "test", or "all" for every image once. The other arguments are those
+    of ``open_dataset``.
 
     Raises:
-      DataError: the classes are other ones, named in the message; and as ``open_dataset``.
+      DataError: the classes are other ones, named in the message; there is no such split; and as
+        ``open_dataset``.
       UsageError: as ``open_dataset``.
     """
     quarantine = quarantine or Quarantine(config.on_bad_image)
@@ -91,9 +107,16 @@ def open_split(
         undivided=name == "all",
         classes=tuple(classes),
         task=task,
+        test=name == "test",
     )
-    dataset = _open_checked(config, request, quarantine, cache, images)
-    if tuple(dataset.classes) != tuple(classes):
+    dataset = _open_checked(config, request, quarantine, cache, images, out)
+    if name != "all" and name not in dataset.splits:
+        notes = "".join(f" ({note})" for note in dataset.found.notes[:1])
+        raise DataError(
+            f"the data set has no split {name!r} but {', '.join(dataset.splits)}{notes}: choose "
+            "another --split"
+        )
+    if list(map(same_form, dataset.classes)) != list(map(same_form, classes)):
         raise DataError(
             f"the run was trained on the classes {', '.join(classes)}, the data set has "
             f"{', '.join(dataset.classes)}: rename its folders, or choose another data set"
@@ -108,12 +131,43 @@ def _open_checked(
     quarantine: Quarantine,
     cache: Path | None,
     images: Path | None,
+    out: Sequence[Path],
 ) -> Dataset:
     check_dataset(config)
     open_set: OpenSet = import_module(dataset_entry(config.dataset).module).open_set
-    dataset = open_set(config, request)
+
+    def open_without(unusable: Collection[str]) -> Dataset:
+        known = quarantine.unusable_paths | frozenset(unusable)
+        return _limited(open_set(config, replace(request, unusable=known)), config)
+
+    dataset = open_without(())
     settle_task(dataset, request.task, config.dataset)
-    return preflight(dataset, quarantine, workers=config.workers, cache=cache, images=images)
+    source = config.dataset if config.data_dir is None else config.data_dir
+    _log.info(describe_found(dataset, source=source, out=out))
+    if config.data_dir is not None:
+        refuse_among_images(
+            [*out, *filter(None, (cache, images))],
+            roots=[Path(config.data_dir)],
+            folders=image_folders(dataset),
+        )
+    return preflight(
+        dataset,
+        quarantine,
+        workers=config.workers,
+        cache=cache,
+        images=images,
+        draw_again=open_without if dataset.found.drawn else None,
+    )
+
+
+def _limited(dataset: Dataset, config: DataConfig) -> Dataset:
+    """Returns the data set with the configured limit on the size of its encoded images."""
+    limit = MEGAPIXEL * config.max_megapixels
+    splits = {
+        name: replace(split, max_pixels=limit) if isinstance(split, ListedImages) else split
+        for name, split in dataset.splits.items()
+    }
+    return replace(dataset, splits=splits)
 
 
 __all__ = [

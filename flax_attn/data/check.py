@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,12 +14,13 @@ import numpy as np
 from tqdm import tqdm
 
 from flax_attn.data.dataset import Dataset, EncodedSplit, Split
-from flax_attn.data.decode import ImageError, decoder_version
+from flax_attn.data.decode import MAX_PIXELS, ImageError, decoder_version
 from flax_attn.data.manifest import ManifestRow
 from flax_attn.data.quarantine import Quarantine
 from flax_attn.data.views import DecodedSplit, GuardedSplit, decode_once
 from flax_attn.errors import DataError
 from flax_attn.system.files import write_text
+from flax_attn.system.output import mark_output
 
 _DIGEST = re.compile("[0-9a-f]{64}")
 # Images named in a message.
@@ -32,13 +34,16 @@ class CheckedDigests:
     """Digests of images that decoded, in one file for each way of decoding.
 
     The file is named by all that decides a verdict beside the image: the decoder's source, the
-    version of Pillow, ``size`` and ``resize``. It is replaced as a whole, so that any number of
-    processes may use it; of two that add at once, one may have to decode again later. Lines that
-    are no digest are passed over. With ``folder`` None nothing is remembered.
+    version of Pillow, ``size``, ``resize`` and ``max_pixels``. It is replaced as a whole, so that
+    any number of processes may use it; of two that add at once, one may have to decode again later.
+    Lines that are no digest are passed over. With ``folder`` None nothing is remembered.
     """
 
-    def __init__(self, folder: Path | None, *, size: int, resize: str):
-        self._file = folder and folder / f"decoded-{decoder_version()}-{size}-{resize}.txt"
+    def __init__(
+        self, folder: Path | None, *, size: int, resize: str, max_pixels: int = MAX_PIXELS
+    ):
+        way = f"{decoder_version()}-{size}-{resize}-{max_pixels}"
+        self._file = folder and folder / f"decoded-{way}.txt"
         self._digests = self._read()
 
     def __contains__(self, digest: str) -> bool:
@@ -84,7 +89,9 @@ def find_problems(
         return {}
     # The file itself, even where its image is kept.
     look = split.decode if isinstance(split, DecodedSplit) else split.image
-    verdicts = CheckedDigests(cache, size=split.size, resize=split.resize)
+    verdicts = CheckedDigests(
+        cache, size=split.size, resize=split.resize, max_pixels=split.max_pixels
+    )
     in_doubt = {row.path for row in doubted}
     unknown = [
         i for i, row in enumerate(split.rows) if row.digest not in verdicts or row.path in in_doubt
@@ -119,6 +126,7 @@ def preflight(
     workers: int = 8,
     cache: Path | None = None,
     images: Path | None = None,
+    draw_again: Callable[[Collection[str]], Dataset] | None = None,
 ) -> Dataset:
     """Looks at every image and returns the data set without those that cannot be used.
 
@@ -128,6 +136,8 @@ def preflight(
       workers: threads that decode.
       cache: folder that remembers which images have been looked at.
       images: folder that keeps them decoded (``decode_once``).
+      draw_again: opens the data set with its splits drawn from other images than those at the given
+        paths, for a data set whose splits are drawn.
 
     Raises:
       DataError: under the policy "fail" (the default) names up to five images that cannot be used,
@@ -136,8 +146,15 @@ def preflight(
     """
     quarantine = dataset.quarantine if quarantine is None else quarantine
     _check_labels(dataset)
-    if images is not None:
-        dataset = decode_once(dataset, images)
+    if any(isinstance(split, EncodedSplit) for split in dataset.splits.values()):
+        for folder in filter(None, (cache, images)):
+            with suppress(OSError):  # whatever is written there says so
+                mark_output(folder)
+
+    def kept(opened: Dataset) -> Dataset:
+        return opened if images is None else decode_once(opened, images)
+
+    dataset = kept(dataset)
     problems = {
         name: find_problems(split, workers=workers, cache=cache, doubted=quarantine.known_rows)
         for name, split in dataset.splits.items()
@@ -150,12 +167,38 @@ def preflight(
             f"{len(errors)} unusable image(s), repair or remove them, or leave them out by "
             f"--on-bad-image quarantine: {shown}{rest}"
         )
+    if draw_again is not None:
+        new = {
+            split.rows[i].path: error
+            for name, split in dataset.splits.items()
+            if isinstance(split, EncodedSplit)
+            for i, error in problems[name].items()
+            if split.rows[i] not in quarantine.known_rows
+        }
+        if new:
+            dataset, problems = _drawn_again(dataset, problems, kept(draw_again(new)))
     splits = {
         name: _guard(name, split, problems[name], quarantine)
         for name, split in dataset.splits.items()
     }
-    _check_classes_remain(dataset, splits)
+    _check_classes_remain(dataset, splits, problems)
     return replace(dataset, splits=splits, quarantine=quarantine)
+
+
+def _drawn_again(
+    before: Dataset, problems: Mapping[str, dict[int, ImageError]], after: Dataset
+) -> tuple[Dataset, dict[str, dict[int, ImageError]]]:
+    """Returns the data set with the splits of ``after``, and its problems in their new places."""
+    by_path = {
+        before.splits[name].names[i]: error
+        for name, found in problems.items()
+        for i, error in found.items()
+    }
+    places = {
+        name: {i: by_path[path] for i, path in enumerate(split.names) if path in by_path}
+        for name, split in after.splits.items()
+    }
+    return after, places
 
 
 def _guard(
@@ -186,14 +229,21 @@ def _check_labels(dataset: Dataset) -> None:
             )
 
 
-def _check_classes_remain(dataset: Dataset, splits: dict[str, Split]) -> None:
+def _check_classes_remain(
+    dataset: Dataset, splits: Mapping[str, Split], problems: Mapping[str, dict[int, ImageError]]
+) -> None:
     for name, split in dataset.splits.items():
         before, after = np.asarray(split.labels), np.asarray(splits[name].labels)
+        errors = problems[name]
         if len(before) and not len(after):
-            raise DataError(f"no usable image is left of {name!r}: {len(before)} cannot be used")
+            raise DataError(
+                f"no usable image is left of {name!r}: {len(before)} cannot be used, such as "
+                f"{next(iter(errors.values()))}"
+            )
         gone = [] if dataset.multilabel else sorted(set(before.tolist()) - set(after.tolist()))
         if gone:
+            error = next(error for i, error in errors.items() if before[i] == gone[0])
             raise DataError(
                 f"no usable image of class {dataset.classes[gone[0]]!r} is left of {name!r}: "
-                "repair the images"
+                f"repair {error}"
             )

@@ -65,6 +65,9 @@ class EncodedSplit(Split, Protocol):
     @property
     def resize(self) -> str: ...
 
+    @property
+    def max_pixels(self) -> int: ...
+
 
 @runtime_checkable
 class SubstitutingSplit(Protocol):
@@ -98,21 +101,41 @@ def evenly(n: int, count: int) -> list[int]:
 
 
 @dataclass(frozen=True)
+class Found:
+    """What a data set of files met beside the images of its splits.
+
+    Args:
+      passed_over: number of files that are used for nothing, by ending.
+      unread: number of images of splits that were not asked for, by the split's name.
+      notes: what else is to be said of it, such as "validation from test/".
+      drawn: whether "train" and "val" were drawn from one set of images, so that others can be.
+    """
+
+    passed_over: Mapping[str, int] = field(default_factory=dict)
+    unread: Mapping[str, int] = field(default_factory=dict)
+    notes: Sequence[str] = ()
+    drawn: bool = False
+
+
+@dataclass(frozen=True)
 class Dataset:
     """Class names in label order, and splits of images.
 
     Args:
       classes: their names; label ``i`` is ``classes[i]``.
-      splits: by name, "train" and "val" or the one split "all".
+      splits: by name, "train" and "val", "test" beside them where it was asked for and there is
+        one, or the one split "all".
       multilabel: whether the classes do not exclude each other and labels are multi-hot.
         Elsewhere every image has one class.
       quarantine: holds what had to be left out, and takes what is lost later.
+      found: what was met beside the images.
     """
 
     classes: tuple[str, ...]
     splits: Mapping[str, Split]
     multilabel: bool = False
     quarantine: Quarantine = field(default_factory=Quarantine)
+    found: Found = field(default_factory=Found)
 
 
 def settle_task(dataset: Dataset, task: TaskChoice, name: str) -> TaskChoice:
@@ -140,6 +163,9 @@ class OpenRequest:
         give the one split "all" instead of "train" and "val".
       classes: names of a trained network's classes, for a set that leaves their order open.
       task: what labels should be, for a set that leaves it open.
+      test: whether the split "test" is wanted, of a set that has one of its own.
+      unusable: paths of images that are there but cannot be used, so that a division into splits
+        does not count on them.
     """
 
     known: Sequence[ManifestRow] = ()
@@ -147,6 +173,8 @@ class OpenRequest:
     undivided: bool = False
     classes: tuple[str, ...] | None = None
     task: TaskChoice = "auto"
+    test: bool = False
+    unusable: frozenset[str] = frozenset()
 
 
 class OpenSet(Protocol):

@@ -6,13 +6,14 @@ The conversion to RGB, the same in training and in evaluation:
 - 16-bit grey: divided by 257 and rounded, so that 65535 becomes 255. (Pillow's own conversion
   would cut off everything above 255.) 16-bit RGB keeps its high byte.
 - Transparency of any kind (alpha channel, transparent palette entry or colour): laid over white.
-- 32-bit integers, floats and CIELAB: refused, because their range is not known.
+- PGM of 16 bits: as 16-bit grey.
+- Other 32-bit integers, floats and CIELAB: refused, because their range is not known.
 - Animations, multi-page files: the first frame or page.
 - The EXIF orientation is applied.
 
 Stricter than Pillow: a JPEG without its end and a PNG with a wrong checksum are refused although
 their pixels can be had, and so are sizes and scan counts that only an attack has.
-A JPEG stream is checked after ITU-T T.81, annex B.
+``jpeg`` checks the streams of those.
 """
 
 from __future__ import annotations
@@ -31,25 +32,20 @@ import PIL
 from jaxtyping import UInt8
 from PIL import Image, UnidentifiedImageError
 
-from flax_attn.config import Resize
+from flax_attn.config import DataConfig, Resize
+from flax_attn.data import jpeg
+from flax_attn.data.image_formats import describe_readers, formats_of
 from flax_attn.errors import DataError, UsageError
 
-MAX_PIXELS = 50_000_000
-# What MAX_PIXELS take in the widest pixels there are, 16-bit RGBA.
-MAX_BYTES = 8 * MAX_PIXELS
-# Progressive photographs have about ten scans. Each costs a pass over all pixels but hardly a
-# byte, so that thousands of them make a small file take minutes.
-MAX_SCANS = 100
+MEGAPIXEL = 1_000_000
+MAX_PIXELS = MEGAPIXEL * DataConfig.max_megapixels
+# Of the widest pixels there are, 16-bit RGBA.
+BYTES_A_PIXEL = 8
 
-# Named, because some of Pillow's other readers start external programs.
-_FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF")
 _GREY16 = frozenset({"I;16", "I;16L", "I;16B", "I;16N"})
 _MODES = _GREY16 | {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr"}
 
-_START_OF_SCAN = 0xDA
-_END_OF_IMAGE = b"\xff\xd9"
-# Markers of JPEG segments that are nothing but the marker.
-_WITHOUT_LENGTH = frozenset({0x01, *range(0xD0, 0xD9)})
+_REMEDY = "scale it down, or raise --max-megapixels"
 
 _EXIF_ORIENTATION = 0x0112
 _UPRIGHT = {
@@ -78,6 +74,7 @@ def decode(
     resize: Resize,
     name: str | None = None,
     sha256: str | None = None,
+    max_pixels: int = MAX_PIXELS,
 ) -> UInt8[np.ndarray, "s s 3"]:
     """Decodes an image to a square of ``size`` pixels, bilinear with antialiasing.
 
@@ -89,15 +86,16 @@ def decode(
       name: stands for the image in messages; by default it is the path.
       sha256: what the digest of the encoded image must be. Damage inside a JPEG often decodes, and
         only the digest shows it.
+      max_pixels: more are refused, and files of more than ``BYTES_A_PIXEL`` for each of them.
 
     Raises:
-      ImageError: not a regular file, not an image, damaged, cut short, of a refused kind, larger
-        than ``MAX_PIXELS`` or ``MAX_BYTES``, or of another digest.
+      ImageError: not a regular file, not an image, damaged, cut short, of a refused kind, too
+        large, or of another digest.
       UsageError: ``size`` is below 1 or ``resize`` unknown.
     """
     if size < 1 or resize not in get_args(Resize):
         raise UsageError(f"size={size!r}, resize={resize!r}: expected size >= 1, crop or stretch")
-    with open_image(source, name=name, sha256=sha256) as image:
+    with open_image(source, name=name, sha256=sha256, max_pixels=max_pixels) as image:
         image.draft(None, (2 * size, 2 * size))
         image.load()
         square = to_square(_to_rgb(upright(image)), size, resize)
@@ -105,7 +103,7 @@ def decode(
 
 
 def decode_pixels(
-    image: Image.Image | np.ndarray, *, size: int, resize: Resize
+    image: Image.Image | np.ndarray, *, size: int, resize: Resize, max_pixels: int = MAX_PIXELS
 ) -> UInt8[np.ndarray, "s s 3"]:
     """Returns an opened image, or pixels [h, w, 3] of 8 bits, as ``decode`` returns a file.
 
@@ -121,34 +119,39 @@ def decode_pixels(
                 "scale floats to 0 to 255, and repeat grey three times"
             )
         image = Image.fromarray(pixels)
-    with _named(str(getattr(image, "filename", "") or "image")):
-        _check_header(image)
+    with _named(str(getattr(image, "filename", "") or "image"), max_pixels):
+        _check_header(image, max_pixels)
         return np.array(to_square(_to_rgb(upright(image)), size, resize), dtype=np.uint8)
 
 
 @contextmanager
 def open_image(
-    source: bytes | Path, *, name: str | None = None, sha256: str | None = None
+    source: bytes | Path,
+    *,
+    name: str | None = None,
+    sha256: str | None = None,
+    max_pixels: int = MAX_PIXELS,
 ) -> Iterator[Image.Image]:
     """Opens an image and checks its header and structure, without loading its pixels.
 
     Raises:
       ImageError: as ``decode``, also for whatever fails inside the ``with``.
     """
-    with _named(name or ("image" if isinstance(source, bytes) else str(source))):
-        content = source if isinstance(source, bytes) else _read(source)
+    shown = name or ("image" if isinstance(source, bytes) else str(source))
+    with _named(shown, max_pixels):
+        content = source if isinstance(source, bytes) else _read(source, max_pixels)
         if not content:
             raise DataError("empty, 0 bytes")
         if sha256 is not None and hashlib.sha256(content).hexdigest() != sha256:
             raise DataError("not the content it had when the images were listed")
-        with Image.open(io.BytesIO(content), formats=_FORMATS) as image:
-            _check_header(image)
+        with Image.open(io.BytesIO(content), formats=formats_of(shown)) as image:
+            _check_header(image, max_pixels)
             _check_structure(content, image.format)
             yield image
 
 
 @contextmanager
-def _named(name: str) -> Iterator[None]:
+def _named(name: str, max_pixels: int) -> Iterator[None]:
     """Turns whatever fails inside into an ``ImageError`` of this name."""
     try:
         yield
@@ -157,9 +160,9 @@ def _named(name: str) -> Iterator[None]:
     except MemoryError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise ImageError(name, _too_large()) from error
+        raise ImageError(name, _too_large(max_pixels)) from error
     except UnidentifiedImageError as error:
-        kinds = ", ".join(_FORMATS)
+        kinds = ", ".join(formats_of(name))
         raise ImageError(name, f"not an image, or its header is damaged ({kinds})") from error
     # Pillow's readers raise nearly any exception (SyntaxError, struct.error, KeyError, ...) on
     # damaged bytes, so nothing narrower would do.
@@ -168,10 +171,10 @@ def _named(name: str) -> Iterator[None]:
         raise ImageError(name, reason or type(error).__name__) from error
 
 
-def _read(path: Path) -> bytes:
+def _read(path: Path, max_pixels: int) -> bytes:
     with open_regular(path) as stream:
-        if os.fstat(stream.fileno()).st_size > MAX_BYTES:
-            raise DataError(f"more than {MAX_BYTES // 1_000_000} MB: scale it down")
+        if os.fstat(stream.fileno()).st_size > (limit := BYTES_A_PIXEL * max_pixels):
+            raise DataError(f"more than {limit // 1_000_000} MB: {_REMEDY}")
         return stream.read()
 
 
@@ -195,57 +198,27 @@ def _kind_of_file(mode: int) -> str:
     return kinds.get(stat.S_IFMT(mode), "device")
 
 
-def _check_header(image: Image.Image) -> None:
-    if image.width * image.height > MAX_PIXELS:
-        raise DataError(f"{image.width}x{image.height}: {_too_large()}")
-    if image.mode not in _MODES:
+def _check_header(image: Image.Image, max_pixels: int) -> None:
+    if image.width * image.height > max_pixels:
+        raise DataError(f"{image.width}x{image.height}: {_too_large(max_pixels)}")
+    # Pillow brings every PGM of more than 8 bits to the range of 16.
+    is_deep_pgm = image.mode == "I" and image.format == "PPM"
+    if image.mode not in _MODES and not is_deep_pgm:
         raise DataError(f"pixels of kind {image.mode} have no known range: convert to 8 bits")
 
 
 def _check_structure(content: bytes, kind: str | None) -> None:
     """Checks what Pillow's decoders let pass."""
     if kind in ("JPEG", "MPO"):
-        check_jpeg(content)
+        jpeg.check_jpeg(content)
     elif kind == "PNG":
         # A verified image cannot be loaded any more, so this is another one.
         with Image.open(io.BytesIO(content), formats=("PNG",)) as image:
             image.verify()
 
 
-def check_jpeg(content: bytes) -> None:
-    """Checks that a JPEG has an end and a plausible number of scans.
-
-    Raises:
-      DataError: it is cut short or has more than ``MAX_SCANS`` scans.
-    """
-    # Searched for after the first scan's header only: a thumbnail before it has an end of its own.
-    start = _first_scan(content)
-    end = -1 if start is None else content.find(_END_OF_IMAGE, start)
-    if end < 0:
-        raise DataError("cut short: no end-of-image marker")
-    scans = 1 + content.count(bytes((0xFF, _START_OF_SCAN)), start, end)
-    if scans > MAX_SCANS:
-        raise DataError(f"{scans} scans, expected at most {MAX_SCANS}: save it anew")
-
-
-def _first_scan(content: bytes) -> int | None:
-    """Returns where the data of the first scan begins; steps over segments by their length."""
-    place = 0
-    while 0 <= (place := content.find(b"\xff", place)) < len(content) - 3:
-        marker = content[place + 1]
-        if marker == 0xFF:
-            place += 1
-        elif marker == 0 or marker in _WITHOUT_LENGTH:
-            place += 2
-        else:
-            place += 2 + int.from_bytes(content[place + 2 : place + 4], "big")
-            if marker == _START_OF_SCAN:
-                return place
-    return None
-
-
-def _too_large() -> str:
-    return f"more than {MAX_PIXELS // 1_000_000} megapixels: scale it down"
+def _too_large(max_pixels: int) -> str:
+    return f"more than {max_pixels // MEGAPIXEL} megapixels: {_REMEDY}"
 
 
 def upright(image: Image.Image) -> Image.Image:
@@ -269,7 +242,7 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode in _GREY16:
+    if image.mode in _GREY16 or image.mode == "I":  # only a PGM's pixels are "I" here
         grey = (np.asarray(image).astype(np.uint32) + 128) // 257
         return Image.fromarray(grey.astype(np.uint8)).convert("RGB")
     if image.has_transparency_data:
@@ -298,7 +271,8 @@ def to_square(
 
 
 def decoder_version() -> str:
-    """Returns a digest that changes with this file and the version of Pillow."""
-    digest = hashlib.sha256(PIL.__version__.encode())
-    digest.update(Path(__file__).read_bytes())
+    """Returns a digest that changes with the decoder's source, Pillow, and what plug-ins read."""
+    digest = hashlib.sha256(f"{PIL.__version__} {describe_readers()}".encode())
+    for file in (__file__, jpeg.__file__):
+        digest.update(Path(file).read_bytes())
     return digest.hexdigest()[:16]

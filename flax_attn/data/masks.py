@@ -11,7 +11,14 @@ from jaxtyping import Bool, Shaped
 from PIL import Image
 
 from flax_attn.data.dataset import MaskedSplit, Split, masks_of
-from flax_attn.data.decode import Resize, open_image, to_square, upright, upright_size
+from flax_attn.data.decode import (
+    MAX_PIXELS,
+    Resize,
+    open_image,
+    to_square,
+    upright,
+    upright_size,
+)
 from flax_attn.errors import DataError
 
 _WITH_ALPHA = frozenset({"LA", "PA", "RGBA", "RGBa"})
@@ -47,6 +54,7 @@ def decode_mask(
     resize: Resize,
     background: int = 0,
     name: str | None = None,
+    max_pixels: int = MAX_PIXELS,
 ) -> Bool[np.ndarray, "s s"]:
     """Decodes the mask of an image, cropped and scaled as the image is, to the nearest pixel.
 
@@ -61,14 +69,15 @@ def decode_mask(
       resize: as ``decode``.
       background: value of the pixels that are no object.
       name: stands for the mask in messages; by default it is the path.
+      max_pixels: as ``decode``.
 
     Raises:
       ImageError: the mask, or the image, is none that ``decode`` could use, or the mask is not of
         the image's size.
     """
-    with open_image(image) as pixels:
+    with open_image(image, max_pixels=max_pixels) as pixels:
         of_image = upright_size(pixels)
-    with open_image(source, name=name) as mask:
+    with open_image(source, name=name, max_pixels=max_pixels) as mask:
         found = upright_size(mask)
         if found != of_image:
             raise DataError(

@@ -64,19 +64,26 @@ class Quarantine:
 
     Args:
       policy: "fail" or "quarantine".
-      earlier: entries of the run that is resumed.
+      earlier: entries of the run that is resumed, or looked at.
+      keep_places: whether what the run lost on its way keeps its place. An evaluation has no order
+        to keep: there all of them are left out.
 
     Raises:
       UsageError: an unknown policy.
     """
 
     def __init__(
-        self, policy: BadImagePolicy = "fail", *, earlier: Sequence[QuarantinedImage] = ()
+        self,
+        policy: BadImagePolicy = "fail",
+        *,
+        earlier: Sequence[QuarantinedImage] = (),
+        keep_places: bool = True,
     ):
         if policy not in get_args(BadImagePolicy):
             raise UsageError(f"on_bad_image is {policy!r}: expected fail or quarantine")
         self.policy = policy
         self._earlier = {entry.path: entry for entry in earlier}
+        self._keep_places = keep_places
         self._entries: dict[str, QuarantinedImage] = {}
         self._file: Path | None = None
         self._lock = threading.Lock()
@@ -93,6 +100,12 @@ class Quarantine:
         """The rows of the images that the resumed run had set aside."""
         return [entry.row for entry in self._earlier.values()]
 
+    @property
+    def unusable_paths(self) -> frozenset[str]:
+        """The images that could not be used when the earlier run began."""
+        earlier = self._earlier.items()
+        return frozenset(path for path, entry in earlier if entry.found == "start")
+
     def set_aside(self, split: str, row: ManifestRow, error: ImageError) -> QuarantinedImage:
         """Lists an image that is unusable at the start, as the run before did if it did.
 
@@ -101,7 +114,8 @@ class Quarantine:
         entry = QuarantinedImage(split, row.path, row.label, row.digest, "start", error.reason)
         earlier = self._earlier.get(row.path)
         if earlier is not None:
-            entry = replace(earlier, split=split)
+            found = earlier.found if self._keep_places else "start"
+            entry = replace(earlier, split=split, found=found)
         with self._lock:
             return self._entries.setdefault(row.path, entry)
 
@@ -168,17 +182,6 @@ def read_entries(file: Path) -> list[QuarantinedImage]:
         raise DataError(
             f"{str(file)!r} is damaged ({type(error).__name__}): restore it, or start a new run"
         ) from error
-
-
-def left_out_by(file: Path) -> list[QuarantinedImage]:
-    """Reads the list of a run for its evaluation, where all on it are left out.
-
-    An evaluation has no order to keep, so what was lost during the run needs no place.
-
-    Raises:
-      DataError: as ``read_entries``.
-    """
-    return [replace(entry, found="start") for entry in read_entries(file)]
 
 
 def _entry(item: dict[str, object]) -> QuarantinedImage:

@@ -186,6 +186,7 @@ class DecodedSplit(SplitView):
         super().__init__(split.names, split.labels, split.fingerprint)
         self._split = split
         self.rows, self.size, self.resize = split.rows, split.size, split.resize
+        self.max_pixels = split.max_pixels
         key = cache_key([row.digest for row in split.rows], size=split.size, resize=split.resize)
         self._images = DecodedImages(shelf, key, count=len(split.rows), size=split.size)
 

@@ -10,10 +10,11 @@ from typing import get_args
 import numpy as np
 
 from flax_attn.attention import ALIGNMENTS
-from flax_attn.config import validate
+from flax_attn.config import of_other_data, validate
 from flax_attn.data import Quarantine, open_split
 from flax_attn.data.dataset import evenly
-from flax_attn.data.quarantine import FILE, left_out_by
+from flax_attn.data.listing import same_form
+from flax_attn.data.quarantine import FILE, read_entries
 from flax_attn.errors import UsageError
 from flax_attn.explain.explain_run import explain
 from flax_attn.explain.explainer import Explainer, Request
@@ -37,7 +38,8 @@ def main(argv: Sequence[str]) -> None:
     run = load(workdir)
     request = Request(args.methods, args.stages, _numbers(args.classes, run.classes))
     explainer = Explainer(run.network, run.config, run.classes)
-    photographs, chosen = _photographs(args, run, explainer)
+    out = Path(args.out or workdir / ("explain-" + args.split if args.split else "explain"))
+    photographs, chosen = _photographs(args, run, explainer, out)
     model = run.config.model
     explain(
         explainer,
@@ -49,7 +51,7 @@ def main(argv: Sequence[str]) -> None:
         scale=args.scale or ("rank" if ALIGNMENTS[model.norm]().sums_to_one else "linear"),
         batch_size=args.batch_size,
         faithfulness=args.faithfulness,
-        out=Path(args.out or workdir / ("explain-" + args.split if args.split else "explain")),
+        out=out,
     )
 
 
@@ -97,31 +99,29 @@ def _parse(argv: Sequence[str]) -> Namespace:
     return args
 
 
-def _photographs(args: Namespace, run: TrainedRun, explainer: Explainer) -> tuple[Photographs, str]:
+def _photographs(
+    args: Namespace, run: TrainedRun, explainer: Explainer, out: Path
+) -> tuple[Photographs, str]:
     """What to explain, and how it was chosen."""
-    given = cli.take_settings(vars(args), "explain")
+    given = of_other_data(cli.take_settings(vars(args), "explain"))
     other_data = {"dataset", "data_dir"} & given.keys()
-    if other_data:
-        given.setdefault("mask_dir", None)  # the run's own are of other images
-    if "dataset" in given:  # or of another table
-        given = {"label_column": None, "label_separator": None, **given}
     config = run.config.updated(**given)
     validate(config)
     data = config.data
     if args.images:
-        paths = [Path(path) for path in args.images]
-        found = from_paths(paths, size=data.image_size, resize=data.resize, workers=data.workers)
+        found = from_paths([Path(path) for path in args.images], data, out=out)
         return found, f"{len(found.names)} photographs"
-    left_out = [] if other_data else left_out_by(Path(args.workdir) / FILE)
+    left_out = [] if other_data else read_entries(Path(args.workdir) / FILE)
     split = open_split(
         data,
         args.split,
         classes=run.classes,
-        quarantine=Quarantine(data.on_bad_image, earlier=left_out),
+        quarantine=Quarantine(data.on_bad_image, earlier=left_out, keep_places=False),
         cache=Path(config.run.feature_cache),
         images=config.run.image_folder,
         masks=True,
         task=run.config.train.task,
+        out=[out],
     )
     n, count = len(split.labels), args.count or COUNT
     places, how = evenly(n, count), "evenly spread"
@@ -136,9 +136,11 @@ def _photographs(args: Namespace, run: TrainedRun, explainer: Explainer) -> tupl
 
 
 def _numbers(names: Sequence[str], classes: Sequence[str]) -> list[int]:
-    unknown = [name for name in names if name not in classes]
+    # As typed, a name may have another Unicode form than the run's.
+    forms = [same_form(name) for name in classes]
+    unknown = [name for name in names if same_form(name) not in forms]
     if unknown:
         raise UsageError(
             f"--classes: no class {', '.join(unknown)}; the run has {', '.join(classes)}"
         )
-    return [classes.index(name) for name in dict.fromkeys(names)]
+    return [forms.index(name) for name in dict.fromkeys(map(same_form, names))]

@@ -26,6 +26,7 @@ from flax_attn.explain.photographs import Photographs
 from flax_attn.figures import ScaleName
 from flax_attn.system.console import bar
 from flax_attn.system.files import writing
+from flax_attn.system.output import mark_output
 
 _log = logging.getLogger(__name__)
 
@@ -57,7 +58,7 @@ def explain(
       DiskFullError: no space is left.
     """
     with writing(f"pictures in {out}"):
-        out.mkdir(parents=True, exist_ok=True)
+        mark_output(out)
     n = len(photographs.names)
     found = explainer.explain(photographs, request, batch_size=batch_size)
     explained = list(bar(found, n, "explaining"))

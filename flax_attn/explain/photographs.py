@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -11,15 +13,20 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Int, UInt8
 
-from flax_attn.config import Resize
+from flax_attn.config import DataConfig
 from flax_attn.data import Split
-from flax_attn.data.decode import ImageError, decode
+from flax_attn.data.decode import MEGAPIXEL, ImageError, decode
+from flax_attn.data.found import describe_images
+from flax_attn.data.image_formats import image_endings
+from flax_attn.data.listing import describe_counts, list_images
 from flax_attn.data.masks import objects
-from flax_attn.data.sets.folder import EXTENSIONS, image_files
+from flax_attn.data.own_output import refuse_among_images
 from flax_attn.errors import DataError
 
 # Unusable images that an error names.
 _SHOWN = 5
+
+_log = logging.getLogger(__name__)
 
 
 class Photographs(NamedTuple):
@@ -34,25 +41,29 @@ class Photographs(NamedTuple):
     masks: Bool[np.ndarray, "n s s"] | None = None
 
 
-def from_paths(paths: Sequence[Path], *, size: int, resize: Resize, workers: int) -> Photographs:
-    """Reads image files, and those at any depth of folders, each once.
+def from_paths(paths: Sequence[Path], data: DataConfig, *, out: Path) -> Photographs:
+    """Reads image files, and those at any depth of folders, each once (``find_images``).
 
-    Names leave out what all paths have in common. A file that is named is read whatever its
-    ending; in folders, hidden files and those of other kinds are passed over.
+    Names leave out what all paths have in common. ``data`` says how images are read, ``out`` where
+    the command writes to.
 
     Raises:
       DataError: a file is missing, a folder has no images, or images cannot be used, of which
         up to five are named.
+      UsageError: ``out`` holds images of a folder that was named.
     """
-    files = list(dict.fromkeys(file for path in paths for file in image_paths(path)))
+    files = list(dict.fromkeys(find_images(paths, out=out)))
+    named = [path for path in paths if path.is_dir()]
+    refuse_among_images([out], roots=named, folders={file.parent for file in files})
+    limit = MEGAPIXEL * data.max_megapixels
 
     def read(file: Path) -> UInt8[np.ndarray, "s s 3"] | ImageError:
         try:
-            return decode(file, size=size, resize=resize)
+            return decode(file, size=data.image_size, resize=data.resize, max_pixels=limit)
         except ImageError as error:
             return error
 
-    with ThreadPoolExecutor(workers) as pool:
+    with ThreadPoolExecutor(data.workers) as pool:
         found = list(pool.map(read, files))
     errors = [item for item in found if isinstance(item, ImageError)]
     if errors:
@@ -79,16 +90,29 @@ def from_split(split: Split, places: Sequence[int], *, workers: int) -> Photogra
     return Photographs(names, images, labels, objects(split, places, workers=workers))
 
 
-def image_paths(path: Path) -> Iterator[Path]:
-    """Yields a file as it is, or the images of a folder in the order of their names.
+def find_images(paths: Sequence[Path], *, out: Path) -> list[Path]:
+    """Returns files as they are, and the images of folders in the order of their names.
+
+    A file that is named is taken whatever its ending; in folders, hidden files, what commands
+    wrote and files of other kinds are passed over. Says in one line what was found.
 
     Raises:
       DataError: a folder without images.
     """
-    if not path.is_dir():
-        yield path  # reading it says what is wrong with it
-        return
-    found = sorted(image_files(path), key=os.fsencode)
-    if not found:
-        raise DataError(f"no images in folder {str(path)!r}: expected {' '.join(EXTENSIONS)}")
-    yield from found
+    files: list[Path] = []
+    passed_over: Counter[str] = Counter()
+    for path in paths:
+        if not path.is_dir():
+            files.append(path)  # reading it says what is wrong with it
+            continue
+        listing = list_images(path)
+        if not listing.images:
+            counts = describe_counts(listing.passed_over)
+            others = f" but {counts}" if counts else ""
+            raise DataError(
+                f"no images in folder {str(path)!r}{others}: expected {' '.join(image_endings())}"
+            )
+        files += sorted(listing.images, key=os.fsencode)
+        passed_over += listing.passed_over
+    _log.info(describe_images(files, passed_over, sources=paths, out=out))
+    return files

@@ -11,14 +11,15 @@ from pathlib import Path
 
 import numpy as np
 
-from flax_attn.config import Resize
-from flax_attn.data.decode import ImageError, decode
+from flax_attn.config import DataConfig, validate
+from flax_attn.data.decode import MEGAPIXEL, ImageError, decode
 from flax_attn.errors import DataError
-from flax_attn.explain.photographs import image_paths
+from flax_attn.explain.photographs import find_images
 from flax_attn.explain.trained_run import Predictions, TrainedRun, load
 from flax_attn.system import cli
 from flax_attn.system.console import bar
 from flax_attn.system.files import replacing, writing
+from flax_attn.training.choices import CHOICES
 
 FILE = "predictions.csv"
 
@@ -32,28 +33,34 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("paths", nargs="+", help="images, or folders of images")
     parser.add_argument("--out", default=FILE, help=f"table to write (default: {FILE})")
     parser.add_argument("--batch-size", type=int, default=16, help="images at a time (default: 16)")
+    cli.add_settings(parser, CHOICES, "predict")
     args = parser.parse_args(argv)
     if args.batch_size < 1:
         parser.error(f"--batch-size must be at least 1, got {args.batch_size}")
     run = load(args.run)
-    paths = [path for given in args.paths for path in image_paths(Path(given))]
-    started, out = time.perf_counter(), Path(args.out)
+    config = run.config.updated(**cli.take_settings(vars(args), "predict"))
+    validate(config)
+    out = Path(args.out)
+    paths = find_images([Path(given) for given in args.paths], out=out)
+    started = time.perf_counter()
     with writing(out), replacing(out) as partial:
-        count = _write(partial, run, paths, args.batch_size)
+        count = _write(partial, run, paths, config.data, args.batch_size)
     seconds = time.perf_counter() - started
     _log.info(f"wrote {out}: {count} images, {count / seconds:.1f} images/s")
 
 
-def _write(file: Path, run: TrainedRun, paths: Sequence[Path], batch_size: int) -> int:
+def _write(
+    file: Path, run: TrainedRun, paths: Sequence[Path], data: DataConfig, batch_size: int
+) -> int:
     """Writes a row an image: its name, the classes it is said to have, all probabilities.
 
     An image that cannot be used is a warning. Raises DataError when none can.
     """
-    count, data = 0, run.config.data
+    count = 0
     with open(file, "w", newline="", encoding="utf-8", errors="backslashreplace") as opened:
         writer = csv.writer(opened)
         writer.writerow(["name", "prediction", *run.classes])
-        usable = _decoded(bar(paths, len(paths), "predicting"), data.image_size, data.resize)
+        usable = _decoded(bar(paths, len(paths), "predicting"), data)
         while chunk := list(islice(usable, batch_size)):
             names, images = [name for name, _ in chunk], [image for _, image in chunk]
             # The last batch has the shape of the others, for which the network is compiled.
@@ -69,9 +76,11 @@ def _write(file: Path, run: TrainedRun, paths: Sequence[Path], batch_size: int) 
     return count
 
 
-def _decoded(paths: Iterable[Path], size: int, resize: Resize) -> Iterator[tuple[str, np.ndarray]]:
+def _decoded(paths: Iterable[Path], data: DataConfig) -> Iterator[tuple[str, np.ndarray]]:
+    limit = MEGAPIXEL * data.max_megapixels
     for path in paths:
         try:
-            yield str(path), decode(path, size=size, resize=resize)
+            square = decode(path, size=data.image_size, resize=data.resize, max_pixels=limit)
+            yield str(path), square
         except ImageError as error:
             _log.warning(str(error))

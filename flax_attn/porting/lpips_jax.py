@@ -23,7 +23,7 @@ from jaxtyping import UInt8
 
 from flax_attn.data.decode import decode
 from flax_attn.data.drawn.pets import draw_scene
-from flax_attn.data.sets.folder import EXTENSIONS
+from flax_attn.data.image_formats import image_endings
 from flax_attn.errors import DataError, DiskFullError, WeightsError
 from flax_attn.models.calibrate import calibrate
 from flax_attn.models.functional import BACKBONE, abstract
@@ -159,9 +159,10 @@ def folder_batches(folder: Path, *, count: int, size: int) -> Batches:
     """
     if not folder.is_dir():
         raise DataError(f"--calibrate-on {folder}: no such folder")
-    paths = sorted(p for p in folder.iterdir() if p.name.lower().endswith(EXTENSIONS))
+    endings = image_endings()
+    paths = sorted(p for p in folder.iterdir() if p.name.lower().endswith(endings))
     if not paths:
-        raise DataError(f"--calibrate-on {folder}: no images; expected {' '.join(EXTENSIONS)}")
+        raise DataError(f"--calibrate-on {folder}: no images; expected {' '.join(endings)}")
     chosen = [paths[i * len(paths) // count] for i in range(count)] if len(paths) > count else paths
     return _decoded(chosen, size)
 

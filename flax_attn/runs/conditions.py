@@ -14,6 +14,7 @@ from typing import Any
 from flax_attn.config import Config, deciding, settings
 from flax_attn.errors import CheckpointError, UsageError
 from flax_attn.runs.directory import Run
+from flax_attn.runs.fit import misfits
 from flax_attn.system.files import write_json, writing
 
 Changes = dict[str, tuple[Any, Any]]
@@ -75,9 +76,15 @@ def require_resumable(
     changes = compare(before, after)
     refused = {name: pair for name, pair in changes.items() if name not in anyway}
     if refused:
+        said = f"{workdir} holds a run under other conditions ({describe(refused)})"
+        if unfit := misfits(old, new, refused):
+            raise CheckpointError(
+                f"{said}: repeat its settings, or choose another --workdir; its checkpoints do not "
+                f"fit another {' or '.join(unfit)}"
+            )
         raise CheckpointError(
-            f"{workdir} holds a run under other conditions ({describe(refused)}): repeat its "
-            f"settings, choose another --workdir, or add --resume-anyway {' '.join(refused)}"
+            f"{said}: repeat its settings, choose another --workdir, or add --resume-anyway "
+            f"{' '.join(refused)}"
         )
     return changes
 

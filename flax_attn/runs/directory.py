@@ -19,6 +19,7 @@ from flax_attn.config import Config
 from flax_attn.errors import CheckpointError, RunBusyError, UsageError
 from flax_attn.system.cpu import max_isa, threads
 from flax_attn.system.files import write_json, writing
+from flax_attn.system.output import MARK, mark_output
 
 CONFIG_FILE = "config.json"
 LOCK_FILE = ".lock"
@@ -167,6 +168,7 @@ def locked(workdir: Path) -> Iterator[None]:
     with writing(f"in the run directory {workdir}", remedy="or choose another --workdir"):
         workdir.mkdir(parents=True, exist_ok=True)
         _raise_unless_ours(workdir)
+        mark_output(workdir)
         file = os.open(workdir / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         _take(file, workdir)
@@ -178,7 +180,7 @@ def locked(workdir: Path) -> Iterator[None]:
 
 
 def _raise_unless_ours(workdir: Path) -> None:
-    names = {path.name for path in workdir.iterdir()}
+    names = {path.name for path in workdir.iterdir()} - {MARK}
     if names and not names & {LOCK_FILE, CONFIG_FILE}:
         raise UsageError(
             f"{workdir} is no run directory but holds {len(names)} other files: choose a new "

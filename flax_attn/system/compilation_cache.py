@@ -21,6 +21,7 @@ import jax
 
 from flax_attn.errors import UsageError
 from flax_attn.system.cpu import threads
+from flax_attn.system.output import mark_output
 
 # Lines of /proc/cpuinfo that name the instructions of the CPU, and what XLA tunes code for.
 _CPU_LINES = ("vendor_id", "cpu family", "model", "model name", "stepping", "flags", "Features")
@@ -57,6 +58,8 @@ def use_compilation_cache(folder: str | Path | None) -> Path | None:
         )
     if not os.access(own, os.W_OK):
         raise UsageError(f"--compilation-cache: cannot write in {own}; name another folder")
+    with suppress(OSError):  # the folder above may be of another user
+        mark_output(own.parent)
     _remove_incomplete(own)
     jax.config.update("jax_compilation_cache_dir", str(own))
     # A start compiles many small programs, too; reading all of them is faster than compiling.

@@ -7,15 +7,16 @@ from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
-from flax_attn.config import validate
+from flax_attn.config import of_other_data, validate
 from flax_attn.data import Quarantine, open_split
-from flax_attn.data.quarantine import FILE, left_out_by
+from flax_attn.data.quarantine import FILE, read_entries
 from flax_attn.errors import UsageError
 from flax_attn.porting.export.export_command import export_run
 from flax_attn.porting.export.formats import FORMATS
 from flax_attn.runs.directory import Run
 from flax_attn.system import cli
 from flax_attn.system.compilation_cache import use_compilation_cache
+from flax_attn.system.output import mark_output
 from flax_attn.system.processes import Processes, joined
 from flax_attn.training.choices import CHOICES
 from flax_attn.training.evaluation import Evaluation, confusion_lines, evaluate_run
@@ -35,7 +36,7 @@ def main(argv: Sequence[str]) -> None:
     parser = cli.Parser(prog="flax-attn eval", description=__doc__)
     cli.add_common(parser)
     parser.add_argument("--workdir", required=True, help="run directory of flax-attn train")
-    parser.add_argument("--split", choices=("train", "val", "all"), default="val")
+    parser.add_argument("--split", choices=("train", "val", "test", "all"), default="val")
     parser.add_argument("--out", help="folder of the results (default: WORKDIR/eval-<split>)")
     parser.add_argument(
         "--export",
@@ -63,16 +64,14 @@ def main(argv: Sequence[str]) -> None:
 def _judge(args: Namespace, processes: Processes) -> None:
     workdir = Path(args.workdir)
     run = Run.load(workdir)
-    chosen = cli.take_settings(vars(args), "eval")
+    chosen = of_other_data(cli.take_settings(vars(args), "eval"))
     # As many devices as there are here, whatever the run was trained on.
-    own = {"devices": None, "accumulate": 1, "mask_dir": None}
-    if "dataset" in chosen:
-        own |= {"label_column": None, "label_separator": None}  # the run's own are of its table
-    config = run.config.updated(**{**own, **chosen})
+    config = run.config.updated(**{"devices": None, "accumulate": 1, "mask_dir": None, **chosen})
     validate(config)
     other_data = {"dataset", "data_dir"} & chosen.keys()
-    left_out = [] if other_data else left_out_by(workdir / FILE)
-    quarantine = Quarantine(config.data.on_bad_image, earlier=left_out)
+    left_out = [] if other_data else read_entries(workdir / FILE)
+    quarantine = Quarantine(config.data.on_bad_image, earlier=left_out, keep_places=False)
+    out = Path(args.export or args.out or workdir / f"eval-{args.split}")
     split = open_split(
         config.data,
         args.split,
@@ -81,14 +80,13 @@ def _judge(args: Namespace, processes: Processes) -> None:
         cache=Path(config.run.feature_cache),
         images=config.run.image_folder,
         task=run.config.train.task,
+        out=[out],
     )
     if args.export:
-        target, formats = Path(args.export), args.export_formats
-        export_run(run, split, workdir=workdir, out=target, formats=formats)
+        export_run(run, split, workdir=workdir, out=out, formats=args.export_formats)
         return
-    out = Path(args.out) if args.out else workdir / f"eval-{args.split}"
     if processes.first:
-        out.mkdir(parents=True, exist_ok=True)
+        mark_output(out)
         quarantine.keep_in(out / LEFT_OUT)
         if quarantine.entries:
             print(f"{len(quarantine.entries)} unusable images left out: {out / LEFT_OUT}")

@@ -24,6 +24,7 @@ from flax_attn.runs.directory import Run
 from flax_attn.runs.load import restore_best
 from flax_attn.system.console import bar, plain
 from flax_attn.system.files import write_json
+from flax_attn.system.output import mark_output
 from flax_attn.system.processes import ALONE, Processes
 from flax_attn.training.devices import ONE, Devices, choose_devices
 from flax_attn.training.multihost import refuse_quarantine, require_same, shared_conditions
@@ -156,7 +157,7 @@ def evaluate_run(
     )
     if not processes.first:
         return result
-    out.mkdir(parents=True, exist_ok=True)
+    mark_output(out)
     write_json(
         out / "metrics.json",
         {

@@ -24,6 +24,7 @@ from flax_attn.data import Sampler, Split, batches, num_batches
 from flax_attn.models.functional import BACKBONE, Arrays, digest_arrays
 from flax_attn.models.vgg import Features
 from flax_attn.system.files import Build, writing
+from flax_attn.system.output import mark_output
 from flax_attn.training.devices import ONE, Devices
 
 FeatureStep = Callable[[UInt8[np.ndarray, "b h w 3"]], Features]
@@ -92,6 +93,7 @@ def frozen_features(
     if devices.all(found is not None) and found is not None:
         return found
     with _writing(folder):
+        mark_output(folder)
         build = Build(final)
     try:
         present = _compute(split, step, build.folder, batch_size, workers, progress, devices)

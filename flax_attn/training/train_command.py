@@ -60,6 +60,7 @@ def _train(config: Config, processes: Processes) -> None:
         cache=Path(config.run.feature_cache),
         images=config.run.image_folder,
         task=config.train.task,
+        out=[workdir],
     )
     if quarantine.entries:
         _log.info(f"{len(quarantine.entries)} unusable images set aside: {workdir / FILE}")

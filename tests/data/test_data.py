@@ -167,3 +167,21 @@ def test_classes_of_another_run_are_refused() -> None:
         open_split(config, "val", classes=("dog", "cat"))
     split = open_split(config, "val", classes=("cat", "dog"))
     assert np.asarray(split.labels).shape == (2,)
+
+
+@pytest.mark.parametrize("dataset", FILES)
+def test_the_limit_on_the_size_of_images_is_that_of_the_setting(
+    dataset: str, tmp_path: Path
+) -> None:
+    """Of every set of files, and whatever was looked at under another limit before."""
+    config = replace(put_files(tmp_path / "data", dataset), on_bad_image="fail")
+    large = tmp_path / "data" / FILES[dataset][0].format(0)
+    Image.new("RGB", (1500, 1000)).save(large)
+    for limit in (1, 2, 1):
+        limited = replace(config, max_megapixels=limit)
+        if limit == 2:
+            found = open_dataset(limited, cache=tmp_path / "seen")
+            assert sum(len(split.names) for split in found.splits.values()) == 20
+            continue
+        with pytest.raises(DataError, match="1500x1000: more than 1 megapixels: .*--max-megapix"):
+            open_dataset(limited, cache=tmp_path / "seen")

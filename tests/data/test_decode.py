@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from flax_attn.data import decode as decoder
-from flax_attn.data.decode import MAX_PIXELS, MAX_SCANS, ImageError, decode
+from flax_attn.data.decode import MAX_PIXELS, ImageError, decode
+from flax_attn.data.jpeg import MAX_SCANS
 from flax_attn.errors import DataError, UsageError
+from tests.helpers import folder_shapes
 
 # JPEG at quality 95 and one rounding of a resize move a flat colour by no more than this.
 FLAT_JPEG = 3
@@ -190,6 +191,42 @@ def test_other_formats(kind: str) -> None:
     assert flat(encoded(Image.new("RGB", (8, 8), (255, 0, 255)), kind)) == [255, 0, 255]
 
 
+@pytest.mark.parametrize(
+    ("mode", "pixel", "expected"),
+    [("RGB", (255, 0, 255), [255, 0, 255]), ("L", 77, [77] * 3), ("1", 1, [255] * 3)],
+)
+def test_portable_maps(mode: str, pixel: object, expected: list[int]) -> None:
+    assert flat(encoded(Image.new(mode, (8, 8), pixel), "PPM")) == expected
+
+
+@pytest.mark.parametrize("highest", [65535, 4095, 1000])
+def test_a_deep_portable_map_is_scaled(highest: int) -> None:
+    """By its highest value, to 16 bits and then to 8; each step rounds once."""
+    values = np.full((8, 8), highest // 3, ">u2").tobytes()
+    found = flat(b"P5 8 8 %d\n" % highest + values)
+    assert abs(found[0] - 255 * (highest // 3) / highest) <= 0.5 + 1 / 257
+
+
+@pytest.mark.parametrize("options", [{}, {"compression": "tga_rle"}])
+def test_targa_by_its_name(options: dict[str, str]) -> None:
+    data = encoded(Image.new("RGB", (8, 8), (255, 0, 255)), "TGA", **options)
+    pixels = decode(data, size=4, resize="stretch", name="a.TGA")
+    assert (pixels == [255, 0, 255]).all()
+    # It has no magic number: damaged bytes of another kind might pass for one.
+    with pytest.raises(ImageError, match="not an image"):
+        decode(data, size=4, resize="stretch", name="a.jpg")
+
+
+@pytest.mark.parametrize("ending", [".ppm", ".pgm", ".pbm", ".tga", ".avif"])
+@pytest.mark.parametrize("keep", [0.8, 0.5])
+def test_cut_short_of_further_kinds(ending: str, keep: float) -> None:
+    data = folder_shapes.encoded(f"a{ending}", 1)
+    name = f"a{ending}"
+    assert decode(data, size=8, resize="crop", name=name).shape == (8, 8, 3)
+    with pytest.raises(ImageError):
+        decode(data[: int(keep * len(data))], size=8, resize="crop", name=name)
+
+
 # What was done to the upright picture before it was stored, from the EXIF standard's table.
 STORED = {
     1: lambda a: a,
@@ -246,6 +283,18 @@ def test_too_many_pixels_are_refused_on_the_header(side: int) -> None:
     assert side**2 > MAX_PIXELS
     with pytest.raises(ImageError, match="megapixels"):
         small(png(side, side))
+
+
+def test_the_limit_can_be_raised_as_the_refusal_says(tmp_path: Path) -> None:
+    """To a photograph of 61 megapixels, as a camera makes them."""
+    row = b"\0" + bytes(9504 // 8)
+    data = png(9504, 6336, depth=1, idat=zlib.compress(row * 6336))
+    with pytest.raises(ImageError, match="9504x6336: more than 50 megapixels: .*--max-megapixels"):
+        small(data)
+    assert decode(data, size=8, resize="crop", max_pixels=61_000_000).max() == 0
+    (tmp_path / "a.png").write_bytes(data)
+    with pytest.raises(ImageError, match="more than 60 megapixels"):
+        decode(tmp_path / "a.png", size=8, resize="crop", max_pixels=60_000_000)
 
 
 def test_limit_itself_is_allowed() -> None:
@@ -375,14 +424,14 @@ def test_a_file_that_may_not_be_read_is_named(tmp_path: Path) -> None:
         os.seteuid(user)
 
 
-def test_a_huge_file_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_huge_file_is_not_read(tmp_path: Path) -> None:
     file = jpeg_file(tmp_path)
-    monkeypatch.setattr(decoder, "MAX_BYTES", 2_000_000)
+    limit = {"size": 8, "resize": "crop", "max_pixels": 250_000}
     os.truncate(file, 2_000_000)
-    small(file)
+    decode(file, **limit)
     os.truncate(file, 2_000_001)
-    with pytest.raises(ImageError, match="more than 2 MB"):
-        small(file)
+    with pytest.raises(ImageError, match="more than 2 MB: scale it down, or raise --max-megapix"):
+        decode(file, **limit)
 
 
 def test_socket_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -405,8 +454,9 @@ def test_name_of_bytes_and_odd_names(tmp_path: Path) -> None:
 
 
 def test_other_formats_are_not_tried() -> None:
+    """EPS, for one, is drawn by a program of its own."""
     with pytest.raises(DataError, match="not an image"):
-        decode(encoded(photograph(), "PPM"), size=8, resize="crop")
+        decode(encoded(photograph(), "EPS"), size=8, resize="crop")
 
 
 @pytest.mark.parametrize("options", [{"size": 0, "resize": "crop"}, {"size": 8, "resize": "pad"}])

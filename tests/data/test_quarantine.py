@@ -170,3 +170,61 @@ def test_an_empty_list_removes_the_file_and_a_failed_write_is_a_warning(
     preflight(whole_folder(root), quarantine)
     quarantine.keep_in(tmp_path / "none" / "quarantine.json")
     assert "not written: No such file" in caplog.text
+
+
+@pytest.mark.parametrize("bad", range(7))
+def test_a_split_is_drawn_from_usable_images(bad: int, tmp_path: Path) -> None:
+    """Of seven images one validates: the bad one, if an empty file's digest, the least, counted."""
+    root = put_tree(tmp_path / "data", 7)
+    (root / "cat" / f"{bad}.jpg").write_bytes(b"")
+    config = config_of(root, val_fraction=0.15)
+    dataset, quarantine = quarantined(config)
+    assert [entry.path for entry in quarantine.entries] == [f"cat/{bad}.jpg"]
+    counts = {name: np.bincount(s.labels).tolist() for name, s in dataset.splits.items()}
+    assert counts == {"train": [5, 6], "val": [1, 1]}
+    # As if the bad one had never been there.
+    (root / "cat" / f"{bad}.jpg").unlink()
+    without = open_dataset(config)
+    for name in ("train", "val"):
+        assert list(without.splits[name].names) == list(dataset.splits[name].names)
+
+
+@pytest.mark.parametrize("fate", ["kept", "gone", "another one lost meanwhile"])
+def test_a_resume_draws_the_same_splits(fate: str, tmp_path: Path) -> None:
+    """An image that the run lost on its way was counted on; one that was bad before was not."""
+    root = put_tree(tmp_path / "data", 9)
+    bad = root / "cat" / "3.jpg"
+    bad.write_bytes(b"")
+    config = config_of(root, val_fraction=0.3)
+    first, quarantine = quarantined(config)
+    prints = {name: split.fingerprint for name, split in first.splits.items()}
+    if fate == "gone":
+        bad.unlink()
+    if fate.startswith("another"):
+        (root / first.splits["val"].names[0]).unlink()
+        list(batches(first.splits["val"], Sampler(4)))
+    entries = quarantine.entries
+    assert len(entries) == (2 if fate.startswith("another") else 1)
+    resumed, again = quarantined(config, *entries)
+    assert {name: split.fingerprint for name, split in resumed.splits.items()} == prints
+    assert again.entries == entries
+    # An evaluation judges the images that the run was validated on, without those that are lost.
+    judging = Quarantine("quarantine", earlier=entries, keep_places=False)
+    judged = open_split(config, "val", classes=("cat", "dog"), quarantine=judging)
+    assert set(judged.names) == set(first.splits["val"].names) - {e.path for e in entries}
+
+
+def test_a_class_without_a_usable_image_in_a_part_names_the_file(tmp_path: Path) -> None:
+    for part in ("train", "val"):
+        put_tree(tmp_path / part, 2)
+    for i in range(2):
+        (tmp_path / "val" / "cat" / f"{i}.jpg").write_text("no image")
+    with pytest.raises(DataError, match=r"of class 'cat' is left of 'val': .*val/cat/0\.jpg.*not "):
+        open_dataset(config_of(tmp_path), Quarantine("quarantine"))
+
+
+def test_a_class_of_one_usable_image_cannot_be_divided(tmp_path: Path) -> None:
+    root = put_tree(tmp_path, 2)
+    (root / "cat" / "0.jpg").write_text("no image")
+    with pytest.raises(DataError, match="'cat' has 1 usable, distinct image"):
+        open_dataset(config_of(root), Quarantine("quarantine"))

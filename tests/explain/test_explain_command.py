@@ -228,7 +228,8 @@ def test_maps_on_the_objects(
     flags = ["--dataset", "folder", "--data-dir", str(put_photos(tmp_path)), "--split", "val"]
     flags += ["--out", str(tmp_path / "out"), "--image-cache", "none", "--batch-size", "3"]
     assert explain(trained, *flags) == 0
-    said = capsys.readouterr().out.splitlines()
+    found, *said = capsys.readouterr().out.splitlines()
+    assert found.startswith(f"{tmp_path / 'photos'}: 2 classes; train 6 (cat 3, dog 3), val 6 (")
     assert said[0] == "measures of the maps, means in % [95 %]; 2 without a mask left out"
     assert "pointing game (n = 4)" in said[1] and said[1].count("(n = 4)") == 3
     page = read_page(tmp_path / "out")
@@ -279,7 +280,7 @@ def test_faithfulness_of_every_map(
     flags = ["--split", "val", "--classes", "cat", "--stages", "conv5", "--methods", "grad_cam"]
     flags += ["--faithfulness", "--batch-size", "4", "--out", str(out)]
     assert explain(trained, *flags) == 0
-    header = capsys.readouterr().out.splitlines()[1]
+    header = capsys.readouterr().out.splitlines()[2]
     assert all(f"{name} (n = 6)" in header for name in ("deletion", "insertion", "ROAD"))
     page, measured = read_page(out), read_rows(out / "measures.csv")
     names = [kind["name"] for kind in page["maps"]]
@@ -363,7 +364,7 @@ def test_what_an_earlier_call_left_is_removed(trained: Path, out: Path, tmp_path
         Image.new("RGB", (40, 40)).save(tmp_path / "some" / f"{name}.png")
     flags = ["--batch-size", "3", "--out", str(again)]
     assert explain(trained, "--images", str(tmp_path / "some"), *flags) == 0
-    assert sorted(path.name for path in again.iterdir()) == [
+    assert sorted(path.name for path in again.glob("[!.]*")) == [
         *("001-a.png", "002-b.png", "002-mine.png", "003-c.png", "003-text.png"),
         "index.html",
     ]

@@ -18,7 +18,7 @@ from flax_attn.data import (
     open_dataset,
 )
 from flax_attn.data.dataset import OpenRequest
-from flax_attn.data.decode import ImageError
+from flax_attn.data.decode import MAX_PIXELS, ImageError
 from flax_attn.data.manifest import ManifestRow
 from flax_attn.data.quarantine import QuarantinedImage
 from flax_attn.data.sets.folder import open_set
@@ -102,6 +102,7 @@ class EncodedNoise:
     """Image ``i`` is noise of seed ``i``; those of ``bad`` do not decode."""
 
     resize = "crop"
+    max_pixels = MAX_PIXELS
 
     def __init__(self, n: int, *, bad: Sequence[int] = (), size: int = 8, first: int = 0):
         self.rows = [ManifestRow(f"{i}", i % 2, f"{first + i:064}") for i in range(n)]

@@ -116,6 +116,37 @@ def test_other_conditions_are_named_with_both_values(
         require_resumable(run, replace(run, **change), tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("settings", "unfit"),
+    [
+        ({"widths": (4, 4, 8, 8, 4)}, "widths"),
+        ({"heads": 2}, "heads"),
+        ({"model": "vgg16_bn"}, "model"),
+        ({"optimizer": "sgd", "seed": 7}, "optimizer"),
+        ({"freeze_backbone": True}, "freeze_backbone"),
+    ],
+)
+def test_what_a_checkpoint_cannot_follow_is_not_advised(
+    tmp_path: Path, run: Run, settings: dict[str, Any], unfit: str
+) -> None:
+    new = replace(run, config=run.config.updated(**settings))
+    with pytest.raises(CheckpointError, match=f"do not fit another {unfit}$") as caught:
+        require_resumable(run, new, tmp_path)
+    assert "--resume-anyway" not in str(caught.value)
+
+
+def test_a_class_more_is_not_resumed_anyway(tmp_path: Path, run: Run) -> None:
+    """Another name of a class may be; the network has an output for each class."""
+    renamed = replace(run, classes=("cat", "hound"), data_fingerprint="other")
+    with pytest.raises(CheckpointError, match="or add --resume-anyway classes images$"):
+        require_resumable(run, renamed, tmp_path)
+    new = replace(renamed, classes=("cat", "dog", "fox"))
+    with pytest.raises(CheckpointError, match="do not fit another classes$") as caught:
+        require_resumable(run, new, tmp_path)
+    assert "classes was ['cat', 'dog'], now ['cat', 'dog', 'fox']" in str(caught.value)
+    assert "--resume-anyway" not in str(caught.value)
+
+
 def test_named_conditions_may_change(tmp_path: Path, run: Run) -> None:
     new = replace(run, config=run.config.updated(seed=9, batch_size=5))
     with pytest.raises(CheckpointError, match="--resume-anyway batch_size seed"):

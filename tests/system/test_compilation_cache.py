@@ -67,12 +67,12 @@ def test_another_number_of_threads_has_programs_of_its_own(tmp_path: Path) -> No
     _, hits, misses = start(tmp_path, NPROC="3")
     assert hits == 0
     assert misses > 1
-    assert len(list(tmp_path.iterdir())) == 2
+    assert len(list(tmp_path.glob("[!.]*"))) == 2
 
 
 def test_a_torn_entry_is_compiled_again_without_a_warning(tmp_path: Path) -> None:
     first, _, misses = start(tmp_path)
-    (folder,) = tmp_path.iterdir()
+    (folder,) = tmp_path.glob("[!.]*")
     torn, empty = sorted(folder.glob("*-cache"))[:2]
     torn.write_bytes(torn.read_bytes()[:-5])
     empty.write_bytes(b"")

@@ -82,6 +82,7 @@ MEETING = {
     "--process-id": one("--process-id", 0, 15),
 }
 SPLITS = ("train", "val", "all")
+JUDGED = ("train", "val", "test", "all")
 SEEDS = (0, 7)
 # The flags of each command that are no settings, with every choice they have.
 OWN: dict[str, dict[str, list[Typed]]] = {
@@ -90,7 +91,7 @@ OWN: dict[str, dict[str, list[Typed]]] = {
         **DEBUG,
         **MEETING,
         "--workdir": one("--workdir", "runs/photos"),
-        "--split": one("--split", *SPLITS),
+        "--split": one("--split", *JUDGED),
         "--out": one("--out", "a folder"),
         "--export": one("--export", "exported"),
         "--export-formats": several("--export-formats", *FORMATS),
@@ -161,7 +162,7 @@ WRONG: dict[str, list[str]] = {
         "--coordinator host:0 --num-processes 2 --process-id 0",
         "--coordinator host:1",
     ],
-    "eval": ["--split test", "--export-formats pickle", "--process-id 0"],
+    "eval": ["--split other", "--export-formats pickle", "--process-id 0"],
     "predict": ["--batch-size 0", "--batch-size many"],
     "explain": [
         "--split test",

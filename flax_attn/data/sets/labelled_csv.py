@@ -15,9 +15,7 @@ Other spellings: ``table_cells``, ``table_columns``, ``table_names``, ``table_la
 
 from __future__ import annotations
 
-import logging
-import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -26,7 +24,8 @@ import numpy as np
 from jaxtyping import Int
 
 from flax_attn.config import DataConfig
-from flax_attn.data.dataset import Dataset, OpenRequest
+from flax_attn.data.dataset import Dataset, Found, OpenRequest
+from flax_attn.data.listing import same_form
 from flax_attn.data.manifest import ManifestRow, digest_files, sort_by_name, split_by_digest
 from flax_attn.data.sets.folder import FolderSplit
 from flax_attn.data.sets.label_table import LabelTable, read_table
@@ -34,8 +33,6 @@ from flax_attn.errors import DataError
 
 TABLE = "labels.csv"
 SPLITS = ("train", "val")
-
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +80,7 @@ def open_set(config: DataConfig, request: OpenRequest) -> Dataset:
             "multilabel with images that have none"
         )
     digests = digest_files([root / row.path for row in table.rows])
-    number = {unicodedata.normalize("NFC", name): j for j, name in enumerate(classes)}
+    number = {same_form(name): j for j, name in enumerate(classes)}
     listed = [
         ManifestRow(row.path, _label([number[name] for name in row.labels], table), digest)
         for row, digest in zip(table.rows, digests, strict=True)
@@ -92,8 +89,7 @@ def open_set(config: DataConfig, request: OpenRequest) -> Dataset:
     if request.undivided:
         splits: Mapping[str, Sequence[ManifestRow]] = {"all": rows}
     else:
-        splits = _divide(rows, table, classes, config.val_fraction, file)
-    _log.info(describe(file, table))
+        splits = _divide(rows, table, classes, config.val_fraction, file, request.unusable)
     split = partial(
         FolderSplit if table.one_class else LabelledImages,
         root=root,
@@ -105,14 +101,20 @@ def open_set(config: DataConfig, request: OpenRequest) -> Dataset:
         classes,
         {name: split(rows=sort_by_name(part)) for name, part in splits.items()},
         multilabel=not table.one_class,
+        found=Found(notes=_notes(table), drawn="train" in splits and _is_drawn(table)),
     )
 
 
-def describe(file: Path, table: LabelTable) -> str:
-    """Returns the line that says what was found in a table, and what was passed over."""
+def _notes(table: LabelTable) -> list[str]:
+    """Returns what was found in a table, and what was passed over."""
     passed = "; ".join(table.passed_over)
-    line = f"{file}: {table.understood}" + (f"; passed over: {passed}" if passed else "")
-    return " ".join(line.split())
+    notes = [f"{TABLE} has {table.understood}", *([f"passed over: {passed}"] if passed else [])]
+    return [" ".join(note.split()) for note in notes]
+
+
+def _is_drawn(table: LabelTable) -> bool:
+    """Returns whether the table leaves the splits open."""
+    return any(row.split is None for row in table.rows)
 
 
 def _label(numbers: Sequence[int], table: LabelTable) -> int:
@@ -122,7 +124,7 @@ def _label(numbers: Sequence[int], table: LabelTable) -> int:
 
 def _in_order(wanted: tuple[str, ...], table: LabelTable, file: Path) -> tuple[str, ...]:
     """Returns the wanted labels; a table that lists labels need not hold all of them."""
-    forms = {unicodedata.normalize("NFC", name) for name in wanted}
+    forms = {same_form(name) for name in wanted}
     missing = [] if table.listed else sorted(forms - set(table.names))
     unexpected = sorted(set(table.names) - forms)
     if missing or unexpected:
@@ -139,9 +141,10 @@ def _divide(
     classes: Sequence[str],
     val_fraction: float,
     file: Path,
+    unusable: Collection[str],
 ) -> Mapping[str, Sequence[ManifestRow]]:
-    named = [row.split for row in table.rows]
-    if None not in named:
+    if not _is_drawn(table):
+        named = [row.split for row in table.rows]
         missing = [name for name in SPLITS if name not in named]
         if missing:
             raise DataError(
@@ -154,11 +157,13 @@ def _divide(
         raise DataError(f"{str(file)!r}: {distinct} distinct image(s): a split needs at least 2")
     if table.one_class:
         try:
-            return split_by_digest(rows, classes=classes, val_fraction=val_fraction)
+            return split_by_digest(
+                rows, classes=classes, val_fraction=val_fraction, unusable=unusable
+            )
         except DataError as error:
             raise DataError(f"{str(file)!r}: {error}, or a column 'split'") from error
     # Stratified by no label: sets of labels that occur once could not be divided.
     alike = [row._replace(label=0) for row in rows]
-    parts = split_by_digest(alike, classes=["image"], val_fraction=val_fraction)
+    parts = split_by_digest(alike, classes=["image"], val_fraction=val_fraction, unusable=unusable)
     labelled = {row.path: row for row in rows}
     return {name: [labelled[row.path] for row in part] for name, part in parts.items()}

@@ -242,6 +242,7 @@ class PetSplit(RecordSplit):
             resize=self.resize,
             background=BACKGROUND,
             name=f"trimap of {self.rows[index].path}",
+            max_pixels=self.max_pixels,
         )
         return mask[None]
 

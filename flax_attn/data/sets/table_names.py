@@ -4,28 +4,24 @@ from __future__ import annotations
 
 import os
 import re
-import unicodedata
 from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 
-from flax_attn.data.sets.folder import EXTENSIONS, image_files
+from flax_attn.data.image_formats import image_endings
+from flax_attn.data.listing import image_files, same_form
 from flax_attn.errors import DataError
 
 _SHOWN = 3
 
 
-def _composed(path: str) -> str:
-    return unicodedata.normalize("NFC", path)
-
-
 def _caseless(path: str) -> str:
-    return _composed(path).casefold()
+    return same_form(path).casefold()
 
 
 def without_ending(path: str) -> str:
     """Returns a path without the ending of an image, if it has one."""
-    ending = next((e for e in EXTENSIONS if path.lower().endswith(e)), "")
+    ending = next((e for e in image_endings() if path.lower().endswith(e)), "")
     return path[: len(path) - len(ending)]
 
 
@@ -132,7 +128,7 @@ class ImageNames:
         if not named and self._is_there(path) and not (self._root / path).is_dir():
             return path
         ways: list[tuple[Callable[..., list[str]], Callable[[str], str]]]
-        ways = [(self._whole, _composed), (self._by_end, _composed), (self._by_end, _caseless)]
+        ways = [(self._whole, same_form), (self._by_end, same_form), (self._by_end, _caseless)]
         for find, key in ways if named else [*ways, (self._by_end, _caseless_stem)]:
             found = find(key, path)
             if len(found) == 1:

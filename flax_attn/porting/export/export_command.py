@@ -29,6 +29,7 @@ from flax_attn.porting.export.formats import (
 from flax_attn.runs.directory import Run
 from flax_attn.runs.load import restore_best
 from flax_attn.system.files import sync, write_json, writing
+from flax_attn.system.output import mark_output
 
 _log = logging.getLogger(__name__)
 
@@ -106,6 +107,7 @@ def _new_folder(out: Path) -> Iterator[Path]:
         folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
         try:
             folder.chmod(0o755)
+            mark_output(folder)
             yield folder
             folder.rename(out)
             sync(out.parent)

@@ -61,6 +61,7 @@ def main(argv: Sequence[str]) -> None:
         images=config.run.image_folder,
         masks=True,
         task=config.train.task,
+        out=[out],
     )
     config = config.updated(task=settle_task(dataset, config.train.task, config.data.dataset))
     if args.train_subset is not None:

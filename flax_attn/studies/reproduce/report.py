@@ -26,6 +26,7 @@ from flax_attn.studies.reproduce.sections import (
     versus_grad_cam,
 )
 from flax_attn.system.cpu import threads
+from flax_attn.system.output import mark_output
 
 _log = logging.getLogger(__name__)
 
@@ -42,7 +43,7 @@ def write_report(
     seconds: Mapping[str, float],
 ) -> Path:
     """Writes ``index.html``, ``report.md``, ``numbers.json`` and pictures; returns the page."""
-    out.mkdir(parents=True, exist_ok=True)
+    mark_output(out)
     sections = [*make_sections(evidence, out), _how(evidence, weights, seconds)]
     counts = Counter(finding.verdict for section in sections for finding in section.findings)
     said = ", ".join(f"{counts[v]} {v}" for v in ("supported", "not supported", "undecided"))

@@ -52,6 +52,7 @@ def main(argv: Sequence[str]) -> None:
     config = plan.config
     use_compilation_cache(config.run.compilation_cache)
     extent = "full" if full else "quick"
+    workdir = Path(args.workdir or f"runs/reproduce-{config.data.dataset}-{extent}")
     dataset = open_dataset(
         config.data,
         Quarantine(config.data.on_bad_image),
@@ -59,12 +60,13 @@ def main(argv: Sequence[str]) -> None:
         images=config.run.image_folder,
         masks=True,
         task=config.train.task,
+        out=[workdir, Path(args.out)],
     )
     reproduce(
         plan,
         dataset,
         partial(resolve_initial, config.run, dataset.classes),
-        workdir=Path(args.workdir or f"runs/reproduce-{config.data.dataset}-{extent}"),
+        workdir=workdir,
         out=Path(args.out),
     )
     _log.info(f"done in {(time.perf_counter() - started) / 60:.1f} min")

@@ -19,6 +19,7 @@ from flax_attn.porting.export.onnx_elementwise import ELEMENTWISE
 from flax_attn.runs.checkpoints import Checkpoints
 from flax_attn.runs.directory import Run
 from flax_attn.system import cli
+from flax_attn.system.output import MARK
 from flax_attn.training import eval_command
 from flax_attn.training.step import Examples, make_eval_step
 from tests.helpers.bounds import chain
@@ -45,7 +46,7 @@ def exported(run_directory: Path, tmp_path_factory: pytest.TempPathFactory) -> P
 
 def test_the_folder_says_how_the_files_are_used(exported: Path, run_directory: Path) -> None:
     info = json.loads((exported / "export.json").read_text())
-    assert {path.name for path in exported.iterdir()} == {"export.json", *info["files"]}
+    assert {path.name for path in exported.iterdir()} == {"export.json", MARK, *info["files"]}
     assert info["files"].keys() == {"model.stablehlo", "model.onnx"}
     for name, file in info["files"].items():
         assert file["bytes"] == (exported / name).stat().st_size
@@ -107,7 +108,7 @@ def test_the_files_say_what_evaluation_says(exported: Path, run_directory: Path)
 
 def test_one_format_alone(run_directory: Path, tmp_path: Path) -> None:
     assert run_export(run_directory, tmp_path / "x", "--export-formats", "onnx", "onnx") == 0
-    assert {path.name for path in (tmp_path / "x").iterdir()} == {"export.json", "model.onnx"}
+    assert {path.name for path in (tmp_path / "x").iterdir()} == {"export.json", MARK, "model.onnx"}
 
 
 def fails(

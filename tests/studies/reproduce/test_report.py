@@ -17,6 +17,7 @@ from flax_attn.studies.reproduce.sections import (
     on_the_animal,
     over_epochs,
 )
+from flax_attn.system.output import MARK
 from tests.helpers import reproduction_evidence as made_up
 from tests.helpers.reproduction_evidence import verdicts, with_maps
 
@@ -88,6 +89,7 @@ def test_the_report_needs_nothing_else(tmp_path: Path) -> None:
     assert "http" not in re.sub(r'"data:[^"]*"', "", page) and "c<a>" not in page
     pictures = [p.name for p in tmp_path.iterdir() if p.suffix in (".png", ".webp")]
     assert len([s for s in sources if s.startswith("data:")]) == len(pictures) == 10
+    assert (tmp_path / MARK).exists(), "its pictures would be read as data"
     written = (tmp_path / "report.md").read_text()
     assert set(re.findall(r"!\[[^]]*\]\(([^)]*)\)", written)) == set(pictures)
     numbers = json.loads((tmp_path / "numbers.json").read_text())

@@ -1,0 +1,71 @@
+"""What opening a data set found: in one line, said before anything is decoded."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from flax_attn.data.dataset import Dataset
+from flax_attn.data.listing import describe_counts
+
+# More classes than these are not counted one by one.
+_SHOWN = 10
+
+
+def describe_found(dataset: Dataset, *, source: str, out: Sequence[Path] = ()) -> str:
+    """Returns what a data set holds, what was passed over, and where outputs go, in one line.
+
+    Args:
+      dataset: as its ``open_set`` gave it.
+      source: the data set's folder or name.
+      out: the folders that a command writes to.
+    """
+    found = dataset.found
+    parts = [
+        f"{name} {len(split.labels)} ({_classes(dataset, np.asarray(split.labels))})"
+        for name, split in dataset.splits.items()
+    ]
+    parts += [f"{name} {count} (not read)" for name, count in found.unread.items()]
+    kind = "labels" if dataset.multilabel else "classes"
+    clauses = [f"{source}: {len(dataset.classes)} {kind}; {', '.join(parts)}", *found.notes]
+    clauses += _passed(found.passed_over)
+    if out:
+        clauses.append(f"output goes to {' and '.join(map(str, out))}")
+    return "; ".join(clauses)
+
+
+def describe_images(
+    files: Sequence[Path], passed_over: Counter[str], *, sources: Sequence[Path], out: str | Path
+) -> str:
+    """Returns how many images without labels there are, and what was passed over, in one line."""
+    named = ", ".join(map(str, sources[:_SHOWN]))
+    more = f" and {len(sources) - _SHOWN} more" if len(sources) > _SHOWN else ""
+    images = "1 image" if len(files) == 1 else f"{len(files)} images"
+    return "; ".join([f"{named}{more}: {images}", *_passed(passed_over), f"output goes to {out}"])
+
+
+def _passed(counts: Mapping[str, int]) -> list[str]:
+    """Returns what was passed over as a clause, or nothing."""
+    total = sum(counts.values())
+    files = "file" if total == 1 else "files"
+    return [f"passed over {total} {files} ({describe_counts(Counter(counts))})"] if total else []
+
+
+def _classes(dataset: Dataset, labels: np.ndarray) -> str:
+    k = len(dataset.classes)
+    counts = labels.sum(axis=0) if dataset.multilabel else np.bincount(labels, minlength=k)
+    if k <= _SHOWN:
+        pairs = zip(dataset.classes, counts.tolist(), strict=True)
+        return ", ".join(f"{_printable(name)} {count}" for name, count in pairs)
+    low, high = int(counts.min()), int(counts.max())
+    ends = (int(counts.argmin()), int(counts.argmax()))
+    least, most = (_printable(dataset.classes[i]) for i in ends)
+    return f"{low} of {least} to {high} of {most}" if low < high else f"{low} of each"
+
+
+def _printable(name: str) -> str:
+    """Returns a name in one line, whatever it holds."""
+    return name if name.isprintable() else ascii(name)

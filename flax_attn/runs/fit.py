@@ -1,0 +1,44 @@
+"""Which conditions a checkpoint cannot follow, because its arrays are of other shapes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import fields, replace
+
+from flax_attn.config import ModelConfig
+from flax_attn.errors import FlaxAttnError
+from flax_attn.models import build_model, functional
+from flax_attn.runs.directory import Run
+
+# Settings beside the network's that decide which arrays a state and the sums of an epoch have.
+STATE = frozenset({"optimizer", "freeze_backbone", "task"})
+
+
+def misfits(old: Run, new: Run, names: Iterable[str]) -> list[str]:
+    """Returns those of the changed conditions ``names`` that no checkpoint of ``old`` can follow.
+
+    Of the network's settings and the classes, those that change an array when they change alone.
+    """
+    of_network = {f.name for f in fields(ModelConfig)}
+
+    def changes(name: str) -> bool:
+        if name in STATE:
+            return True
+        if name == "classes":
+            return len(old.classes) != len(new.classes)
+        if name not in of_network:
+            return False
+        alone = replace(old.config.model, **{name: getattr(new.config.model, name)})
+        return _shapes(alone, len(old.classes)) != before
+
+    before = _shapes(old.config.model, len(old.classes))
+    return [name for name in names if changes(name)]
+
+
+def _shapes(model: ModelConfig, num_classes: int) -> dict[str, tuple[int, ...]] | None:
+    """Returns the shape of every array of a network; None of settings that exclude each other."""
+    try:
+        _, params, stats = functional.abstract(lambda: build_model(model, num_classes=num_classes))
+    except FlaxAttnError:
+        return None
+    return {path: array.shape for path, array in {**params, **stats}.items()}
