@@ -15,6 +15,7 @@ from flax_attn.config import Config, deciding, settings
 from flax_attn.errors import CheckpointError, UsageError
 from flax_attn.runs.directory import Run
 from flax_attn.system.files import write_json, writing
+from flax_attn.system.json_text import encode_json
 
 Changes = dict[str, tuple[Any, Any]]
 
@@ -119,4 +120,4 @@ def describe(changes: Changes, *, limit: int | None = None) -> str:
 
 def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the values as JSON keeps them: tuples as lists."""
-    return json.loads(json.dumps(dict(values)))
+    return json.loads(encode_json(dict(values)))

@@ -19,6 +19,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from flax_attn.errors import DiskFullError, FlaxAttnError, UsageError, WeightsError
+from flax_attn.system.json_text import encode_json
 
 PARTIAL = ".partial"
 _STALE_SECONDS = 3600
@@ -102,7 +103,7 @@ def write_json(path: Path, values: Any) -> None:
     Raises:
       OSError: it cannot be written; the old file stays.
     """
-    write_text(path, json.dumps(values, indent=2) + "\n")
+    write_text(path, encode_json(values, indent=2) + "\n")
 
 
 def remove_stale_partials(folder: Path) -> None:
@@ -157,7 +158,7 @@ def open_safetensors(
 
 def seal(values: Mapping[str, Any]) -> str:
     """Returns one line of JSON with the SHA-256 of its content; ``unseal`` is the inverse."""
-    content = json.dumps(values, separators=(",", ":"))
+    content = encode_json(values, separators=(",", ":"))
     return f"{_OPENING}{_sha256(content)}{_MIDDLE}{content}}}\n"
 
 

@@ -23,6 +23,7 @@ import numpy as np
 from jaxtyping import Int
 
 from flax_attn.errors import FlaxAttnError, ProcessLostError, UsageError
+from flax_attn.system.json_text import encode_json
 from flax_attn.system.signals import StoppedError
 
 Tree = TypeVar("Tree")
@@ -194,7 +195,7 @@ class _Watch:
         self._stop()
         code, line = _describe_failure(error)
         with suppress(RuntimeError):
-            self._post(_FAILED, json.dumps({"code": code, "line": line}))
+            self._post(_FAILED, encode_json({"code": code, "line": line}))
         self._wait(_HEARD, _FAILED)
         # JAX would wait for the others once more.
         atexit.register(self._go, code)

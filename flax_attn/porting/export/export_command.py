@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import shutil
 import tempfile
@@ -29,6 +28,7 @@ from flax_attn.porting.export.formats import (
 from flax_attn.runs.directory import Run
 from flax_attn.runs.load import restore_best
 from flax_attn.system.files import sync, write_json, writing
+from flax_attn.system.json_text import encode_json
 
 _log = logging.getLogger(__name__)
 
@@ -68,7 +68,7 @@ def export_run(
         }
         program = partial(network_outputs(run, conv="exact"), best.params, best.stats)
         info = {**_describe(run, expected), "epoch": best.epoch, "step": best.step}
-        about = {name: json.dumps(value) for name, value in info.items()}
+        about = {name: encode_json(value) for name, value in info.items()}
         info["files"] = {}
         for name in formats:
             path = folder / FORMATS[name].file
