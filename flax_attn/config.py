@@ -23,8 +23,8 @@ Decides = Literal["numbers", "order", "data", "course", "place", "speed"]
 
 # The commands that take a setting, unless it says otherwise.
 TRAINING = ("train", "ablate", "reproduce")
-# Evaluation and explanation may look at other images than the run was trained on.
-LOOKING = (*TRAINING, "eval", "explain")
+# Evaluation, explanation and export may look at other images than the run was trained on.
+LOOKING = (*TRAINING, "eval", "explain", "export")
 
 
 def setting(

@@ -25,6 +25,7 @@ from flax_attn.data.dataset import Dataset, OpenRequest, OpenSet, Split, read_im
 from flax_attn.data.quarantine import Quarantine
 from flax_attn.data.views import concatenate
 from flax_attn.errors import DataError
+from flax_attn.system.files import reading
 
 
 def open_dataset(
@@ -96,7 +97,8 @@ def _open_checked(
 ) -> Dataset:
     check_dataset(config)
     open_set: OpenSet = import_module(dataset_entry(config.dataset).module).open_set
-    dataset = open_set(config, request)
+    with reading(config.data_dir or config.dataset, DataError, remedy="check --data-dir"):
+        dataset = open_set(config, request)
     return preflight(dataset, quarantine, workers=config.workers, cache=cache, images=images)
 
 

@@ -10,20 +10,19 @@ from typing import get_args
 import numpy as np
 
 from flax_attn.attention import ALIGNMENTS
-from flax_attn.config import validate
-from flax_attn.data import Quarantine, open_split
 from flax_attn.data.dataset import evenly
-from flax_attn.data.quarantine import FILE, left_out_by
 from flax_attn.errors import UsageError
-from flax_attn.explain.explain_run import explain
+from flax_attn.explain.explain_run import REMEDY, explain
 from flax_attn.explain.explainer import Explainer, Request
 from flax_attn.explain.methods import METHODS
 from flax_attn.explain.photographs import Photographs, from_paths, from_split
 from flax_attn.explain.trained_run import TrainedRun, load
 from flax_attn.figures import ScaleName
 from flax_attn.models.vgg import LAST_CONVS
+from flax_attn.runs.run_split import look_config, open_run_split
 from flax_attn.system import cli
 from flax_attn.system.compilation_cache import use_compilation_cache
+from flax_attn.system.folders import require_writable
 from flax_attn.training.choices import CHOICES
 
 # Images of a split, unless --count says otherwise.
@@ -34,7 +33,9 @@ def main(argv: Sequence[str]) -> None:
     args = _parse(argv)
     use_compilation_cache(getattr(args, "compilation_cache", None))
     workdir = Path(args.workdir)
+    out = Path(args.out or workdir / ("explain-" + args.split if args.split else "explain"))
     run = load(workdir)
+    require_writable(out, remedy=REMEDY)
     request = Request(args.methods, args.stages, _numbers(args.classes, run.classes))
     explainer = Explainer(run.network, run.config, run.classes)
     photographs, chosen = _photographs(args, run, explainer)
@@ -49,7 +50,7 @@ def main(argv: Sequence[str]) -> None:
         scale=args.scale or ("rank" if ALIGNMENTS[model.norm]().sums_to_one else "linear"),
         batch_size=args.batch_size,
         faithfulness=args.faithfulness,
-        out=Path(args.out or workdir / ("explain-" + args.split if args.split else "explain")),
+        out=out,
     )
 
 
@@ -100,24 +101,18 @@ def _parse(argv: Sequence[str]) -> Namespace:
 def _photographs(args: Namespace, run: TrainedRun, explainer: Explainer) -> tuple[Photographs, str]:
     """What to explain, and how it was chosen."""
     given = cli.take_settings(vars(args), "explain")
-    other_data = {"dataset", "data_dir"} & given.keys()
-    if other_data:
-        given.setdefault("mask_dir", None)  # the run's own are of other images
-    config = run.config.updated(**given)
-    validate(config)
+    config = look_config(run.config, given)
     data = config.data
     if args.images:
         paths = [Path(path) for path in args.images]
         found = from_paths(paths, size=data.image_size, resize=data.resize, workers=data.workers)
         return found, f"{len(found.names)} photographs"
-    left_out = [] if other_data else left_out_by(Path(args.workdir) / FILE)
-    split = open_split(
-        data,
+    split, _ = open_run_split(
+        config,
         args.split,
         classes=run.classes,
-        quarantine=Quarantine(data.on_bad_image, earlier=left_out),
-        cache=Path(config.run.feature_cache),
-        images=config.run.image_folder,
+        workdir=Path(args.workdir),
+        given=given,
         masks=True,
     )
     n, count = len(split.labels), args.count or COUNT

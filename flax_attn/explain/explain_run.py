@@ -29,6 +29,9 @@ from flax_attn.system.files import writing
 
 _log = logging.getLogger(__name__)
 
+# What to do where the pictures cannot be written.
+REMEDY = "name a folder of your own with --out"
+
 PAGE, MEASURES_FILE, CURVES_FILE = "index.html", "measures.csv", "faithfulness.csv"
 
 
@@ -56,7 +59,7 @@ def explain(
       UsageError: nothing can be written.
       DiskFullError: no space is left.
     """
-    with writing(f"pictures in {out}"):
+    with writing(f"pictures in {out}", remedy=REMEDY):
         out.mkdir(parents=True, exist_ok=True)
     n = len(photographs.names)
     found = explainer.explain(photographs, request, batch_size=batch_size)
@@ -66,7 +69,7 @@ def explain(
     if right:
         summary += f" · {sum(right)} of {n} right"
     measured, curves = _measure(explainer, explained, batch_size if faithfulness else None)
-    with writing(f"pictures in {out}"):
+    with writing(f"pictures in {out}", remedy=REMEDY):
         kept = _draw(explained, out, classes=classes, scale=scale, ranges=ranges)
         write_page(
             out / PAGE,

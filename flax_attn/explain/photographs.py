@@ -17,6 +17,7 @@ from flax_attn.data.decode import ImageError, decode
 from flax_attn.data.masks import objects
 from flax_attn.data.sets.folder import EXTENSIONS, image_files
 from flax_attn.errors import DataError
+from flax_attn.system.files import reading
 
 # Unusable images that an error names.
 _SHOWN = 5
@@ -83,12 +84,13 @@ def image_paths(path: Path) -> Iterator[Path]:
     """Yields a file as it is, or the images of a folder in the order of their names.
 
     Raises:
-      DataError: a folder without images.
+      DataError: a folder without images, or one that cannot be read.
     """
-    if not path.is_dir():
+    if not os.path.isdir(path):
         yield path  # reading it says what is wrong with it
         return
-    found = sorted(image_files(path), key=os.fsencode)
+    with reading(path, DataError):
+        found = sorted(image_files(path), key=os.fsencode)
     if not found:
         raise DataError(f"no images in folder {str(path)!r}: expected {' '.join(EXTENSIONS)}")
     yield from found

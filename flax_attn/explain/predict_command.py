@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import logging
+import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
@@ -13,14 +14,18 @@ import numpy as np
 
 from flax_attn.config import Resize
 from flax_attn.data.decode import ImageError, decode
-from flax_attn.errors import DataError
+from flax_attn.errors import DataError, UsageError
 from flax_attn.explain.photographs import image_paths
 from flax_attn.explain.trained_run import Predictions, TrainedRun, load
 from flax_attn.system import cli
 from flax_attn.system.console import bar
 from flax_attn.system.files import replacing, writing
+from flax_attn.system.folders import require_writable
 
 FILE = "predictions.csv"
+# Unusable images that an error names.
+_SHOWN = 5
+REMEDY = "name a file of your own with --out"
 
 _log = logging.getLogger(__name__)
 
@@ -35,10 +40,14 @@ def main(argv: Sequence[str]) -> None:
     args = parser.parse_args(argv)
     if args.batch_size < 1:
         parser.error(f"--batch-size must be at least 1, got {args.batch_size}")
+    out = Path(args.out)
+    if os.path.isdir(out):
+        raise UsageError(f"--out {out} is a folder: {REMEDY}")
+    require_writable(out.parent, remedy=REMEDY)
     run = load(args.run)
     paths = [path for given in args.paths for path in image_paths(Path(given))]
-    started, out = time.perf_counter(), Path(args.out)
-    with writing(out), replacing(out) as partial:
+    started = time.perf_counter()
+    with writing(out, remedy=REMEDY), replacing(out) as partial:
         count = _write(partial, run, paths, args.batch_size)
     seconds = time.perf_counter() - started
     _log.info(f"wrote {out}: {count} images, {count / seconds:.1f} images/s")
@@ -47,13 +56,18 @@ def main(argv: Sequence[str]) -> None:
 def _write(file: Path, run: TrainedRun, paths: Sequence[Path], batch_size: int) -> int:
     """Writes a row an image: its name, the classes it is said to have, all probabilities.
 
-    An image that cannot be used is a warning. Raises DataError when none can.
+    An image that cannot be used is a warning.
+
+    Raises:
+      DataError: none can be used; up to five are named.
     """
     count, data = 0, run.config.data
     with open(file, "w", newline="", encoding="utf-8", errors="backslashreplace") as opened:
         writer = csv.writer(opened)
         writer.writerow(["name", "prediction", *run.classes])
-        usable = _decoded(bar(paths, len(paths), "predicting"), data.image_size, data.resize)
+        refused: list[str] = []
+        shown = bar(paths, len(paths), "predicting")
+        usable = _decoded(shown, data.image_size, data.resize, refused)
         while chunk := list(islice(usable, batch_size)):
             names, images = [name for name, _ in chunk], [image for _, image in chunk]
             # The last batch has the shape of the others, for which the network is compiled.
@@ -63,15 +77,34 @@ def _write(file: Path, run: TrainedRun, paths: Sequence[Path], batch_size: int) 
                 writer.writerow([name, label, *(f"{p:.6f}" for p in row)])
             count += len(names)
     if not count:
-        raise DataError(f"none of the {len(paths)} images can be used")
+        more = f"; and {len(refused) - _SHOWN} more" if len(refused) > _SHOWN else ""
+        raise DataError(
+            f"none of the {len(paths)} images can be used: {'; '.join(refused[:_SHOWN])}{more}"
+        )
     if count < len(paths):
         _log.warning(f"{len(paths) - count} of {len(paths)} images cannot be used")
     return count
 
 
-def _decoded(paths: Iterable[Path], size: int, resize: Resize) -> Iterator[tuple[str, np.ndarray]]:
+def _decoded(
+    paths: Iterable[Path], size: int, resize: Resize, refused: list[str]
+) -> Iterator[tuple[str, np.ndarray]]:
+    """Yields what can be used, and warns of the rest once there is something that can.
+
+    ``refused`` takes what cannot be used before that: all of it, where nothing can.
+    """
+    one_is_usable = False
     for path in paths:
         try:
-            yield str(path), decode(path, size=size, resize=resize)
+            image = decode(path, size=size, resize=resize)
         except ImageError as error:
-            _log.warning(str(error))
+            if one_is_usable:
+                _log.warning(str(error))
+            else:
+                refused.append(str(error))
+            continue
+        if not one_is_usable:
+            one_is_usable = True
+            for text in refused:
+                _log.warning(text)
+        yield str(path), image

@@ -22,7 +22,8 @@ import jax
 import numpy as np
 from jaxtyping import Int
 
-from flax_attn.errors import FlaxAttnError, ProcessLostError, UsageError
+from flax_attn.errors import ProcessLostError, UsageError
+from flax_attn.system.failures import as_our_error
 from flax_attn.system.json_text import encode_json
 from flax_attn.system.signals import StoppedError
 
@@ -263,9 +264,8 @@ class _Watch:
 
 def _describe_failure(error: BaseException) -> tuple[int, str]:
     """Returns the exit code and the line of a failure, as a command reports them."""
-    line = " ".join(str(error).split())
-    if isinstance(error, FlaxAttnError):
-        return error.exit_code, line
     if isinstance(error, KeyboardInterrupt):
         return 130, "interrupted"
-    return 1, f"{type(error).__name__}: {line}"
+    if (failure := as_our_error(error)) is not None:
+        return failure.exit_code, " ".join(str(failure).split())
+    return 1, f"{type(error).__name__}: {' '.join(str(error).split())}"

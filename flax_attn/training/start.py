@@ -18,6 +18,7 @@ from flax_attn.porting.convert import load_into
 from flax_attn.porting.imagenet import resolve_imagenet
 from flax_attn.runs.checkpoints import Checkpoints
 from flax_attn.runs.directory import Run
+from flax_attn.system.files import reading
 
 # Whether batch normalisations were trained with the convolutions, or inserted into foreign ones.
 BATCH_NORM = "batch_norm"
@@ -112,8 +113,9 @@ def resolve_initial(
     if config.weights == "imagenet":
         return from_file(imagenet())
     path = Path(config.weights)
-    if not path.is_file():
-        raise WeightsError(f"no weight file {path}; --weights takes imagenet, none or a file")
+    with reading(path, WeightsError, remedy="--weights takes imagenet, none or a file"):
+        if not path.is_file():
+            raise WeightsError(f"no weight file {path}; --weights takes imagenet, none or a file")
     if path.suffix != ".safetensors":
         raise WeightsError(
             f"{path} is no .safetensors file: port it first with "

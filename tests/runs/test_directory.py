@@ -12,7 +12,7 @@ import pytest
 
 from flax_attn.config import Config
 from flax_attn.errors import CheckpointError, DiskFullError, RunBusyError, UsageError
-from flax_attn.runs.directory import Run, locked, refuse_if_busy
+from flax_attn.runs.directory import Run, locked, require_usable
 
 
 @pytest.fixture
@@ -69,9 +69,9 @@ def test_a_second_trainer_is_told_who_is_first(tmp_path: Path) -> None:
         with pytest.raises(RunBusyError, match=str(holder.pid)), locked(tmp_path):
             pass
         with pytest.raises(RunBusyError, match=str(holder.pid)):
-            refuse_if_busy(tmp_path)
+            require_usable(tmp_path)
         holder.communicate("")
-    refuse_if_busy(tmp_path)
+    require_usable(tmp_path)
     with locked(tmp_path):
         assert (tmp_path / ".lock").read_text() == str(os.getpid())
 
@@ -103,7 +103,7 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
 
 
 def test_asking_whether_it_is_busy_creates_nothing(tmp_path: Path) -> None:
-    refuse_if_busy(tmp_path / "run")
+    require_usable(tmp_path / "run")
     assert list(tmp_path.iterdir()) == []
 
 
