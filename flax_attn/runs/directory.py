@@ -17,6 +17,7 @@ import jax
 
 from flax_attn.config import Config
 from flax_attn.errors import CheckpointError, RunBusyError, UsageError
+from flax_attn.runs.remembered_paths import recall_paths, remember_paths
 from flax_attn.system.cpu import max_isa, threads
 from flax_attn.system.files import reading, write_json, writing
 from flax_attn.system.folders import PROBE, require_writable
@@ -89,14 +90,14 @@ class Run:
     device: str = field(default_factory=describe_device)
 
     def save(self, workdir: Path) -> None:
-        """Writes ``config.json``, all of it or nothing.
+        """Writes ``config.json``, all of it or nothing; paths in it are absolute.
 
         Raises:
           DiskFullError: there is no space.
           UsageError: it cannot be written.
         """
         values = {
-            "config": self.config.to_json(),
+            "config": remember_paths(self.config, workdir).to_json(),
             "classes": list(self.classes),
             "data_fingerprint": self.data_fingerprint,
             "val_fingerprint": self.val_fingerprint,
@@ -110,7 +111,7 @@ class Run:
 
     @staticmethod
     def load(workdir: Path) -> Run:
-        """Reads ``config.json``.
+        """Reads ``config.json``; paths in it hold wherever this process was started.
 
         Raises:
           CheckpointError: there is none, or it cannot be read or is damaged.
@@ -123,7 +124,7 @@ class Run:
                 raise CheckpointError(f"no {CONFIG_FILE} in {workdir}: not a run directory")
             values = json.loads(text)
             return Run(
-                config=Config.from_json(values["config"]),
+                config=recall_paths(Config.from_json(values["config"]), workdir),
                 classes=tuple(values["classes"]),
                 data_fingerprint=values["data_fingerprint"],
                 weights=values["weights"],
