@@ -52,6 +52,11 @@ def warn(text: str) -> None:
         tqdm.write("warning: " + " ".join(text.split()), file=sys.stderr)
 
 
+def cleared_line() -> str:
+    """Returns what takes a progress bar off the line of a terminal: nothing in a file."""
+    return "\r\x1b[K" if os.isatty(2) else ""
+
+
 def bar(items: Iterable, total: int, text: str, *, done: int = 0) -> ProgressDisplay:
     """Returns ``items`` under a progress bar; in a file or a pipe under whole lines now and then.
 

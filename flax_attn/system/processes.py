@@ -23,6 +23,7 @@ import numpy as np
 from jaxtyping import Int
 
 from flax_attn.errors import ProcessLostError, UsageError
+from flax_attn.system.console import cleared_line
 from flax_attn.system.failures import as_our_error
 from flax_attn.system.json_text import encode_json
 from flax_attn.system.signals import StoppedError
@@ -258,7 +259,7 @@ class _Watch:
         self._post(_HEARD)
         with suppress(OSError, ValueError):
             sys.stdout.flush()
-        os.write(2, f"\rerror: {line}\n".encode())
+        os.write(2, f"{cleared_line()}error: {line}\n".encode())
         self._go(code)
 
 

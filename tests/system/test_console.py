@@ -11,7 +11,7 @@ import pytest
 from tqdm import tqdm
 
 from flax_attn.system import console
-from flax_attn.system.console import LINE_SECONDS, ProgressLines, bar
+from flax_attn.system.console import LINE_SECONDS, ProgressLines, bar, cleared_line
 
 PACKAGE = Path(__file__).parents[2] / "flax_attn"
 
@@ -133,3 +133,21 @@ def test_no_bar_is_drawn_into_a_file() -> None:
     for name, call in found:
         asks = any(k.arg == "disable" and ast.unparse(k.value) == "None" for k in call.keywords)
         assert asks or name == "system/console.py", name
+
+
+def test_nothing_else_returns_the_carriage() -> None:
+    """What is written past a bar asks ``cleared_line``, which is nothing where there is none."""
+    found = {
+        str(path.relative_to(PACKAGE))
+        for path in PACKAGE.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Constant) and str(node.value).startswith("\r")
+    }
+    assert found == {"system/console.py"}
+
+
+def test_a_line_in_a_file_needs_no_clearing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.isatty", lambda descriptor: False)
+    assert cleared_line() == ""
+    monkeypatch.setattr("os.isatty", lambda descriptor: descriptor == 2)
+    assert cleared_line().startswith("\r")
