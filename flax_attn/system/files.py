@@ -154,6 +154,8 @@ def reason_of(error: OSError) -> str:
     """Returns in words why the system refused, without the name of the file."""
     if isinstance(error, FileExistsError):  # of a folder that was to be made
         return "a file of that name is in its place"
+    if isinstance(error, FileNotFoundError):
+        return "no such file or folder"
     return error.strerror or str(error) or type(error).__name__
 
 

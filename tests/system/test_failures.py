@@ -209,6 +209,8 @@ def here(things: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     place = Path(tempfile.mkdtemp(prefix="case-", dir=things))
     place.chmod(0o755)
     shutil.copytree(things / "origin", place, dirs_exist_ok=True)
+    settings = place / "run" / "config.json"  # which remembers where things lay
+    settings.write_text(settings.read_text().replace(str(things / "origin"), str(place)))
     give_away(place)
     monkeypatch.chdir(place)
     for name in WORK:
