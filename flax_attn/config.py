@@ -21,10 +21,14 @@ Entry = TypeVar("Entry")
 # - place, speed: where files lie, and how fast a run is; each process may have its own value.
 Decides = Literal["numbers", "order", "data", "course", "place", "speed"]
 
+# What a path names, of a setting that is one: an input that must be there, a cache that is made
+# where it is missing, or the output. A run remembers all of them (``runs/remembered_paths``).
+PathKind = Literal["input", "cache", "output"]
+
 # The commands that take a setting, unless it says otherwise.
 TRAINING = ("train", "ablate", "reproduce")
-# Evaluation and explanation may look at other images than the run was trained on.
-LOOKING = (*TRAINING, "eval", "explain")
+# Evaluation, explanation and export may look at other images than the run was trained on.
+LOOKING = (*TRAINING, "eval", "explain", "export")
 
 
 def setting(
@@ -36,11 +40,14 @@ def setting(
     high: float | None = None,
     above: float | None = None,
     commands: Sequence[str] = TRAINING,
+    path: PathKind | None = None,
+    words: Sequence[str] = (),
 ) -> Any:
     """Returns a field with its help text, what it decides, and the commands that take it.
 
-    ``low`` and ``high`` are the inclusive range of a number, ``above`` a bound that it exceeds. A
-    new setting that decides numbers should do nothing by default: runs and studies begun before it
+    ``low`` and ``high`` are the inclusive range of a number, ``above`` a bound that it exceeds.
+    ``path`` says what kind of path it is, if it is one, and ``words`` which values are none. A new
+    setting that decides numbers should do nothing by default: runs and studies begun before it
     are compared with its default.
     """
     told = {
@@ -50,6 +57,8 @@ def setting(
         "high": high,
         "above": above,
         "commands": commands,
+        "path": path,
+        "words": tuple(words),
     }
     return field(default=default, metadata=told)
 
@@ -144,7 +153,11 @@ class DataConfig:
 
     dataset: str = setting("drawn_pets", "data set", decides="data", commands=LOOKING)
     data_dir: str | None = setting(
-        None, "folder of the data set (of all but drawn ones)", decides="place", commands=LOOKING
+        None,
+        "folder of the data set (of all but drawn ones)",
+        decides="place",
+        commands=LOOKING,
+        path="input",
     )
     train_dir: str | None = setting(
         None,
@@ -167,6 +180,7 @@ class DataConfig:
         "masks of the images of folder, for measures of maps (default: DATA_DIR_masks)",
         decides="place",
         commands=(*TRAINING, "explain"),
+        path="input",
     )
     image_size: int = setting(
         224, "side of the images in pixels, a multiple of 32", low=32, decides="data"
@@ -301,30 +315,39 @@ class RunConfig:
         "run directory (default: runs/<data set>-<model>-<norm>)",
         decides="place",
         commands=_TRAIN,
+        path="output",
     )
     weights: str = setting(
-        "imagenet", "imagenet, none, or a .safetensors file of ported weights", decides="place"
+        "imagenet",
+        "imagenet, none, or a .safetensors file of ported weights",
+        decides="place",
+        path="input",
+        words=("imagenet", "none"),
     )
     init_from: str | None = setting(
         None,
         "start from the best checkpoint of this run directory",
         decides="place",
         commands=_TRAIN,
+        path="input",
     )
     feature_cache: str = setting(
-        "runs/features", "folder of frozen-backbone features", decides="place"
+        "runs/features", "folder of frozen-backbone features", decides="place", path="cache"
     )
     image_cache: str = setting(
         "runs/images",
         "folder of decoded images, 150 kB each at 224 pixels, or none",
         decides="place",
         commands=LOOKING,
+        path="cache",
+        words=("none",),
     )
     compilation_cache: str | None = setting(
         None,
         "folder of compiled programs, for later starts on this machine (default: none)",
         decides="place",
         commands=LOOKING,
+        path="cache",
     )
     snapshot_epochs: tuple[int, ...] | None = setting(
         None,

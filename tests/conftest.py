@@ -46,7 +46,7 @@ LONG = (
     "ops/test_winograd.py",
     "attention/test_attention.py",
     "attention/test_sampled.py",
-    "porting/export/test_export_command.py",
+    "porting/export/test_export_run.py",
     "runs/test_snapshots.py",
     "runs/test_checkpoints.py",
     "models/test_calibrate.py",

@@ -40,6 +40,7 @@ from flax_attn.data.own_output import image_folders, refuse_among_images
 from flax_attn.data.quarantine import Quarantine
 from flax_attn.data.views import concatenate
 from flax_attn.errors import DataError
+from flax_attn.system.files import reading
 
 _log = logging.getLogger(__name__)
 
@@ -138,7 +139,8 @@ def _open_checked(
 
     def open_without(unusable: Collection[str]) -> Dataset:
         known = quarantine.unusable_paths | frozenset(unusable)
-        return _limited(open_set(config, replace(request, unusable=known)), config)
+        with reading(config.data_dir or config.dataset, DataError, remedy="check --data-dir"):
+            return _limited(open_set(config, replace(request, unusable=known)), config)
 
     dataset = open_without(())
     settle_task(dataset, request.task, config.dataset)

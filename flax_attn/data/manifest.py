@@ -18,6 +18,7 @@ from jaxtyping import Int, UInt8
 from flax_attn.data.decode import MAX_PIXELS, Resize, decode, open_regular
 from flax_attn.errors import DataError, UsageError
 from flax_attn.system.files import write_text
+from flax_attn.system.json_text import encode_json, encode_json_lines
 
 _CHUNK = 1 << 20
 
@@ -106,8 +107,8 @@ def fingerprint(
     rows: Sequence[ManifestRow], *, classes: Sequence[str], size: int, resize: str
 ) -> str:
     """Returns a SHA-256 over names, labels, digests and their order, classes and decoding."""
-    head = json.dumps([list(classes), size, resize])
-    lines = [head, *(json.dumps(row) for row in rows)]
+    head = encode_json([list(classes), size, resize])
+    lines = [head, *(encode_json(row) for row in rows)]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
@@ -117,12 +118,8 @@ def write_manifest(path: Path, splits: Mapping[str, Sequence[ManifestRow]]) -> N
     Raises:
       OSError: the file cannot be written; an older one is then still whole.
     """
-    lines = [
-        json.dumps({"split": split, **row._asdict()}) + "\n"
-        for split, rows in splits.items()
-        for row in rows
-    ]
-    write_text(path, "".join(lines), shared=True)
+    rows = ({"split": split, **row._asdict()} for split, part in splits.items() for row in part)
+    write_text(path, encode_json_lines(rows), shared=True)
 
 
 def read_manifest(path: Path, *, classes: Sequence[str]) -> dict[str, tuple[ManifestRow, ...]]:

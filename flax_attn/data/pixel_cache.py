@@ -24,14 +24,8 @@ import numpy as np
 from jaxtyping import Int, UInt8
 
 from flax_attn.data.decode import decoder_version
-from flax_attn.system.files import (
-    Build,
-    free_bytes,
-    is_no_space,
-    read_sealed,
-    remove_abandoned,
-    seal,
-)
+from flax_attn.system.files import free_bytes, is_no_space, read_sealed, seal
+from flax_attn.system.folders import Build, remove_abandoned
 
 IMAGES, INDEX = "images.npy", "index.json"
 
@@ -141,7 +135,7 @@ class DecodedImages:
 
     def _open(self) -> bool:
         """Opens the folder; returns whether it is there and, as far as is quick to tell, whole."""
-        if not self._final.is_dir():
+        if not os.path.isdir(self._final):  # nor where it may not be looked for
             return False
         try:
             checksums = self._read_index()

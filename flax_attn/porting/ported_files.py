@@ -15,6 +15,7 @@ from safetensors.numpy import save
 
 from flax_attn.errors import WeightsError
 from flax_attn.system.files import open_safetensors, write_bytes, writing
+from flax_attn.system.json_text import encode_json
 
 FORMAT = "flax_attn"
 
@@ -78,7 +79,7 @@ def write_ported(
         raise ValueError(f"metadata needs {', '.join(FIELDS)}; missing: {', '.join(missing)}")
     texts = {"format": FORMAT}
     for name, value in metadata.items():
-        texts[name] = json.dumps(list(value)) if name in _LISTS else str(value)
+        texts[name] = encode_json(list(value)) if name in _LISTS else str(value)
     contiguous = {name: np.asarray(array, order="C") for name, array in arrays.items()}
     texts[_DIGEST] = _content_sha256(contiguous, texts)
     _write(path, _sort_header(save(contiguous, metadata=texts)))
@@ -149,15 +150,15 @@ def _write(path: str | os.PathLike[str], content: bytes) -> None:
 def _sort_header(content: bytes) -> bytes:
     """The same safetensors file with its header in order; the library leaves that to chance."""
     end = 8 + int.from_bytes(content[:8], "little")
-    header = json.dumps(json.loads(content[8:end]), sort_keys=True, separators=(",", ":"))
+    header = encode_json(json.loads(content[8:end]), sort_keys=True, separators=(",", ":"))
     padded = header.encode() + b" " * (-len(header) % 8)
     return len(padded).to_bytes(8, "little") + padded + content[end:]
 
 
 def _content_sha256(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> str:
-    digest = hashlib.sha256(json.dumps(dict(sorted(metadata.items()))).encode())
+    digest = hashlib.sha256(encode_json(dict(sorted(metadata.items()))).encode())
     for name in sorted(arrays):
         array = arrays[name]
-        digest.update(json.dumps([name, str(array.dtype), list(array.shape)]).encode())
+        digest.update(encode_json([name, str(array.dtype), list(array.shape)]).encode())
         digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()

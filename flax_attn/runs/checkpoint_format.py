@@ -24,6 +24,7 @@ from flax_attn.runs.log import Row
 from flax_attn.runs.orbax_arrays import Record
 from flax_attn.runs.state import Progress, TrainState
 from flax_attn.system.files import read_sealed
+from flax_attn.system.json_text import restore_undefined
 
 MANIFEST = "manifest.json"
 JUDGED = "judged.json"
@@ -127,14 +128,14 @@ def read_info(folder: Path) -> Info:
     if str(values["step"]) != folder.name:
         raise ValueError(f"it is checkpoint {values['step']}, renamed")
     try:
-        row = read_sealed(folder / JUDGED)
+        row = restore_undefined(read_sealed(folder / JUDGED))
     except (OSError, ValueError):
         row = None
     return Info(
         step=values["step"],
         place={name: values[name] for name in Progress._fields if name != "sums"},
         classes=tuple(values["classes"]),
-        rows=tuple(values["rows"]),
+        rows=tuple(restore_undefined(values["rows"])),
         row=row,
         files={name: Record.from_json(record) for name, record in values["files"].items()},
     )

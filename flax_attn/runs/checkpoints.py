@@ -19,7 +19,7 @@ from typing import Any
 
 import jax
 
-from flax_attn.errors import CheckpointError, DiskFullError, UsageError
+from flax_attn.errors import CheckpointError, DiskFullError, FlaxAttnError, UsageError
 from flax_attn.runs.checkpoint_format import (
     DAMAGE,
     JUDGED,
@@ -32,16 +32,27 @@ from flax_attn.runs.checkpoint_format import (
     read_info,
     to_files,
 )
+from flax_attn.runs.directory import GET_RIGHTS
 from flax_attn.runs.log import Row
 from flax_attn.runs.orbax_arrays import read_arrays, write_arrays
 from flax_attn.runs.state import Progress, TrainState
-from flax_attn.system.files import free_bytes, is_no_space, seal, sync, write_text
+from flax_attn.system.files import (
+    free_bytes,
+    is_no_space,
+    reading,
+    reason_of,
+    seal,
+    sync,
+    write_text,
+    writing,
+)
 
 _log = logging.getLogger(__name__)
 
 FOLDER = "checkpoints"
 BEST_METRIC = "roc_auc"
 
+_OTHER_FOLDER = "or choose another --workdir"
 _SAVING = ".saving-"
 _DELETING = ".deleting-"
 _DAMAGED = ".damaged"
@@ -69,23 +80,27 @@ class Checkpoints:
         self.folder = workdir.absolute() / FOLDER
         self._read_only, self._keep = read_only, keep
         if read_only:
-            if not self.folder.is_dir():
-                raise CheckpointError(
-                    f"no checkpoints in {workdir}: train there first, or check --workdir"
-                )
+            with reading(self.folder, CheckpointError, remedy=GET_RIGHTS):
+                if not self.folder.is_dir():
+                    raise CheckpointError(
+                        f"no checkpoints in {workdir}: train there first, or check --workdir"
+                    )
             return
-        try:
+        with writing(f"in {self.folder}", remedy=_OTHER_FOLDER):
             self.folder.mkdir(parents=True, exist_ok=True)
             for path in self.folder.iterdir():
                 if path.name.startswith((_SAVING, _DELETING)):
                     _remove(path)
-        except OSError as error:
-            raise UsageError(f"cannot write in {self.folder}: {_reason(error)}") from error
 
     @property
     def steps(self) -> list[int]:
-        """The steps on disk, ascending; not yet verified."""
-        names = [path.name for path in self.folder.iterdir() if path.is_dir()]
+        """The steps on disk, ascending; not yet verified.
+
+        Raises:
+          CheckpointError: the folder cannot be read.
+        """
+        with reading(self.folder, CheckpointError, remedy=GET_RIGHTS):
+            names = [path.name for path in self.folder.iterdir() if path.is_dir()]
         return sorted(int(name) for name in names if name.isdecimal() and str(int(name)) == name)
 
     @property
@@ -111,7 +126,9 @@ class Checkpoints:
           DiskFullError: it has not.
         """
         needed = _size(state) * max(1, self._keep + 2 - len(self.steps))
-        if (free := free_bytes(self.folder)) < needed:
+        with writing(f"in {self.folder}", remedy=_OTHER_FOLDER):
+            free = free_bytes(self.folder)
+        if free < needed:
             raise DiskFullError(
                 f"{free / 1e6:,.0f} MB free in {self.folder}, the checkpoints need "
                 f"{needed / 1e6:,.0f} MB: free some space, or choose another --workdir"
@@ -131,7 +148,7 @@ class Checkpoints:
 
         Raises:
           DiskFullError: there is no space.
-          OSError: it cannot be written for another reason.
+          UsageError: it cannot be written for another reason.
         """
         values = describe(state, progress, classes, rows)
         step = values["step"]
@@ -150,8 +167,7 @@ class Checkpoints:
             self._prune()
         except OSError as error:
             _remove_persistently(partial)
-            self._explain(error, f"checkpoint {step}")
-            raise
+            raise self._failed(error, f"checkpoint {step}") from error
         return step
 
     def _raise_if_full(self, state: TrainState) -> None:
@@ -164,14 +180,13 @@ class Checkpoints:
 
         Raises:
           DiskFullError: there is no space.
-          OSError: they cannot be written for another reason.
+          UsageError: they cannot be written for another reason.
         """
         try:
             write_text(self.folder / str(step) / JUDGED, seal(row))
             self._prune()
         except OSError as error:
-            self._explain(error, f"the metrics of checkpoint {step}")
-            raise
+            raise self._failed(error, f"the metrics of checkpoint {step}") from error
 
     def load_best(self) -> LoadedCheckpoint:
         """Reads the model of the best checkpoint, or of the newest good one if the best is damaged.
@@ -201,8 +216,9 @@ class Checkpoints:
             for step in self.steps:
                 if step > loaded.info.step:
                     aside = self.folder / f"{step}{_DAMAGED}"
-                    _remove(aside)
-                    (self.folder / str(step)).rename(aside)
+                    with writing(aside, remedy=_OTHER_FOLDER):
+                        _remove(aside)
+                        (self.folder / str(step)).rename(aside)
         return loaded
 
     def _load(
@@ -217,6 +233,10 @@ class Checkpoints:
             try:
                 info = read_info(path)
                 arrays = {name: read_arrays(path / name, info.files[name]) for name in files}
+            except PermissionError as error:
+                raise CheckpointError(
+                    f"cannot read {error.filename or path}: {reason_of(error)}; {GET_RIGHTS}"
+                ) from error
             except DAMAGE as error:
                 if path.exists():  # otherwise the trainer has deleted it: try again
                     damaged[step] = _reason(error)
@@ -260,12 +280,16 @@ class Checkpoints:
             path.rename(doomed)
             _remove(doomed)
 
-    def _explain(self, error: OSError, what: str) -> None:
+    def _failed(self, error: OSError, what: str) -> FlaxAttnError:
         if is_no_space(error):
-            raise DiskFullError(
+            return DiskFullError(
                 f"no space left for {what} in {self.folder}: free some and run the same command "
                 "again, earlier checkpoints are whole"
-            ) from error
+            )
+        return UsageError(
+            f"cannot write {what} in {self.folder}: {reason_of(error)}; earlier checkpoints are "
+            "whole: the same command goes on from them once it can write there"
+        )
 
 
 def _size(state: Any) -> int:

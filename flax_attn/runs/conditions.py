@@ -15,7 +15,8 @@ from flax_attn.config import Config, deciding, settings
 from flax_attn.errors import CheckpointError, UsageError
 from flax_attn.runs.directory import Run
 from flax_attn.runs.fit import misfits
-from flax_attn.system.files import write_json, writing
+from flax_attn.system.files import reading, write_json, writing
+from flax_attn.system.json_text import encode_json
 
 Changes = dict[str, tuple[Any, Any]]
 
@@ -95,19 +96,21 @@ def remember(file: Path, now: Mapping[str, Any], *, remedy: str) -> None:
     ``remedy`` tells the user what else to do, such as "choose another --out".
 
     Raises:
-      CheckpointError: the conditions are others, or ``file`` is damaged.
+      CheckpointError: the conditions are others, or ``file`` cannot be read or is damaged.
       DiskFullError: there is no space for ``file``.
       UsageError: ``file`` cannot be written.
     """
-    if not file.exists():
-        with writing(file):
+    with reading(file, CheckpointError, remedy=remedy):
+        text = file.read_bytes() if file.exists() else None
+    if text is None:
+        with writing(file, remedy=remedy):
             write_json(file, dict(now))
         return
     try:
-        before = json.loads(file.read_text(encoding="utf-8"))
+        before = json.loads(text)
         if not isinstance(before, dict):
             raise ValueError(f"{type(before).__name__} instead of an object")
-    except (OSError, ValueError) as error:
+    except ValueError as error:
         raise CheckpointError(f"{file} is damaged: {remedy}") from error
     changes = compare(before, now)
     if changes:
@@ -126,4 +129,4 @@ def describe(changes: Changes, *, limit: int | None = None) -> str:
 
 def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the values as JSON keeps them: tuples as lists."""
-    return json.loads(json.dumps(dict(values)))
+    return json.loads(encode_json(dict(values)))

@@ -17,11 +17,15 @@ import jax
 
 from flax_attn.config import Config
 from flax_attn.errors import CheckpointError, RunBusyError, UsageError
+from flax_attn.runs.remembered_paths import recall_paths, remember_paths
 from flax_attn.system.cpu import max_isa, threads
-from flax_attn.system.files import write_json, writing
+from flax_attn.system.files import reading, write_json, writing
+from flax_attn.system.folders import PROBE, require_writable
 from flax_attn.system.output import MARK, mark_output
 
 CONFIG_FILE = "config.json"
+# What a user may do about another user's run.
+GET_RIGHTS = "ask its owner for the right to read all of the run, or for a copy"
 LOCK_FILE = ".lock"
 
 _PACKAGES = ("flax_attn", "jax", "jaxlib", "flax", "optax", "numpy", "pillow", "llvmlite")
@@ -87,14 +91,14 @@ class Run:
     device: str = field(default_factory=describe_device)
 
     def save(self, workdir: Path) -> None:
-        """Writes ``config.json``, all of it or nothing.
+        """Writes ``config.json``, all of it or nothing; paths in it are absolute.
 
         Raises:
           DiskFullError: there is no space.
           UsageError: it cannot be written.
         """
         values = {
-            "config": self.config.to_json(),
+            "config": remember_paths(self.config, workdir).to_json(),
             "classes": list(self.classes),
             "data_fingerprint": self.data_fingerprint,
             "val_fingerprint": self.val_fingerprint,
@@ -108,16 +112,20 @@ class Run:
 
     @staticmethod
     def load(workdir: Path) -> Run:
-        """Reads ``config.json``.
+        """Reads ``config.json``; paths in it hold wherever this process was started.
 
         Raises:
-          CheckpointError: there is none, or it is damaged.
+          CheckpointError: there is none, or it cannot be read or is damaged.
         """
         path = workdir / CONFIG_FILE
         try:
-            values = json.loads(path.read_text(encoding="utf-8"))
+            with reading(path, CheckpointError, remedy=GET_RIGHTS):
+                text = _text_of(path)
+            if text is None:
+                raise CheckpointError(f"no {CONFIG_FILE} in {workdir}: not a run directory")
+            values = json.loads(text)
             return Run(
-                config=Config.from_json(values["config"]),
+                config=recall_paths(Config.from_json(values["config"]), workdir),
                 classes=tuple(values["classes"]),
                 data_fingerprint=values["data_fingerprint"],
                 weights=values["weights"],
@@ -125,10 +133,16 @@ class Run:
                 versions=values["versions"],
                 device=values["device"],
             )
-        except FileNotFoundError:
-            raise CheckpointError(f"no {CONFIG_FILE} in {workdir}: not a run directory") from None
         except (KeyError, ValueError, TypeError, AttributeError, UsageError) as error:
             raise CheckpointError(f"{path} is damaged: {error!r}") from error
+
+
+def _text_of(path: Path) -> str | None:
+    """Returns what a file holds, None where there is none."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except (FileNotFoundError, NotADirectoryError):
+        return None
 
 
 def default_workdir(config: Config) -> Path:
@@ -139,14 +153,22 @@ def default_workdir(config: Config) -> Path:
     return Path("runs") / "-".join(names)
 
 
-def refuse_if_busy(workdir: Path) -> None:
-    """Checks that no process trains in ``workdir``; creates nothing.
+def require_usable(workdir: Path, *, flag: str = "--workdir") -> None:
+    """Checks that a run can be written in ``workdir``, and that nobody trains there.
 
-    Call it early, before images are read and weights fetched; only ``locked`` is decisive.
+    Call it early, before images are read and weights fetched; it creates nothing, and only
+    ``locked`` is decisive. ``flag`` names the folder in messages.
 
     Raises:
+      DiskFullError: no space is left.
       RunBusyError: a process trains there.
+      UsageError: it cannot be written, or holds other files than a run's.
     """
+    remedy = f"or choose another {flag}"
+    with writing(f"in the run directory {workdir}", remedy=remedy):
+        if os.path.isdir(workdir):
+            _raise_unless_ours(workdir, flag)
+    require_writable(workdir, remedy=remedy)
     try:
         file = os.open(workdir / LOCK_FILE, os.O_RDWR)
     except OSError:
@@ -158,16 +180,18 @@ def refuse_if_busy(workdir: Path) -> None:
 
 
 @contextmanager
-def locked(workdir: Path) -> Iterator[None]:
+def locked(workdir: Path, *, flag: str = "--workdir") -> Iterator[None]:
     """Locks the run directory for one trainer; makes it if it is missing.
+
+    ``flag`` names the folder in messages.
 
     Raises:
       RunBusyError: another process holds it, which is named.
       UsageError: it cannot be written, or holds other files than a run's.
     """
-    with writing(f"in the run directory {workdir}", remedy="or choose another --workdir"):
+    with writing(f"in the run directory {workdir}", remedy=f"or choose another {flag}"):
         workdir.mkdir(parents=True, exist_ok=True)
-        _raise_unless_ours(workdir)
+        _raise_unless_ours(workdir, flag)
         mark_output(workdir)
         file = os.open(workdir / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o644)
     try:
@@ -179,12 +203,13 @@ def locked(workdir: Path) -> Iterator[None]:
         os.close(file)
 
 
-def _raise_unless_ours(workdir: Path) -> None:
-    names = {path.name for path in workdir.iterdir()} - {MARK}
+def _raise_unless_ours(workdir: Path, flag: str) -> None:
+    found = (path.name for path in workdir.iterdir())
+    names = {name for name in found if name != MARK and not name.startswith(PROBE)}
     if names and not names & {LOCK_FILE, CONFIG_FILE}:
         raise UsageError(
             f"{workdir} is no run directory but holds {len(names)} other files: choose a new "
-            "folder for --workdir"
+            f"folder for {flag}"
         )
 
 

@@ -15,8 +15,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from flax_attn.errors import CheckpointError
 from flax_attn.system.console import attempt
-from flax_attn.system.files import write_text
+from flax_attn.system.files import reading, write_text
+from flax_attn.system.json_text import encode_json_lines, restore_undefined
 
 METRICS_FILE = "metrics.jsonl"
 
@@ -24,14 +26,22 @@ Row = dict[str, Any]
 
 
 def read_rows(workdir: Path) -> list[Row]:
-    """Reads the rows of ``metrics.jsonl``, one an epoch; an incomplete last line is dropped."""
+    """Reads the rows of ``metrics.jsonl``, one an epoch.
+
+    An incomplete last line is dropped; a measure that is null is undefined: NaN.
+
+    Raises:
+      CheckpointError: it cannot be read.
+    """
     path = workdir / METRICS_FILE
-    if not path.exists():
-        return []
+    with reading(path, CheckpointError):
+        if not path.exists():
+            return []
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     rows = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in lines:
         try:
-            rows.append(json.loads(line))
+            rows.append(restore_undefined(json.loads(line)))
         except ValueError:
             break
     return rows
@@ -69,7 +79,7 @@ class RunLog:
     def _write_rows(self) -> None:
         # The whole file each time: it is small, so no row is ever incomplete, and a row that there
         # was no space for is written later.
-        write_text(self._path, "".join(json.dumps(row) + "\n" for row in self.rows))
+        write_text(self._path, encode_json_lines(self.rows))
 
 
 class _Events:

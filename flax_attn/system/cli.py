@@ -17,9 +17,9 @@ from types import NoneType, UnionType
 from typing import Any, Literal, NamedTuple, NoReturn, Union, get_args, get_origin, get_type_hints
 
 from flax_attn.config import PRESETS, Config, settings
-from flax_attn.errors import DiskFullError, FlaxAttnError, OutOfMemoryError, UsageError
+from flax_attn.errors import UsageError
 from flax_attn.system.console import flush_output, speak
-from flax_attn.system.files import is_no_space
+from flax_attn.system.failures import as_our_error
 from flax_attn.system.memory import keep_freed_memory
 from flax_attn.system.processes import Meeting
 
@@ -46,6 +46,9 @@ COMMANDS = {
     "ablate": Command("flax_attn.studies.ablate.ablate_command", "compare scores and alignments"),
     "reproduce": Command(
         "flax_attn.studies.reproduce.reproduce_command", "judge the article's claims"
+    ),
+    "export": Command(
+        "flax_attn.porting.export.export_command", "write a network for other programs"
     ),
     "port": Command("flax_attn.porting.port_command", "port weights from and to PyTorch", False),
 }
@@ -198,7 +201,7 @@ def run(
     try:
         main(arguments)
     except Exception as error:
-        failure = _as_our_error(error)
+        failure = as_our_error(error)
         if failure is None:
             raise
         if "--debug" in arguments:
@@ -212,21 +215,6 @@ def run(
         with suppress(OSError):
             flush_output()
     return 0
-
-
-def _as_our_error(error: Exception) -> FlaxAttnError | None:
-    """Returns the error of ours that describes ``error``, None if there is none."""
-    if isinstance(error, FlaxAttnError):
-        return error
-    if isinstance(error, OSError) and is_no_space(error):
-        where = f" for {error.filename}" if error.filename else ""
-        return DiskFullError(f"no space left{where}: free some and repeat the command")
-    # XLA raises several types of errors for it.
-    if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
-        return OutOfMemoryError(
-            "out of memory: use a smaller --batch-size; training also has --accumulate and --remat"
-        )
-    return None
 
 
 def _argument(hint: Any, choices: Sequence[str] | None) -> dict[str, Any]:

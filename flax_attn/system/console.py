@@ -5,13 +5,18 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterable
+import time
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
+from typing import Protocol
 
 from tqdm import tqdm
 
 # The package's log: silent until somebody adds a handler, as the commands do.
 LOGGER = logging.getLogger("flax_attn")
+
+# Between two lines of progress in a file.
+LINE_SECONDS = 5.0
 
 
 def flush_output() -> None:
@@ -47,11 +52,18 @@ def warn(text: str) -> None:
         tqdm.write("warning: " + " ".join(text.split()), file=sys.stderr)
 
 
-def bar(items: Iterable, total: int, text: str, *, done: int = 0) -> tqdm:
-    """Returns ``items`` under a progress bar that shows the rate and the time left.
+def cleared_line() -> str:
+    """Returns what takes a progress bar off the line of a terminal: nothing in a file."""
+    return "\r\x1b[K" if os.isatty(2) else ""
+
+
+def bar(items: Iterable, total: int, text: str, *, done: int = 0) -> ProgressDisplay:
+    """Returns ``items`` under a progress bar; in a file or a pipe under whole lines now and then.
 
     ``total`` is the number of items, ``done`` how many of them came before the first.
     """
+    if sys.stderr is None or not sys.stderr.isatty():
+        return ProgressLines(items, total, text, done=done)
     return tqdm(
         items,
         total=total,
@@ -61,6 +73,81 @@ def bar(items: Iterable, total: int, text: str, *, done: int = 0) -> tqdm:
         dynamic_ncols=True,
         mininterval=0.5,
     )
+
+
+class ProgressDisplay(Protocol):
+    """Items whose progress is shown while they are gone through."""
+
+    def __iter__(self) -> Iterator: ...
+
+    def set_postfix_str(self, text: str) -> None:
+        """Shows a text beside the progress from now on."""
+
+    def close(self) -> None:
+        """Ends the display; what is left of the items is not shown."""
+
+
+def _write_line(line: str) -> None:
+    with suppress(OSError, AttributeError):  # a full disk, or no standard error at all
+        sys.stderr.write(line + "\n")
+        sys.stderr.flush()
+
+
+class ProgressLines:
+    """Items whose progress is told in lines, at most one in ``LINE_SECONDS``, and one at the end.
+
+    What ends within ``LINE_SECONDS`` says nothing.
+
+    Args:
+      items: what is gone through.
+      total: their number, with those that came before the first.
+      text: the beginning of each line.
+      done: how many came before the first.
+      clock: returns the time in seconds.
+      write: writes a line.
+    """
+
+    def __init__(
+        self,
+        items: Iterable,
+        total: int,
+        text: str,
+        *,
+        done: int = 0,
+        clock: Callable[[], float] = time.monotonic,
+        write: Callable[[str], None] = _write_line,
+    ):
+        self._items, self._total, self._text = items, total, text
+        self._count = self._before = done
+        self._clock, self._write = clock, write
+        self._started = self._told = clock()
+        self._postfix = ""
+        self._told_count: int | None = None  # of the last line
+        self._open = True
+
+    def __iter__(self) -> Iterator:
+        for item in self._items:
+            yield item
+            self._count += 1
+            if self._clock() - self._told >= LINE_SECONDS:
+                self._tell()
+        self.close()
+
+    def set_postfix_str(self, text: str) -> None:
+        self._postfix = f", {text}" if text else ""
+
+    def close(self) -> None:
+        if self._open and self._told_count not in (None, self._count):
+            self._tell()
+        self._open = False
+
+    def _tell(self) -> None:
+        self._told, self._told_count = self._clock(), self._count
+        seconds, done = self._told - self._started, self._count - self._before
+        left = self._total - self._count
+        rest = f", {seconds / done * left:.0f} s left" if left and done else ""
+        line = f"{self._text}: {self._count}/{self._total}, {seconds:.0f} s{rest}{self._postfix}"
+        self._write(" ".join(line.split()))
 
 
 class Tolerant:

@@ -1,16 +1,15 @@
-"""Files and folders that a crash leaves whole or absent, and digests that reveal a changed byte."""
+"""Files that a crash leaves whole or absent, and digests that reveal a changed byte."""
 
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
 import json
 import os
 import secrets
 import shutil
+import stat
 import time
-import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -19,9 +18,10 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from flax_attn.errors import DiskFullError, FlaxAttnError, UsageError, WeightsError
+from flax_attn.system.json_text import encode_json
 
 PARTIAL = ".partial"
-_STALE_SECONDS = 3600
+STALE_SECONDS = 3600
 
 _NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
@@ -102,14 +102,14 @@ def write_json(path: Path, values: Any) -> None:
     Raises:
       OSError: it cannot be written; the old file stays.
     """
-    write_text(path, json.dumps(values, indent=2) + "\n")
+    write_text(path, encode_json(values, indent=2) + "\n")
 
 
 def remove_stale_partials(folder: Path) -> None:
     """Removes partial files that killed processes left, recognised by their age of over an hour."""
     for partial in folder.glob(f"*{PARTIAL}"):
         with suppress(FileNotFoundError):
-            if time.time() - partial.stat().st_mtime > _STALE_SECONDS:
+            if time.time() - partial.stat().st_mtime > STALE_SECONDS:
                 partial.unlink()
 
 
@@ -131,7 +131,32 @@ def writing(
         advice = f"; {remedy}" if remedy else ""
         if is_no_space(error):
             raise DiskFullError(f"no space left for {what}: free some{advice}") from error
-        raise kind(f"cannot write {what}: {error.strerror or error}{advice}") from error
+        raise kind(f"cannot write {what}: {reason_of(error)}{advice}") from error
+
+
+@contextmanager
+def reading(what: object, kind: type[FlaxAttnError], *, remedy: str = "") -> Iterator[None]:
+    """Turns an ``OSError`` raised in the block, which reads ``what``, into an error of ours.
+
+    ``remedy`` is added to the message: what the user may do.
+
+    Raises:
+      FlaxAttnError: of this ``kind``.
+    """
+    try:
+        yield
+    except OSError as error:
+        advice = f"; {remedy}" if remedy else ""
+        raise kind(f"cannot read {what}: {reason_of(error)}{advice}") from error
+
+
+def reason_of(error: OSError) -> str:
+    """Returns in words why the system refused, without the name of the file."""
+    if isinstance(error, FileExistsError):  # of a folder that was to be made
+        return "a file of that name is in its place"
+    if isinstance(error, FileNotFoundError):
+        return "no such file or folder"
+    return error.strerror or str(error) or type(error).__name__
 
 
 @contextmanager
@@ -144,20 +169,19 @@ def open_safetensors(
       FlaxAttnError: of this ``kind``, when the file cannot be read or is damaged.
     """
     # safe_open maps the file, so anything but a regular file would block or fail obscurely.
-    if not os.path.isfile(path):
-        raise kind(f"cannot read {path}: no such file")
-    try:
-        with safe_open(path, framework="np") as file:
-            yield file
-    except OSError as error:
-        raise kind(f"cannot read {path}: {error.strerror or error}") from error
-    except SafetensorError as error:
-        raise kind(f"{path} is no safetensors file, or a damaged one: {error}") from error
+    with reading(path, kind):
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            raise kind(f"cannot read {path}: not a file")
+        try:
+            with safe_open(path, framework="np") as file:
+                yield file
+        except SafetensorError as error:
+            raise kind(f"{path} is no safetensors file, or a damaged one: {error}") from error
 
 
 def seal(values: Mapping[str, Any]) -> str:
     """Returns one line of JSON with the SHA-256 of its content; ``unseal`` is the inverse."""
-    content = json.dumps(values, separators=(",", ":"))
+    content = encode_json(values, separators=(",", ":"))
     return f"{_OPENING}{_sha256(content)}{_MIDDLE}{content}}}\n"
 
 
@@ -189,100 +213,3 @@ def read_sealed(path: Path) -> dict[str, Any]:
 
 def _sha256(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-_PARTIAL_FOLDER = ".partial-"
-_LOCK = ".lock"
-
-# The errors of a file system without locks: what a dead process left on it stays.
-_NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL})
-
-
-class Build:
-    """A folder being built, ``folder``, which ``publish`` renames to ``final``.
-
-    Several processes may build the same one: the first to publish wins. What is not published is
-    removed by ``close``, at the latest when the process ends. What a killed process left is removed
-    by the next build in the same parent folder, which recognises it by its released lock, not by a
-    process number: another machine or container may use the same number.
-
-    Raises:
-      OSError: the folder cannot be made.
-    """
-
-    def __init__(self, final: Path):
-        self._final = final
-        final.parent.mkdir(parents=True, exist_ok=True)
-        remove_abandoned(final.parent)
-        token = secrets.token_hex(4)
-        self.folder = final.with_name(f"{final.name}{_PARTIAL_FOLDER}{os.getpid()}-{token}")
-        self._lock = _locked_folder(self.folder)
-        self.close = weakref.finalize(self, _discard, self.folder, self._lock)
-
-    def publish(self) -> None:
-        """Gives the folder its final name; removes it if another process was first.
-
-        Raises:
-          OSError: it cannot be renamed.
-        """
-        try:
-            self.folder.rename(self._final)
-        except OSError:
-            if not self._final.is_dir():
-                raise
-        else:
-            with suppress(OSError):
-                (self._final / _LOCK).unlink()
-        finally:
-            self.close()
-
-
-def _locked_folder(folder: Path) -> int:
-    """Makes a folder that is locked before it gets its name; returns the lock's descriptor."""
-    unnamed = folder.with_name(f".{folder.name}")
-    unnamed.mkdir()
-    lock = -1
-    try:
-        lock = os.open(unnamed / _LOCK, os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno not in _NO_LOCKS:
-                raise
-        unnamed.rename(folder)
-    except OSError:
-        _discard(unnamed, lock)
-        raise
-    return lock
-
-
-def _discard(folder: Path, lock: int) -> None:
-    shutil.rmtree(folder, ignore_errors=True)
-    if lock >= 0:
-        os.close(lock)
-
-
-def remove_abandoned(parent: Path) -> None:
-    """Removes the folders in ``parent`` that killed processes were building."""
-    for folder in parent.glob(f".*{_PARTIAL_FOLDER}*"):
-        # It gets its lock, and another name, within the blink of an eye.
-        with suppress(OSError):
-            if time.time() - folder.stat().st_mtime > _STALE_SECONDS:
-                shutil.rmtree(folder, ignore_errors=True)
-    for folder in parent.glob(f"[!.]*{_PARTIAL_FOLDER}*"):
-        lock = _opened_lock(folder)
-        if lock is None:
-            continue
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            os.close(lock)
-        else:
-            _discard(folder, lock)
-
-
-def _opened_lock(folder: Path) -> int | None:
-    try:
-        return os.open(folder / _LOCK, os.O_RDWR)
-    except OSError:
-        return None

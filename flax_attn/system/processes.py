@@ -22,7 +22,10 @@ import jax
 import numpy as np
 from jaxtyping import Int
 
-from flax_attn.errors import FlaxAttnError, ProcessLostError, UsageError
+from flax_attn.errors import ProcessLostError, UsageError
+from flax_attn.system.console import cleared_line
+from flax_attn.system.failures import as_our_error
+from flax_attn.system.json_text import encode_json
 from flax_attn.system.signals import StoppedError
 
 Tree = TypeVar("Tree")
@@ -194,7 +197,7 @@ class _Watch:
         self._stop()
         code, line = _describe_failure(error)
         with suppress(RuntimeError):
-            self._post(_FAILED, json.dumps({"code": code, "line": line}))
+            self._post(_FAILED, encode_json({"code": code, "line": line}))
         self._wait(_HEARD, _FAILED)
         # JAX would wait for the others once more.
         atexit.register(self._go, code)
@@ -256,15 +259,14 @@ class _Watch:
         self._post(_HEARD)
         with suppress(OSError, ValueError):
             sys.stdout.flush()
-        os.write(2, f"\rerror: {line}\n".encode())
+        os.write(2, f"{cleared_line()}error: {line}\n".encode())
         self._go(code)
 
 
 def _describe_failure(error: BaseException) -> tuple[int, str]:
     """Returns the exit code and the line of a failure, as a command reports them."""
-    line = " ".join(str(error).split())
-    if isinstance(error, FlaxAttnError):
-        return error.exit_code, line
     if isinstance(error, KeyboardInterrupt):
         return 130, "interrupted"
-    return 1, f"{type(error).__name__}: {line}"
+    if (failure := as_our_error(error)) is not None:
+        return failure.exit_code, " ".join(str(failure).split())
+    return 1, f"{type(error).__name__}: {' '.join(str(error).split())}"

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from types import FrameType
 
 from flax_attn.errors import FlaxAttnError
+from flax_attn.system.console import cleared_line
 
 _log = logging.getLogger(__name__)
 
@@ -112,7 +113,6 @@ def _next_signal(reading: int, within: float | None) -> int | None:
 
 
 def _leave(number: int, when: str) -> None:
-    clear = "\r\x1b[K" if os.isatty(2) else "\r"  # a progress bar may be on the line
-    line = f"{clear}error: left {when}, without saving: the last checkpoint is whole\n"
+    line = f"{cleared_line()}error: left {when}, without saving: the last checkpoint is whole\n"
     os.write(2, line.encode())
     os._exit(128 + number)

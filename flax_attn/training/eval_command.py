@@ -1,4 +1,4 @@
-"""Evaluate a trained run, or export it: ``flax-attn eval --workdir RUN [--export DIR]``."""
+"""Evaluate a trained run, or export it: ``flax-attn eval --workdir RUN``."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
-from flax_attn.config import of_other_data, validate
-from flax_attn.data import Quarantine, open_split
-from flax_attn.data.quarantine import FILE, read_entries
 from flax_attn.errors import UsageError
-from flax_attn.porting.export.export_command import export_run
-from flax_attn.porting.export.formats import FORMATS
+from flax_attn.porting.export.export_command import add_formats
+from flax_attn.porting.export.export_run import export_run, require_free
 from flax_attn.runs.directory import Run
+from flax_attn.runs.run_split import look_config, open_run_split
 from flax_attn.system import cli
 from flax_attn.system.compilation_cache import use_compilation_cache
+from flax_attn.system.files import writing
+from flax_attn.system.folders import require_writable
 from flax_attn.system.output import mark_output
 from flax_attn.system.processes import Processes, joined
 from flax_attn.training.choices import CHOICES
-from flax_attn.training.evaluation import Evaluation, confusion_lines, evaluate_run
+from flax_attn.training.evaluation import REMEDY, Evaluation, confusion_lines, evaluate_run
 
 _log = logging.getLogger(__name__)
 
@@ -43,13 +43,7 @@ def main(argv: Sequence[str]) -> None:
         metavar="DIR",
         help="do not judge the run: write its network to a new folder (docs/export.md)",
     )
-    parser.add_argument(
-        "--export-formats",
-        nargs="+",
-        choices=list(FORMATS),
-        default=list(FORMATS),
-        help="files to write (default: all)",
-    )
+    add_formats(parser)
     cli.add_meeting(parser)
     cli.add_settings(parser, CHOICES, "eval")
     args = parser.parse_args(argv)
@@ -63,33 +57,28 @@ def main(argv: Sequence[str]) -> None:
 
 def _judge(args: Namespace, processes: Processes) -> None:
     workdir = Path(args.workdir)
+    out = Path(args.out) if args.out else workdir / f"eval-{args.split}"
+    given = cli.take_settings(vars(args), "eval")
     run = Run.load(workdir)
-    chosen = of_other_data(cli.take_settings(vars(args), "eval"))
-    # As many devices as there are here, whatever the run was trained on.
-    config = run.config.updated(**{"devices": None, "accumulate": 1, "mask_dir": None, **chosen})
-    validate(config)
-    other_data = {"dataset", "data_dir"} & chosen.keys()
-    left_out = [] if other_data else read_entries(workdir / FILE)
-    quarantine = Quarantine(config.data.on_bad_image, earlier=left_out, keep_places=False)
-    out = Path(args.export or args.out or workdir / f"eval-{args.split}")
-    split = open_split(
-        config.data,
-        args.split,
-        classes=run.classes,
-        quarantine=quarantine,
-        cache=Path(config.run.feature_cache),
-        images=config.run.image_folder,
-        task=run.config.train.task,
-        out=[out],
+    if args.export:
+        require_free(Path(args.export), flag="--export")
+    elif processes.first:
+        require_writable(out, remedy=REMEDY)
+    config = look_config(run.config, given)
+    target = Path(args.export) if args.export else out
+    split, quarantine = open_run_split(
+        config, args.split, classes=run.classes, workdir=workdir, given=given, out=target
     )
     if args.export:
-        export_run(run, split, workdir=workdir, out=out, formats=args.export_formats)
+        formats = args.export_formats
+        export_run(run, split, workdir=workdir, out=target, formats=formats, flag="--export")
         return
     if processes.first:
-        mark_output(out)
+        with writing(f"in {out}", remedy=REMEDY):
+            mark_output(out)
         quarantine.keep_in(out / LEFT_OUT)
         if quarantine.entries:
-            print(f"{len(quarantine.entries)} unusable images left out: {out / LEFT_OUT}")
+            _log.info(f"{len(quarantine.entries)} unusable images left out: {out / LEFT_OUT}")
     result = evaluate_run(
         run,
         split,
@@ -105,7 +94,8 @@ def _judge(args: Namespace, processes: Processes) -> None:
 
 def _show(result: Evaluation, classes: Sequence[str]) -> None:
     for name in SHOWN:
-        print(f"{name:<18}{result.metrics[name]:.4f}")
-    print(f"{len(result.probabilities)} images, {result.metrics['images_per_second']:.1f} images/s")
+        _log.info(f"{name:<18}{result.metrics[name]:.4f}")
+    rate = result.metrics["images_per_second"]
+    _log.info(f"{len(result.probabilities)} images, {rate:.1f} images/s")
     for line in confusion_lines(result.confusion, classes):
-        print(line)
+        _log.info(line)

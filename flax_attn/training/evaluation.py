@@ -23,7 +23,7 @@ from flax_attn.models.tasks import TASKS, Task, names_of
 from flax_attn.runs.directory import Run
 from flax_attn.runs.load import restore_best
 from flax_attn.system.console import bar, plain
-from flax_attn.system.files import write_json
+from flax_attn.system.files import write_json, writing
 from flax_attn.system.output import mark_output
 from flax_attn.system.processes import ALONE, Processes
 from flax_attn.training.devices import ONE, Devices, choose_devices
@@ -34,6 +34,8 @@ from flax_attn.training.step import EvalStep, Examples, make_eval_step
 _log = logging.getLogger(__name__)
 
 PANELS = 8
+# What to do where the results cannot be written.
+REMEDY = "name a folder of your own with --out"
 
 
 class Evaluation(NamedTuple):
@@ -140,7 +142,8 @@ def evaluate_run(
 
     Raises:
       CheckpointError: there is no checkpoint, or it does not fit.
-      UsageError: there are too few devices, or ``processes`` disagree.
+      DiskFullError: no space is left for the results.
+      UsageError: there are too few devices, ``processes`` disagree, or ``out`` cannot be written.
     """
     devices = choose_devices(config.train.devices)
     refuse_quarantine(config, processes)
@@ -157,27 +160,27 @@ def evaluate_run(
     )
     if not processes.first:
         return result
-    mark_output(out)
-    write_json(
-        out / "metrics.json",
-        {
-            **result.metrics,
-            "confusion": result.confusion.tolist(),
-            "classes": list(run.classes),
-            "dataset": config.data.dataset,
-            "split": split_name,
-            "epoch": network.epoch,
-            "step": network.step,
-        },
-    )
-    write_predictions(out / "predictions.csv", result, split, run.classes, task)
+    summary = {
+        **result.metrics,
+        "confusion": result.confusion.tolist(),
+        "classes": list(run.classes),
+        "dataset": config.data.dataset,
+        "split": split_name,
+        "epoch": network.epoch,
+        "step": network.step,
+    }
+    with writing(f"the results in {out}", remedy=REMEDY):
+        mark_output(out)
+        write_json(out / "metrics.json", summary)
+        write_predictions(out / "predictions.csv", result, split, run.classes, task)
     if devices.count > 1:  # the panels are as few as one device computes
         params, stats = network.params, network.stats
         step = make_eval_step(network.structure, task)
     panels = attention_panels(step, params, stats, split, run)
     if panels:
         title = f"{run.config.model.model}, {run.config.model.norm}, epoch {network.epoch}"
-        draw_attention(panels, out / "attention.png", title=title)
+        with writing(f"the pictures in {out}", remedy=REMEDY):
+            draw_attention(panels, out / "attention.png", title=title)
     _log.info(f"wrote metrics.json, predictions.csv and pictures to {out}")
     return result
 

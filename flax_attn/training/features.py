@@ -11,7 +11,7 @@ import hashlib
 import logging
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import NamedTuple
@@ -23,14 +23,17 @@ from jaxtyping import Bool, Float, UInt8
 from flax_attn.data import Sampler, Split, batches, num_batches
 from flax_attn.models.functional import BACKBONE, Arrays, digest_arrays
 from flax_attn.models.vgg import Features
-from flax_attn.system.files import Build, writing
+from flax_attn.system.files import writing
+from flax_attn.system.folders import Build, require_writable
 from flax_attn.system.output import mark_output
 from flax_attn.training.devices import ONE, Devices
 
 FeatureStep = Callable[[UInt8[np.ndarray, "b h w 3"]], Features]
-Progress = Callable[[Iterator, int], Iterator]
+Progress = Callable[[Iterator, int], Iterable]
 
 _log = logging.getLogger(__name__)
+
+_REMEDY = "choose another --feature-cache"
 
 
 class FrozenFeatures(NamedTuple):
@@ -38,6 +41,23 @@ class FrozenFeatures(NamedTuple):
 
     maps: dict[str, Float[np.ndarray, "n _ _ _"]]
     present: Bool[np.ndarray, "n"]
+
+
+def require_cache(folder: Path) -> None:
+    """Checks that features can be kept in a folder, unless there are some, which may be read.
+
+    Call it early, before images are read; it creates nothing.
+
+    Raises:
+      DiskFullError: no space is left.
+      UsageError: ``folder`` cannot be written.
+    """
+    try:
+        filled = any(path.is_dir() for path in folder.iterdir())
+    except OSError:
+        filled = False
+    if not filled:
+        require_writable(folder, remedy=_REMEDY)
 
 
 def cache_key(
@@ -109,7 +129,7 @@ def frozen_features(
 
 def _find(folder: Path, taps: Sequence[str], split: Split) -> FrozenFeatures | None:
     """Returns the maps in a folder; None if there is none, or a damaged one, which it removes."""
-    if not folder.is_dir():
+    if not os.path.isdir(folder):  # nor where it may not be looked for
         return None
     n = len(split.labels)
     try:
@@ -188,4 +208,4 @@ def _reserve(path: Path) -> None:
 
 
 def _writing(folder: Path) -> AbstractContextManager[None]:
-    return writing(f"features in {folder}", remedy="choose another --feature-cache")
+    return writing(f"features in {folder}", remedy=_REMEDY)

@@ -21,6 +21,7 @@ from flax_attn.errors import UsageError
 from flax_attn.runs.conditions import compare
 from flax_attn.runs.directory import locked, package_versions
 from flax_attn.runs.state import Progress, TrainState
+from flax_attn.system.json_text import encode_json
 from flax_attn.system.processes import Processes
 from flax_attn.system.signals import Stop
 
@@ -52,7 +53,7 @@ def require_same(mine: Mapping[str, Any], processes: Processes) -> None:
     """
     if processes.count == 1:
         return
-    changes = compare(json.loads(processes.first_says("conditions", json.dumps(mine))), mine)
+    changes = compare(json.loads(processes.first_says("conditions", encode_json(mine))), mine)
     if changes:
         differing = [f"{name} is {my!r}, there {its!r}" for name, (its, my) in changes.items()]
         raise UsageError(

@@ -26,6 +26,7 @@ from flax_attn.porting.imagenet import resolve_imagenet
 from flax_attn.runs.checkpoint_format import MODEL
 from flax_attn.runs.checkpoints import Checkpoints
 from flax_attn.runs.directory import Run
+from flax_attn.system.files import reading
 
 _log = logging.getLogger(__name__)
 
@@ -143,8 +144,9 @@ def resolve_initial(
     if config.weights == "imagenet":
         return from_file(imagenet())
     path = Path(config.weights)
-    if not path.is_file():
-        raise WeightsError(f"no weight file {path}; --weights takes imagenet, none or a file")
+    with reading(path, WeightsError, remedy="--weights takes imagenet, none or a file"):
+        if not path.is_file():
+            raise WeightsError(f"no weight file {path}; --weights takes imagenet, none or a file")
     if kind_of(path) != "safetensors":
         raise WeightsError(
             f"{path} is a file of PyTorch's: port it first with "

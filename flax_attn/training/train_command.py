@@ -11,12 +11,13 @@ from flax_attn.attention import alignment_of
 from flax_attn.config import Config, make_config
 from flax_attn.data import Quarantine, open_dataset
 from flax_attn.data.quarantine import FILE
-from flax_attn.runs.directory import default_workdir, refuse_if_busy
+from flax_attn.runs.directory import default_workdir, require_usable
 from flax_attn.system import cli
 from flax_attn.system.compilation_cache import use_compilation_cache
 from flax_attn.system.processes import Processes, joined
 from flax_attn.training.choices import CHOICES
 from flax_attn.training.devices import devices_for
+from flax_attn.training.features import require_cache
 
 _log = logging.getLogger(__name__)
 
@@ -45,12 +46,14 @@ def _train(config: Config, processes: Processes) -> None:
     started = time.perf_counter()
     workdir = Path(config.run.workdir) if config.run.workdir else default_workdir(config)
     if processes.first:
-        refuse_if_busy(workdir)
+        require_usable(workdir)
     # Imports that take a second: a directory in use is refused before.
     from flax_attn.training.trainer import set_aside_before, train
 
     # To be told of a wrong number before images are read.
     devices_for(config.train)
+    if config.train.freeze_backbone:
+        require_cache(Path(config.run.feature_cache))
     if config.model.model == "attn_vgg":
         alignment_of(config.model)
     quarantine = Quarantine(config.data.on_bad_image, earlier=set_aside_before(workdir))

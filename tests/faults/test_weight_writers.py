@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 
 from flax_attn.errors import DiskFullError
 from flax_attn.porting import imagenet, lpips_jax, port_command, pth, write_ported
-from flax_attn.porting.export import export_command, formats
+from flax_attn.porting.export import export_run, formats
 from flax_attn.porting.ported_files import FIELDS, write_tensors
 from tests.helpers.servers import Quiet, serve
 from tests.helpers.small_torch import FLAGS, small_state
@@ -91,12 +91,12 @@ def requirements(place: Place) -> None:
 
 
 def stablehlo(place: Place) -> None:
-    with export_command._new_folder(place.out / "network") as folder:
+    with export_run._new_folder(place.out / "network") as folder:
         formats.write_stablehlo(lambda images: {"twice": images + images}, 32, folder / "a", {})
 
 
 def onnx(place: Place) -> None:
-    with export_command._new_folder(place.out / "network") as folder:
+    with export_run._new_folder(place.out / "network") as folder:
         formats.write_onnx(lambda images: {"twice": images + images}, 32, folder / "a", {})
 
 

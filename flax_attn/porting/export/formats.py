@@ -92,7 +92,7 @@ def write_onnx(program: Program, size: int, path: Path, about: Mapping[str, str]
     model = to_onnx(program, any_batch(size), input_name=INPUT, about=about)
     if model.ByteSize() >= ONNX_LIMIT:
         raise UsageError(
-            f"--export: the network takes {model.ByteSize()} bytes, an ONNX file at most "
+            f"export: the network takes {model.ByteSize()} bytes, an ONNX file at most "
             f"{ONNX_LIMIT}; leave onnx out: --export-formats stablehlo"
         )
     write_bytes(path, model.SerializeToString())
@@ -135,6 +135,6 @@ def require_packages(formats: list[str]) -> None:
     missing = [n for name in formats for n in FORMATS[name].needs if find_spec(n) is None]
     if missing:
         raise UsageError(
-            f"--export needs {', '.join(missing)}: pip install 'flax_attn[export]'"
+            f"export needs {', '.join(missing)}: pip install 'flax_attn[export]'"
             + (", or --export-formats stablehlo" if "flatbuffers" not in missing else "")
         )

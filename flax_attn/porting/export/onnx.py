@@ -108,7 +108,7 @@ def _results(graph: Graph, eqn: JaxprEqn, inputs: list[Value]) -> list[Value]:
     emit = STRUCTURAL.get(name) or PRODUCTS.get(name)
     if emit is None:
         raise UsageError(
-            f"--export: no ONNX for {name}, which this network uses; leave onnx out: "
+            f"export: no ONNX for {name}, which this network uses; leave onnx out: "
             "--export-formats stablehlo"
         )
     result = emit(graph, eqn, *inputs)

@@ -145,7 +145,7 @@ def with_free_axis(shape: Sequence[Dim]) -> list[int]:
     """
     sizes = [size if isinstance(size, int) else -1 for size in shape]
     if sizes.count(-1) > 1:
-        raise UsageError(f"--export: ONNX cannot reshape to {tuple(shape)}: leave out onnx")
+        raise UsageError(f"export: ONNX cannot reshape to {tuple(shape)}: leave out onnx")
     return sizes
 
 

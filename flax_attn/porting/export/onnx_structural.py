@@ -37,7 +37,7 @@ def straight(name: str, shape: Shape) -> OnnxTensor:
 def refuse(eqn: JaxprEqn, what: str) -> UsageError:
     """Returns the error for a form of a primitive that is not converted."""
     return UsageError(
-        f"--export: no ONNX for {eqn.primitive.name} with {what}; "
+        f"export: no ONNX for {eqn.primitive.name} with {what}; "
         "leave onnx out: --export-formats stablehlo"
     )
 

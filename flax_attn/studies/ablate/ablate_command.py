@@ -18,7 +18,7 @@ from flax_attn.data.views import random_subset
 from flax_attn.errors import UsageError
 from flax_attn.models import build_model, functional
 from flax_attn.runs.conditions import deciding_numbers, remember
-from flax_attn.runs.directory import locked
+from flax_attn.runs.directory import locked, require_usable
 from flax_attn.studies.ablate import table
 from flax_attn.studies.ablate.grid import Bench, Combination, Row, object_masks, run_combination
 from flax_attn.studies.ablate.grid_figure import draw_grid
@@ -26,6 +26,7 @@ from flax_attn.system import cli
 from flax_attn.system.compilation_cache import use_compilation_cache
 from flax_attn.system.files import write_text, writing
 from flax_attn.training.choices import CHOICES
+from flax_attn.training.features import require_cache
 from flax_attn.training.sources import example_sources
 from flax_attn.training.start import Initial, resolve_initial
 
@@ -55,6 +56,8 @@ def main(argv: Sequence[str]) -> None:
     if len(set(args.seeds)) < len(args.seeds) or min(args.seeds) < 0:
         raise UsageError(f"--seeds takes different numbers from 0 on, got {args.seeds}")
     out = Path(args.out or f"runs/ablation-{config.data.dataset}")
+    require_usable(out, flag="--out")
+    require_cache(Path(config.run.feature_cache))
     dataset = open_dataset(
         config.data,
         cache=Path(config.run.feature_cache),
@@ -69,7 +72,7 @@ def main(argv: Sequence[str]) -> None:
         dataset = replace(dataset, splits={**dataset.splits, "train": part})
     initial = resolve_initial(config.run, dataset.classes)
     grid = [Combination(score, norm) for norm, score in product(args.norms, args.scores)]
-    with locked(out):
+    with locked(out, flag="--out"):
         run_grid(config, dataset, initial, grid, args.seeds, out=out)
 
 

@@ -7,14 +7,15 @@ import io
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from flax_attn.errors import CheckpointError
 from flax_attn.statistics import Interval, student_t
 from flax_attn.studies.ablate.grid import Row, mean_over_maps
-from flax_attn.system.files import write_text
+from flax_attn.system.files import reading, write_text
+from flax_attn.system.json_text import encode_json_lines, restore_undefined
 
 ROWS_FILE = "rows.jsonl"
 JUDGED = ("accuracy", "average_precision", "roc_auc")
@@ -38,22 +39,23 @@ def write_rows(path: Path, rows: Sequence[Row]) -> None:
     Raises:
       OSError: it cannot be written; the file before stays.
     """
-    write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
+    write_text(path, encode_json_lines(rows))
 
 
 def read_rows(path: Path) -> list[Row]:
     """Returns the rows written so far; none without a file.
 
     Raises:
-      CheckpointError: a line is no row.
+      CheckpointError: it cannot be read, or a line is no row.
     """
-    if not path.exists():
-        return []
+    with reading(path, CheckpointError, remedy="choose another --out"):
+        if not path.exists():
+            return []
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     rows: list[Row] = []
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     for number, line in enumerate(lines, start=1):
         try:
-            row = json.loads(line)
+            row = restore_undefined(json.loads(line))
             _ = row["score"], row["norm"], row["seed"]
         except (ValueError, KeyError, TypeError):
             raise CheckpointError(
@@ -91,13 +93,17 @@ def _interval(values: Sequence[float]) -> Interval | None:
 
 
 def write_csv(rows: Sequence[Row], path: Path) -> None:
-    """Writes all rows, with a column for each value that any of them has."""
+    """Writes all rows, with a column for each value that any has; empty where undefined."""
     columns = list(dict.fromkeys(name for row in rows for name in row))
     text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, columns)
-    writer.writeheader()
-    writer.writerows(rows)
+    writer = csv.writer(text)
+    writer.writerow(columns)
+    writer.writerows([_cell(row.get(name)) for name in columns] for row in rows)
     write_text(path, text.getvalue())
+
+
+def _cell(value: Any) -> Any:
+    return "" if value is None or value != value else value
 
 
 def markdown(summaries: Sequence[Summary], *, by: str) -> str:

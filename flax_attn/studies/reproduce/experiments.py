@@ -66,7 +66,7 @@ def reproduce(
     with locked(workdir):
         stages = Stages(workdir / "stages", conditions, total=_count(plan))
         evidence, weights = _gather(plan, dataset, initial, stages, workdir)
-    with writing(f"the report in {out}"):
+    with writing(f"the report in {out}", remedy="choose another --out"):
         return write_report(
             evidence, out, conditions=conditions, weights=weights, seconds=stages.seconds
         )

@@ -18,7 +18,8 @@ from flax_attn.models.functional import Arrays, Structure
 from flax_attn.runs.directory import Run
 from flax_attn.runs.load import restore_best
 from flax_attn.runs.snapshots import load_snapshot
-from flax_attn.system.files import Build
+from flax_attn.system.files import writing
+from flax_attn.system.folders import Build
 from flax_attn.training.evaluation import Evaluation, evaluate_examples
 from flax_attn.training.features import cache_key
 from flax_attn.training.sources import ExampleSource, example_sources
@@ -102,11 +103,12 @@ def share_features(trained: Trained, config: Config, dataset: Dataset) -> None:
             folder / cache_key(split, trained.params, trained.stats, taps, precision)
             for taps in (here, there)
         )
-        if whole.is_dir() and not part.is_dir():
-            build = Build(part)
-            for name in there:
-                _link(whole / f"{name}.npy", build.folder / f"{name}.npy")
-            build.publish()
+        with writing(f"features in {folder}", remedy="choose another --feature-cache"):
+            if whole.is_dir() and not part.is_dir():
+                build = Build(part)
+                for name in there:
+                    _link(whole / f"{name}.npy", build.folder / f"{name}.npy")
+                build.publish()
 
 
 def _link(source: Path, target: Path) -> None:

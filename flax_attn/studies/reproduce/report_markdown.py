@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from flax_attn.studies.reproduce.claims import Finding, ReportTable, Section
-from flax_attn.system.files import write_text
+from flax_attn.system.files import write_json, write_text
 
 
 def write_markdown(sections: Sequence[Section], path: Path, *, title: str, summary: str) -> None:
@@ -48,13 +46,12 @@ def write_numbers(
             for section in sections
         ],
     }
-    text = json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False)
-    write_text(path, text + "\n")
+    write_json(path, values)
 
 
 def _finding(finding: Finding) -> dict[str, Any]:
     numbers = [
-        {"label": n.label, **{k: _finite(v) for k, v in n.value._asdict().items()}}
+        {"label": n.label, **{k: float(v) for k, v in n.value._asdict().items()}}
         for n in finding.numbers
     ]
     return {
@@ -71,10 +68,6 @@ def _plain(table: ReportTable) -> dict[str, Any]:
         "header": list(table.header),
         "rows": [list(row) for row in table.rows],
     }
-
-
-def _finite(value: float) -> float | None:
-    return float(value) if math.isfinite(value) else None
 
 
 def _row(finding: Finding) -> list[str]:

@@ -15,11 +15,14 @@ import jax
 
 from flax_attn.data import Quarantine, open_dataset
 from flax_attn.explain.methods import METHODS
+from flax_attn.runs.directory import require_usable
 from flax_attn.studies.reproduce.experiment_plan import FULL, QUICK, Sizes, make_plan
 from flax_attn.studies.reproduce.experiments import reproduce
 from flax_attn.system import cli
 from flax_attn.system.compilation_cache import use_compilation_cache
+from flax_attn.system.folders import require_writable
 from flax_attn.training.choices import CHOICES
+from flax_attn.training.features import require_cache
 from flax_attn.training.start import resolve_initial
 
 _log = logging.getLogger(__name__)
@@ -53,6 +56,11 @@ def main(argv: Sequence[str]) -> None:
     use_compilation_cache(config.run.compilation_cache)
     extent = "full" if full else "quick"
     workdir = Path(args.workdir or f"runs/reproduce-{config.data.dataset}-{extent}")
+    out = Path(args.out)
+    require_usable(workdir)
+    require_writable(out, remedy="choose another --out")
+    if config.train.freeze_backbone:
+        require_cache(Path(config.run.feature_cache))
     dataset = open_dataset(
         config.data,
         Quarantine(config.data.on_bad_image),
@@ -60,14 +68,14 @@ def main(argv: Sequence[str]) -> None:
         images=config.run.image_folder,
         masks=True,
         task=config.train.task,
-        out=[workdir, Path(args.out)],
+        out=[workdir, out],
     )
     reproduce(
         plan,
         dataset,
         partial(resolve_initial, config.run, dataset.classes),
         workdir=workdir,
-        out=Path(args.out),
+        out=out,
     )
     _log.info(f"done in {(time.perf_counter() - started) / 60:.1f} min")
 

@@ -13,7 +13,7 @@ from jax import export
 
 from flax_attn.data import open_split, read_image
 from flax_attn.models import build_model, functional
-from flax_attn.porting.export import export_command as command
+from flax_attn.porting.export import export_run as command
 from flax_attn.porting.export import formats
 from flax_attn.porting.export.onnx_elementwise import ELEMENTWISE
 from flax_attn.runs.checkpoints import Checkpoints
@@ -171,7 +171,7 @@ def test_a_missing_package_is_named(
 ) -> None:
     absent = formats.FORMATS["onnx"]._replace(needs=("onnx", "no_such_package"))
     monkeypatch.setitem(formats.FORMATS, "onnx", absent)
-    fails(run_directory, tmp_path, 2, "--export needs no_such_package: pip install", capsys)
+    fails(run_directory, tmp_path, 2, "export needs no_such_package: pip install", capsys)
 
 
 def test_a_folder_that_holds_something_is_left_alone(
