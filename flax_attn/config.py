@@ -22,8 +22,9 @@ Entry = TypeVar("Entry")
 Decides = Literal["numbers", "order", "data", "course", "place", "speed"]
 
 # What a path names, of a setting that is one: an input that must be there, a cache that is made
-# where it is missing, or the output. A run remembers all of them (``runs/remembered_paths``).
-PathKind = Literal["input", "cache", "output"]
+# where it is missing, the output, or a folder within the data set. A run remembers all of them but
+# the last as absolute ones (``runs/remembered_paths``).
+PathKind = Literal["input", "cache", "output", "inner"]
 
 # The commands that take a setting, unless it says otherwise.
 TRAINING = ("train", "ablate", "reproduce")
@@ -165,15 +166,21 @@ class DataConfig:
         "classes)",
         decides="place",
         commands=LOOKING,
+        path="inner",
     )
     val_dir: str | None = setting(
         None,
         "validation images of folder (default: by name, else a share of the training images)",
         decides="place",
         commands=LOOKING,
+        path="inner",
     )
     test_dir: str | None = setting(
-        None, "test images of folder (default: by name)", decides="place", commands=LOOKING
+        None,
+        "test images of folder (default: by name)",
+        decides="place",
+        commands=LOOKING,
+        path="inner",
     )
     mask_dir: str | None = setting(
         None,

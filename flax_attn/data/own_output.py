@@ -27,10 +27,10 @@ def refuse_among_images(
     Raises:
       UsageError: a folder of ``outputs`` is one of ``roots``, or within one, and holds images.
     """
-    named = [root.resolve() for root in roots]
-    holding = {folder.resolve() for folder in folders}
+    named = [_real(root) for root in roots]
+    holding = {_real(folder) for folder in folders}
     for output in outputs:
-        place = output.resolve()
+        place = _real(output)
         if any(place.is_relative_to(root) for root in named) and (
             held := sorted(folder for folder in holding if folder.is_relative_to(place))
         ):
@@ -38,6 +38,11 @@ def refuse_among_images(
                 f"cannot write to {str(output)!r}: images to be read lie in {str(held[0])!r}; name "
                 "a folder without images"
             )
+
+
+def _real(path: Path) -> Path:
+    """Returns a path without links; one that cannot be followed is refused by who opens it."""
+    return Path(os.path.realpath(path))
 
 
 def image_folders(dataset: Dataset) -> list[Path]:

@@ -178,7 +178,9 @@ def read_entries(file: Path) -> list[QuarantinedImage]:
         return [_entry(item) for item in values["images"]]
     except FileNotFoundError:
         return []
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except OSError as error:
+        raise DataError(f"cannot read {str(file)!r}: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError) as error:
         raise DataError(
             f"{str(file)!r} is damaged ({type(error).__name__}): restore it, or start a new run"
         ) from error

@@ -54,7 +54,7 @@ def from_paths(paths: Sequence[Path], data: DataConfig, *, out: Path) -> Photogr
       UsageError: ``out`` holds images of a folder that was named.
     """
     files = list(dict.fromkeys(find_images(paths, out=out)))
-    named = [path for path in paths if path.is_dir()]
+    named = [path for path in paths if os.path.isdir(path)]
     refuse_among_images([out], roots=named, folders={file.parent for file in files})
     limit = MEGAPIXEL * data.max_megapixels
 

@@ -81,7 +81,7 @@ def require_resumable(
         if unfit := misfits(old, new, refused):
             raise CheckpointError(
                 f"{said}: repeat its settings, or choose another --workdir; its checkpoints do not "
-                f"fit another {' or '.join(unfit)}"
+                f"fit other values of {', '.join(unfit)}"
             )
         raise CheckpointError(
             f"{said}: repeat its settings, choose another --workdir, or add --resume-anyway "

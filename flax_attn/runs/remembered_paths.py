@@ -46,10 +46,13 @@ def recall_paths(config: Config, workdir: Path) -> Config:
 
 
 def _paths(config: Config) -> Iterator[tuple[str, PathKind, str]]:
-    """Yields name, kind and value of each setting that names a path in a file system."""
+    """Yields name, kind and value of each setting that names a path in a file system.
+
+    A place within the data set is none.
+    """
     values = deciding(config, "place")
     for f in settings():
-        if f.metadata["path"] is None:
+        if f.metadata["path"] in (None, "inner"):
             continue
         value = values[f.name]
         # Data sets of TFDS and compiled programs may lie in a bucket.

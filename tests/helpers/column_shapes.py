@@ -172,15 +172,15 @@ def other_columns() -> Iterator[tuple[str, Shape]]:
         "--label-column of no column",
         with_settings(no(other, "no column 'breed'", "'dx'"), label_column="breed"),
     )
-    for word in ("validation", "valid", "VAL", "dev"):
+    for word in ("validation", "valid", "VAL", "dev", "test", "Holdout"):
         rows = "".join(f"{f},{c},{'train' if c else word}\n" for f, c in ONE.items())
         yield (
             f"a split called {word}",
             one(f"name,class,split\n{rows}".replace("dog,train", f"dog,{word}")),
         )
     yield (
-        "rows for a test",
-        no("name,class,split\na.png,cat,train\nb.png,dog,test\n", "split is 'test'"),
+        "a split of no known name",
+        no("name,class,split\na.png,cat,train\nb.png,dog,seen\n", "split is 'seen'"),
     )
 
 

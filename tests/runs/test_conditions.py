@@ -130,7 +130,7 @@ def test_what_a_checkpoint_cannot_follow_is_not_advised(
     tmp_path: Path, run: Run, settings: dict[str, Any], unfit: str
 ) -> None:
     new = replace(run, config=run.config.updated(**settings))
-    with pytest.raises(CheckpointError, match=f"do not fit another {unfit}$") as caught:
+    with pytest.raises(CheckpointError, match=f"do not fit other values of {unfit}$") as caught:
         require_resumable(run, new, tmp_path)
     assert "--resume-anyway" not in str(caught.value)
 
@@ -141,7 +141,7 @@ def test_a_class_more_is_not_resumed_anyway(tmp_path: Path, run: Run) -> None:
     with pytest.raises(CheckpointError, match="or add --resume-anyway classes images$"):
         require_resumable(run, renamed, tmp_path)
     new = replace(renamed, classes=("cat", "dog", "fox"))
-    with pytest.raises(CheckpointError, match="do not fit another classes$") as caught:
+    with pytest.raises(CheckpointError, match="do not fit other values of classes$") as caught:
         require_resumable(run, new, tmp_path)
     assert "classes was ['cat', 'dog'], now ['cat', 'dog', 'fox']" in str(caught.value)
     assert "--resume-anyway" not in str(caught.value)

@@ -23,7 +23,7 @@ from flax_attn.runs.run_split import look_config, open_run_split
 from tests.helpers.image_folders import put_tree
 from tests.helpers.networks import TINY
 
-PATHS = [f for f in settings() if f.metadata["path"] is not None and f.name != "workdir"]
+PATHS = [f for f in settings() if f.metadata["path"] not in (None, "inner", "output")]
 INPUTS = [f for f in PATHS if f.metadata["path"] == "input"]
 CACHES = [f for f in PATHS if f.metadata["path"] == "cache"]
 WORDS = [(f, word) for f in settings() for word in f.metadata["words"]]
@@ -190,7 +190,9 @@ def fingerprint_in(workdir: Path) -> str:
     """That of the validation images that a look at the run opens."""
     run = Run.load(workdir)
     config = look_config(run.config, {})
-    found = open_run_split(config, "val", classes=run.classes, workdir=workdir, given={})
+    found = open_run_split(
+        config, "val", classes=run.classes, workdir=workdir, given={}, out=workdir / "eval-val"
+    )
     return found.split.fingerprint
 
 

@@ -172,7 +172,7 @@ WRONG: dict[str, list[str]] = {
     "eval": ["--split other", "--export-formats pickle", "--process-id 0"],
     "predict": ["--batch-size 0", "--batch-size many"],
     "explain": [
-        "--split test",
+        "--split dev",
         "--images cat.jpg",  # beside --split
         "--count 0",
         "--count -3",
@@ -184,7 +184,7 @@ WRONG: dict[str, list[str]] = {
         "--scale loud",
         "--batch-size 0",
     ],
-    "export": ["--split test", "--export-formats pickle"],
+    "export": ["--split dev", "--export-formats pickle"],
     "ablate": [
         "--scores best",
         "--norms best",

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from flax_attn.config import TaskChoice
+from flax_attn.data.sets.layout import part_of
 from flax_attn.data.sets.table_cells import Table, fold, read_cells
 from flax_attn.data.sets.table_columns import (
     FORMS,
     NAME_HEADERS,
     ONE_LABEL_HEADERS,
-    SPLIT_OF,
     Columns,
     find_columns,
 )
@@ -196,9 +196,11 @@ def _joined(
 
 
 def _split(cell: str, where: str) -> str:
-    split = SPLIT_OF.get(cell.strip().casefold())
+    split = part_of(cell)
     if split is None:
-        raise DataError(f"{where}: split is {cell!r}: expected train or val: change or remove it")
+        raise DataError(
+            f"{where}: split is {cell!r}: expected train, val or test: change or remove it"
+        )
     return split
 
 

@@ -8,14 +8,14 @@ The table ``labels.csv`` has a header and one of three forms::
     c.jpg,0,0           c.jpg,                 c.jpg,dog
 
 ``name`` is the image's path beneath the folder; links are followed, ".." is refused. A further
-column ``split`` may hold train or val. Images that the table does not name are not used, but
+column ``split`` may hold train, val or test. Images that the table does not name are not used, but
 counted. Where every row has exactly one label, labels are classes, unless the task says otherwise.
 Other spellings: ``table_cells``, ``table_columns``, ``table_names``, ``table_labels``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -32,7 +32,6 @@ from flax_attn.data.sets.label_table import LabelTable, read_table
 from flax_attn.errors import DataError
 
 TABLE = "labels.csv"
-SPLITS = ("train", "val")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +52,8 @@ def open_set(config: DataConfig, request: OpenRequest) -> Dataset:
     smallest digests are "val" (``split_by_digest``); a rare label may be missing there. Undivided,
     no split needs an image. Labels follow ``request.classes``, or else the columns, or, where cells
     name labels, the order of the names' bytes. Images of one class each are divided as ``folder``
-    divides them, each class by itself.
+    divides them, each class by itself. Rows of a split test are "val" where none is of val, else
+    "test", which only a request for it opens.
 
     Every file is read once for its digest, none is decoded. A known row stands for what the table
     and the file say, and for a file that is not there any more; its line must still be.
@@ -86,10 +86,7 @@ def open_set(config: DataConfig, request: OpenRequest) -> Dataset:
         for row, digest in zip(table.rows, digests, strict=True)
     ]
     rows = [known.get(row.path, row) for row in listed]
-    if request.undivided:
-        splits: Mapping[str, Sequence[ManifestRow]] = {"all": rows}
-    else:
-        splits = _divide(rows, table, classes, config.val_fraction, file, request.unusable)
+    splits, found = _divide(rows, table, classes, config.val_fraction, request, file)
     split = partial(
         FolderSplit if table.one_class else LabelledImages,
         root=root,
@@ -101,7 +98,7 @@ def open_set(config: DataConfig, request: OpenRequest) -> Dataset:
         classes,
         {name: split(rows=sort_by_name(part)) for name, part in splits.items()},
         multilabel=not table.one_class,
-        found=Found(notes=_notes(table), drawn="train" in splits and _is_drawn(table)),
+        found=found,
     )
 
 
@@ -110,11 +107,6 @@ def _notes(table: LabelTable) -> list[str]:
     passed = "; ".join(table.passed_over)
     notes = [f"{TABLE} has {table.understood}", *([f"passed over: {passed}"] if passed else [])]
     return [" ".join(note.split()) for note in notes]
-
-
-def _is_drawn(table: LabelTable) -> bool:
-    """Returns whether the table leaves the splits open."""
-    return any(row.split is None for row in table.rows)
 
 
 def _label(numbers: Sequence[int], table: LabelTable) -> int:
@@ -140,28 +132,61 @@ def _divide(
     table: LabelTable,
     classes: Sequence[str],
     val_fraction: float,
+    request: OpenRequest,
+    file: Path,
+) -> tuple[dict[str, Sequence[ManifestRow]], Found]:
+    """Returns the rows of each split that is asked for, and what is to be said of all of them."""
+    notes = _notes(table)
+    if request.undivided:
+        return {"all": rows}, Found(notes=notes)
+    if any(row.split is None for row in table.rows):
+        drawn = _draw(rows, table, classes, val_fraction, file, request.unusable)
+        return drawn, Found(notes=notes, drawn=True)
+    splits, unread = _split_by_column(rows, table, file), {}
+    if "val" not in splits:
+        splits["val"] = splits.pop("test")
+        notes.append("validation from the rows of split test")
+    elif "test" in splits and not request.test:
+        unread["test"] = len(splits.pop("test"))
+    return splits, Found(unread=unread, notes=notes)
+
+
+def _split_by_column(
+    rows: Sequence[ManifestRow], table: LabelTable, file: Path
+) -> dict[str, Sequence[ManifestRow]]:
+    """Returns the rows of each split that the table names: "train" and another at least."""
+    splits: dict[str, list[ManifestRow]] = {}
+    for row, of in zip(rows, table.rows, strict=True):
+        splits.setdefault(of.split or "", []).append(row)
+    if "train" not in splits or len(splits) < 2:
+        missing = "val" if "train" in splits else "train"
+        raise DataError(
+            f"{str(file)!r}: no row of split {missing!r}: expected both train and val, "
+            "or no column 'split'"
+        )
+    return {**splits}
+
+
+def _draw(
+    rows: Sequence[ManifestRow],
+    table: LabelTable,
+    classes: Sequence[str],
+    val_fraction: float,
     file: Path,
     unusable: Collection[str],
-) -> Mapping[str, Sequence[ManifestRow]]:
-    if not _is_drawn(table):
-        named = [row.split for row in table.rows]
-        missing = [name for name in SPLITS if name not in named]
-        if missing:
-            raise DataError(
-                f"{str(file)!r}: no row of split {missing[0]!r}: expected both train and val, "
-                "or no column 'split'"
-            )
-        return {s: [row for row, of in zip(rows, named, strict=True) if of == s] for s in SPLITS}
+) -> dict[str, Sequence[ManifestRow]]:
+    """Returns the rows of "train" and "val", drawn by the digests of the images."""
     distinct = len({row.digest for row in rows})
     if distinct < 2:
         raise DataError(f"{str(file)!r}: {distinct} distinct image(s): a split needs at least 2")
     if table.one_class:
         try:
-            return split_by_digest(
+            of_classes = split_by_digest(
                 rows, classes=classes, val_fraction=val_fraction, unusable=unusable
             )
         except DataError as error:
             raise DataError(f"{str(file)!r}: {error}, or a column 'split'") from error
+        return {**of_classes}
     # Stratified by no label: sets of labels that occur once could not be divided.
     alike = [row._replace(label=0) for row in rows]
     parts = split_by_digest(alike, classes=["image"], val_fraction=val_fraction, unusable=unusable)

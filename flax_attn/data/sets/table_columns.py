@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from flax_attn.data.sets.layout import part_of
 from flax_attn.data.sets.table_cells import Table, fold
 from flax_attn.data.sets.table_labels import is_doubtful, is_mark
 from flax_attn.data.sets.table_names import ImageNames
@@ -26,14 +27,6 @@ ONE_LABEL_HEADERS = frozenset(
 LIST_HEADERS = frozenset("labels classes categories tags findinglabels".split()) | ONE_LABEL_HEADERS
 _SPLIT = "split"
 _SPLIT_HEADERS = frozenset((_SPLIT, "set", "subset", "partition", "dataset", "fold"))
-SPLIT_OF = {
-    "train": "train",
-    "training": "train",
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-    "dev": "val",
-}
 _COUNT_HEADERS = frozenset(("index", "idx", "id", "no", "nr", "row", "#"))
 _NUMBER = re.compile(r"[-+]?\d+([.,]\d*)?")
 _UNNAMED = re.compile(r"unnamed:?\d+[\w.]*")
@@ -129,8 +122,7 @@ def _count_images(table: Table, place: int, images: ImageNames) -> int:
 
 def _split_column(table: Table, folded: Sequence[str]) -> int | None:
     for i, cell in enumerate(folded):
-        words = {text.strip().casefold() for text in table.column(i)}
-        if cell == _SPLIT or (cell in _SPLIT_HEADERS and words <= SPLIT_OF.keys() | {"test"}):
+        if cell == _SPLIT or (cell in _SPLIT_HEADERS and all(map(part_of, table.column(i)))):
             return i
     return None
 

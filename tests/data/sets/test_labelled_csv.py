@@ -228,7 +228,7 @@ def test_spellings_of_the_same_table(text: str | bytes, tmp_path: Path) -> None:
         ("name,a\n", "no rows below the header"),
         ("name,labels\n0.png,a\n1.png,a||b\n", r"line 3: empty label in 'a\|\|b'"),
         ("name,labels\n0.png,\n1.png,\n", "no row has a label"),
-        ("name,a,split\n0.png,1,train\n1.png,0,test\n", "line 3: split is 'test': expected train"),
+        ("name,a,split\n0.png,1,train\n1.png,0,seen\n", "line 3: split is 'seen': expected train"),
         ("name,a,split\n0.png,1,train\n", "no row of split 'val': expected both"),
         ("name,a,split\n0.png,1,val\n", "no row of split 'train': expected both"),
         ("name,a\n0.png,1\n", r"1 distinct image\(s\): a split needs at least 2"),
@@ -315,3 +315,26 @@ def test_batches_and_configuration(tmp_path: Path) -> None:
     assert len(open_split(config, "all", classes=["cat"]).labels) == 1
     with pytest.raises(DataError, match="unexpected"):
         open_split(config, "val", classes=["dog"])
+
+
+def test_rows_of_a_test_part_wait_for_a_request(tmp_path: Path) -> None:
+    """With rows of val they are a split of their own, without they validate."""
+    rows = [f"{i}.png,{'cat' if i % 2 else 'dog'}" for i in range(6)]
+    for i in range(6):
+        Image.new("RGB", (9, 8), (i, 0, 0)).save(tmp_path / f"{i}.png")
+    config = DataConfig(dataset="labelled_csv", data_dir=str(tmp_path), image_size=8)
+
+    def names(*splits: str, test: bool = False) -> dict[str, list[str]]:
+        lines = [f"{row},{split}" for row, split in zip(rows, splits, strict=True)]
+        (tmp_path / "labels.csv").write_text("\n".join(["name,class,split", *lines]))
+        dataset = open_set(config, OpenRequest(test=test))
+        unread.append(dict(dataset.found.unread))
+        return {name: list(split.names) for name, split in dataset.splits.items()}
+
+    unread: list[dict[str, int]] = []
+    parts = ("train", "train", "val", "val", "test", "test")
+    train, val, rest = (["0.png", "1.png"], ["2.png", "3.png"], ["4.png", "5.png"])
+    assert names(*parts) == {"train": train, "val": val}
+    assert names(*parts, test=True) == {"train": train, "val": val, "test": rest}
+    assert names(*parts[:2], *parts[:2], *parts[4:]) == {"train": train + val, "val": rest}
+    assert unread == [{"test": 2}, {}, {}]
