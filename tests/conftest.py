@@ -77,7 +77,27 @@ QUICK = (
     "explain/test_page.py",
     "explain/measures/test_concentration.py",
     "studies/ablate/test_table.py",
-    "training/test_start.py",
+)
+# Files that test what commands do, not how exactly they compute: XLA compiles in a hurry there,
+# which takes a third less time.
+HURRIED = (
+    "attention/test_training_all_pairs.py",
+    "explain/test_explain_command.py",
+    "explain/test_predict_command.py",
+    "explain/test_trained_run.py",
+    "models/test_multilabel.py",
+    "runs/test_remembered_paths.py",
+    "studies/ablate/test_ablate_command.py",
+    "studies/reproduce/test_reproduce_command.py",
+    "system/test_failures.py",
+    "system/test_flags.py",
+    "system/test_hints.py",
+    "system/test_json_text.py",
+    "system/test_output.py",
+    "training/test_refusals_data.py",
+    "training/test_refusals_runs.py",
+    "training/test_tables.py",
+    "training/test_train.py",
 )
 PROGRAMS = pytest.StashKey[Path]()
 
@@ -122,9 +142,12 @@ def share_compiled_programs() -> Path:
 
 
 @pytest.fixture(autouse=True, scope="module")
-def memory_is_given_back() -> Iterator[None]:
+def programs_of_a_file(request: pytest.FixtureRequest) -> Iterator[None]:
     """Drops the programs of a file after its last test: those of all files take gigabytes."""
+    hurried = request.path.relative_to(Path(__file__).parent).as_posix() in HURRIED
+    jax.config.update("jax_disable_most_optimizations", hurried)
     yield
+    jax.config.update("jax_disable_most_optimizations", False)
     jax.clear_caches()
     gc.collect()
     # Commands that ran in this process have told glibc to keep what is freed (system/memory.py).
@@ -140,6 +163,13 @@ def speaking() -> None:
     """
     speak()
     LOGGER.propagate = True
+
+
+@pytest.fixture
+def undrawn(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trainings without their pictures, which take longer than a few steps."""
+    if not request.node.get_closest_marker("drawn"):
+        monkeypatch.setattr("flax_attn.training.trainer.draw_run", lambda *_: None)
 
 
 @pytest.fixture

@@ -109,7 +109,7 @@ def loss_bound(runs: Runs) -> np.ndarray:
         train(config, dataset, initial, workdir=folder, draw=False)
         return losses_of(folder)
 
-    _, bound = rounding(losses, *arrays, terms=fan_in, coarse=COARSE, draws=3)
+    _, bound = rounding(losses, *arrays, terms=fan_in, coarse=COARSE, draws=2)
     return 2 * bound  # both runs round
 
 
@@ -124,7 +124,7 @@ def wait(processes: Sequence[subprocess.Popen[str]]) -> list[int]:
 def assert_same_training(found: Path, wanted: Path, loss_bound: np.ndarray) -> None:
     assert_within(losses_of(found), losses_of(wanted), loss_bound)
     rows = list(zip(read_rows(found), read_rows(wanted), strict=True))
-    assert [row["step"] for row, _ in rows] == [4, 8, 12, 16, 20]
+    assert [row["step"] for row, _ in rows] == [4, 8, 12]
     for row, other in rows:
         for group in GROUPS:
             got, expected = row[group], other[group]
@@ -150,7 +150,7 @@ def test_two_processes_train_as_one(runs: Runs, loss_bound: np.ndarray) -> None:
     two = runs.folder / "two"
     assert wait(runs.pair("two")) == [0, 0], runs.error("two")
     assert_same_training(two, runs.one, loss_bound)
-    assert Checkpoints(two, read_only=True).latest == 20
+    assert Checkpoints(two, read_only=True).latest == 12
     assert not (runs.folder / "two-other").exists()  # the one that writes nothing
     for name in ("two-0.npz", "two-other-1.npz"):
         assert_same_features(runs.folder / name, runs.folder / "one-0.npz")
@@ -169,7 +169,7 @@ def test_two_processes_stop_together_and_go_on(runs: Runs, loss_bound: np.ndarra
     finally:
         for process in pair:
             process.kill()
-    assert len(read_rows(stopped)) < 5
+    assert len(read_rows(stopped)) < 3
     assert "is saved" in runs.error("stopped-other")
     assert wait(runs.pair("stopped")) == [0, 0], runs.error("stopped")
     assert_same_training(stopped, runs.one, loss_bound)

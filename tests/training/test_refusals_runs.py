@@ -21,6 +21,8 @@ from flax_attn.training import eval_command, train_command
 from tests.helpers.faulty_runs import Reference
 from tests.helpers.saved_states import contents
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 
 @pytest.fixture
 def copied(small: Reference, tmp_path: Path) -> Path:

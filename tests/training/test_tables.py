@@ -14,6 +14,8 @@ from flax_attn.runs.log import read_rows
 from flax_attn.studies.reproduce.experiment_plan import make_plan
 from tests.training.test_train import evaluate, folder_of_images, train
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 TABLE = ("--dataset", "labelled_csv")
 FOLDER = ("--dataset", "folder")
 

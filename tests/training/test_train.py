@@ -18,6 +18,8 @@ from flax_attn.system import cli
 from flax_attn.training import eval_command, train_command
 from tests.helpers.bounds import chain
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 ROOT = Path(__file__).parents[2]
 SMALL = (
     "--widths 4 4 8 8 8 --depths 1 1 1 1 1 --attn-features 8 --hidden 16 --image-size 32 "
@@ -145,6 +147,7 @@ def test_a_resumed_frozen_run_keeps_its_backbone(trained: Path, tmp_path: Path) 
     assert config["weights"]["source"].startswith(f"run {trained.name}")
 
 
+@pytest.mark.drawn
 @pytest.mark.parametrize("model", ["vgg16_bn", "vgg16_bn_gap", "vgg16_bn_pooled"])
 def test_baselines_train_and_evaluate(tmp_path: Path, model: str) -> None:
     assert train(tmp_path / "run", "--model", model, "--epochs", "1") == 0
