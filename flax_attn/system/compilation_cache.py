@@ -14,10 +14,10 @@ import platform
 import stat
 import zlib
 from contextlib import suppress
-from importlib.metadata import version
 from pathlib import Path
 
 import jax
+import jaxlib
 
 from flax_attn.errors import UsageError
 from flax_attn.system.cpu import threads
@@ -71,7 +71,7 @@ def use_compilation_cache(folder: str | Path | None) -> Path | None:
 def machine_key() -> str:
     """Returns a name shared by machines that may exchange programs: jaxlib, CPU, threads."""
     said = hashlib.sha256("\n".join(_describe_cpu()).encode()).hexdigest()[:_DIGITS]
-    return f"jaxlib-{version('jaxlib')}-{platform.machine()}-{threads()}-threads-{said}"
+    return f"jaxlib-{jaxlib.__version__}-{platform.machine()}-{threads()}-threads-{said}"
 
 
 def _describe_cpu() -> list[str]:

@@ -120,7 +120,7 @@ class ProgressLines:
         self._items, self._total, self._text = items, total, text
         self._count = self._before = done
         self._clock, self._write = clock, write
-        self._started = self._told = clock()
+        self._started = self._told = self._first_ended = clock()
         self._postfix = ""
         self._told_count: int | None = None  # of the last line
         self._open = True
@@ -129,6 +129,8 @@ class ProgressLines:
         for item in self._items:
             yield item
             self._count += 1
+            if self._count == self._before + 1:
+                self._first_ended = self._clock()
             if self._clock() - self._told >= LINE_SECONDS:
                 self._tell()
         self.close()
@@ -143,9 +145,10 @@ class ProgressLines:
 
     def _tell(self) -> None:
         self._told, self._told_count = self._clock(), self._count
-        seconds, done = self._told - self._started, self._count - self._before
-        left = self._total - self._count
-        rest = f", {seconds / done * left:.0f} s left" if left and done else ""
+        seconds, left = self._told - self._started, self._total - self._count
+        # The first item takes longer than the others: what it needs is compiled.
+        rated, since = self._count - self._before - 1, self._told - self._first_ended
+        rest = f", {since / rated * left:.0f} s left" if left and rated > 0 else ""
         line = f"{self._text}: {self._count}/{self._total}, {seconds:.0f} s{rest}{self._postfix}"
         self._write(" ".join(line.split()))
 

@@ -9,10 +9,16 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import cache
+from importlib import import_module
 from pathlib import Path
+from pkgutil import walk_packages
 from typing import Any, NamedTuple
 
 import pytest
+
+import flax_attn
+from flax_attn.porting.export.formats import FORMATS
 
 NOBODY = 65534
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT
@@ -42,11 +48,23 @@ def ordinary_user() -> Iterator[None]:
     if os.geteuid() != 0:
         yield
         return
+    load_everything()
     os.seteuid(NOBODY)
     try:
         yield
     finally:
         os.seteuid(0)
+
+
+@cache
+def load_everything() -> None:
+    """Imports what a command may import: an ordinary user may not read root's environment."""
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # before it is imported
+    for module in walk_packages(flax_attn.__path__, "flax_attn."):
+        import_module(module.name)
+    for form in FORMATS.values():
+        for package in form.needs:
+            import_module(package)
 
 
 def give_away(folder: Path) -> None:

@@ -76,10 +76,17 @@ def test_what_ends_early_says_how_far_it_came() -> None:
     assert told([1.0] * 10, stop=2) == []
 
 
+def test_what_the_first_item_took_says_nothing_of_the_others() -> None:
+    assert told([60.0] + [1.0] * 9)[:2] == [
+        "epoch 1/2: 1/10, 60 s, loss 0",
+        "epoch 1/2: 6/10, 65 s, 4 s left, loss 5",
+    ]
+
+
 def test_items_before_the_first_count_but_took_no_time() -> None:
     lines = told([5.0] * 2, done=6)
     assert lines == [
-        "epoch 1/2: 7/8, 5 s, 5 s left, loss 0",
+        "epoch 1/2: 7/8, 5 s, loss 0",
         "epoch 1/2: 8/8, 10 s, loss 1",
     ]
 
@@ -105,7 +112,7 @@ def test_a_file_gets_whole_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     for _ in ProgressLines(range(3), 3, "features", clock=clock):
         clock.now += LINE_SECONDS
     assert stream.getvalue() == (
-        "features: 1/3, 5 s, 10 s left\nfeatures: 2/3, 10 s, 5 s left\nfeatures: 3/3, 15 s\n"
+        "features: 1/3, 5 s\nfeatures: 2/3, 10 s, 5 s left\nfeatures: 3/3, 15 s\n"
     )
 
 
