@@ -11,12 +11,15 @@ another. ``--no-cache`` leaves out the starts with a cache.
 
 from __future__ import annotations
 
+import os
+import pty
 import re
 import signal
 import statistics
 import subprocess
 import sys
 import tempfile
+import termios
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -34,13 +37,14 @@ def seconds_to_first(flags: Sequence[str]) -> dict[str, float]:
         command = [sys.executable, "train.py", "--workdir", f"{folder}/run"]
         command += ["--feature-cache", f"{folder}/features", "--image-cache", f"{folder}/images"]
         command += flags
+        # Bars are shown in a terminal only.
+        screen, terminal = pty.openpty()
+        termios.tcsetwinsize(terminal, (40, 120))
         started = time.perf_counter()
-        process = subprocess.Popen(
-            command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
-        )
+        process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=terminal)
+        os.close(terminal)
         text = ""
-        assert process.stderr is not None
-        while chunk := process.stderr.read1(4096):  # type: ignore[attr-defined]
+        while chunk := _read(screen):
             text = (text + chunk.decode(errors="replace"))[-8192:]
             for name, count in BAR.findall(text):
                 what = STEP if name.startswith("epoch") else FEATURES
@@ -49,10 +53,21 @@ def seconds_to_first(flags: Sequence[str]) -> dict[str, float]:
             if STEP in seen:
                 process.send_signal(signal.SIGINT)
                 break
-        process.communicate()
+        while _read(screen):  # a full terminal would keep it from ending
+            pass
+        process.wait()
+        os.close(screen)
     if STEP not in seen:
         sys.exit(f"train.py left with {process.returncode} before its first step: {text.strip()}")
     return seen
+
+
+def _read(screen: int) -> bytes:
+    """What was written to a terminal; nothing once nobody has it open any more."""
+    try:
+        return os.read(screen, 4096)
+    except OSError:
+        return b""
 
 
 def one_round(flags: Sequence[str], *, cache: bool) -> dict[str, dict[str, float]]:
