@@ -26,10 +26,18 @@ Decides = Literal["numbers", "order", "data", "course", "place", "speed"]
 # the last as absolute ones (``runs/remembered_paths``).
 PathKind = Literal["input", "cache", "output", "inner"]
 
+# What a data set must have for a setting to mean something (``DatasetEntry``).
+Ability = Literal["masks", "parts", "table"]
+
 # The commands that take a setting, unless it says otherwise.
 TRAINING = ("train", "ablate", "reproduce")
 # Evaluation, explanation and export may look at other images than the run was trained on.
 LOOKING = (*TRAINING, "eval", "explain", "export")
+
+
+def flag_of(name: str) -> str:
+    """Returns the flag of a setting, such as "--data-dir"."""
+    return "--" + name.replace("_", "-")
 
 
 def setting(
@@ -43,13 +51,14 @@ def setting(
     commands: Sequence[str] = TRAINING,
     path: PathKind | None = None,
     words: Sequence[str] = (),
+    needs: Ability | None = None,
 ) -> Any:
     """Returns a field with its help text, what it decides, and the commands that take it.
 
     ``low`` and ``high`` are the inclusive range of a number, ``above`` a bound that it exceeds.
-    ``path`` says what kind of path it is, if it is one, and ``words`` which values are none. A new
-    setting that decides numbers should do nothing by default: runs and studies begun before it
-    are compared with its default.
+    ``path`` says what kind of path it is, if it is one, and ``words`` which values are none;
+    ``needs`` what a data set must have for it. A new setting that decides numbers should do nothing
+    by default: runs and studies begun before it are compared with its default.
     """
     told = {
         "help": text,
@@ -60,6 +69,7 @@ def setting(
         "commands": commands,
         "path": path,
         "words": tuple(words),
+        "needs": needs,
     }
     return field(default=default, metadata=told)
 
@@ -67,6 +77,8 @@ def setting(
 # VGG16, configuration D of Simonyan and Zisserman (2015).
 VGG16_WIDTHS = (64, 128, 256, 512, 512)
 VGG16_DEPTHS = (2, 2, 3, 3, 3)
+
+MEGAPIXEL = 1_000_000
 
 Estimator = Literal["score_function", "straight_through"]
 AttnDims = Literal["single", "multi"]
@@ -167,6 +179,7 @@ class DataConfig:
         decides="place",
         commands=LOOKING,
         path="inner",
+        needs="parts",
     )
     val_dir: str | None = setting(
         None,
@@ -174,6 +187,7 @@ class DataConfig:
         decides="place",
         commands=LOOKING,
         path="inner",
+        needs="parts",
     )
     test_dir: str | None = setting(
         None,
@@ -181,6 +195,7 @@ class DataConfig:
         decides="place",
         commands=LOOKING,
         path="inner",
+        needs="parts",
     )
     mask_dir: str | None = setting(
         None,
@@ -188,6 +203,7 @@ class DataConfig:
         decides="place",
         commands=(*TRAINING, "explain"),
         path="input",
+        needs="masks",
     )
     image_size: int = setting(
         224, "side of the images in pixels, a multiple of 32", low=32, decides="data"
@@ -213,6 +229,7 @@ class DataConfig:
         "the column of labelled_csv that names labels (default: found by its header)",
         decides="data",
         commands=LOOKING,
+        needs="table",
     )
     label_separator: str | None = setting(
         None,
@@ -220,6 +237,7 @@ class DataConfig:
         "cell is one label (default: | or what the cells show)",
         decides="data",
         commands=LOOKING,
+        needs="table",
     )
     data_seed: int = setting(0, "seed of the drawn pictures", low=0, decides="data")
     max_megapixels: int = setting(
@@ -241,23 +259,10 @@ class DataConfig:
         commands=LOOKING,
     )
 
-
-# Settings that name folders within the data set; another data set does not have them.
-PART_DIRS = ("train_dir", "val_dir", "test_dir")
-DATA_PLACES = (*PART_DIRS, "mask_dir")
-# Settings that say how a table of labels is read; a data set of another kind has no table.
-TABLE_SETTINGS = ("label_column", "label_separator")
-
-
-def of_other_data(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the settings to change for a run to look at other images than its own.
-
-    ``given`` are those that were asked for; places within the run's own data set are left behind
-    where they name another one.
-    """
-    left: tuple[str, ...] = DATA_PLACES if {"dataset", "data_dir"} & given.keys() else ()
-    left += TABLE_SETTINGS if "dataset" in given else ()
-    return {**dict.fromkeys(left), **given}
+    @property
+    def max_pixels(self) -> int:
+        """The number of pixels above which an image is refused."""
+        return MEGAPIXEL * self.max_megapixels
 
 
 @dataclass(frozen=True)
@@ -451,6 +456,27 @@ def settings(command: str | None = None) -> Iterator[Field[Any]]:
                 yield f
 
 
+# Settings that name other images than those a run was trained on.
+OTHER_IMAGES = frozenset({"dataset", "data_dir"})
+
+
+def of_other_data(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the settings to change for a run to look at other images than its own.
+
+    ``given`` are those that were asked for. Where they name another folder, places within the run's
+    own are left behind; where another data set, all that only some data sets have.
+    """
+    if not OTHER_IMAGES & given.keys():
+        return dict(given)
+    left = [
+        f.name
+        for f in settings()
+        if f.metadata["needs"] is not None
+        and ("dataset" in given or f.metadata["decides"] == "place")
+    ]
+    return {**dict.fromkeys(left), **given}
+
+
 def deciding(config: Config, *kinds: Decides) -> dict[str, Any]:
     """Returns the values of the settings that decide one of these kinds of things, by name."""
     flat = {name: value for part in asdict(config).values() for name, value in part.items()}
@@ -587,12 +613,13 @@ def check_dataset(data: DataConfig) -> None:
         readers = ", ".join(n for n, other in DATASETS.items() if other.masks == "files")
         has = "masks of its own" if row.masks == "own" else "no masks"
         raise UsageError(f"--mask-dir goes with --dataset {readers}, but {name} has {has}: drop it")
-    for ability, own in (("parts", PART_DIRS), ("table", TABLE_SETTINGS)):
-        given = [setting_name for setting_name in own if getattr(data, setting_name) is not None]
-        if given and not getattr(row, ability):
-            readers = ", ".join(n for n, other in DATASETS.items() if getattr(other, ability))
-            flag = "--" + given[0].replace("_", "-")
-            raise UsageError(f"{flag} goes with --dataset {readers}, not with {name}: drop it")
+    for f in fields(data):
+        needed = f.metadata["needs"]
+        if getattr(data, f.name) is not None and needed is not None and not getattr(row, needed):
+            readers = ", ".join(n for n, other in DATASETS.items() if getattr(other, needed))
+            raise UsageError(
+                f"{flag_of(f.name)} goes with --dataset {readers}, not with {name}: drop it"
+            )
 
 
 def validate(config: Config) -> None:
@@ -651,15 +678,14 @@ def _check_choice(name: str, value: Any, hint: Any) -> None:
     kinds = [kind for kind in (hint, *get_args(hint)) if get_origin(kind) is Literal]
     choices = [choice for kind in kinds for choice in get_args(kind)]
     if choices and value is not None and value not in choices:
-        flag = "--" + name.replace("_", "-")
-        raise UsageError(f"{flag} must be one of {', '.join(choices)}, got {value!r}")
+        raise UsageError(f"{flag_of(name)} must be one of {', '.join(choices)}, got {value!r}")
 
 
 def _check_range(name: str, value: Any, told: Mapping[str, Any]) -> None:
     low, high, above = told["low"], told["high"], told["above"]
     if value is None or (low is None and high is None and above is None):
         return
-    flag = "--" + name.replace("_", "-")
+    flag = flag_of(name)
     if not isinstance(value, int | float) or value != value:
         raise UsageError(f"{flag} takes a number, got {value!r}")
     fits = (low is None or value >= low) and (high is None or value <= high)

@@ -32,7 +32,6 @@ from flax_attn.data.dataset import (
     read_image,
     settle_task,
 )
-from flax_attn.data.decode import MEGAPIXEL
 from flax_attn.data.found import describe_found
 from flax_attn.data.listing import same_form
 from flax_attn.data.manifest import ListedImages
@@ -164,7 +163,7 @@ def _open_checked(
 
 def _limited(dataset: Dataset, config: DataConfig) -> Dataset:
     """Returns the data set with the configured limit on the size of its encoded images."""
-    limit = MEGAPIXEL * config.max_megapixels
+    limit = config.max_pixels
     splits = {
         name: replace(split, max_pixels=limit) if isinstance(split, ListedImages) else split
         for name, split in dataset.splits.items()

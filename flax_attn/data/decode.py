@@ -32,13 +32,12 @@ import PIL
 from jaxtyping import UInt8
 from PIL import Image, UnidentifiedImageError
 
-from flax_attn.config import DataConfig, Resize
+from flax_attn.config import MEGAPIXEL, DataConfig, Resize
 from flax_attn.data import jpeg
 from flax_attn.data.image_formats import describe_readers, formats_of
 from flax_attn.errors import DataError, UsageError
 
-MEGAPIXEL = 1_000_000
-MAX_PIXELS = MEGAPIXEL * DataConfig.max_megapixels
+MAX_PIXELS = DataConfig().max_pixels
 # Of the widest pixels there are, 16-bit RGBA.
 BYTES_A_PIXEL = 8
 

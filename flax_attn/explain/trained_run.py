@@ -15,7 +15,7 @@ from PIL import Image
 
 from flax_attn.config import Config
 from flax_attn.data import Split
-from flax_attn.data.decode import MEGAPIXEL, decode, decode_pixels
+from flax_attn.data.decode import decode, decode_pixels
 from flax_attn.errors import DataError, UsageError
 from flax_attn.explain.forward import NetworkForward, network_forward
 from flax_attn.models import Network, functional
@@ -128,7 +128,7 @@ class TrainedRun:
 
     def _square(self, image: Photograph) -> UInt8[np.ndarray, "s s 3"]:
         data = self.config.data
-        size, resize, limit = data.image_size, data.resize, MEGAPIXEL * data.max_megapixels
+        size, resize, limit = data.image_size, data.resize, data.max_pixels
         if isinstance(image, str | os.PathLike):
             return decode(Path(image), size=size, resize=resize, max_pixels=limit)
         return decode_pixels(image, size=size, resize=resize, max_pixels=limit)

@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from flax_attn.config import Config, PathKind, deciding, settings
+from flax_attn.config import Config, PathKind, deciding, flag_of, settings
 
 _log = logging.getLogger(__name__)
 
@@ -40,8 +40,9 @@ def recall_paths(config: Config, workdir: Path) -> Config:
         if kind == "cache" or os.path.exists(moved):
             found[name] = moved
         if kind == "input" and name in found:
-            flag = "--" + name.replace("_", "-")
-            _log.info(f"{flag}: nothing is in {value} any more; the run has moved: {moved}")
+            _log.info(
+                f"{flag_of(name)}: nothing is in {value} any more; the run has moved: {moved}"
+            )
     return config.updated(**found)
 
 

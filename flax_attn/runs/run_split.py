@@ -6,12 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from flax_attn.config import Config, of_other_data, validate
+from flax_attn.config import OTHER_IMAGES, Config, of_other_data, validate
 from flax_attn.data import Quarantine, Split, open_split
 from flax_attn.data.quarantine import FILE, read_entries
-
-# A setting that names other images than those the run was trained on.
-_OTHER_IMAGES = frozenset({"dataset", "data_dir"})
 
 
 class RunSplit(NamedTuple):
@@ -62,7 +59,7 @@ def open_run_split(
       DataError: the images cannot be used, or have other classes.
       UsageError: ``out`` holds images that are read.
     """
-    left_out = [] if _OTHER_IMAGES & given.keys() else read_entries(workdir / FILE)
+    left_out = [] if OTHER_IMAGES & given.keys() else read_entries(workdir / FILE)
     quarantine = Quarantine(config.data.on_bad_image, earlier=left_out, keep_places=False)
     split = open_split(
         config.data,

@@ -16,7 +16,7 @@ from importlib.metadata import version
 from types import NoneType, UnionType
 from typing import Any, Literal, NamedTuple, NoReturn, Union, get_args, get_origin, get_type_hints
 
-from flax_attn.config import PRESETS, Config, settings
+from flax_attn.config import PRESETS, Config, flag_of, settings
 from flax_attn.errors import UsageError
 from flax_attn.system.console import flush_output, speak
 from flax_attn.system.failures import as_our_error
@@ -122,7 +122,7 @@ def add_settings(
                 if f.default is not None:
                     text += f" (default: {_shown(f.default)})"
                 group.add_argument(
-                    "--" + f.name.replace("_", "-"),
+                    flag_of(f.name),
                     help=text,
                     default=argparse.SUPPRESS,
                     **_argument(hints[f.name], choices.get(f.name)),

@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 
+from flax_attn.config import flag_of
 from flax_attn.data import Quarantine, open_dataset
 from flax_attn.explain.methods import METHODS
 from flax_attn.runs.directory import require_usable
@@ -99,9 +100,7 @@ def _parse(argv: Sequence[str]) -> Namespace:
         quick, full = (_shown(getattr(sizes, name)) for sizes in (QUICK, FULL))
         several: dict[str, Any] = {"nargs": "+"} if isinstance(getattr(QUICK, name), tuple) else {}
         kind: dict[str, Any] = {"choices": list(METHODS)} if name == "methods" else {"type": int}
-        group.add_argument(
-            "--" + name.replace("_", "-"), help=f"{text} ({quick}; {full})", **several, **kind
-        )
+        group.add_argument(flag_of(name), help=f"{text} ({quick}; {full})", **several, **kind)
     cli.add_settings(parser, CHOICES, "reproduce")
     return parser.parse_args(argv)
 
