@@ -2,6 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+from typing import Any
+
+# Things that a message names before it counts the rest.
+NAMED = 5
+
+
+def name_some(
+    things: Iterable[Any],
+    *,
+    limit: int = NAMED,
+    separator: str = ", ",
+    last: str = " and",
+    text: Callable[[Any], str] = str,
+) -> str:
+    """Returns the first things for a message, by ``text``, and how many more there are."""
+    named = list(things)
+    more = len(named) - limit
+    return separator.join(map(text, named[:limit])) + (f"{last} {more} more" if more > 0 else "")
+
 
 class FlaxAttnError(Exception):
     """A failure that one line explains: what was got, what was expected, what to do."""

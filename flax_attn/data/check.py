@@ -18,13 +18,11 @@ from flax_attn.data.decode import MAX_PIXELS, ImageError, decoder_version
 from flax_attn.data.manifest import ManifestRow
 from flax_attn.data.quarantine import Quarantine
 from flax_attn.data.views import DecodedSplit, GuardedSplit, decode_once
-from flax_attn.errors import DataError
+from flax_attn.errors import DataError, name_some
 from flax_attn.system.files import write_text
 from flax_attn.system.output import mark_output
 
 _DIGEST = re.compile("[0-9a-f]{64}")
-# Images named in a message.
-_SHOWN = 5
 _BAR_AFTER_SECONDS = 1.0
 
 _log = logging.getLogger(__name__)
@@ -161,11 +159,10 @@ def preflight(
     }
     errors = [error for found in problems.values() for error in found.values()]
     if errors and quarantine.policy == "fail":
-        shown = "; ".join(map(str, errors[:_SHOWN]))
-        rest = f"; and {len(errors) - _SHOWN} more" if len(errors) > _SHOWN else ""
+        shown = name_some(errors, separator="; ", last="; and")
         raise DataError(
             f"{len(errors)} unusable image(s), repair or remove them, or leave them out by "
-            f"--on-bad-image quarantine: {shown}{rest}"
+            f"--on-bad-image quarantine: {shown}"
         )
     if draw_again is not None:
         new = {

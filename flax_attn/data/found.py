@@ -10,6 +10,7 @@ import numpy as np
 
 from flax_attn.data.dataset import Dataset
 from flax_attn.data.listing import describe_counts
+from flax_attn.errors import name_some
 
 # More classes than these are not counted one by one.
 _SHOWN = 10
@@ -41,10 +42,9 @@ def describe_images(
     files: Sequence[Path], passed_over: Counter[str], *, sources: Sequence[Path], out: str | Path
 ) -> str:
     """Returns how many images without labels there are, and what was passed over, in one line."""
-    named = ", ".join(map(str, sources[:_SHOWN]))
-    more = f" and {len(sources) - _SHOWN} more" if len(sources) > _SHOWN else ""
+    named = name_some(sources, limit=_SHOWN)
     images = "1 image" if len(files) == 1 else f"{len(files)} images"
-    return "; ".join([f"{named}{more}: {images}", *_passed(passed_over), f"output goes to {out}"])
+    return "; ".join([f"{named}: {images}", *_passed(passed_over), f"output goes to {out}"])
 
 
 def _passed(counts: Mapping[str, int]) -> list[str]:

@@ -15,17 +15,14 @@ from jaxtyping import Bool, Int, UInt8
 
 from flax_attn.config import DataConfig
 from flax_attn.data import Split
-from flax_attn.data.decode import MEGAPIXEL, ImageError, decode
+from flax_attn.data.decode import ImageError, decode
 from flax_attn.data.found import describe_images
 from flax_attn.data.image_formats import image_endings
 from flax_attn.data.listing import describe_counts, list_images
 from flax_attn.data.masks import objects
 from flax_attn.data.own_output import refuse_among_images
-from flax_attn.errors import DataError
+from flax_attn.errors import DataError, name_some
 from flax_attn.system.files import reading
-
-# Unusable images that an error names.
-_SHOWN = 5
 
 _log = logging.getLogger(__name__)
 
@@ -56,11 +53,12 @@ def from_paths(paths: Sequence[Path], data: DataConfig, *, out: Path) -> Photogr
     files = list(dict.fromkeys(find_images(paths, out=out)))
     named = [path for path in paths if os.path.isdir(path)]
     refuse_among_images([out], roots=named, folders={file.parent for file in files})
-    limit = MEGAPIXEL * data.max_megapixels
 
     def read(file: Path) -> UInt8[np.ndarray, "s s 3"] | ImageError:
         try:
-            return decode(file, size=data.image_size, resize=data.resize, max_pixels=limit)
+            return decode(
+                file, size=data.image_size, resize=data.resize, max_pixels=data.max_pixels
+            )
         except ImageError as error:
             return error
 
@@ -68,10 +66,9 @@ def from_paths(paths: Sequence[Path], data: DataConfig, *, out: Path) -> Photogr
         found = list(pool.map(read, files))
     errors = [item for item in found if isinstance(item, ImageError)]
     if errors:
-        rest = f"; and {len(errors) - _SHOWN} more" if len(errors) > _SHOWN else ""
         raise DataError(
             f"{len(errors)} unusable image(s), repair them or leave them out: "
-            f"{'; '.join(map(str, errors[:_SHOWN]))}{rest}"
+            + name_some(errors, separator="; ", last="; and")
         )
     common = os.path.commonpath([file.parent for file in files])
     names = [os.path.relpath(file, common) for file in files]

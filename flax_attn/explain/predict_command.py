@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from flax_attn.config import DataConfig, validate
-from flax_attn.data.decode import MEGAPIXEL, ImageError, decode
-from flax_attn.errors import DataError, UsageError
+from flax_attn.data.decode import ImageError, decode
+from flax_attn.errors import DataError, UsageError, name_some
 from flax_attn.explain.photographs import find_images
 from flax_attn.explain.trained_run import Predictions, TrainedRun, load
 from flax_attn.system import cli
@@ -24,8 +24,6 @@ from flax_attn.system.folders import require_writable
 from flax_attn.training.choices import CHOICES
 
 FILE = "predictions.csv"
-# Unusable images that an error names.
-_SHOWN = 5
 REMEDY = "name a file of your own with --out"
 
 _log = logging.getLogger(__name__)
@@ -82,10 +80,8 @@ def _write(
                 writer.writerow([name, label, *(f"{p:.6f}" for p in row)])
             count += len(names)
     if not count:
-        more = f"; and {len(refused) - _SHOWN} more" if len(refused) > _SHOWN else ""
-        raise DataError(
-            f"none of the {len(paths)} images can be used: {'; '.join(refused[:_SHOWN])}{more}"
-        )
+        shown = name_some(refused, separator="; ", last="; and")
+        raise DataError(f"none of the {len(paths)} images can be used: {shown}")
     if count < len(paths):
         _log.warning(f"{len(paths) - count} of {len(paths)} images cannot be used")
     return count
@@ -98,11 +94,12 @@ def _decoded(
 
     ``refused`` takes what cannot be used before that: all of it, where nothing can.
     """
-    limit = MEGAPIXEL * data.max_megapixels
     one_is_usable = False
     for path in paths:
         try:
-            image = decode(path, size=data.image_size, resize=data.resize, max_pixels=limit)
+            image = decode(
+                path, size=data.image_size, resize=data.resize, max_pixels=data.max_pixels
+            )
         except ImageError as error:
             if one_is_usable:
                 _log.warning(str(error))

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from flax_attn.errors import WeightsError
+from flax_attn.system.files import reading
 
 ZIP = b"PK\x03\x04"
 
@@ -60,16 +61,14 @@ def is_safetensors_head(head: bytes) -> bool:
 
 
 def _head(path: Path) -> bytes:
-    if path.is_dir():
-        raise WeightsError(f"cannot read {path}: it is a folder, name the file in it")
-    # A pipe would block, a device never end.
-    if not path.is_file():
-        raise WeightsError(f"cannot read {path}: no such file")
-    try:
+    with reading(path, WeightsError):
+        if path.is_dir():
+            raise WeightsError(f"cannot read {path}: it is a folder, name the file in it")
+        # A pipe would block, a device never end.
+        if not path.is_file():
+            raise WeightsError(f"cannot read {path}: no such file")
         with open(path, "rb") as file:
             return file.read(_HEAD)
-    except OSError as error:
-        raise WeightsError(f"cannot read {path}: {error.strerror or error}") from error
 
 
 def _is_markup(head: bytes) -> bool:

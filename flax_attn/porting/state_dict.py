@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from flax import nnx
 
-from flax_attn.errors import WeightsError
+from flax_attn.errors import WeightsError, name_some
 from flax_attn.models.functional import BACKBONE, merge, placed_like, split
 from flax_attn.models.vgg import VGG16BN
 from flax_attn.porting.convert import (
@@ -182,9 +182,8 @@ def choose_table(
     found = detect_layout(tensors, source) if layout == "auto" else layout
     table = fitting_table(found, depths, tensors.keys())
     if layout == "backbone" and (head := {key for key in tensors if not is_backbone(key)}):
-        shown = ", ".join(printable(key) for key in sorted(head)[:5])
-        more = f" and {len(head) - 5} more" if len(head) > 5 else ""
-        _log.info(f"{source}: the convolutions alone, passed over {shown}{more}")
+        shown = name_some(sorted(head), text=printable)
+        _log.info(f"{source}: the convolutions alone, passed over {shown}")
         table = replace(table, ignored=table.ignored | head)
     return table
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from flax_attn.errors import WeightsError
+from flax_attn.errors import WeightsError, name_some
 from flax_attn.porting.convert import printable
 from flax_attn.porting.torch_values import Name, Opaque
 
@@ -256,6 +256,4 @@ def _is_tensor(value: Any) -> bool:
 
 
 def _shown(names: Iterable[Any]) -> str:
-    names = list(names)
-    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-    return ", ".join(printable(name) for name in names[:5]) + more
+    return name_some(names, text=printable)

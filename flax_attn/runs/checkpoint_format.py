@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from flax_attn.errors import CheckpointError
+from flax_attn.errors import CheckpointError, name_some
 from flax_attn.models.functional import Arrays, find_mismatches, placed_like
 from flax_attn.runs.log import Row
 from flax_attn.runs.orbax_arrays import Record
@@ -93,9 +93,8 @@ class LoadedCheckpoint(NamedTuple):
     def _fit(self, file: str, template: Any) -> Any:
         found, wanted = self.arrays[file], _by_name(template)
         if problems := find_mismatches(found, wanted):
-            more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
-            shown = "; ".join(map(str, problems[:5]))
-            raise CheckpointError(f"{self.where} does not fit: {shown}{more}")
+            shown = name_some(problems, separator="; ")
+            raise CheckpointError(f"{self.where} does not fit: {shown}")
         leaves = [placed_like(found[name], leaf) for name, leaf in wanted.items()]
         return jax.tree.unflatten(jax.tree.structure(template), leaves)
 

@@ -19,7 +19,7 @@ from flax_attn.config import Config
 from flax_attn.errors import CheckpointError, RunBusyError, UsageError
 from flax_attn.runs.remembered_paths import recall_paths, remember_paths
 from flax_attn.system.cpu import max_isa, threads
-from flax_attn.system.files import reading, write_json, writing
+from flax_attn.system.files import read_if_there, reading, write_json, writing
 from flax_attn.system.folders import PROBE, require_writable
 from flax_attn.system.output import MARK, mark_output
 
@@ -120,7 +120,7 @@ class Run:
         path = workdir / CONFIG_FILE
         try:
             with reading(path, CheckpointError, remedy=GET_RIGHTS):
-                text = _text_of(path)
+                text = read_if_there(path)
             if text is None:
                 raise CheckpointError(f"no {CONFIG_FILE} in {workdir}: not a run directory")
             values = json.loads(text)
@@ -135,14 +135,6 @@ class Run:
             )
         except (KeyError, ValueError, TypeError, AttributeError, UsageError) as error:
             raise CheckpointError(f"{path} is damaged: {error!r}") from error
-
-
-def _text_of(path: Path) -> str | None:
-    """Returns what a file holds, None where there is none."""
-    try:
-        return path.read_text(encoding="utf-8")
-    except (FileNotFoundError, NotADirectoryError):
-        return None
 
 
 def default_workdir(config: Config) -> Path:

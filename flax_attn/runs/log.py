@@ -17,7 +17,7 @@ from typing import Any
 
 from flax_attn.errors import CheckpointError
 from flax_attn.system.console import attempt
-from flax_attn.system.files import reading, write_text
+from flax_attn.system.files import read_if_there, reading, write_text
 from flax_attn.system.json_text import encode_json_lines, restore_undefined
 
 METRICS_FILE = "metrics.jsonl"
@@ -35,9 +35,7 @@ def read_rows(workdir: Path) -> list[Row]:
     """
     path = workdir / METRICS_FILE
     with reading(path, CheckpointError):
-        if not path.exists():
-            return []
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        lines = (read_if_there(path, errors="replace") or "").splitlines()
     rows = []
     for line in lines:
         try:

@@ -150,6 +150,19 @@ def reading(what: object, kind: type[FlaxAttnError], *, remedy: str = "") -> Ite
         raise kind(f"cannot read {what}: {reason_of(error)}{advice}") from error
 
 
+def read_if_there(path: Path, *, errors: str = "strict") -> str | None:
+    """Returns the text of a file, None where there is none.
+
+    Raises:
+      OSError: it cannot be read.
+      ValueError: it is no UTF-8, unless ``errors`` says otherwise.
+    """
+    try:
+        return path.read_text(encoding="utf-8", errors=errors)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
 def reason_of(error: OSError) -> str:
     """Returns in words why the system refused, without the name of the file."""
     if isinstance(error, FileExistsError):  # of a folder that was to be made

@@ -15,7 +15,7 @@ from pathlib import Path
 from flax_attn.config import DataConfig
 from flax_attn.data.image_formats import image_endings
 from flax_attn.data.listing import folders, is_folder, is_junk, refuse_dead_folders, same_form
-from flax_attn.errors import DataError
+from flax_attn.errors import DataError, name_some
 
 PARTS = ("train", "val", "test")
 
@@ -226,5 +226,4 @@ def _names(paths: Sequence[Path]) -> frozenset[str]:
 
 
 def _list(names: Sequence[str]) -> str:
-    shown = ", ".join(map(repr, names[:_SHOWN]))
-    return shown + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
+    return name_some(names, limit=_SHOWN, text=repr)

@@ -13,9 +13,10 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
-from unicodedata import normalize
 
 from flax_attn.data.decode import open_regular
+from flax_attn.data.image_formats import image_endings
+from flax_attn.data.listing import same_form
 from flax_attn.errors import DataError
 
 SEPARATORS = (",", ";", "\t", "|")
@@ -30,7 +31,6 @@ _MARKS = (
 _WORKBOOKS = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0")
 # What Excel writes before the header to say which separator follows.
 _SAYS_SEPARATOR = re.compile(r"sep=([,;\t|])\r?\n?|sep=([,;\t|])\r", re.IGNORECASE)
-_IMAGE_NAME = re.compile(r".+\.(jpe?g|png|bmp|gif|webp|tiff?)", re.IGNORECASE)
 
 
 class TableRow(NamedTuple):
@@ -59,7 +59,7 @@ class Table(NamedTuple):
 
 def fold(header: str) -> str:
     """Returns the header of a column without case, accents' form, spaces and dashes."""
-    return re.sub(r"[\s_.-]+", "", normalize("NFC", header).casefold())
+    return re.sub(r"[\s_.-]+", "", same_form(header).casefold())
 
 
 def read_cells(file: Path, *, names: frozenset[str], forms: str) -> Table:
@@ -82,10 +82,10 @@ def read_cells(file: Path, *, names: frozenset[str], forms: str) -> Table:
     _, cells = next(lines, (0, []))
     rows = list(lines)
     header = _without_trailing(
-        [normalize("NFC", cell.strip()) for cell in cells], [row for _, row in rows]
+        [same_form(cell.strip()) for cell in cells], [row for _, row in rows]
     )
     if not names & {fold(cell) for cell in header}:
-        bare = any(_IMAGE_NAME.fullmatch(cell) for cell in header)
+        bare = any(cell.lower().endswith(image_endings()) for cell in header)
         what = "no header, its first row is" if bare else "the header is"
         raise DataError(f"{shown}: {what} {header}: expected one with {forms}")
     checked = tuple(_fitting(shown, line, row, header, separator) for line, row in rows)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Sequence
 from itertools import chain
 
+from flax_attn.data.listing import same_form
 from flax_attn.data.sets.table_separators import Cell, find_separator, separator_of, split_cell
 from flax_attn.errors import DataError
 
@@ -86,7 +86,7 @@ def read_lists(
     Raises:
       DataError: an empty label; a cell that may hold one label or several.
     """
-    texts = [unicodedata.normalize("NFC", cell.text.strip()) for cell in cells]
+    texts = [same_form(cell.text.strip()) for cell in cells]
     for cell, text in zip(cells, texts, strict=True):
         if text.casefold() in _MISSING:
             raise DataError(

@@ -19,16 +19,6 @@ def _caseless(path: str) -> str:
     return same_form(path).casefold()
 
 
-def without_ending(path: str) -> str:
-    """Returns a path without the ending of an image, if it has one."""
-    ending = next((e for e in image_endings() if path.lower().endswith(e)), "")
-    return path[: len(path) - len(ending)]
-
-
-def _caseless_stem(path: str) -> str:
-    return _caseless(without_ending(path))
-
-
 def is_deeper(path: str, name: str) -> bool:
     """Says whether an image lies in a folder that its name in the table lacks."""
     return path.count("/") > PurePosixPath(name.strip().replace("\\", "/")).as_posix().count("/")
@@ -70,6 +60,18 @@ class ImageNames:
             return self._known, str(error)
         return self._known | found, ""
 
+    @cached_property
+    def _endings(self) -> frozenset[str]:
+        return frozenset(image_endings())
+
+    def _without_ending(self, path: str) -> str:
+        """Returns a path without the ending of an image, if it has one."""
+        stem, ending = os.path.splitext(path)
+        return stem if ending.lower() in self._endings else path
+
+    def _caseless_stem(self, path: str) -> str:
+        return _caseless(self._without_ending(path))
+
     def find(self, name: str, where: str) -> str | None:
         """Returns the path that a name stands for, None if there is none.
 
@@ -84,8 +86,8 @@ class ImageNames:
 
     def near(self, name: str) -> str | None:
         """Returns an image that differs from the name by its ending, to be named in a message."""
-        stem = without_ending(PurePosixPath(name.strip().replace("\\", "/")).as_posix())
-        found = self._by_end(_caseless_stem, stem) if stem else []
+        stem = self._without_ending(PurePosixPath(name.strip().replace("\\", "/")).as_posix())
+        found = self._by_end(self._caseless_stem, stem) if stem else []
         return found[0] if found else None
 
     def _spellings(self, name: str, where: str) -> Iterable[str]:
@@ -124,12 +126,12 @@ class ImageNames:
             return path
         if path in ("", "."):
             return None
-        named = path != without_ending(path)
+        named = path != self._without_ending(path)
         if not named and self._is_there(path) and not (self._root / path).is_dir():
             return path
         ways: list[tuple[Callable[..., list[str]], Callable[[str], str]]]
         ways = [(self._whole, same_form), (self._by_end, same_form), (self._by_end, _caseless)]
-        for find, key in ways if named else [*ways, (self._by_end, _caseless_stem)]:
+        for find, key in ways if named else [*ways, (self._by_end, self._caseless_stem)]:
             found = find(key, path)
             if len(found) == 1:
                 return found[0]

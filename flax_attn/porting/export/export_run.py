@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from flax_attn.data import Split, read_image
+from flax_attn.data.dataset import evenly
 from flax_attn.errors import UsageError, WeightsError
 from flax_attn.porting.export.formats import (
     FORMATS,
@@ -133,9 +134,8 @@ def _new_folder(out: Path) -> Iterator[Path]:
 
 def _images(split: Split) -> UInt8[np.ndarray, "n s s 3"]:
     """Returns a few images, evenly spread over the split, and so over its classes."""
-    count = min(CHECKED_IMAGES, len(split.labels))
-    places = np.linspace(0, len(split.labels) - 1, count).round().astype(int)
-    return np.stack([read_image(split, int(place))[0] for place in places])
+    places = evenly(len(split.labels), CHECKED_IMAGES)
+    return np.stack([read_image(split, place)[0] for place in places])
 
 
 def _describe(run: Run, expected: dict[str, np.ndarray]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import numpy as np
 from flax_attn.errors import CheckpointError
 from flax_attn.statistics import Interval, student_t
 from flax_attn.studies.ablate.grid import Row, mean_over_maps
-from flax_attn.system.files import reading, write_text
+from flax_attn.system.files import read_if_there, reading, write_text
 from flax_attn.system.json_text import encode_json_lines, restore_undefined
 
 ROWS_FILE = "rows.jsonl"
@@ -49,9 +49,7 @@ def read_rows(path: Path) -> list[Row]:
       CheckpointError: it cannot be read, or a line is no row.
     """
     with reading(path, CheckpointError, remedy="choose another --out"):
-        if not path.exists():
-            return []
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        lines = (read_if_there(path, errors="replace") or "").splitlines()
     rows: list[Row] = []
     for number, line in enumerate(lines, start=1):
         try:
