@@ -28,7 +28,7 @@ def calibrate(
     structure: Structure,
     params: Mapping[str, Any],
     stats: Mapping[str, Any],
-    batches: Iterable[UInt8[np.ndarray, "b h w 3"]],
+    batches: Iterable[UInt8[np.ndarray, "_ h w 3"]],
 ) -> tuple[Arrays, Arrays]:
     """Returns parameters and statistics of the same function, calibrated on all images.
 

@@ -59,7 +59,7 @@ _NUMPY_GLOBALS = {
     (f"{module}.multiarray", "_reconstruct") for module in ("numpy.core", "numpy._core")
 } | {("numpy", "ndarray"), ("numpy", "dtype")}
 
-Batches = Iterator[UInt8[np.ndarray, "b h w 3"]]
+Batches = Iterator[UInt8[np.ndarray, "_ h w 3"]]
 
 
 def fetch_checkpoint() -> bytes:

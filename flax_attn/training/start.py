@@ -155,7 +155,7 @@ def resolve_initial(
     return from_file(path)
 
 
-def calibration_images(split: Split, batch_size: int) -> Iterator[UInt8[np.ndarray, "b s s 3"]]:
+def calibration_images(split: Split, batch_size: int) -> Iterator[UInt8[np.ndarray, "_ s s 3"]]:
     """Yields batches of ``CALIBRATION_IMAGES`` training images at random, to calibrate on."""
     count = min(CALIBRATION_IMAGES, len(split.labels))
     chosen = np.random.default_rng(0).permutation(len(split.labels))[:count]
