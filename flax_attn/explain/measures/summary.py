@@ -9,16 +9,20 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from jaxtyping import Float
 
 from flax_attn.explain import measures
 from flax_attn.explain.explainer import Explained, Explainer
-from flax_attn.explain.measures import MEASURES, Maps, Values
+from flax_attn.explain.measures import MEASURES, Values
 from flax_attn.explain.measures.faithfulness import Faithfulness
 from flax_attn.statistics import mean, wilson
 from flax_attn.system.console import plain
 from flax_attn.system.files import write_bytes
 
 CONTROL = "Centred Gaussian"
+
+# Of several gates: each has its own resolution.
+MapsByName = Mapping[str, Float[np.ndarray, "n _ _"]]
 
 
 class Measured(NamedTuple):
@@ -36,7 +40,7 @@ class Measured(NamedTuple):
     without_mask: int
 
 
-def with_control(explained: Sequence[Explained]) -> dict[str, Maps]:
+def with_control(explained: Sequence[Explained]) -> MapsByName:
     """Returns the maps of all photographs by name, then a Gaussian that has not looked at them."""
     maps = {name: np.stack([item.maps[name] for item in explained]) for name in explained[0].maps}
     height, width, _ = explained[0].image.shape
@@ -46,7 +50,7 @@ def with_control(explained: Sequence[Explained]) -> dict[str, Maps]:
 def take_curves(
     explainer: Explainer,
     explained: Sequence[Explained],
-    maps: Mapping[str, Maps],
+    maps: MapsByName,
     *,
     batch_size: int,
 ) -> dict[str, Faithfulness]:
@@ -65,7 +69,7 @@ def take_curves(
 
 def measure(
     explained: Sequence[Explained],
-    maps: Mapping[str, Maps],
+    maps: MapsByName,
     curves: Mapping[str, Faithfulness] | None = None,
 ) -> Measured | None:
     """Takes every measure whose needs are known; returns None when there is none.
