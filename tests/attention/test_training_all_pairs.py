@@ -1,21 +1,28 @@
-"""Every score with every alignment, through the real training step."""
+"""Every score with every alignment through a gate, and all of them through the training step."""
 
 from __future__ import annotations
 
 from itertools import product
 
+import jax
 import numpy as np
 import pytest
+from flax import nnx
 
-from flax_attn.attention import ALIGNMENTS, SCORES
+from flax_attn.attention import ALIGNMENTS, SCORES, AttentionGate
 from flax_attn.config import Config
 from flax_attn.models import build_model, functional
 from flax_attn.models.vgg import Features
 from flax_attn.training.optimizer import make_optimizer
 from flax_attn.training.step import Examples, init_state, make_train_step
 
-COMBINATIONS = list(product(SCORES, ALIGNMENTS))
+# What a pair of them may do wrong shows in a gate. A training, which takes seconds to compile, has
+# each score and each alignment at least once.
+PAIRS = list(product(SCORES, ALIGNMENTS))
+TRAINED = [(score, list(ALIGNMENTS)[i % len(ALIGNMENTS)]) for i, score in enumerate(SCORES)]
 STEPS = 50
+# Of the maps, so that products of two reach ±10⁴.
+LARGE = 50.0
 
 
 def examples(config: Config, *, seed: int, scale: float = 1.0) -> Examples:
@@ -31,7 +38,41 @@ def examples(config: Config, *, seed: int, scale: float = 1.0) -> Examples:
     return Examples(features, label, np.ones(8, bool))
 
 
-@pytest.mark.parametrize(("score", "norm"), COMBINATIONS)
+def test_every_row_is_trained() -> None:
+    assert {score for score, _ in TRAINED} == set(SCORES)
+    assert {norm for _, norm in TRAINED} == set(ALIGNMENTS)
+
+
+@pytest.mark.parametrize(("score", "norm"), PAIRS)
+def test_gradients_of_a_gate_are_finite(score: str, norm: str) -> None:
+    gate = AttentionGate(
+        local_features=6,
+        guide_features=8,
+        attn_features=4,
+        score=SCORES[score](),
+        alignment=ALIGNMENTS[norm](),
+        rngs=nnx.Rngs(0),
+    )
+    structure, params, stats = functional.split(gate)
+    keys = jax.random.split(jax.random.key(0), 3)
+
+    def total(params, local, guide):
+        out = functional.merge(structure, params, stats)(local, guide, key=keys[2])
+        return (out.pooled * np.arange(6.0)).sum()
+
+    local = jax.random.normal(keys[0], (2, 4, 4, 6))
+    guide = jax.random.normal(keys[1], (2, 2, 2, 8))
+    for scale in (1.0, LARGE):
+        value, gradients = jax.value_and_grad(total, argnums=(0, 1, 2))(
+            params, scale * local, scale * guide
+        )
+        assert np.isfinite(value)
+        for path, gradient in jax.tree_util.tree_leaves_with_path(gradients):
+            assert np.isfinite(gradient).all(), (scale, path)
+        assert np.any(gradients[1]), "the pooled vector does not follow the map"
+
+
+@pytest.mark.parametrize(("score", "norm"), TRAINED)
 def test_combination(tiny: Config, score: str, norm: str) -> None:
     # One gate: a second one would compile the same again.
     config = tiny.updated(
@@ -53,7 +94,7 @@ def test_combination(tiny: Config, score: str, norm: str) -> None:
     assert step._cache_size() == 1  # type: ignore[attr-defined]
     assert np.isfinite(losses).all()
     assert np.mean(losses[-5:]) < 0.7 * np.mean(losses[:5]), losses
-    # Products of ±10⁴: an update is finite only if loss and gradients are.
-    state, sums, _ = step(state, examples(config, seed=9, scale=50.0))
+    # An update is finite only if loss and gradients are.
+    state, sums, _ = step(state, examples(config, seed=9, scale=LARGE))
     for path, array in {**state.params, "loss": sums.loss}.items():
         assert np.isfinite(array).all(), path

@@ -9,6 +9,7 @@ its own float64 ones no less than from ours. That is what the last test checks.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import lru_cache, partial
 from typing import NamedTuple
 
@@ -25,12 +26,15 @@ from flax_attn.ops.losses import cross_entropy
 from tests.helpers.bounds import DOUBLE, assert_within, fan_in, gamma, rounding
 from tests.helpers.parity import (
     LABELS,
+    NARROW,
     SIDE,
+    WHOLE,
     as_double,
     as_ours,
     from_torch,
     is_conv_bias,
     largest_error,
+    neighbour,
     random_images,
     torch_images,
     torch_network,
@@ -47,16 +51,18 @@ GRADIENT = 2 * 16 * ROUNDING
 class Case(NamedTuple):
     norm: str
     train: bool
-    side: int
+    side: int = 64
+    sizes: ModelConfig = NARROW
 
     def __str__(self) -> str:
-        return f"{self.norm}-{'train' if self.train else 'eval'}-{self.side}"
+        width = "narrow" if self.sizes == NARROW else "whole"
+        return f"{self.norm}-{'train' if self.train else 'eval'}-{self.side}-{width}"
 
 
 # The last one only: the cases that share a reference stand side by side.
 @lru_cache(maxsize=1)
 def torch_gradient(case: Case, dtype: torch.dtype) -> dict[str, np.ndarray]:
-    network = torch_network(case.norm).to(dtype).train(case.train)
+    network = torch_network(case.norm, case.sizes).to(dtype).train(case.train)
     logits = network(torch_images(random_images(2, case.side, seed=2), dtype)).logits
     torch_cross_entropy(logits, torch.from_numpy(LABELS).long()).backward()
     return as_ours({name: p.grad for name, p in network.named_parameters()})
@@ -80,8 +86,8 @@ def highest_precision() -> Iterator[None]:
 
 
 def our_gradient(case: Case, conv: str, *, double: bool) -> dict[str, np.ndarray]:
-    config = ModelConfig(norm=case.norm, conv=conv)
-    structure, params, stats = from_torch(torch_network(case.norm), config)
+    config = replace(case.sizes, norm=case.norm, conv=conv)
+    structure, params, stats = from_torch(torch_network(case.norm, case.sizes), config)
     dtype = torch.float64 if double else torch.float32
     image = torch_images(random_images(2, case.side, seed=2), dtype).permute(0, 2, 3, 1).numpy()
     if double:
@@ -91,23 +97,25 @@ def our_gradient(case: Case, conv: str, *, double: bool) -> dict[str, np.ndarray
         return {path: np.asarray(array) for path, array in got.items()}
 
 
-SIGMOID_TRAIN = Case("sigmoid", train=True, side=SIDE)
-SOFTMAX_EVAL = Case("softmax", train=False, side=SIDE)
-# Alignment and batch statistics know nothing of each other: each was at full size above, so that
-# a small image will do for the other pairs, and for the other form of the convolutions.
-SMALL_SIGMOID_TRAIN = Case("sigmoid", train=True, side=96)
-SMALL_SOFTMAX_TRAIN = Case("softmax", train=True, side=96)
-SMALL = Case("sigmoid", train=False, side=96)
+# Alignment and batch statistics know nothing of each other, nor do either of the widths: one case
+# at full width tells that these fit. That of the issue's size takes a minute and 3 GB.
+WHOLE_TRAIN = Case("sigmoid", train=True, sizes=WHOLE)
+LARGE_TRAIN = Case("sigmoid", train=True, side=SIDE, sizes=WHOLE)
+SMALL_SIGMOID_TRAIN = Case("sigmoid", train=True)
+SMALL_SOFTMAX_TRAIN = Case("softmax", train=True)
+SMALL_SOFTMAX = Case("softmax", train=False)
+SMALL = Case("sigmoid", train=False)
 
 
 @pytest.mark.parametrize(
     ("case", "conv"),
     [
-        (SIGMOID_TRAIN, "auto"),
-        (SOFTMAX_EVAL, "auto"),
+        (WHOLE_TRAIN, "auto"),
+        pytest.param(LARGE_TRAIN, "auto", marks=pytest.mark.faults),
         (SMALL_SIGMOID_TRAIN, "exact"),
         (SMALL_SOFTMAX_TRAIN, "auto"),
         (SMALL_SOFTMAX_TRAIN, "exact"),
+        (SMALL_SOFTMAX, "auto"),
         (SMALL, "auto"),
     ],
     ids=str,
@@ -132,15 +140,12 @@ def test_gradient_of_every_parameter(case: Case, conv: str) -> None:
             assert np.linalg.norm(got[path]) < ROUNDING * scale, path
 
 
-def neighbour(path: str) -> str:
-    """The parameter that the bias at ``path`` is added after."""
-    return path.replace("/score/bias", "/score/phi").replace("/bias", "/kernel")
-
-
 @pytest.mark.parametrize("conv", ["auto", "exact"])
 def test_single_precision_is_off_by_rounding(conv: str) -> None:
     """Which activations flip is chance: those that rounding may flip are part of the bound."""
-    structure, params, stats = from_torch(torch_network(SMALL.norm), ModelConfig(norm=SMALL.norm))
+    structure, params, stats = from_torch(
+        torch_network(SMALL.norm, SMALL.sizes), replace(SMALL.sizes, norm=SMALL.norm)
+    )
     image = torch_images(random_images(2, SMALL.side, seed=2), torch.float64)
     with jax.enable_x64(True):
         value, bound = rounding(

@@ -1,16 +1,16 @@
 """Ten Adam steps in training mode against PyTorch: parameters, logits, running statistics.
 
-In float64: batch statistics make the gradient of a convolution's bias zero, so that PyTorch's is
-rounding noise, which Adam scales up to full steps; and Adam's first step is the sign of the
-gradient, noise or not. Double precision pushes the noise below Adam's epsilon on both sides.
+In float64: Adam's first step is the sign of the gradient, noise or not, and double precision pushes
+noise below Adam's epsilon. Where a gradient is zero in exact arithmetic, PyTorch's is noise, which
+would move what it then computes: those parameters are held there.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,84 +23,113 @@ from flax_attn.config import ModelConfig, TrainConfig
 from flax_attn.models import functional
 from flax_attn.models.functional import Arrays
 from flax_attn.ops.images import normalize
+from flax_attn.porting import TABLES
 from flax_attn.training import step
 from flax_attn.training.optimizer import make_optimizer
 from flax_attn.training.step import Examples, init_state, make_train_step
+from tests.helpers.bounds import COARSE, DOUBLE, assert_within, gamma, rounding
 from tests.helpers.parity import (
     LABELS,
+    NARROW,
+    WHOLE,
     as_double,
     as_ours,
+    fan_in_of_torch,
     from_torch,
-    largest_error,
+    is_conv_bias,
+    neighbour,
     random_images,
-    relative_error,
     torch_images,
     torch_network,
     vanishes,
 )
 
 STEPS = 10
+SIDE = 64
 TRAIN = TrainConfig(
     optimizer="adam", learning_rate=1e-3, backbone_learning_rate=1e-4, freeze_backbone=False
 )
-# The issue asks for 1e-4, of values; that of their changes is stricter by far.
-VALUES = 1e-8
-CHANGES = 1e-8
-# What noise moves a parameter whose gradient is zero in exact arithmetic.
-STILL = 1e-8
-# At 224 px PyTorch alone takes about 10 s a step in float64: PARITY_TRAINING_SIDE=224 for that.
-SIDE = int(os.environ.get("PARITY_TRAINING_SIDE", "64"))
+ADAM_EPSILON = 1e-8
 
 
 class Trained(NamedTuple):
-    """Before and after, by our paths."""
+    """What ten steps leave, by our paths: values, how far they went, and what was seen.
 
-    params: tuple[Arrays, Arrays]
-    stats: tuple[Arrays, Arrays]
-    losses: list[float]
+    Without the parameters whose gradient is zero in exact arithmetic: ``still`` are those.
+    """
+
+    values: Arrays
+    changes: Arrays
+    losses: np.ndarray
     logits: np.ndarray
+    still: Arrays
+
+
+def trained(
+    before: Arrays, after: Arrays, losses: list[float], logits: np.ndarray, *, norm: str
+) -> Trained:
+    still = {path for path in before if vanishes(path, norm=norm, train=True)}
+    moving = before.keys() - still
+    return Trained(
+        {path: after[path] for path in moving},
+        {path: after[path] - before[path] for path in moving},
+        np.array(losses),
+        logits,
+        {path: after[path] - before[path] for path in still},
+    )
+
+
+def path_of_key(network: torch.nn.Module) -> dict[str, str]:
+    """Our path of every parameter, by its key."""
+    layout = TABLES["attn_vgg"](WHOLE.depths).entries
+    return {key: layout[key].path for key, _ in network.named_parameters()}
 
 
 def batches() -> np.ndarray:
     return random_images(STEPS * 2, SIDE, seed=6).reshape(STEPS, 2, SIDE, SIDE, 3)
 
 
-def split(arrays: Arrays) -> tuple[Arrays, Arrays]:
-    is_statistic = {path: path.endswith(("/norm/mean", "/norm/var")) for path in arrays}
-    return (
-        {path: array.copy() for path, array in arrays.items() if not is_statistic[path]},
-        {path: array.copy() for path, array in arrays.items() if is_statistic[path]},
-    )
-
-
-def train_torch(norm: str) -> Trained:
-    network = torch_network(norm).double()
-    before = split(as_ours(network.state_dict()))
-    head = [p for name, p in network.named_parameters() if not name.startswith("conv_block")]
-    backbone = [p for name, p in network.named_parameters() if name.startswith("conv_block")]
+def train_torch(
+    state: dict[str, np.ndarray], *, norm: str, sizes: ModelConfig, noise: Arrays | None = None
+) -> Trained:
+    """Trains from a state dict; ``noise`` gets the size of the gradient beside each ``still``."""
+    network = torch_network(norm, sizes).double()
+    network.load_state_dict({key: torch.from_numpy(np.array(a)) for key, a in state.items()})
+    before = as_ours({key: t.clone() for key, t in network.state_dict().items()})
+    paths = path_of_key(network)
+    still = {key for key, path in paths.items() if vanishes(path, norm=norm, train=True)}
+    moving = {key: p for key, p in network.named_parameters() if key not in still}
+    head = [p for key, p in moving.items() if not key.startswith("conv_block")]
+    backbone = [p for key, p in moving.items() if key.startswith("conv_block")]
     optimizer = torch.optim.Adam(
         [
             {"params": head, "lr": TRAIN.learning_rate},
             {"params": backbone, "lr": TRAIN.backbone_learning_rate},
-        ]
+        ],
+        eps=ADAM_EPSILON,
     )
     network.train()
     losses = []
     for images in batches():
-        optimizer.zero_grad()
+        network.zero_grad()
         logits = network(torch_images(images, torch.float64)).logits
         loss = cross_entropy(logits, torch.from_numpy(LABELS).long())
         loss.backward()
+        if noise is not None:
+            gradients = as_ours({key: p.grad for key, p in moving.items()})
+            for path in map(paths.__getitem__, still):
+                size = float(np.linalg.norm(gradients[neighbour(path)]))
+                noise[path] = max(noise.get(path, 0.0), size)
         optimizer.step()
         losses.append(loss.item())
-    after = split(as_ours(network.state_dict()))
+    after = as_ours(network.state_dict())
     with torch.no_grad():
         logits = network.eval()(torch_images(batches()[0], torch.float64)).logits.numpy()
-    return Trained((before[0], after[0]), (before[1], after[1]), losses, logits)
+    return trained(before, after, losses, logits, norm=norm)
 
 
-def train_ours(norm: str) -> Trained:
-    structure, params, stats = from_torch(torch_network(norm), ModelConfig(norm=norm))
+def train_ours(*, norm: str, sizes: ModelConfig) -> Trained:
+    structure, params, stats = from_torch(torch_network(norm, sizes), replace(sizes, norm=norm))
     params, stats = as_double(params), as_double(stats)
     tx = make_optimizer(TRAIN, steps_per_epoch=STEPS)
     train_step = make_train_step(structure, tx, TRAIN)
@@ -117,8 +146,9 @@ def train_ours(norm: str) -> Trained:
 
     image = normalize(jnp.array(batches()[0]), dtype=jnp.float64)
     logits = np.asarray(evaluate(state.params, state.stats, image))
-    after = [jax.tree.map(np.asarray, arrays) for arrays in (state.params, state.stats)]
-    return Trained((params, after[0]), (stats, after[1]), losses, logits)
+    after = jax.tree.map(np.asarray, {**state.params, **state.stats})
+    assert {str(array.dtype) for array in after.values()} == {"float64"}
+    return trained({**params, **stats}, after, losses, logits, norm=norm)
 
 
 @pytest.fixture
@@ -129,32 +159,38 @@ def double_precision(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         yield
 
 
-def changes(arrays: tuple[Arrays, Arrays]) -> Arrays:
-    before, after = arrays
-    return {path: after[path] - before[path] for path in before}
+@pytest.mark.parametrize(
+    ("norm", "sizes"),
+    [
+        pytest.param("sigmoid", NARROW, id="sigmoid"),
+        pytest.param("softmax", NARROW, id="softmax"),
+        pytest.param("sigmoid", WHOLE, id="sigmoid-whole", marks=pytest.mark.faults),
+    ],
+)
+def test_ten_adam_steps(norm: str, sizes: ModelConfig, double_precision: None) -> None:
+    state = {key: t.numpy() for key, t in torch_network(norm, sizes).state_dict().items()}
 
+    def terms(array: np.ndarray) -> float:
+        """Every step goes there and back once, and is rounded anew."""
+        return 2 * STEPS * fan_in_of_torch(torch.from_numpy(np.array(array)))
 
-@pytest.mark.parametrize("norm", ["sigmoid", "softmax"])
-def test_ten_adam_steps(norm: str, double_precision: None) -> None:
-    got, expected = train_ours(norm), train_torch(norm)
-    assert {str(array.dtype) for array in got.params[1].values()} == {"float64"}
-    check(got.params[1], expected.params[1], VALUES)
-    check(got.stats[1], expected.stats[1], VALUES)
-    assert relative_error(got.losses, expected.losses) < VALUES
-    assert relative_error(got.logits, expected.logits) < VALUES
+    def reference(state: dict[str, Any]) -> Trained:
+        return train_torch(state, norm=norm, sizes=sizes)
 
-    check(changes(got.stats), changes(expected.stats), CHANGES)
-    ours, theirs = changes(got.params), changes(expected.params)
-    still = {path for path in ours if vanishes(path, norm=norm, train=True)}
-    check(without(ours, still), without(theirs, still), CHANGES)
-    for path in still:
-        assert np.abs([ours[path], theirs[path]]).max() < STILL, path
-
-
-def check(got: Arrays, expected: Arrays, tolerance: float) -> None:
-    error, path = largest_error(got, expected)
-    assert error < tolerance, f"{path}: {error:.1e}"
-
-
-def without(arrays: Arrays, paths: set[str]) -> Arrays:
-    return {path: array for path, array in arrays.items() if path not in paths}
+    noise: Arrays = {}
+    expected = train_torch(state, norm=norm, sizes=sizes, noise=noise)
+    got = train_ours(norm=norm, sizes=sizes)
+    _, bound = rounding(reference, state, terms=terms, unit=DOUBLE, whole=True, coarse=COARSE)
+    for part in ("values", "changes", "losses", "logits"):
+        # Both sides round.
+        limit = jax.tree.map(lambda b: 2 * b, getattr(bound, part))
+        assert_within(getattr(got, part), getattr(expected, part), limit, whole=True)
+    for path, size in noise.items():
+        if is_conv_bias(path):
+            assert not got.still[path].any(), path
+        else:
+            # Noise of sums over the pixels of two images; Adam's step is at most its quotient by
+            # epsilon.
+            gradient = gamma(2 * SIDE**2, DOUBLE) * size
+            most = STEPS * TRAIN.learning_rate * gradient / ADAM_EPSILON
+            assert np.abs(got.still[path]).max() < most, path
