@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import gc
 import os
+import pickle
 import shutil
 import sys
 import tempfile
@@ -14,6 +15,7 @@ from pathlib import Path
 import jax
 import jaxtyping
 import pytest
+from filelock import FileLock
 
 from flax_attn.config import Config, make_config
 from flax_attn.system.console import LOGGER, speak
@@ -78,28 +80,8 @@ QUICK = (
     "explain/measures/test_concentration.py",
     "studies/ablate/test_table.py",
 )
-# Files that test what commands do, not how exactly they compute: XLA compiles in a hurry there,
-# which takes a third less time.
-HURRIED = (
-    "attention/test_training_all_pairs.py",
-    "explain/test_explain_command.py",
-    "explain/test_predict_command.py",
-    "explain/test_trained_run.py",
-    "models/test_multilabel.py",
-    "runs/test_remembered_paths.py",
-    "studies/ablate/test_ablate_command.py",
-    "studies/reproduce/test_reproduce_command.py",
-    "system/test_failures.py",
-    "system/test_flags.py",
-    "system/test_hints.py",
-    "system/test_json_text.py",
-    "system/test_output.py",
-    "training/test_refusals_data.py",
-    "training/test_refusals_runs.py",
-    "training/test_tables.py",
-    "training/test_train.py",
-)
 PROGRAMS = pytest.StashKey[Path]()
+OPTIMISED = pytest.StashKey[frozenset[Path]]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -108,10 +90,15 @@ def pytest_configure(config: pytest.Config) -> None:
         config.stash[PROGRAMS] = share_compiled_programs()
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     tests = Path(__file__).parent
     places = {tests / file: place for place, file in enumerate(LONG)}
     items.sort(key=lambda item: places.get(item.path, len(LONG)))
+    config.stash[OPTIMISED] = frozenset(
+        item.path
+        for item in items
+        if item.get_closest_marker("numerical") or item.path.name.startswith("test_parity_")
+    )
     quick = {tests / file for file in QUICK}
     for item in items:
         # -m on the command line replaces pyproject.toml's, so the long forms are left out here.
@@ -141,13 +128,22 @@ def share_compiled_programs() -> Path:
     return Path(folder)
 
 
+def compile_in_a_hurry(hurried: bool) -> None:
+    """Sets how XLA compiles, here and in processes that are started: a hurry takes a third less.
+
+    For files that test what commands do, not how exactly they compute.
+    """
+    jax.config.update("jax_disable_most_optimizations", hurried)
+    os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = str(int(hurried))
+
+
 @pytest.fixture(autouse=True, scope="module")
 def programs_of_a_file(request: pytest.FixtureRequest) -> Iterator[None]:
     """Drops the programs of a file after its last test: those of all files take gigabytes."""
-    hurried = request.path.relative_to(Path(__file__).parent).as_posix() in HURRIED
-    jax.config.update("jax_disable_most_optimizations", hurried)
+    hurried = request.path not in request.config.stash[OPTIMISED]
+    compile_in_a_hurry(hurried)
     yield
-    jax.config.update("jax_disable_most_optimizations", False)
+    compile_in_a_hurry(False)
     jax.clear_caches()
     gc.collect()
     # Commands that ran in this process have told glibc to keep what is freed (system/memory.py).
@@ -190,7 +186,14 @@ def wrong_shapes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="session")
-def small(tmp_path_factory: pytest.TempPathFactory) -> Reference:
-    """A run of a small network that several files damage copies of."""
+def small(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Reference:
+    """A run of a small network that several files damage copies of; one for all workers."""
     flags = [*SMALL, *"--train-count 48 --epochs 2 --save-every 3".split()]
-    return make_reference(tmp_path_factory.mktemp("small"), flags)
+    base = tmp_path_factory.getbasetemp()
+    folder = (base if worker_id == "master" else base.parent) / "small"
+    with FileLock(f"{folder}.lock"):
+        kept = folder / "reference.pickle"
+        if not kept.exists():
+            folder.mkdir()
+            kept.write_bytes(pickle.dumps(make_reference(folder, flags)))
+        return pickle.loads(kept.read_bytes())

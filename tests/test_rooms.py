@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import HURRIED, LONG, QUICK
+from tests.conftest import LONG, QUICK
 
 PACKAGE = Path(__file__).parents[1] / "flax_attn"
 
@@ -116,7 +116,7 @@ def test_no_two_public_classes_share_a_name() -> None:
 
 def test_lists_of_test_files_name_files_that_exist() -> None:
     tests = Path(__file__).parent
-    assert [file for file in (*LONG, *QUICK, *HURRIED) if not (tests / file).is_file()] == []
+    assert [file for file in (*LONG, *QUICK) if not (tests / file).is_file()] == []
 
 
 def test_every_room_says_what_it_is_for() -> None:

@@ -45,6 +45,8 @@ class Trainers:
             "PYTHONPATH": str(ROOT),
             "JAX_COMPILATION_CACHE_DIR": str(self.cache),
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+            # All alike, since their bytes are compared.
+            "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
         }
         # Buffered, as by default: what cannot be written then fails later than where it was said.
         environment.pop("PYTHONUNBUFFERED", None)
