@@ -33,11 +33,11 @@ def cross_entropy(
     if class_weights is not None:
         target = class_weights * target
     if focal_gamma:
-        target = target * jnp.exp(focal_gamma * _log_complements(logits, log_probs))
+        target = target * jnp.exp(focal_gamma * log_complements(logits, log_probs))
     return -jnp.sum(target * log_probs, axis=-1)
 
 
-def _log_complements(
+def log_complements(
     logits: Float[Array, "b k"], log_probs: Float[Array, "b k"]
 ) -> Float[Array, "b k"]:
     """Returns ``log(1 - softmax(logits))``, with its small values and gradients where p is near 1.
