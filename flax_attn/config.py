@@ -5,6 +5,7 @@ The command line, the presets and ``config.json`` are all derived from these fie
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import Field, asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -86,6 +87,7 @@ HeadMerge = Literal["concat", "mean"]
 Resize = Literal["crop", "stretch"]
 BadImagePolicy = Literal["fail", "quarantine"]
 TaskChoice = Literal["auto", "multiclass", "multilabel"]
+Loss = Literal["ce", "focal"]
 
 _NOT_REPRODUCE = ("train", "ablate")  # ``reproduce`` takes the article's networks as they are
 _TRAIN = ("train",)
@@ -302,6 +304,25 @@ class TrainConfig:
         commands=_NOT_REPRODUCE,
     )
     label_smoothing: float = setting(0.0, "share of the target spread evenly", low=0, high=0.99)
+    loss: Loss = setting(
+        "ce",
+        "cross entropy, or focal loss, which counts what is already right for less",
+        commands=_NOT_REPRODUCE,
+    )
+    focal_gamma: float = setting(
+        2.0, "exponent of the focal loss", low=0, high=100, commands=_NOT_REPRODUCE
+    )
+    class_weights: str = setting(
+        "none",
+        "weights of the classes in the loss: none, balanced, or those named, as in A=1,B=4",
+        commands=_NOT_REPRODUCE,
+    )
+    oversample: str = setting(
+        "none",
+        "images of rarer classes shown more often: none, balanced, or how many times an epoch",
+        decides="order",
+        commands=_NOT_REPRODUCE,
+    )
     flip: bool = setting(False, "random horizontal flips")
     crop_min_area: float | None = setting(
         None, "random resized crops of at least this share of the image", low=0.01, high=1
@@ -642,6 +663,13 @@ def validate(config: Config) -> None:
             f"--batch-size {train.batch_size} cannot be computed in --accumulate "
             f"{train.accumulate} equal parts: choose a multiple"
         )
+    if train.loss != "focal" and train.focal_gamma != TrainConfig.focal_gamma:
+        raise UsageError(
+            f"--focal-gamma {train.focal_gamma} goes with --loss focal, not with {train.loss}: add "
+            "it, or drop --focal-gamma"
+        )
+    parse_class_weights(train.class_weights)
+    parse_oversample(train.oversample)
     if train.freeze_backbone and (train.flip or train.crop_min_area is not None):
         raise UsageError(
             "a frozen backbone sees every image once, so flips and crops have no effect: "
@@ -651,6 +679,64 @@ def validate(config: Config) -> None:
         raise UsageError(
             "--weights none leaves the frozen backbone random: add --no-freeze-backbone"
         )
+
+
+# A name, which may have commas and equals signs of its own, and its weight.
+_WEIGHT = re.compile(r"(.+?)=([^=,]*)(?:,|$)", re.DOTALL)
+HEAVIEST = 1e6
+MOST_OFTEN = 1000
+
+
+def parse_class_weights(text: str) -> dict[str, float] | str:
+    """Returns the weights that ``--class-weights`` names, by class, or the word that it is.
+
+    Raises:
+      UsageError: it is neither, a weight is no number from 0 to ``HEAVIEST``, or a class is named
+        twice.
+    """
+    if text in ("none", "balanced"):
+        return text
+    expected = f"none, balanced, or weights from 0 to {HEAVIEST:.0f} by class, as in A=1,B=4"
+    found: dict[str, float] = {}
+    place = 0
+    while place < len(text) or not text:
+        match = _WEIGHT.match(text, place)
+        if match is None:
+            raise UsageError(f"--class-weights takes {expected}; got {text[place:]!r}")
+        name, value = match.group(1).strip(), _number(match.group(2))
+        if value is None or not 0 <= value <= HEAVIEST:
+            raise UsageError(
+                f"--class-weights takes {expected}; got {match.group(2)!r} for class {name!r}"
+            )
+        if name in found:
+            raise UsageError(f"--class-weights names the class {name!r} twice: name it once")
+        found[name] = value
+        place = match.end()
+    return found
+
+
+def parse_oversample(text: str) -> float | str:
+    """Returns the factor that ``--oversample`` gives, or the word that it is.
+
+    Raises:
+      UsageError: it is neither, or no factor above 1 and up to ``MOST_OFTEN``.
+    """
+    if text in ("none", "balanced"):
+        return text
+    factor = _number(text)
+    if factor is None or not 1 < factor <= MOST_OFTEN:
+        raise UsageError(
+            f"--oversample takes none, balanced, or a number above 1, at most {MOST_OFTEN}; "
+            f"got {text!r}"
+        )
+    return factor
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
 
 
 def validate_model(model: ModelConfig) -> None:

@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Bool, Int, Int32, UInt8
 
 from flax_attn.data.dataset import Split, read_image
+from flax_attn.data.oversampling import Oversampling
 from flax_attn.errors import UsageError
 
 T = TypeVar("T")
@@ -40,6 +41,7 @@ class Sampler:
       seed: of the order.
       shuffle: whether the order is random, another one each epoch; otherwise that of the split.
       part: (i, m), the i-th (from 0) of m equal parts of every batch; m must divide its size.
+      oversampling: how often each image occurs in an epoch; None for once.
 
     Raises:
       UsageError: ``batch_size`` below 1 or not a multiple of the parts, or a negative ``seed``.
@@ -49,6 +51,7 @@ class Sampler:
     seed: int = 0
     shuffle: bool = False
     part: tuple[int, int] = (0, 1)
+    oversampling: Oversampling | None = None
 
     def __post_init__(self) -> None:
         _check_at_least(1, batch_size=self.batch_size)
@@ -60,27 +63,38 @@ class Sampler:
                 "0 to m - 1 and m a divisor of the batch"
             )
 
-    def order(self, n: int, epoch: int = 0) -> Int[np.ndarray, " n"]:
-        """Returns the indices of ``n`` images in the order of an epoch."""
-        if not self.shuffle:
-            return np.arange(n)
-        return np.random.default_rng([self.seed, epoch]).permutation(n)
+    def length(self, n: int) -> int:
+        """Returns how many images an epoch over ``n`` images shows, repeats counted."""
+        return n if self.oversampling is None else self.oversampling.length
+
+    def num_batches(self, n: int) -> int:
+        """Returns how many batches an epoch over ``n`` images has, the last, partial one included.
+
+        Whatever counts the steps of an epoch asks here.
+        """
+        return num_batches(self.length(n), self.batch_size)
+
+    def order(self, n: int, epoch: int = 0) -> Int[np.ndarray, " m"]:
+        """Returns the indices of ``n`` images in the order of an epoch, each as often as shown."""
+        rng = np.random.default_rng([self.seed, epoch])
+        shown = np.arange(n) if self.oversampling is None else self.oversampling.draw(rng)
+        return rng.permutation(shown) if self.shuffle else shown
 
     def batches(self, n: int, epoch: int = 0, *, start: int = 0) -> list[Places]:
         """Returns indices and mask of each batch of an epoch over ``n`` images, from ``start`` on.
 
-        Every image is in one batch. The last one is filled with images from the start of the
-        epoch, where the mask is false.
+        Every image is in one batch, or in as many places as it is shown. The last batch is filled
+        with images from the start of the epoch, where the mask is false.
 
         Raises:
           UsageError: a negative ``epoch``, or ``start`` outside it.
         """
         _check_at_least(0, epoch=epoch)
-        total, size = num_batches(n, self.batch_size), self.batch_size
+        total, size = self.num_batches(n), self.batch_size
         if not 0 <= start <= total:
             raise UsageError(f"start is {start}: expected 0 to {total}, the batches of an epoch")
         padded = np.resize(self.order(n, epoch), total * size).reshape(total, size)
-        mask = (np.arange(total * size) < n).reshape(total, size)
+        mask = (np.arange(total * size) < self.length(n)).reshape(total, size)
         number, count = self.part
         mine = slice(number * (size // count), (number + 1) * (size // count))
         return [(padded[i, mine], mask[i, mine]) for i in range(start, total)]

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
@@ -20,7 +21,10 @@ class Task(NamedTuple):
     ``multilabel``.
 
     Args:
-      loss: ``loss(logits, labels, label_smoothing=0.0) -> [b]``.
+      loss: ``loss(logits, labels, *, label_smoothing=0.0, focal_gamma=0.0, class_weights=None)
+        -> [b]``, without options the cross entropy.
+      weigh: ``weigh(class_weights, labels) -> [b]``: what each example counts in a mean of weighted
+        losses.
       sums: the class that adds up the metrics of examples.
       probabilities: from logits [b, k].
       ranking: metrics of the order of probabilities, ``(probabilities, labels) -> {name: value}``.
@@ -30,12 +34,21 @@ class Task(NamedTuple):
     """
 
     loss: Callable[..., Array]
+    weigh: Callable[[Array, Array], Array]
     sums: type[Sums] | type[LabelSums]
     probabilities: Callable[[Array], Array]
     ranking: Callable[..., dict[str, float]]
     truth: Callable[[np.ndarray, int], np.ndarray]
     decide: Callable[[np.ndarray], np.ndarray]
     blank: Callable[[int, int], np.ndarray]
+
+
+def _weight_of_class(weights: Float[Array, "k"], labels: Int[Array, "b"]) -> Float[Array, "b"]:
+    return weights[labels]
+
+
+def _one_each(weights: Float[Array, "k"], labels: Int[Array, "b k"]) -> Float[Array, "b"]:
+    return jnp.ones(len(labels), weights.dtype)
 
 
 def _class_of(labels: Int[np.ndarray, "n"], k: int) -> Bool[np.ndarray, "n k"]:
@@ -63,6 +76,7 @@ def names_of(classes: Sequence[str], has: Bool[np.ndarray, "k"]) -> list[str]:
 TASKS: dict[str, Task] = {
     "multiclass": Task(
         cross_entropy,
+        _weight_of_class,
         Sums,
         jax.nn.softmax,
         ranking,
@@ -72,6 +86,7 @@ TASKS: dict[str, Task] = {
     ),
     "multilabel": Task(
         binary_cross_entropy,
+        _one_each,
         LabelSums,
         jax.nn.sigmoid,
         label_ranking,

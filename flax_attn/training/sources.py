@@ -15,9 +15,10 @@ import jax
 import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 
-from flax_attn.config import Config
-from flax_attn.data import Dataset, Sampler, Split, batches, num_batches
+from flax_attn.config import Config, TrainConfig
+from flax_attn.data import Dataset, Sampler, Split, batches
 from flax_attn.data.batches import ahead
+from flax_attn.data.oversampling import Oversampling, make_oversampling
 from flax_attn.models import MODELS
 from flax_attn.models.functional import Arrays, Structure
 from flax_attn.models.vgg import Features
@@ -46,10 +47,16 @@ class ExampleSource(Protocol):
     @property
     def batch_size(self) -> int: ...
 
+    @property
+    def oversampling(self) -> Oversampling | None: ...
+
     def epoch(
         self, epoch: int, *, seed: int, shuffle: bool, start: int = 0
     ) -> Generator[Examples, None, None]:
-        """Yields every example once, from batch ``start`` on; shuffles by (seed, epoch) alone."""
+        """Yields every example once, from batch ``start`` on; shuffles by (seed, epoch) alone.
+
+        With ``oversampling`` an example comes as often as that says.
+        """
         ...
 
 
@@ -62,12 +69,14 @@ class ImageExamples:
       batch_size: examples in a batch, the padding included.
       workers: threads that read images.
       part: the part of each batch that this process reads, as in ``Sampler``.
+      oversampling: how often each example occurs in an epoch, as in ``Sampler``.
     """
 
     split: Split
     batch_size: int
     workers: int
     part: tuple[int, int] = (0, 1)
+    oversampling: Oversampling | None = None
 
     @property
     def names(self) -> Sequence[str]:
@@ -80,7 +89,7 @@ class ImageExamples:
     def epoch(
         self, epoch: int, *, seed: int, shuffle: bool, start: int = 0
     ) -> Generator[Examples, None, None]:
-        sampler = Sampler(self.batch_size, seed, shuffle, self.part)
+        sampler = Sampler(self.batch_size, seed, shuffle, self.part, self.oversampling)
         for batch in batches(self.split, sampler, epoch, start=start, workers=self.workers):
             yield Examples(batch.image, batch.label, batch.mask)
 
@@ -96,6 +105,7 @@ class FeatureExamples:
       present: whether an example has its maps; those without never count.
       names: of every example.
       part: the part of each batch that this process reads, as in ``Sampler``.
+      oversampling: how often each example occurs in an epoch, as in ``Sampler``.
     """
 
     maps: Mapping[str, Float[np.ndarray, "n _ _ _"]]
@@ -104,11 +114,12 @@ class FeatureExamples:
     present: Bool[np.ndarray, "n"]
     names: Sequence[str]
     part: tuple[int, int] = (0, 1)
+    oversampling: Oversampling | None = None
 
     def epoch(
         self, epoch: int, *, seed: int, shuffle: bool, start: int = 0
     ) -> Generator[Examples, None, None]:
-        sampler = Sampler(self.batch_size, seed, shuffle, self.part)
+        sampler = Sampler(self.batch_size, seed, shuffle, self.part, self.oversampling)
         chunks = sampler.batches(len(self.labels), epoch, start=start)
         yield from ahead(self._read, chunks, count=_BATCHES_AHEAD)
 
@@ -132,14 +143,25 @@ def take(array: Shaped[np.ndarray, "n *s"], index: Int[np.ndarray, "b"]) -> np.n
 
 def steps_per_epoch(source: ExampleSource) -> int:
     """Returns the number of batches in one epoch, the last, padded one included."""
-    return num_batches(len(source.labels), source.batch_size)
+    return _whole_batches(source).num_batches(len(source.labels))
+
+
+def sampler_of_training(config: TrainConfig, labels: Int[np.ndarray, "n *k"]) -> Sampler:
+    """Returns the sampler of training on images of these labels, before there are sources."""
+    repeats = make_oversampling(labels, config.oversample)
+    return Sampler(config.batch_size, config.seed, shuffle=True, oversampling=repeats)
 
 
 def batch_names(source: ExampleSource, epoch: int, batch: int, *, seed: int) -> list[str]:
     """Returns the names of the examples in a batch of a shuffled epoch, both counted from 1."""
-    sampler = Sampler(source.batch_size, seed, shuffle=True)
+    sampler = _whole_batches(source, seed)
     index, mask = sampler.batches(len(source.labels), epoch, start=batch - 1)[0]
     return [source.names[i] for i in index[mask]]
+
+
+def _whole_batches(source: ExampleSource, seed: int = 0) -> Sampler:
+    """Returns the sampler of the batches of training that all processes share."""
+    return Sampler(source.batch_size, seed, shuffle=True, oversampling=source.oversampling)
 
 
 def example_sources(
@@ -156,14 +178,18 @@ def example_sources(
     """
     batch_size, workers = config.train.batch_size, config.data.workers
     splits = (dataset.splits["train"], dataset.splits["val"])
+    repeats = (sampler_of_training(config.train, splits[0].labels).oversampling, None)
     if not config.train.freeze_backbone:
-        train, val = (ImageExamples(split, batch_size, workers, devices.part) for split in splits)
+        train, val = (
+            ImageExamples(split, batch_size, workers, devices.part, often)
+            for split, often in zip(splits, repeats, strict=True)
+        )
         return train, val
     taps = MODELS[config.model.model].taps(config.model)
     step = jax.tree_util.Partial(make_feature_step(structure, taps, devices), params, stats)
     started = time.perf_counter()
     sources = []
-    for name, split in zip(("training", "validation"), splits, strict=True):
+    for name, split, often in zip(("training", "validation"), splits, repeats, strict=True):
         features = frozen_features(
             split,
             step,
@@ -183,6 +209,7 @@ def example_sources(
                 features.present,
                 split.names,
                 devices.part,
+                often,
             )
         )
     _log.info(

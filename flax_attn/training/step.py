@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
@@ -124,12 +125,16 @@ def make_train_step(
     tx: optax.GradientTransformation,
     config: TrainConfig,
     devices: Devices = ONE,
+    *,
+    class_weights: Float[np.ndarray, "k"] | None = None,
 ) -> TrainStep:
     """Returns ``step(state, examples, seed=config.seed) -> StepOutput``, jitted.
 
     The state is donated: a step destroys what it is given.
 
-    The loss is the mean over the examples that the mask keeps. Randomness is folded from
+    The loss is the mean over the examples that the mask keeps, with ``class_weights`` the mean by
+    the weights of the whole batch's labels (``Task.weigh``). The sums hold the plain cross entropy,
+    whatever is minimised, so that it compares with that of evaluation. Randomness is folded from
     (seed, step), so a resumed run draws what the uninterrupted one would have drawn.
 
     With ``config.accumulate`` the batch is computed in as many parts, one after the other, and
@@ -139,15 +144,19 @@ def make_train_step(
     task = TASKS[config.task]
 
     def gradient(
-        state: TrainState, examples: Examples, key: Array, kept: Array
+        state: TrainState, examples: Examples, key: Array, kept: Array, mean_weight: Array | None
     ) -> tuple[Arrays, AnySums, Arrays]:
         """Returns the gradient of the mean loss, the metric sums, and the new batch statistics."""
 
         def objective(variable: Arrays) -> tuple[Array, tuple[AnySums, Arrays]]:
             model = functional.merge(structure, {**state.params, **variable}, state.stats)
             output = _train_output(model, examples.inputs, key, config)
-            loss = task.loss(output.logits, examples.label, label_smoothing=config.label_smoothing)
-            sums = task.sums.of(loss, output.logits, examples.label, examples.mask)
+            options = _loss_options(config, class_weights)
+            loss = task.loss(output.logits, examples.label, **options)
+            plain = task.loss(output.logits, examples.label) if options else loss
+            if mean_weight is not None:
+                loss = loss / mean_weight
+            sums = task.sums.of(plain, output.logits, examples.label, examples.mask)
             total = jnp.where(examples.mask, loss + _terms(loss, output, config), 0).sum()
             return total / kept, (sums, functional.statistics(model))
 
@@ -158,12 +167,15 @@ def make_train_step(
     def step(state: TrainState, examples: Examples, seed: int | Array = config.seed) -> StepOutput:
         key = jax.random.fold_in(jax.random.key(seed), state.step)
         kept = jnp.maximum(examples.mask.sum(), 1)
+        mean_weight = _mean_weight(task, class_weights, examples)
         if config.accumulate == 1:
-            grads, sums, stats = gradient(state, examples, key, kept)
+            grads, sums, stats = gradient(state, examples, key, kept, mean_weight)
         else:
             keys = jax.random.split(key, config.accumulate)
             grads, sums, stats = accumulate(
-                lambda stats, part, key: gradient(state._replace(stats=stats), part, key, kept),
+                lambda stats, part, key: gradient(
+                    state._replace(stats=stats), part, key, kept, mean_weight
+                ),
                 state.stats,
                 (in_parts(examples, config.accumulate), keys),
             )
@@ -186,6 +198,31 @@ def all_finite(tree: Any) -> Bool[Array, ""]:
 
 def _finite(tree: Any) -> Bool[Array, ""]:
     return jnp.array([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]).all()
+
+
+def _loss_options(
+    config: TrainConfig, class_weights: Float[np.ndarray, "k"] | None
+) -> dict[str, Any]:
+    """Returns the options of ``Task.loss`` by which it is other than the plain cross entropy."""
+    options: dict[str, Any] = {}
+    if config.label_smoothing:
+        options["label_smoothing"] = config.label_smoothing
+    if config.loss == "focal":
+        options["focal_gamma"] = config.focal_gamma
+    if class_weights is not None:
+        options["class_weights"] = jnp.asarray(class_weights)
+    return options
+
+
+def _mean_weight(
+    task: Task, class_weights: Float[np.ndarray, "k"] | None, examples: Examples
+) -> Array | None:
+    """Returns the mean weight of a whole batch's examples; infinity where all weigh nothing."""
+    if class_weights is None:
+        return None
+    weights = task.weigh(jnp.asarray(class_weights), examples.label)
+    mean = jnp.where(examples.mask, weights, 0).sum() / jnp.maximum(examples.mask.sum(), 1)
+    return jnp.where(mean > 0, mean, jnp.inf)
 
 
 def _terms(loss: Float[Array, "b"], output: AttnOutput, config: TrainConfig) -> Array:

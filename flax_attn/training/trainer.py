@@ -21,9 +21,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float32
 
 from flax_attn.config import Config
-from flax_attn.data import Dataset, num_batches
+from flax_attn.data import Dataset, Sampler
 from flax_attn.data import quarantine as quarantines
 from flax_attn.data.dataset import settle_task
 from flax_attn.errors import NonFiniteError
@@ -39,6 +40,7 @@ from flax_attn.runs.state import Progress, TrainState
 from flax_attn.system.console import bar
 from flax_attn.system.processes import ALONE, Processes
 from flax_attn.system.signals import Stop, stop_on_signals
+from flax_attn.training.class_weights import describe_class_weights, resolve_class_weights
 from flax_attn.training.devices import ONE, Devices, devices_for
 from flax_attn.training.evaluation import evaluate_examples
 from flax_attn.training.multihost import (
@@ -55,6 +57,7 @@ from flax_attn.training.sources import (
     ExampleSource,
     batch_names,
     example_sources,
+    sampler_of_training,
     steps_per_epoch,
 )
 from flax_attn.training.start import (
@@ -111,7 +114,8 @@ def train(
       NonFiniteError: a loss, a gradient, a statistic or a parameter is not finite.
       RunBusyError: another process trains there.
       StoppedError: after SIGTERM or SIGINT.
-      UsageError: the batch cannot be split over the devices, or ``processes`` disagree.
+      UsageError: the batch cannot be split over the devices, ``processes`` disagree, or a class
+        that has a weight is not there.
       WeightsError: the weights to start from cannot be read, or do not fit.
     """
     # ---- Conditions: what must hold before anything is computed.
@@ -119,6 +123,11 @@ def train(
     devices = devices_for(config.train)
     refuse_quarantine(config, processes)
     config = config.updated(task=settle_task(dataset, config.train.task, config.data.dataset))
+    labels = np.asarray(dataset.splits["train"].labels)
+    class_weights = resolve_class_weights(config.train.class_weights, labels, dataset.classes)
+    sampler = sampler_of_training(config.train, labels)
+    if processes.first:
+        _tell_of_imbalance(class_weights, sampler, len(labels), dataset.classes)
     if initial is None:  # other processes get what the first one has
         first = processes.first
         initial = resolve_initial(config.run, dataset.classes) if first else random_init()
@@ -153,7 +162,7 @@ def train(
                 images = calibration_images(dataset.splits["train"], config.train.batch_size)
                 params, stats = calibrate(structure, params, stats, images)
                 _log.info(f"batch normalisation calibrated on {CALIBRATION_IMAGES} training images")
-        steps = num_batches(len(dataset.splits["train"].labels), config.train.batch_size)
+        steps = sampler.num_batches(len(labels))
         tx = make_optimizer(config.train, steps_per_epoch=steps)
         state = init_state(params, stats, tx, config.train)
         progress = Progress.start(1, steps, task.sums.zero(num_classes))
@@ -179,7 +188,9 @@ def train(
                 state,
                 progress,
                 steps=(
-                    make_train_step(structure, tx, config.train, devices),
+                    make_train_step(
+                        structure, tx, config.train, devices, class_weights=class_weights
+                    ),
                     make_eval_step(structure, task, devices),
                 ),
                 examples=examples,
@@ -200,6 +211,15 @@ def train(
         # ---- The pictures.
         if draw and checkpoints is not None:
             draw_run(run, structure, checkpoints, dataset.splits["val"], workdir)
+
+
+def _tell_of_imbalance(
+    class_weights: Float32[np.ndarray, "k"] | None, sampler: Sampler, n: int, classes: Sequence[str]
+) -> None:
+    if class_weights is not None:
+        _log.info(describe_class_weights(class_weights, classes))
+    if sampler.oversampling is not None:
+        _log.info(f"an epoch shows {sampler.length(n)} images, of {n} different ones")
 
 
 def fit(

@@ -1,12 +1,19 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import torch
 
-from flax_attn.ops.losses import binary_cross_entropy, cross_entropy
-from tests.helpers.bounds import assert_rounded, probable
+from flax_attn.models.tasks import TASKS
+from flax_attn.ops.losses import binary_cross_entropy, cross_entropy, log_complements
+from tests.helpers.bounds import DOUBLE, assert_rounded, gamma, probable
+from tests.helpers.torch_losses import binary_focal, focal, smoothed
 
 pytestmark = pytest.mark.numerical
 
@@ -51,3 +58,132 @@ def test_binary_cross_entropy_of_large_logits() -> None:
     np.testing.assert_allclose(
         gradient.ravel(), [0, 0, 1, -np.exp(-30.0)], rtol=probable(ELEMENTARY)
     )
+
+
+# Focal and weighted losses, against PyTorch in double precision
+
+K, WEIGHTS = 4, np.array([1.0, 4.0, 0.5, 0.0])
+LOGITS = RNG.normal(0, 2, size=(40, K))
+CLASSES, TARGETS = RNG.integers(K, size=40), RNG.integers(2, size=(40, K))
+GAMMAS = [0.5, 2.0, 3.7]
+
+
+def value_and_gradient(loss: Callable[..., Any], labels: np.ndarray, **options: Any) -> Any:
+    """Of each example, and of their sum in the logits, in double precision."""
+
+    def total(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        each = loss(x, jnp.asarray(labels), **options)
+        return each.sum(), each
+
+    with jax.enable_x64(True):
+        (_, each), gradient = jax.jit(jax.value_and_grad(total, has_aux=True))(LOGITS)
+        return np.asarray(each), np.asarray(gradient)
+
+
+def of_torch(loss: Callable[[torch.Tensor], torch.Tensor]) -> tuple[np.ndarray, np.ndarray]:
+    x = torch.tensor(LOGITS, requires_grad=True)
+    each = loss(x)
+    each.sum().backward()
+    return each.detach().numpy(), x.grad.numpy()
+
+
+def twin_bound(focal_gamma: float) -> float:
+    """What loss or gradient may be off by on the two sides together, near 1e-11 at most.
+
+    p, and so 1 - p, is off by some roundings of one. With ``-log p <= (1 - p) (1 - log p)`` and a
+    slope of the cross entropy of at most 1 - p, dividing by 1 - p, as the derivative of its power
+    does, multiplies that by no more than (1 + g)^2 (1 - log p).
+    """
+    most = 1 + np.ptp(LOGITS, axis=-1).max() + np.log(K)
+    return 2 * (1 + focal_gamma) ** 2 * WEIGHTS.max() * most * gamma(ELEMENTARY + K, DOUBLE)
+
+
+@pytest.mark.parametrize("focal_gamma", GAMMAS)
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_focal_loss_of_one_class(focal_gamma: float, smoothing: float) -> None:
+    labels, weights = torch.from_numpy(CLASSES), torch.from_numpy(WEIGHTS)
+    expected = of_torch(
+        lambda x: smoothed(focal, x, labels, focal_gamma, weights, smoothing=smoothing)
+    )
+    options = {"focal_gamma": focal_gamma, "class_weights": WEIGHTS, "label_smoothing": smoothing}
+    got = value_and_gradient(cross_entropy, CLASSES, **options)
+    for ours, theirs in zip(got, expected, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=twin_bound(focal_gamma))
+
+
+@pytest.mark.parametrize("focal_gamma", GAMMAS)
+def test_focal_loss_of_several_labels(focal_gamma: float) -> None:
+    targets, weights = torch.from_numpy(TARGETS), torch.from_numpy(WEIGHTS)
+    expected = of_torch(lambda x: binary_focal(x, targets, focal_gamma, weights))
+    options = {"focal_gamma": focal_gamma, "class_weights": WEIGHTS}
+    got = value_and_gradient(binary_cross_entropy, TARGETS, **options)
+    for ours, theirs in zip(got, expected, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=twin_bound(focal_gamma))
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_a_mean_of_weighted_losses_is_pytorchs(smoothing: float) -> None:
+    weights = torch.from_numpy(WEIGHTS)
+    of_classes = torch.nn.CrossEntropyLoss(weights, label_smoothing=smoothing)
+    each, _ = value_and_gradient(
+        cross_entropy, CLASSES, class_weights=WEIGHTS, label_smoothing=smoothing
+    )
+    whole = TASKS["multiclass"].weigh(jnp.asarray(WEIGHTS), jnp.asarray(CLASSES)).sum()
+    expected = of_classes(torch.from_numpy(LOGITS), torch.from_numpy(CLASSES)).item()
+    # The weights are sums of halves, exact in float32.
+    assert each.sum() / float(whole) == pytest.approx(expected, abs=twin_bound(0), rel=0)
+
+    of_labels = torch.nn.BCEWithLogitsLoss(pos_weight=weights)
+    each, _ = value_and_gradient(binary_cross_entropy, TARGETS, class_weights=WEIGHTS)
+    whole = TASKS["multilabel"].weigh(jnp.asarray(WEIGHTS), jnp.asarray(TARGETS)).sum()
+    targets = torch.from_numpy(TARGETS).double()
+    expected = of_labels(torch.from_numpy(LOGITS), targets).item()
+    assert each.sum() / float(whole) == pytest.approx(expected, abs=twin_bound(0), rel=0)
+
+
+@pytest.mark.parametrize("loss", [cross_entropy, binary_cross_entropy])
+def test_focal_loss_with_gamma_zero_is_the_cross_entropy(loss: Callable[..., Any]) -> None:
+    labels = CLASSES if loss is cross_entropy else TARGETS
+    focal, plain = (value_and_gradient(loss, labels, **o) for o in ({"focal_gamma": 0.0}, {}))
+    for one, other in zip(focal, plain, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+SIZES = [1.0, 20.0, 100.0, 1e4]
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("k", [1, 5], ids=["one label", "five classes"])
+def test_focal_loss_of_large_logits(k: int, smoothing: float) -> None:
+    """Value and gradient are finite; what is sure counts in full if wrong, and for nothing else."""
+    margin = np.concatenate([SIZES, -np.array(SIZES)])[:, None] * np.arange(1, k + 1)
+    loss = binary_cross_entropy if k == 1 else cross_entropy
+    labels = np.ones((8, 1), int) if k == 1 else np.full(8, k - 1)
+    steps = max(k - 1, 1)  # from the least likely class to the label's
+
+    @partial(jax.jit, static_argnums=1)
+    def both(x: jax.Array, focal_gamma: float) -> tuple[jax.Array, jax.Array]:
+        options = {"focal_gamma": focal_gamma, "label_smoothing": smoothing}
+        each, back = jax.vjp(lambda x: loss(x, jnp.asarray(labels), **options), x)
+        return each, back(jnp.ones_like(each))[0]
+
+    for focal_gamma in (0.1, 2.5):
+        each, gradient = both(margin.astype(np.float32), focal_gamma)
+        assert np.isfinite(each).all() and np.isfinite(gradient).all()
+        if not smoothing:
+            right, wrong = slice(2, 4), slice(6, 8)  # of sizes whose exponential is next to nothing
+            np.testing.assert_allclose(each[right], 0, atol=1e-4)
+            np.testing.assert_allclose(gradient[right], 0, atol=1e-4)
+            expected = steps * np.array(SIZES[2:])
+            np.testing.assert_allclose(each[wrong], expected, rtol=probable(ELEMENTARY))
+
+
+def test_the_rest_of_a_nearly_sure_class_keeps_its_digits() -> None:
+    """Where p rounds to 1: log(1 - p) of float32 logits, as float64 has it."""
+    x = np.array([[40.0, 1.0, 3.0], [40.0, 40.0, 0.0], [-5.0, 3.0, 30.0]], np.float32)
+    got = jax.jit(lambda x: log_complements(x, jax.nn.log_softmax(x)))(x)
+    e = np.exp(x.astype(np.float64))
+    rest = np.stack([np.delete(e, c, axis=1).sum(1) for c in range(3)], 1)
+    expected = np.log(rest / e.sum(-1, keepdims=True))
+    # A logarithm is the difference of numbers of up to 40.
+    np.testing.assert_allclose(got, expected, rtol=0, atol=2 * 40 * probable(ELEMENTARY))

@@ -22,6 +22,9 @@ OTHER: dict[str, Any] = {
     "schedule": "cosine",
     "devices": 1,
     "crop_min_area": 0.5,
+    "loss": "focal",
+    "class_weights": "balanced",
+    "oversample": "balanced",
 }
 
 

@@ -161,6 +161,11 @@ OWN: dict[str, dict[str, list[Typed]]] = {
 WRONG: dict[str, list[str]] = {
     "train": [
         "--preset thesis",
+        "--class-weights many",
+        "--class-weights cat=-1",
+        "--oversample 1",
+        "--oversample twice",
+        "--focal-gamma 3",
         "--coordinator host:1 --num-processes many --process-id 0",
         "--coordinator host:1 --num-processes 1 --process-id 0",
         "--coordinator host:1 --num-processes 2 --process-id 2",
@@ -380,10 +385,12 @@ RUNS = [
     f"{FROZEN} --norm hard --score general --estimator straight_through --self-attention",
     f"{FROZEN} --norm reinforced --score biased_general --hops 2",
     f"{FROZEN} --norm local --score activated_general --window 0.5",
-    f"{FROZEN} --norm sigmoid --score neg_euclidean --dataset drawn_pets_scenes",
+    f"{FROZEN} --norm sigmoid --score neg_euclidean --dataset drawn_pets_scenes --loss focal "
+    "--focal-gamma 1.5 --class-weights balanced --oversample 1.5",
     f"{FROZEN} --model vgg16_bn --dropout 0.3 --schedule step --step-epochs 1 --step-factor 0.5 "
     "--learning-rate 0.01",
-    f"{FROZEN} --model vgg16_bn_gap --task auto",
+    f"{FROZEN} --model vgg16_bn_gap --task auto --loss focal --class-weights dog=2,cat=0.5 "
+    "--oversample balanced",
     f"{FROZEN} --model vgg16_bn_pooled",
 ]
 
@@ -404,6 +411,7 @@ READ_BY: dict[str, Callable[[Mapping[str, Any]], bool]] = {
     "backbone_learning_rate": lambda run: not run["freeze_backbone"],
     "step_epochs": lambda run: run["schedule"] == "step",
     "step_factor": lambda run: run["schedule"] == "step",
+    "focal_gamma": lambda run: run["loss"] == "focal",
 }
 
 

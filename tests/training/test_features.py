@@ -6,17 +6,25 @@ import os
 import resource
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from flax_attn.config import TrainConfig
 from flax_attn.data.batches import Sampler
 from flax_attn.errors import DiskFullError, UsageError
 from flax_attn.models.vgg import Features
 from flax_attn.system.output import MARK
 from flax_attn.training.features import FrozenFeatures, frozen_features
-from flax_attn.training.sources import FeatureExamples, take
+from flax_attn.training.sources import (
+    FeatureExamples,
+    batch_names,
+    sampler_of_training,
+    steps_per_epoch,
+    take,
+)
 
 N = 6
 TAPS = ("pool4", "pool5")
@@ -171,6 +179,27 @@ def test_examples_are_what_their_places_say(start: int) -> None:
         np.testing.assert_array_equal(batch.label, examples.labels[index])
         assert batch.label.dtype == np.int32
         np.testing.assert_array_equal(batch.mask, mask & (index != 2))
+
+
+@pytest.mark.parametrize("start", [0, 1, 5])
+def test_repeats_are_of_the_epoch_that_all_count(start: int) -> None:
+    """Labels 0 and 1 have four examples, 2 has three, of which one has no maps."""
+    config = TrainConfig(batch_size=4, oversample="balanced", seed=5)
+    sampler = sampler_of_training(config, source().labels)
+    examples = replace(source(), oversampling=sampler.oversampling)
+    assert sampler.num_batches(11) == steps_per_epoch(examples) == 3
+    config = replace(config, oversample="3")
+    sampler = sampler_of_training(config, source().labels)
+    examples = replace(source(), oversampling=sampler.oversampling)
+    assert sampler.num_batches(11) == steps_per_epoch(examples) == 5  # of 4 + 4 + 3 x 3
+    found = list(examples.epoch(2, seed=5, shuffle=True, start=start))
+    expected = sampler.batches(11, 2, start=start)
+    assert len(found) == len(expected) == 5 - start
+    for number, (batch, (index, mask)) in enumerate(zip(found, expected, strict=True), start + 1):
+        np.testing.assert_array_equal(batch.inputs.pool3, examples.maps["pool3"][index])
+        np.testing.assert_array_equal(batch.label, examples.labels[index])
+        np.testing.assert_array_equal(batch.mask, mask & (index != 2))
+        assert batch_names(examples, 2, number, seed=5) == [f"{i}" for i in index[mask]]
 
 
 def test_examples_stop_early() -> None:

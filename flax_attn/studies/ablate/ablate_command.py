@@ -10,6 +10,8 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from flax_attn.attention import alignment_of
 from flax_attn.config import Config, make_config
 from flax_attn.data import Dataset, open_dataset
@@ -26,6 +28,7 @@ from flax_attn.system import cli
 from flax_attn.system.compilation_cache import use_compilation_cache
 from flax_attn.system.files import write_text, writing
 from flax_attn.training.choices import CHOICES
+from flax_attn.training.class_weights import resolve_class_weights
 from flax_attn.training.features import require_cache
 from flax_attn.training.sources import example_sources
 from flax_attn.training.start import Initial, resolve_initial
@@ -70,6 +73,9 @@ def main(argv: Sequence[str]) -> None:
     if args.train_subset is not None:
         part = random_subset(dataset.splits["train"], args.train_subset, seed=0)
         dataset = replace(dataset, splits={**dataset.splits, "train": part})
+    # To be told of an unknown class before weights are fetched.
+    labels = np.asarray(dataset.splits["train"].labels)
+    resolve_class_weights(config.train.class_weights, labels, dataset.classes)
     initial = resolve_initial(config.run, dataset.classes)
     grid = [Combination(score, norm) for norm, score in product(args.norms, args.scores)]
     with locked(out, flag="--out"):

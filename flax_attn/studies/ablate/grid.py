@@ -27,6 +27,7 @@ from flax_attn.models.functional import BACKBONE, Arrays
 from flax_attn.models.network import named_maps
 from flax_attn.models.tasks import TASKS
 from flax_attn.runs.state import TrainState
+from flax_attn.training.class_weights import resolve_class_weights
 from flax_attn.training.evaluation import evaluate_examples
 from flax_attn.training.optimizer import make_optimizer
 from flax_attn.training.sources import ExampleSource, steps_per_epoch
@@ -69,7 +70,10 @@ def run_combination(bench: Bench, combination: Combination, seeds: Sequence[int]
     )
     unread = [path for path in params if path.startswith(BACKBONE)]
     tx = make_optimizer(config.train, steps_per_epoch=steps_per_epoch(bench.train))
-    step = make_train_step(structure, tx, config.train)
+    class_weights = resolve_class_weights(
+        config.train.class_weights, np.asarray(bench.train.labels), bench.classes
+    )
+    step = make_train_step(structure, tx, config.train, class_weights=class_weights)
     judge = make_eval_step(structure, TASKS[config.train.task])
     # The backbone's random arrays, not returned, are never computed.
     fresh = jax.jit(lambda key: _head(config, num_classes, key))
