@@ -18,8 +18,10 @@ from jaxtyping import Bool, Float, Int, Shaped
 from flax_attn.config import Config
 from flax_attn.data import Dataset, Sampler, Split, batches, num_batches
 from flax_attn.data.batches import ahead
+from flax_attn.data.views import uncut
 from flax_attn.models import MODELS
 from flax_attn.models.functional import Arrays, Structure
+from flax_attn.models.network import pixel_scale
 from flax_attn.models.vgg import Features
 from flax_attn.system.console import bar
 from flax_attn.training.devices import ONE, Devices
@@ -142,6 +144,13 @@ def batch_names(source: ExampleSource, epoch: int, batch: int, *, seed: int) -> 
     return [source.names[i] for i in index[mask]]
 
 
+def training_images(config: Config, dataset: Dataset) -> Split:
+    """Returns the training images, with the margin where a step takes windows of them at random."""
+    train = dataset.splits["train"]
+    has_windows = config.data.crop_margin and not config.train.freeze_backbone
+    return uncut(train) if has_windows else train
+
+
 def example_sources(
     config: Config,
     structure: Structure,
@@ -155,7 +164,7 @@ def example_sources(
     ``params`` and ``stats`` lie on ``devices``, which compute the features.
     """
     batch_size, workers = config.train.batch_size, config.data.workers
-    splits = (dataset.splits["train"], dataset.splits["val"])
+    splits = (training_images(config, dataset), dataset.splits["val"])
     if not config.train.freeze_backbone:
         train, val = (ImageExamples(split, batch_size, workers, devices.part) for split in splits)
         return train, val
@@ -167,7 +176,9 @@ def example_sources(
         features = frozen_features(
             split,
             step,
-            key=cache_key(split, params, stats, taps, config.model.precision),
+            key=cache_key(
+                split, params, stats, taps, config.model.precision, pixel_scale(config.model)
+            ),
             taps=taps,
             folder=Path(config.run.feature_cache),
             batch_size=batch_size,

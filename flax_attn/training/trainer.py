@@ -50,12 +50,14 @@ from flax_attn.training.multihost import (
     shared_stop,
 )
 from flax_attn.training.optimizer import make_optimizer
+from flax_attn.training.pixel_scale import with_pixel_scale
 from flax_attn.training.run_figure import draw_run
 from flax_attn.training.sources import (
     ExampleSource,
     batch_names,
     example_sources,
     steps_per_epoch,
+    training_images,
 )
 from flax_attn.training.start import (
     CALIBRATION_IMAGES,
@@ -141,6 +143,13 @@ def train(
             earlier = find_earlier(run, checkpoints, workdir)
         if earlier is not None:
             run = replace(run, weights=earlier.run.weights)
+        config = with_pixel_scale(
+            config,
+            training_images(config, dataset),
+            earlier=None if earlier is None else earlier.run.config,
+            processes=processes,
+        )
+        run = replace(run, config=config)
 
         # ---- The network, the optimizer, and the state to begin with.
         network = devices.network(config.model)
@@ -179,7 +188,9 @@ def train(
                 state,
                 progress,
                 steps=(
-                    make_train_step(structure, tx, config.train, devices),
+                    make_train_step(
+                        structure, tx, config.train, devices, window=config.data.window
+                    ),
                     make_eval_step(structure, task, devices),
                 ),
                 examples=examples,
