@@ -96,13 +96,7 @@ def decode(
       UsageError: ``size`` is below 1, ``resize`` unknown, or ``centre_crop`` not in (0, 1] or of
         "stretch".
     """
-    if size < 1 or resize not in get_args(Resize):
-        raise UsageError(f"size={size!r}, resize={resize!r}: expected size >= 1, crop or stretch")
-    if centre_crop is not None and (resize != "crop" or not 0 < centre_crop <= 1):
-        raise UsageError(
-            f"centre_crop={centre_crop!r}, resize={resize!r}: expected a share above 0, at most 1, "
-            "of resize crop"
-        )
+    _check_way(size, resize, centre_crop)
     with open_image(source, name=name, sha256=sha256, max_pixels=max_pixels) as image:
         least = math.ceil(2 * size / (centre_crop or 1))
         image.draft(None, (least, least))
@@ -123,8 +117,9 @@ def decode_pixels(
 
     Raises:
       ImageError: an opened image that is damaged, of a refused kind or too large.
-      UsageError: pixels of another shape or type.
+      UsageError: pixels of another shape or type, and as ``decode``.
     """
+    _check_way(size, resize, centre_crop)
     if not isinstance(image, Image.Image):
         pixels = np.asarray(image)
         if pixels.dtype != np.uint8 or pixels.shape[2:] != (3,) or not pixels.size:
@@ -137,6 +132,16 @@ def decode_pixels(
         _check_header(image, max_pixels)
         square = to_square(_to_rgb(upright(image)), size, resize, centre_crop)
         return np.array(square, dtype=np.uint8)
+
+
+def _check_way(size: int, resize: Resize, centre_crop: float | None) -> None:
+    if size < 1 or resize not in get_args(Resize):
+        raise UsageError(f"size={size!r}, resize={resize!r}: expected size >= 1, crop or stretch")
+    if centre_crop is not None and (resize != "crop" or not 0 < centre_crop <= 1):
+        raise UsageError(
+            f"centre_crop={centre_crop!r}, resize={resize!r}: expected a share above 0, at most 1, "
+            "of resize crop"
+        )
 
 
 @contextmanager
