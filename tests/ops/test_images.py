@@ -15,6 +15,7 @@ from torchvision.transforms import functional as tv
 from flax_attn.ops.images import (
     IMAGENET_MEAN,
     IMAGENET_STD,
+    PixelScale,
     augment,
     enlarge_bilinear,
     normalize,
@@ -65,6 +66,15 @@ def test_normalize_equals_torchvision() -> None:
     got = normalize(jnp.asarray(image))
     assert got.dtype == jnp.float32
     np.testing.assert_allclose(got, expected, rtol=0, atol=2 * NORMALISED)
+
+
+@pytest.mark.numerical
+def test_normalize_takes_another_scale() -> None:
+    scale = PixelScale((0.7, 0.55, 0.48), (0.09, 0.13, 0.15))
+    expected = (images(2) / 255 - scale.mean) / scale.std
+    # As above: a value below 1, a mean below 0.7, what is left below 0.7, over at least 0.09.
+    bound = gamma(1) * ((1 + 0.7 + 0.7) / 0.09 + 2 * 7.8)
+    np.testing.assert_allclose(normalize(images(2), scale=scale), expected, rtol=0, atol=bound)
 
 
 @pytest.mark.numerical

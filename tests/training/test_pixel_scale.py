@@ -6,6 +6,7 @@ import ast
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 import jax
 import jax.numpy as jnp
@@ -17,8 +18,7 @@ from flax_attn.config import Config
 from flax_attn.data import Quarantine
 from flax_attn.data.views import GuardedSplit, Subset
 from flax_attn.errors import DataError
-from flax_attn.explain.forward import forward_of, normalized
-from flax_attn.models import Network, build_model, functional
+from flax_attn.models import build_model, functional
 from flax_attn.models.calibrate import calibrate
 from flax_attn.models.network import pixel_scale
 from flax_attn.ops.images import IMAGENET, PixelScale
@@ -26,8 +26,15 @@ from flax_attn.porting.export.formats import network_outputs
 from flax_attn.runs.directory import Run
 from flax_attn.system.processes import Processes
 from flax_attn.training.features import cache_key
+from flax_attn.training.optimizer import make_optimizer
 from flax_attn.training.pixel_scale import measure_pixels, with_pixel_scale
-from flax_attn.training.step import Examples, make_eval_step, make_feature_step
+from flax_attn.training.step import (
+    Examples,
+    init_state,
+    make_eval_step,
+    make_feature_step,
+    make_train_step,
+)
 from tests.helpers.image_folders import EncodedNoise
 
 SCALE = PixelScale((0.7, 0.55, 0.48), (0.09, 0.13, 0.15))
@@ -122,57 +129,66 @@ def test_all_processes_take_what_the_first_one_has(tiny: Config) -> None:
     assert pixel_scale(config.model) == PixelScale((0.5, 0.25, 0.125), (0.1, 0.2, 0.3))
 
 
-def scaled(image: np.ndarray) -> jax.Array:
-    mean, std = (jnp.asarray(v, jnp.float32) for v in (SCALE.mean, SCALE.std))
-    return (jnp.asarray(image, jnp.float32) / 255 - mean) / std
+class Seen(Exception):
+    """Carries the scale out of whoever normalises, before anything is compiled."""
 
 
-def of_evaluation(model: Network, config: Config, image: np.ndarray) -> tuple:
-    structure, params, stats = functional.split(model)
-    examples = Examples(image, np.zeros(len(image), np.int32), np.ones(len(image), bool))
-    found = make_eval_step(structure)(params, stats, examples)[1].probabilities
-    return found, jax.nn.softmax(model(scaled(image), train=False).logits)
+Use = Callable[[Config, functional.Structure, dict, dict, np.ndarray], object]
 
 
-def of_features(model: Network, config: Config, image: np.ndarray) -> tuple:
-    found = make_feature_step(functional.split(model)[0], ("pool3",))
-    structure, params, stats = functional.split(model)
-    return found(params, stats, image).pool3, model.features(scaled(image), train=False).pool3
+def evaluate(config, structure, params, stats, image):
+    examples = Examples(image, np.zeros(2, np.int32), np.ones(2, bool))
+    return make_eval_step(structure)(params, stats, examples)
 
 
-def of_export(model: Network, config: Config, image: np.ndarray) -> tuple:
-    _, params, stats = functional.split(model)
+def train(config, structure, params, stats, image):
+    examples = Examples(image, np.zeros(2, np.int32), np.ones(2, bool))
+    tx = make_optimizer(config.train, steps_per_epoch=1)
+    step = make_train_step(structure, tx, config.train)
+    return jax.eval_shape(step, init_state(params, stats, tx, config.train), examples)
+
+
+def features(config, structure, params, stats, image):
+    return make_feature_step(structure, ("pool3",))(params, stats, image)
+
+
+def export(config, structure, params, stats, image):
     run = Run(config, ("cat", "dog"), "", {})
-    found = network_outputs(run, conv=config.model.conv)(params, stats, image)
-    return found["logits"], model(scaled(image), train=False).logits
+    return network_outputs(run, conv="exact")(params, stats, image)
 
 
-def of_methods(model: Network, config: Config, image: np.ndarray) -> tuple:
-    return normalized(image, forward_of(model)), scaled(image)
+def explain(config, structure, params, stats, image):
+    network = network_forward(config.model, params, stats, num_classes=2)
+    return grad_cam(network, image, np.zeros(2, int), "conv5")
 
 
-def of_calibration(model: Network, config: Config, image: np.ndarray) -> tuple:
-    """The first running mean is that of the first convolution's output."""
-    structure, params, stats = functional.split(model)
-    kernel = params["backbone/stages/0/layers/0/kernel"]
-    z = jax.lax.conv_general_dilated(
-        scaled(image), kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
-    )
-    found = calibrate(structure, params, stats, [image])[1]
-    return found["backbone/stages/0/layers/0/norm/mean"], z.mean((0, 1, 2))
+def measure(config, structure, params, stats, image):
+    network = network_forward(config.model, params, stats, num_classes=2)
+    explainer = Explainer(network, config, ("cat", "dog"))
+    maps = {"map": np.zeros((2, 32, 32), np.float32)}
+    return explainer.faithfulness(maps["map"], image, np.zeros(2, int), batch_size=2)
 
 
-@pytest.mark.parametrize("use", [of_evaluation, of_features, of_export, of_methods, of_calibration])
+def calibrated(config, structure, params, stats, image):
+    return calibrate(structure, params, stats, [image])
+
+
+@pytest.mark.parametrize("use", [evaluate, train, features, export, explain, measure, calibrated])
 def test_a_network_normalises_by_its_own_scale(
-    use: Callable[[Network, Config, np.ndarray], tuple], tiny: Config
+    use: Use, tiny: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = tiny.updated(pixel_mean=SCALE.mean, pixel_std=SCALE.std, conv="exact")
-    model = build_model(config.model, num_classes=2)
-    image = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), np.uint8)
-    found, expected = use(model, config, image)
-    # Another scale is off by a multiple of it; the two programs round in other orders.
-    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4)
-    assert np.abs(np.asarray(normalized(image) - scaled(image))).max() > 1
+    config = tiny.updated(pixel_mean=SCALE.mean, pixel_std=SCALE.std)
+    abstract = functional.abstract(lambda: build_model(config.model, num_classes=2))
+    structure, *arrays = abstract
+    zeros = [{path: jnp.zeros(a.shape, a.dtype) for path, a in part.items()} for part in arrays]
+
+    def see(image: object, *, scale: PixelScale, **_: object) -> NoReturn:
+        raise Seen(scale)
+
+    monkeypatch.setattr("flax_attn.models.vgg.normalize", see)
+    with pytest.raises(Seen) as seen:
+        use(config, structure, *zeros, np.zeros((2, 32, 32, 3), np.uint8))
+    assert seen.value.args == (SCALE,)
 
 
 def test_features_of_another_scale_are_others() -> None:
