@@ -19,8 +19,9 @@ Entry = TypeVar("Entry")
 # - numbers: what a step computes; order: which images a step is given; data: which images exist;
 #   another value of one of these makes another run;
 # - course: how long a run goes on and what it keeps; a resumed run may change it;
-# - place, speed: where files lie, and how fast a run is; each process may have its own value.
-Decides = Literal["numbers", "order", "data", "course", "place", "speed"]
+# - place, speed: where files lie, and how fast a run is; each process may have its own value;
+# - measured: what a run found out by itself, under the others, and keeps; no command takes it.
+Decides = Literal["numbers", "order", "data", "course", "place", "speed", "measured"]
 
 # What a path names, of a setting that is one: an input that must be there, a cache that is made
 # where it is missing, the output, or a folder within the data set. A run remembers all of them but
@@ -85,6 +86,7 @@ Estimator = Literal["score_function", "straight_through"]
 AttnDims = Literal["single", "multi"]
 HeadMerge = Literal["concat", "mean"]
 Resize = Literal["crop", "stretch"]
+Normalise = Literal["imagenet", "data"]
 BadImagePolicy = Literal["fail", "quarantine"]
 TaskChoice = Literal["auto", "multiclass", "multilabel"]
 Loss = Literal["ce", "focal"]
@@ -160,6 +162,18 @@ class ModelConfig:
     remat: bool = setting(
         False, "compute the backbone's activations again instead of keeping them: less memory"
     )
+    pixel_mean: tuple[float, ...] | None = setting(
+        None,
+        "mean of red, green and blue in [0, 1] (default: ImageNet's)",
+        decides="measured",
+        commands=(),
+    )
+    pixel_std: tuple[float, ...] | None = setting(
+        None,
+        "standard deviation of red, green and blue in [0, 1] (default: ImageNet's)",
+        decides="measured",
+        commands=(),
+    )
 
 
 @dataclass(frozen=True)
@@ -213,6 +227,24 @@ class DataConfig:
     resize: Resize = setting(
         "crop", "crop: shorter side, then centre crop; stretch: both sides", decides="data"
     )
+    centre_crop: float | None = setting(
+        None,
+        "what is used of an image: its centre, of this share of the shorter side (resize crop)",
+        above=0,
+        high=1,
+        decides="data",
+    )
+    crop_margin: int = setting(
+        0,
+        "pixels beyond IMAGE_SIZE to which images are scaled: training takes a window of "
+        "IMAGE_SIZE at random, all else the centre",
+        low=0,
+        decides="data",
+    )
+    normalise: Normalise = setting(
+        "imagenet",
+        "colours: by the mean and deviation of ImageNet, or of the training images (data)",
+    )
     train_count: int = setting(
         1200,
         "training pictures drawn (drawn_pets)",
@@ -260,6 +292,11 @@ class DataConfig:
         decides="course",
         commands=LOOKING,
     )
+
+    @property
+    def window(self) -> int | None:
+        """The side of the window that training takes of an image at random; None for all of it."""
+        return self.image_size if self.crop_margin else None
 
     @property
     def max_pixels(self) -> int:
@@ -327,6 +364,8 @@ class TrainConfig:
     crop_min_area: float | None = setting(
         None, "random resized crops of at least this share of the image", low=0.01, high=1
     )
+    vertical_flip: bool = setting(False, "random vertical flips")
+    quarter_turns: bool = setting(False, "random rotations by 0, 90, 180 or 270 degrees")
     freeze_backbone: bool = setting(
         True, "train gates and classifier only, on features computed once"
     )
@@ -565,9 +604,17 @@ PRESETS: dict[str, dict[str, Any]] = {
         "epochs": 20,
         "batch_size": 32,
     },
-    # Yan, Kawahara and Hamarneh (2019), without its focal loss and region terms.
+    # Yan, Kawahara and Hamarneh (2019); their region terms need masks: add --roi-weights.
     "parent_paper": {
+        "centre_crop": 0.8,
         "image_size": 224,
+        "crop_margin": 32,
+        "normalise": "data",
+        "quarter_turns": True,
+        "flip": True,
+        "vertical_flip": True,
+        "loss": "focal",
+        "oversample": "4",
         "freeze_backbone": False,
         "optimizer": "sgd",
         "learning_rate": 1e-2,
@@ -658,6 +705,10 @@ def validate(config: Config) -> None:
     if run.snapshot_epochs and min(run.snapshot_epochs) < 1:
         raise UsageError(f"--snapshot-epochs count from 1, got {min(run.snapshot_epochs)}")
     check_dataset(data)
+    if data.centre_crop is not None and data.resize != "crop":
+        raise UsageError(
+            f"--centre-crop goes with --resize crop, got {data.resize}: drop one of them"
+        )
     if train.batch_size % train.accumulate:
         raise UsageError(
             f"--batch-size {train.batch_size} cannot be computed in --accumulate "
@@ -670,10 +721,11 @@ def validate(config: Config) -> None:
         )
     parse_class_weights(train.class_weights)
     parse_oversample(train.oversample)
-    if train.freeze_backbone and (train.flip or train.crop_min_area is not None):
+    varied = _random_geometry(config)
+    if train.freeze_backbone and varied:
         raise UsageError(
-            "a frozen backbone sees every image once, so flips and crops have no effect: "
-            "drop them, or add --no-freeze-backbone"
+            "a frozen backbone sees every image once, so flips, turns and random crops "
+            f"({', '.join(varied)}) have no effect: drop them, or add --no-freeze-backbone"
         )
     if train.freeze_backbone and run.weights == "none" and run.init_from is None:
         raise UsageError(
@@ -739,6 +791,19 @@ def _number(text: str) -> float | None:
         return None
 
 
+def _random_geometry(config: Config) -> list[str]:
+    """Returns the flags of what varies an image from epoch to epoch."""
+    train = config.train
+    settings = {
+        "flip": train.flip,
+        "crop_min_area": train.crop_min_area is not None,
+        "vertical_flip": train.vertical_flip,
+        "quarter_turns": train.quarter_turns,
+        "crop_margin": config.data.crop_margin > 0,
+    }
+    return [flag_of(name) for name, on in settings.items() if on]
+
+
 def validate_model(model: ModelConfig) -> None:
     """Checks the settings of a network, as ``validate`` does.
 
@@ -751,6 +816,16 @@ def validate_model(model: ModelConfig) -> None:
             raise UsageError(f"--{name} takes five positive numbers, got {list(sizes)}")
     if not model.gates or len(set(model.gates)) < len(model.gates) or {*model.gates} - {*GATED}:
         raise UsageError(f"--gates takes different ones of {', '.join(GATED)}, got {model.gates}")
+    mean, std = model.pixel_mean, model.pixel_std
+    if (mean is None) != (std is None) or (
+        mean is not None
+        and std is not None
+        and not (len(mean) == len(std) == 3 and min(std) > 0 and min(mean) >= 0 and max(mean) <= 1)
+    ):
+        raise UsageError(
+            f"pixel_mean {mean} and pixel_std {std}: expected three numbers each in [0, 1], the "
+            "deviations above 0"
+        )
 
 
 def _check_ranges(section: Any) -> None:

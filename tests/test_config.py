@@ -42,6 +42,16 @@ def test_article_preset_is_the_article_in_full() -> None:
     assert config.model.dropout is None and config.train.weight_decay == 0
 
 
+def test_parent_paper_preset_frames_and_varies_images_as_the_paper_does() -> None:
+    """Centre crop to 0.8, 256 pixels, windows of 224, quarter turns, both flips, own colours."""
+    config = make_config({}, preset="parent_paper")
+    data, train = config.data, config.train
+    assert (data.centre_crop, data.image_size + data.crop_margin, data.window) == (0.8, 256, 224)
+    assert data.normalise == "data" and train.crop_min_area is None
+    assert train.flip and train.vertical_flip and train.quarter_turns
+    assert (train.optimizer, train.epochs, train.batch_size) == ("sgd", 50, 32)
+
+
 @pytest.mark.parametrize("preset", sorted(PRESETS))
 def test_presets_are_valid(preset: str) -> None:
     make_config({"data_dir": "x"}, preset=preset)
@@ -78,6 +88,16 @@ def test_tables_agree_with_the_names_in_use() -> None:
         ({"dataset": "cats_vs_dogs", "mask_dir": "m"}, "but cats_vs_dogs has no masks: drop it"),
         ({"flip": True}, "--no-freeze-backbone"),
         ({"crop_min_area": 0.5}, "--no-freeze-backbone"),
+        ({"vertical_flip": True}, r"\(--vertical-flip\) .* --no-freeze-backbone"),
+        ({"quarter_turns": True}, r"\(--quarter-turns\) .* --no-freeze-backbone"),
+        ({"crop_margin": 32}, r"\(--crop-margin\) .* --no-freeze-backbone"),
+        ({"centre_crop": 0.0}, "--centre-crop must be above 0, at most 1, got 0.0"),
+        ({"centre_crop": 1.5}, "--centre-crop must be above 0, at most 1, got 1.5"),
+        ({"centre_crop": 0.8, "resize": "stretch"}, "--centre-crop goes with --resize crop"),
+        ({"crop_margin": -1}, "--crop-margin"),
+        ({"normalise": "images"}, "--normalise must be one of imagenet, data, got 'images'"),
+        ({"pixel_mean": (0.5, 0.5, 0.5)}, "pixel_std None: expected three numbers"),
+        ({"pixel_mean": (0.5,) * 3, "pixel_std": (0.1, 0.1, 0.0)}, "the deviations above 0"),
         ({"weights": "none"}, "--no-freeze-backbone"),
         ({"colour": "red"}, "colour"),
     ],

@@ -33,11 +33,12 @@ from flax_attn.data.dataset import (
     settle_task,
 )
 from flax_attn.data.found import describe_found
+from flax_attn.data.framing import stored_size
 from flax_attn.data.listing import same_form
 from flax_attn.data.manifest import ListedImages
 from flax_attn.data.own_output import image_folders, refuse_among_images
 from flax_attn.data.quarantine import Quarantine
-from flax_attn.data.views import concatenate
+from flax_attn.data.views import CentredSplit, concatenate
 from flax_attn.errors import DataError
 from flax_attn.system.files import reading
 
@@ -139,7 +140,8 @@ def _open_checked(
     def open_without(unusable: Collection[str]) -> Dataset:
         known = quarantine.unusable_paths | frozenset(unusable)
         with reading(config.data_dir or config.dataset, DataError, remedy="check --data-dir"):
-            return _limited(open_set(config, replace(request, unusable=known)), config)
+            stored = replace(config, image_size=stored_size(config))
+            return _limited(open_set(stored, replace(request, unusable=known)), config)
 
     dataset = open_without(())
     settle_task(dataset, request.task, config.dataset)
@@ -151,7 +153,7 @@ def _open_checked(
             roots=[Path(config.data_dir)],
             folders=image_folders(dataset),
         )
-    return preflight(
+    checked = preflight(
         dataset,
         quarantine,
         workers=config.workers,
@@ -159,13 +161,20 @@ def _open_checked(
         images=images,
         draw_again=open_without if dataset.found.drawn else None,
     )
+    if not config.crop_margin:
+        return checked
+    size = config.image_size
+    centred = {name: CentredSplit(split, size) for name, split in checked.splits.items()}
+    return replace(checked, splits=centred)
 
 
 def _limited(dataset: Dataset, config: DataConfig) -> Dataset:
-    """Returns the data set with the configured limit on the size of its encoded images."""
-    limit = config.max_pixels
+    """Returns the data set with its encoded images limited and cropped as configured."""
+    limit, share = config.max_pixels, config.centre_crop
     splits = {
-        name: replace(split, max_pixels=limit) if isinstance(split, ListedImages) else split
+        name: replace(split, max_pixels=limit, centre_crop=share)
+        if isinstance(split, ListedImages)
+        else split
         for name, split in dataset.splits.items()
     }
     return replace(dataset, splits=splits)

@@ -32,15 +32,23 @@ class CheckedDigests:
     """Digests of images that decoded, in one file for each way of decoding.
 
     The file is named by all that decides a verdict beside the image: the decoder's source, the
-    version of Pillow, ``size``, ``resize`` and ``max_pixels``. It is replaced as a whole, so that
-    any number of processes may use it; of two that add at once, one may have to decode again later.
+    version of Pillow, ``size``, ``resize``, ``centre_crop`` and ``max_pixels``. It is replaced as a
+    whole, so that any number of processes may use it; of two that add at once, one may have to
+    decode again later.
     Lines that are no digest are passed over. With ``folder`` None nothing is remembered.
     """
 
     def __init__(
-        self, folder: Path | None, *, size: int, resize: str, max_pixels: int = MAX_PIXELS
+        self,
+        folder: Path | None,
+        *,
+        size: int,
+        resize: str,
+        centre_crop: float | None = None,
+        max_pixels: int = MAX_PIXELS,
     ):
-        way = f"{decoder_version()}-{size}-{resize}-{max_pixels}"
+        cropped = "" if centre_crop is None else f"-centre{centre_crop}"
+        way = f"{decoder_version()}-{size}-{resize}{cropped}-{max_pixels}"
         self._file = folder and folder / f"decoded-{way}.txt"
         self._digests = self._read()
 
@@ -88,7 +96,11 @@ def find_problems(
     # The file itself, even where its image is kept.
     look = split.decode if isinstance(split, DecodedSplit) else split.image
     verdicts = CheckedDigests(
-        cache, size=split.size, resize=split.resize, max_pixels=split.max_pixels
+        cache,
+        size=split.size,
+        resize=split.resize,
+        centre_crop=split.centre_crop,
+        max_pixels=split.max_pixels,
     )
     in_doubt = {row.path for row in doubted}
     unknown = [

@@ -66,6 +66,9 @@ class EncodedSplit(Split, Protocol):
     def resize(self) -> str: ...
 
     @property
+    def centre_crop(self) -> float | None: ...
+
+    @property
     def max_pixels(self) -> int: ...
 
 

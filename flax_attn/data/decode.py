@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import math
 import os
 import stat
 from collections.abc import Iterator
@@ -71,6 +72,7 @@ def decode(
     *,
     size: int,
     resize: Resize,
+    centre_crop: float | None = None,
     name: str | None = None,
     sha256: str | None = None,
     max_pixels: int = MAX_PIXELS,
@@ -82,6 +84,7 @@ def decode(
       size: side in pixels.
       resize: "crop" scales the shorter side to ``size`` and keeps the centre; "stretch" scales both
         sides. A large JPEG is decoded at 1/2, 1/4 or 1/8 where that still leaves twice ``size``.
+      centre_crop: of "crop", the share of the shorter side that is scaled; None is all of it.
       name: stands for the image in messages; by default it is the path.
       sha256: what the digest of the encoded image must be. Damage inside a JPEG often decodes, and
         only the digest shows it.
@@ -90,26 +93,33 @@ def decode(
     Raises:
       ImageError: not a regular file, not an image, damaged, cut short, of a refused kind, too
         large, or of another digest.
-      UsageError: ``size`` is below 1 or ``resize`` unknown.
+      UsageError: ``size`` is below 1, ``resize`` unknown, or ``centre_crop`` not in (0, 1] or of
+        "stretch".
     """
-    if size < 1 or resize not in get_args(Resize):
-        raise UsageError(f"size={size!r}, resize={resize!r}: expected size >= 1, crop or stretch")
+    _check_way(size, resize, centre_crop)
     with open_image(source, name=name, sha256=sha256, max_pixels=max_pixels) as image:
-        image.draft(None, (2 * size, 2 * size))
+        least = math.ceil(2 * size / (centre_crop or 1))
+        image.draft(None, (least, least))
         image.load()
-        square = to_square(_to_rgb(upright(image)), size, resize)
+        square = to_square(_to_rgb(upright(image)), size, resize, centre_crop)
         return np.array(square, dtype=np.uint8)
 
 
 def decode_pixels(
-    image: Image.Image | np.ndarray, *, size: int, resize: Resize, max_pixels: int = MAX_PIXELS
+    image: Image.Image | np.ndarray,
+    *,
+    size: int,
+    resize: Resize,
+    centre_crop: float | None = None,
+    max_pixels: int = MAX_PIXELS,
 ) -> UInt8[np.ndarray, "s s 3"]:
     """Returns an opened image, or pixels [h, w, 3] of 8 bits, as ``decode`` returns a file.
 
     Raises:
       ImageError: an opened image that is damaged, of a refused kind or too large.
-      UsageError: pixels of another shape or type.
+      UsageError: pixels of another shape or type, and as ``decode``.
     """
+    _check_way(size, resize, centre_crop)
     if not isinstance(image, Image.Image):
         pixels = np.asarray(image)
         if pixels.dtype != np.uint8 or pixels.shape[2:] != (3,) or not pixels.size:
@@ -120,7 +130,18 @@ def decode_pixels(
         image = Image.fromarray(pixels)
     with _named(str(getattr(image, "filename", "") or "image"), max_pixels):
         _check_header(image, max_pixels)
-        return np.array(to_square(_to_rgb(upright(image)), size, resize), dtype=np.uint8)
+        square = to_square(_to_rgb(upright(image)), size, resize, centre_crop)
+        return np.array(square, dtype=np.uint8)
+
+
+def _check_way(size: int, resize: Resize, centre_crop: float | None) -> None:
+    if size < 1 or resize not in get_args(Resize):
+        raise UsageError(f"size={size!r}, resize={resize!r}: expected size >= 1, crop or stretch")
+    if centre_crop is not None and (resize != "crop" or not 0 < centre_crop <= 1):
+        raise UsageError(
+            f"centre_crop={centre_crop!r}, resize={resize!r}: expected a share above 0, at most 1, "
+            "of resize crop"
+        )
 
 
 @contextmanager
@@ -255,15 +276,16 @@ def to_square(
     image: Image.Image,
     size: int,
     resize: Resize,
+    centre_crop: float | None = None,
     *,
     resample: Image.Resampling = Image.Resampling.BILINEAR,
 ) -> Image.Image:
-    """Returns the image scaled to a square; see ``decode`` for ``resize``."""
+    """Returns the image scaled to a square; see ``decode`` for ``resize`` and ``centre_crop``."""
     if resize == "stretch":
         return image.resize((size, size), resample)
     # The centre square of the original is scaled, which is the centre crop of the scaled image
     # without the work on the margins.
-    side = min(image.size)
+    side = min(image.size) * (centre_crop or 1)
     left, top = (image.width - side) / 2, (image.height - side) / 2
     box = (left, top, left + side, top + side)
     return image.resize((size, size), resample, box=box)

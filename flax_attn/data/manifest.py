@@ -104,10 +104,16 @@ def split_by_digest(
 
 
 def fingerprint(
-    rows: Sequence[ManifestRow], *, classes: Sequence[str], size: int, resize: str
+    rows: Sequence[ManifestRow],
+    *,
+    classes: Sequence[str],
+    size: int,
+    resize: str,
+    centre_crop: float | None = None,
 ) -> str:
     """Returns a SHA-256 over names, labels, digests and their order, classes and decoding."""
-    head = encode_json([list(classes), size, resize])
+    cropped = [] if centre_crop is None else [centre_crop]
+    head = encode_json([list(classes), size, resize, *cropped])
     lines = [head, *(encode_json(row) for row in rows)]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
@@ -170,6 +176,7 @@ class ListedImages:
       size: side of the decoded images in pixels.
       resize: how they become square (``decode``).
       max_pixels: an image of more is refused.
+      centre_crop: the share of the shorter side that is seen, None for all of it.
     """
 
     rows: tuple[ManifestRow, ...]
@@ -177,6 +184,7 @@ class ListedImages:
     size: int
     resize: Resize
     max_pixels: int = MAX_PIXELS
+    centre_crop: float | None = None
 
     @cached_property
     def names(self) -> Sequence[str]:
@@ -192,7 +200,13 @@ class ListedImages:
 
     @cached_property
     def fingerprint(self) -> str:
-        return fingerprint(self.rows, classes=self.classes, size=self.size, resize=self.resize)
+        return fingerprint(
+            self.rows,
+            classes=self.classes,
+            size=self.size,
+            resize=self.resize,
+            centre_crop=self.centre_crop,
+        )
 
     def source(self, index: int) -> bytes | Path:
         """Returns the path of an image file, or the encoded content."""
@@ -204,6 +218,7 @@ class ListedImages:
             source,
             size=self.size,
             resize=self.resize,
+            centre_crop=self.centre_crop,
             name=row.path if isinstance(source, bytes) else None,
             sha256=row.digest,
             max_pixels=self.max_pixels,

@@ -52,6 +52,7 @@ def decode_mask(
     image: bytes | Path,
     size: int,
     resize: Resize,
+    centre_crop: float | None = None,
     background: int = 0,
     name: str | None = None,
     max_pixels: int = MAX_PIXELS,
@@ -67,6 +68,7 @@ def decode_mask(
       image: the encoded image, or its path; its size must be the mask's.
       size: as ``decode``.
       resize: as ``decode``.
+      centre_crop: as ``decode``.
       background: value of the pixels that are no object.
       name: stands for the mask in messages; by default it is the path.
       max_pixels: as ``decode``.
@@ -88,7 +90,7 @@ def decode_mask(
         values = _values(upright(mask))
         is_object = values > np.iinfo(np.uint8).max // 2 if is_lossy else values != background
         whole = Image.fromarray(is_object.astype(np.uint8))
-        square = to_square(whole, size, resize, resample=Image.Resampling.NEAREST)
+        square = to_square(whole, size, resize, centre_crop, resample=Image.Resampling.NEAREST)
         return np.asarray(square) > 0
 
 

@@ -3,7 +3,7 @@
 A folder holds the images of one split: ``images.npy``, uint8 [n, s, s, 3], and ``index.json``,
 sealed, with the CRC-32 of each (null where an image could not be decoded). Its name is a digest of
 all that decides the pixels: the digests of the files in their order, the size, the way of resizing
-and the decoder.
+and cropping, and the decoder.
 """
 
 from __future__ import annotations
@@ -36,12 +36,15 @@ _ABSENT = -1
 _log = logging.getLogger(__name__)
 
 
-def cache_key(digests: Sequence[str], *, size: int, resize: str) -> str:
+def cache_key(
+    digests: Sequence[str], *, size: int, resize: str, centre_crop: float | None = None
+) -> str:
     """Returns a name for the images decoded from files of these digests, in this order.
 
-    It changes with the size, the way of resizing and the decoder, too.
+    It changes with the size, the way of resizing and cropping, and the decoder, too.
     """
-    parts = (decoder_version(), str(size), resize, *digests)
+    cropped = [] if centre_crop is None else [f"centre {centre_crop}"]
+    parts = (decoder_version(), str(size), resize, *cropped, *digests)
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
 
 

@@ -14,6 +14,7 @@ from jaxtyping import Bool, Int, UInt8
 
 from flax_attn.data.dataset import Dataset, EncodedSplit, Split, masks_of, read_image
 from flax_attn.data.decode import ImageError
+from flax_attn.data.framing import centre, centre_of_image
 from flax_attn.data.manifest import ManifestRow
 from flax_attn.data.pixel_cache import DecodedImages, Shelf, cache_key
 from flax_attn.data.quarantine import Quarantine
@@ -24,7 +25,8 @@ from flax_attn.system.json_text import encode_json
 class SplitView:
     """A split whose images and masks are those of other splits; the base of all views.
 
-    A view says by ``_source`` which split has an image, and in what place.
+    A view says by ``_source`` which split has an image, and in what place, and by ``uncut`` what it
+    is of images with their margins.
     """
 
     def __init__(
@@ -34,6 +36,10 @@ class SplitView:
 
     def _source(self, index: int) -> tuple[Split, int]:
         raise NotImplementedError
+
+    def uncut(self) -> Split:
+        """Returns the same images with the margins that a ``CentredSplit`` below has cut."""
+        return self
 
     def image(self, index: int) -> UInt8[np.ndarray, "s s 3"]:
         """Returns an image as RGB.
@@ -65,6 +71,10 @@ class Subset(SplitView):
 
     def _source(self, index: int) -> tuple[Split, int]:
         return self._whole, int(self._places[index])
+
+    def uncut(self) -> Split:
+        whole = uncut(self._whole)
+        return self if whole is self._whole else Subset(whole, self._places, self.fingerprint)
 
 
 def random_subset(split: Split, count: int, *, seed: int) -> Split:
@@ -140,6 +150,41 @@ def _without(fingerprint: str, absent: Sequence[int]) -> str:
     return hashlib.sha256(encode_json([fingerprint, sorted(absent)]).encode()).hexdigest()
 
 
+class CentredSplit(SplitView):
+    """The windows of ``size`` in the middle of a split's images and masks.
+
+    ``uncut`` gives the split itself, from whose images windows are taken at random.
+    """
+
+    def __init__(self, whole: Split, size: int) -> None:
+        fingerprint = hashlib.sha256(f"{whole.fingerprint} centre {size}".encode()).hexdigest()
+        super().__init__(whole.names, whole.labels, fingerprint)
+        self._whole, self._size = whole, size
+
+    def _source(self, index: int) -> tuple[Split, int]:
+        return self._whole, index
+
+    def uncut(self) -> Split:
+        return self._whole
+
+    def image(self, index: int) -> UInt8[np.ndarray, "s s 3"]:
+        return centre_of_image(self._whole.image(index), self._size)
+
+    def read(self, index: int) -> tuple[UInt8[np.ndarray, "s s 3"], int]:
+        """Returns an image and its place, or its substitute and that one's place."""
+        pixels, place = read_image(self._whole, index)
+        return centre_of_image(pixels, self._size), place
+
+    def masks(self, index: int) -> Bool[np.ndarray, "k s s"] | None:
+        found = super().masks(index)
+        return None if found is None else centre(found, self._size)
+
+
+def uncut(split: Split) -> Split:
+    """Returns the same images with their margins, where they have been cut to the centre."""
+    return split.uncut() if isinstance(split, SplitView) else split
+
+
 def concatenate(splits: Iterable[Split]) -> Split:
     """Joins the images of all splits, in the order given.
 
@@ -169,6 +214,11 @@ class _Concatenation(SplitView):
         part = bisect_right(self._ends, index)
         return self._parts[part], index - (self._ends[part - 1] if part else 0)
 
+    def uncut(self) -> Split:
+        parts = tuple(map(uncut, self._parts))
+        same = all(a is b for a, b in zip(parts, self._parts, strict=True))
+        return self if same else _Concatenation(parts)
+
     def read(self, index: int) -> tuple[UInt8[np.ndarray, "s s 3"], int]:
         """Returns an image and its place, or its substitute of the same part."""
         split, place = self._source(index)
@@ -186,8 +236,13 @@ class DecodedSplit(SplitView):
         super().__init__(split.names, split.labels, split.fingerprint)
         self._split = split
         self.rows, self.size, self.resize = split.rows, split.size, split.resize
-        self.max_pixels = split.max_pixels
-        key = cache_key([row.digest for row in split.rows], size=split.size, resize=split.resize)
+        self.max_pixels, self.centre_crop = split.max_pixels, split.centre_crop
+        key = cache_key(
+            [row.digest for row in split.rows],
+            size=split.size,
+            resize=split.resize,
+            centre_crop=split.centre_crop,
+        )
         self._images = DecodedImages(shelf, key, count=len(split.rows), size=split.size)
 
     def _source(self, index: int) -> tuple[Split, int]:

@@ -153,7 +153,7 @@ def _scores(
     channels = jnp.take(activation, place, axis=-1, mode="clip")
     small = jnp.moveaxis(channels, -1, 1).reshape(b * together, *activation.shape[1:3])
     masks = scale_to_unit(enlarge(small, (h, w))).reshape(b, together, h, w, 1)
-    masked = normalized(image)[:, None] * masks
+    masked = normalized(image, forward)[:, None] * masks
     logits = forward(masked.reshape(b * together, h, w, 3))[0]
     return class_logit(logits, jnp.repeat(class_index, together)).reshape(b, together)
 

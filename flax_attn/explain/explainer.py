@@ -123,7 +123,7 @@ class Explainer:
         parts = [
             measure_faithfulness(
                 predict,
-                jnp.asarray(images[places]),
+                self._network.normalize(images[places]),
                 jnp.asarray(maps[places]),
                 jnp.asarray(class_index[places]),
             ).at(np.arange(len(wanted)))

@@ -61,6 +61,11 @@ class NetworkForward:
         output, activations = model.with_activations(image, perturb=perturb)
         return output.logits, activations
 
+    def normalize(self, image: UInt8[AnyArray, "b h w 3"]) -> Float[Array, "b h w 3"]:
+        """Returns bytes as the normalised images that the network takes."""
+        model = functional.merge(self.structure, self.params, self.stats)
+        return model.normalize(image)
+
 
 def forward_of(model: Network) -> NetworkForward:
     """Returns the view of a network that every method takes; its arrays are shared, not copied.
@@ -113,7 +118,7 @@ def linearize(
     Raises:
       ValueError: there is no such activation.
     """
-    image = normalized(image)
+    image = normalized(image, forward)
     zero = jax.tree.map(
         lambda x: jnp.zeros(x.shape, x.dtype),
         jax.eval_shape(lambda x: _activation(forward, x, stage), image),
@@ -133,7 +138,7 @@ def activation_of(forward: Forward, image: Images, stage: str) -> Float[Array, "
     Raises:
       ValueError: there is none.
     """
-    return _activation(forward, normalized(image), stage)
+    return _activation(forward, normalized(image, forward), stage)
 
 
 def class_logit(logits: Float[Array, "b k"], class_index: Int[AnyArray, "b"]) -> Float[Array, "b"]:
@@ -149,10 +154,16 @@ def positive_part(x: Float[Array, "*b"]) -> Float[Array, "*b"]:
     return jnp.where(x < 0, 0, x)
 
 
-def normalized(image: Images) -> Float[Array, "b h w 3"]:
-    """Normalises bytes; floats are normalised already and come back as they are."""
+def normalized(image: Images, forward: object = None) -> Float[Array, "b h w 3"]:
+    """Normalises bytes; floats are normalised already and come back as they are.
+
+    Bytes are normalised as ``forward`` was trained, if it is a network of ours, else by ImageNet's
+    mean and deviation.
+    """
     image = jnp.asarray(image)
-    return normalize(image) if image.dtype == jnp.uint8 else image
+    if image.dtype != jnp.uint8:
+        return image
+    return forward.normalize(image) if isinstance(forward, NetworkForward) else normalize(image)
 
 
 def _activation(

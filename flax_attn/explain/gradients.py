@@ -95,7 +95,7 @@ def _largest_change(
     forward: Forward, image: Images, class_index: Int[AnyArray, "b"]
 ) -> Float[Array, "b h w"]:
     red, green, blue = jnp.unstack(
-        jnp.abs(_gradient(forward, normalized(image), class_index)), axis=-1
+        jnp.abs(_gradient(forward, normalized(image, forward), class_index)), axis=-1
     )
     # Not maximum or max, which may lose NaN: see ``positive_part``.
     larger = jnp.where(red > green, red, green)
@@ -112,7 +112,7 @@ def _integrate(
     weights: Float[Array, "m"],
 ) -> Float[Array, "b h w 3"]:
     """The part of the attributions from these nodes."""
-    end = normalized(image)
+    end = normalized(image, forward)
     along = end - baseline
     t = nodes.astype(end.dtype)[:, None, None, None, None]
     path = (baseline + t * along).reshape(-1, *end.shape[1:])  # [m * b, h, w, 3]

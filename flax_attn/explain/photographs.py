@@ -15,8 +15,9 @@ from jaxtyping import Bool, Int, UInt8
 
 from flax_attn.config import DataConfig
 from flax_attn.data import Split
-from flax_attn.data.decode import ImageError, decode
+from flax_attn.data.decode import ImageError
 from flax_attn.data.found import describe_images
+from flax_attn.data.framing import decode_photograph
 from flax_attn.data.image_formats import image_endings
 from flax_attn.data.listing import describe_counts, list_images
 from flax_attn.data.masks import objects
@@ -56,9 +57,7 @@ def from_paths(paths: Sequence[Path], data: DataConfig, *, out: Path) -> Photogr
 
     def read(file: Path) -> UInt8[np.ndarray, "s s 3"] | ImageError:
         try:
-            return decode(
-                file, size=data.image_size, resize=data.resize, max_pixels=data.max_pixels
-            )
+            return decode_photograph(file, data)
         except ImageError as error:
             return error
 

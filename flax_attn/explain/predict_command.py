@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from flax_attn.config import DataConfig, validate
-from flax_attn.data.decode import ImageError, decode
+from flax_attn.data.decode import ImageError
+from flax_attn.data.framing import decode_photograph
 from flax_attn.errors import DataError, UsageError, name_some
 from flax_attn.explain.photographs import find_images
 from flax_attn.explain.trained_run import Predictions, TrainedRun, load
@@ -75,7 +76,8 @@ def _write(
             names, images = [name for name, _ in chunk], [image for _, image in chunk]
             # The last batch has the shape of the others, for which the network is compiled.
             missing = batch_size - len(images) if count else 0
-            said: Predictions = run.predict(images + images[-1:] * missing, batch_size=batch_size)
+            filled = np.stack(images + images[-1:] * missing)
+            said: Predictions = run.predict_squares(filled, batch_size=batch_size)
             for name, label, row in zip(names, said.labels, said.probabilities, strict=False):
                 writer.writerow([name, label, *(f"{p:.6f}" for p in row)])
             count += len(names)
@@ -97,9 +99,7 @@ def _decoded(
     one_is_usable = False
     for path in paths:
         try:
-            image = decode(
-                path, size=data.image_size, resize=data.resize, max_pixels=data.max_pixels
-            )
+            image = decode_photograph(path, data)
         except ImageError as error:
             if one_is_usable:
                 _log.warning(str(error))

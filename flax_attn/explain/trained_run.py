@@ -15,7 +15,7 @@ from PIL import Image
 
 from flax_attn.config import Config
 from flax_attn.data import Split
-from flax_attn.data.decode import decode, decode_pixels
+from flax_attn.data.framing import decode_photograph
 from flax_attn.errors import DataError, UsageError
 from flax_attn.explain.forward import NetworkForward, network_forward
 from flax_attn.models import Network, functional
@@ -90,8 +90,8 @@ class TrainedRun:
     def predict(self, images: Iterable[Photograph], *, batch_size: int = 16) -> Predictions:
         """Returns what the network says of photographs of any size.
 
-        They are brought to the run's image size as in training (``--resize``). Not more than
-        ``batch_size`` are computed at once.
+        They are brought to the run's image size as its validation images are (``--resize``,
+        ``--centre-crop``, ``--crop-margin``). Not more than ``batch_size`` are computed at once.
 
         Raises:
           ImageError: a photograph cannot be used.
@@ -104,7 +104,12 @@ class TrainedRun:
         given = [self._square(image) for image in images]
         if not given:
             raise UsageError("images: got none, expected at least one photograph")
-        squares = np.stack(given)
+        return self.predict_squares(np.stack(given), batch_size=batch_size)
+
+    def predict_squares(
+        self, squares: UInt8[np.ndarray, "n s s 3"], *, batch_size: int = 16
+    ) -> Predictions:
+        """Returns what the network says of images that are squares of its size already."""
         size = min(batch_size, len(squares))
         labels, everyone = self._task.blank(size, len(self.classes)), np.ones(size, bool)
         outputs = []
@@ -127,11 +132,8 @@ class TrainedRun:
         )
 
     def _square(self, image: Photograph) -> UInt8[np.ndarray, "s s 3"]:
-        data = self.config.data
-        size, resize, limit = data.image_size, data.resize, data.max_pixels
-        if isinstance(image, str | os.PathLike):
-            return decode(Path(image), size=size, resize=resize, max_pixels=limit)
-        return decode_pixels(image, size=size, resize=resize, max_pixels=limit)
+        given = Path(image) if isinstance(image, str | os.PathLike) else image
+        return decode_photograph(given, self.config.data)
 
     @property
     def _task(self) -> Task:

@@ -20,7 +20,6 @@ from flax_attn.errors import DataError, NonFiniteError
 from flax_attn.models.functional import Arrays, Structure, merge, split
 from flax_attn.models.vgg import VGG16BN, BatchNorm, ConvNorm
 from flax_attn.ops.conv import conv3x3
-from flax_attn.ops.images import normalize
 from flax_attn.ops.pooling import max_pool2x2
 
 
@@ -47,7 +46,8 @@ def calibrate(
 
     @jax.jit
     def moments(params: Arrays, stats: Arrays, image: Array) -> list[tuple[Array, Array]]:
-        return _moments(_backbone(merge(structure, params, stats)), normalize(image))
+        backbone = _backbone(merge(structure, params, stats))
+        return _moments(backbone, backbone.normalize(image))
 
     # Copies: a module over numpy arrays writes its new statistics into the caller's.
     params, stats = jax.tree.map(jnp.array, (dict(params), dict(stats)))

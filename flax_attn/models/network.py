@@ -12,11 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Key, UInt8
 
 from flax_attn.config import ModelConfig, validate_model
 from flax_attn.models.recompute import staged_features
-from flax_attn.models.vgg import VGG16BN, Features
+from flax_attn.models.vgg import VGG16BN, AnyArray, Features
+from flax_attn.ops.images import IMAGENET, PixelScale
 
 classifier_init = nnx.initializers.normal(0.01)
 
@@ -98,6 +99,10 @@ class Network(nnx.Module):
     def add_head(self, config: ModelConfig, num_classes: int, *, rngs: nnx.Rngs) -> None:
         """Makes the layers that ``classify`` applies."""
         raise NotImplementedError
+
+    def normalize(self, image: UInt8[AnyArray, "b h w 3"]) -> Float[Array, "b h w 3"]:
+        """Returns bytes as the normalised images that this network takes."""
+        return self.backbone.normalize(image)
 
     def features(self, image: Float[Array, "b h w 3"], *, train: bool) -> Features:
         """Computes the pooled maps of normalised images; ``train`` normalises by the batch.
@@ -185,7 +190,18 @@ def global_average(x: Float[Array, "b h w c"]) -> Float[Array, "b c"]:
 
 def backbone(config: ModelConfig, rngs: nnx.Rngs) -> VGG16BN:
     """Builds the backbone of a configuration."""
-    return VGG16BN(widths=config.widths, depths=config.depths, conv=config.conv, rngs=rngs)
+    pixels = pixel_scale(config)
+    return VGG16BN(
+        widths=config.widths, depths=config.depths, conv=config.conv, pixels=pixels, rngs=rngs
+    )
+
+
+def pixel_scale(config: ModelConfig) -> PixelScale:
+    """Returns the scale by which a network's images are normalised."""
+    if config.pixel_mean is None or config.pixel_std is None:
+        return IMAGENET
+    (r, g, b), (dr, dg, db) = config.pixel_mean, config.pixel_std
+    return PixelScale((r, g, b), (dr, dg, db))
 
 
 def channels(config: ModelConfig) -> dict[str, int]:

@@ -12,18 +12,22 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, UInt8
 
 from flax_attn.config import VGG16_DEPTHS, VGG16_WIDTHS
 from flax_attn.ops.affine import affine
 from flax_attn.ops.choice import select_impl
 from flax_attn.ops.conv import conv3x3, conv3x3_affine_relu
+from flax_attn.ops.images import IMAGENET, PixelScale, normalize
 from flax_attn.ops.normalisation import Normalised, moments, norm_relu, norm_relu_conv3x3
 from flax_attn.ops.pooling import max_pool2x2
 
 # The last convolution of each stage, by the name of its activation.
 LAST_CONVS = ("conv1", "conv2", "conv3", "conv4", "conv5")
+
+AnyArray = Array | np.ndarray
 
 kernel_init = nnx.initializers.variance_scaling(2.0, "fan_out", "normal")
 
@@ -213,6 +217,7 @@ class VGG16BN(nnx.Module):
       widths: channels of the five stages.
       depths: convolutions in the five stages.
       conv: "auto" for the fastest form on this device, "exact" for XLA's own.
+      pixels: the scale by which its images are normalised (``normalize``).
       rngs: whose ``params`` stream the kernels are drawn from.
 
     Raises:
@@ -226,8 +231,10 @@ class VGG16BN(nnx.Module):
         widths: tuple[int, ...] = VGG16_WIDTHS,
         depths: tuple[int, ...] = VGG16_DEPTHS,
         conv: str = "auto",
+        pixels: PixelScale = IMAGENET,
         rngs: nnx.Rngs,
     ):
+        self.pixels = pixels
         if len(widths) != 5 or len(depths) != 5:
             raise ValueError(f"VGG has five stages, got widths {widths} and depths {depths}")
         impl = select_impl(conv)
@@ -235,6 +242,10 @@ class VGG16BN(nnx.Module):
             ConvStage(before, width, depth=depth, impl=impl, rngs=rngs)
             for before, width, depth in zip((3, *widths[:-1]), widths, depths, strict=True)
         )
+
+    def normalize(self, image: UInt8[AnyArray, "b h w 3"]) -> Float[Array, "b h w 3"]:
+        """Returns bytes as the normalised images that this network takes."""
+        return normalize(image, scale=self.pixels)
 
     def __call__(self, image: Float[Array, "b h w 3"], *, train: bool) -> Features:
         """Returns all five pooled maps of normalised images.

@@ -23,6 +23,7 @@ from jaxtyping import Bool, Float, UInt8
 from flax_attn.data import Sampler, Split, batches, num_batches
 from flax_attn.models.functional import BACKBONE, Arrays, digest_arrays
 from flax_attn.models.vgg import Features
+from flax_attn.ops.images import IMAGENET, PixelScale
 from flax_attn.system.files import writing
 from flax_attn.system.folders import Build, require_writable
 from flax_attn.system.output import mark_output
@@ -61,13 +62,23 @@ def require_cache(folder: Path) -> None:
 
 
 def cache_key(
-    split: Split, params: Arrays, stats: Arrays, taps: tuple[str, ...], precision: str = "f32"
+    split: Split,
+    params: Arrays,
+    stats: Arrays,
+    taps: tuple[str, ...],
+    precision: str = "f32",
+    pixels: PixelScale = IMAGENET,
 ) -> str:
-    """Returns a digest of the images, the backbone, the maps, their precision and JAX's version."""
+    """Returns a digest of the images, the backbone, the maps, their precision and JAX's version.
+
+    ``pixels`` is the scale by which the images are normalised.
+    """
     backbone = {p: a for p, a in {**params, **stats}.items() if p.startswith(BACKBONE)}
     parts = (split.fingerprint, digest_arrays(backbone), *taps, jax.__version__)
     if precision != "f32":
         parts = (*parts, precision)
+    if pixels != IMAGENET:
+        parts = (*parts, f"{pixels.mean} {pixels.std}")
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
 
 

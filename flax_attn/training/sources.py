@@ -19,8 +19,10 @@ from flax_attn.config import Config, TrainConfig
 from flax_attn.data import Dataset, Sampler, Split, batches
 from flax_attn.data.batches import ahead
 from flax_attn.data.oversampling import Oversampling, make_oversampling
+from flax_attn.data.views import uncut
 from flax_attn.models import MODELS
 from flax_attn.models.functional import Arrays, Structure
+from flax_attn.models.network import pixel_scale
 from flax_attn.models.vgg import Features
 from flax_attn.system.console import bar
 from flax_attn.training.devices import ONE, Devices
@@ -164,6 +166,13 @@ def _whole_batches(source: ExampleSource, seed: int = 0) -> Sampler:
     return Sampler(source.batch_size, seed, shuffle=True, oversampling=source.oversampling)
 
 
+def training_images(config: Config, dataset: Dataset) -> Split:
+    """Returns the training images, with the margin where a step takes windows of them at random."""
+    train = dataset.splits["train"]
+    has_windows = config.data.crop_margin and not config.train.freeze_backbone
+    return uncut(train) if has_windows else train
+
+
 def example_sources(
     config: Config,
     structure: Structure,
@@ -177,7 +186,7 @@ def example_sources(
     ``params`` and ``stats`` lie on ``devices``, which compute the features.
     """
     batch_size, workers = config.train.batch_size, config.data.workers
-    splits = (dataset.splits["train"], dataset.splits["val"])
+    splits = (training_images(config, dataset), dataset.splits["val"])
     repeats = (sampler_of_training(config.train, splits[0].labels).oversampling, None)
     if not config.train.freeze_backbone:
         train, val = (
@@ -193,7 +202,9 @@ def example_sources(
         features = frozen_features(
             split,
             step,
-            key=cache_key(split, params, stats, taps, config.model.precision),
+            key=cache_key(
+                split, params, stats, taps, config.model.precision, pixel_scale(config.model)
+            ),
             taps=taps,
             folder=Path(config.run.feature_cache),
             batch_size=batch_size,

@@ -20,7 +20,7 @@ from flax_attn.models.functional import Arrays, Structure, trainable
 from flax_attn.models.network import AttnOutput, Network
 from flax_attn.models.tasks import TASKS, Task
 from flax_attn.models.vgg import Features
-from flax_attn.ops.images import augment, normalize
+from flax_attn.ops.images import augment
 from flax_attn.ops.losses import score_function_terms
 from flax_attn.ops.metrics import LabelSums, Sums
 from flax_attn.ops.order import after
@@ -127,6 +127,7 @@ def make_train_step(
     devices: Devices = ONE,
     *,
     class_weights: Float[np.ndarray, "k"] | None = None,
+    window: int | None = None,
 ) -> TrainStep:
     """Returns ``step(state, examples, seed=config.seed) -> StepOutput``, jitted.
 
@@ -140,6 +141,9 @@ def make_train_step(
     With ``config.accumulate`` the batch is computed in as many parts, one after the other, and
     their gradients added up: equal to one large batch except that batch normalisation and random
     draws are per part.
+
+    ``window`` is the side of the part that a step sees of each image, anywhere in it; None the
+    whole image.
     """
     task = TASKS[config.task]
 
@@ -150,7 +154,7 @@ def make_train_step(
 
         def objective(variable: Arrays) -> tuple[Array, tuple[AnySums, Arrays]]:
             model = functional.merge(structure, {**state.params, **variable}, state.stats)
-            output = _train_output(model, examples.inputs, key, config)
+            output = _train_output(model, examples.inputs, key, config, window)
             options = _loss_options(config, class_weights)
             loss = task.loss(output.logits, examples.label, **options)
             plain = task.loss(output.logits, examples.label) if options else loss
@@ -235,13 +239,23 @@ def _terms(loss: Float[Array, "b"], output: AttnOutput, config: TrainConfig) -> 
     return terms
 
 
-def _train_output(model: Network, inputs: Inputs, key: Array, config: TrainConfig) -> AttnOutput:
+def _train_output(
+    model: Network, inputs: Inputs, key: Array, config: TrainConfig, window: int | None
+) -> AttnOutput:
     augment_key, head_key = jax.random.split(key)
     if isinstance(inputs, Features):
         return model.classify(inputs, train=True, key=head_key)
     crop = None if config.crop_min_area is None else (config.crop_min_area, 1.0)
-    image = normalize(augment(augment_key, inputs, flip=config.flip, crop_scale=crop))
-    features = model.features(image, train=not config.freeze_backbone)
+    image, _ = augment(
+        augment_key,
+        inputs,
+        flip=config.flip,
+        vertical_flip=config.vertical_flip,
+        quarter_turns=config.quarter_turns,
+        crop_scale=crop,
+        window=window,
+    )
+    features = model.features(model.normalize(image), train=not config.freeze_backbone)
     return model.classify(features, train=True, key=head_key)
 
 
@@ -255,7 +269,7 @@ def make_eval_step(
         if isinstance(examples.inputs, Features):
             output = model.classify(examples.inputs, train=False)
         else:
-            output = model(normalize(examples.inputs), train=False)
+            output = model(model.normalize(examples.inputs), train=False)
         loss = task.loss(output.logits, examples.label)
         sums = task.sums.of(loss, output.logits, examples.label, examples.mask)
         return sums, Prediction(task.probabilities(output.logits), loss, output.attention)
@@ -273,6 +287,6 @@ def make_feature_step(
 
     def step(params: Arrays, stats: Arrays, image: UInt8[Array, "b h w 3"]) -> Features:
         model = functional.merge(structure, params, stats)
-        return model.features(normalize(image), train=False).keep(*taps)
+        return model.features(model.normalize(image), train=False).keep(*taps)
 
     return devices.jit(step)

@@ -52,6 +52,7 @@ from flax_attn.training.multihost import (
     shared_stop,
 )
 from flax_attn.training.optimizer import make_optimizer
+from flax_attn.training.pixel_scale import with_pixel_scale
 from flax_attn.training.run_figure import draw_run
 from flax_attn.training.sources import (
     ExampleSource,
@@ -59,6 +60,7 @@ from flax_attn.training.sources import (
     example_sources,
     sampler_of_training,
     steps_per_epoch,
+    training_images,
 )
 from flax_attn.training.start import (
     CALIBRATION_IMAGES,
@@ -150,6 +152,13 @@ def train(
             earlier = find_earlier(run, checkpoints, workdir)
         if earlier is not None:
             run = replace(run, weights=earlier.run.weights)
+        config = with_pixel_scale(
+            config,
+            training_images(config, dataset),
+            earlier=None if earlier is None else earlier.run.config,
+            processes=processes,
+        )
+        run = replace(run, config=config)
 
         # ---- The network, the optimizer, and the state to begin with.
         network = devices.network(config.model)
@@ -189,7 +198,12 @@ def train(
                 progress,
                 steps=(
                     make_train_step(
-                        structure, tx, config.train, devices, class_weights=class_weights
+                        structure,
+                        tx,
+                        config.train,
+                        devices,
+                        class_weights=class_weights,
+                        window=config.data.window,
                     ),
                     make_eval_step(structure, task, devices),
                 ),

@@ -21,6 +21,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny trained run."""
     folder = tmp_path_factory.mktemp("predict")
     values = {**TINY, "epochs": 1, "norm": "softmax", "image_cache": "none"}
+    values |= {"centre_crop": 0.8, "crop_margin": 4, "normalise": "data"}
     flags = []
     for name, value in values.items():
         flag = name.replace("_", "-")

@@ -50,7 +50,8 @@ def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def workdir(photographs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "photographs"
-    train_run(folder, dataset="folder", data_dir=str(photographs))
+    framing = {"centre_crop": 0.8, "crop_margin": 8, "normalise": "data"}
+    train_run(folder, dataset="folder", data_dir=str(photographs), **framing)
     return folder
 
 

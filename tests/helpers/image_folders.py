@@ -102,6 +102,7 @@ class EncodedNoise:
     """Image ``i`` is noise of seed ``i``; those of ``bad`` do not decode."""
 
     resize = "crop"
+    centre_crop = None
     max_pixels = MAX_PIXELS
 
     def __init__(self, n: int, *, bad: Sequence[int] = (), size: int = 8, first: int = 0):

@@ -15,6 +15,7 @@ from torchvision.transforms import functional as tv
 from flax_attn.ops.images import (
     IMAGENET_MEAN,
     IMAGENET_STD,
+    PixelScale,
     augment,
     enlarge_bilinear,
     normalize,
@@ -41,7 +42,20 @@ def coordinates(count: int, side: int = 64) -> np.ndarray:
 
 def run(key: int, image: np.ndarray, **options: object) -> np.ndarray:
     call = jax.jit(partial(augment, **options))
-    return np.asarray(call(jax.random.key(key), jnp.asarray(image)))
+    return np.asarray(call(jax.random.key(key), jnp.asarray(image))[0])
+
+
+def both(key: int, image: np.ndarray, **options: object) -> tuple[np.ndarray, np.ndarray]:
+    """The images, with their red as a mask, as they come out."""
+    call = jax.jit(partial(augment, **options))
+    out, roi = call(jax.random.key(key), jnp.asarray(image), jnp.asarray(image[..., 0]))
+    return np.asarray(out), np.asarray(roi)
+
+
+def distinct(count: int, side: int) -> np.ndarray:
+    """Images whose pixels differ, all the same."""
+    image = np.stack([np.arange(side**2).reshape(side, side) + 60 * i for i in range(3)], -1)
+    return np.broadcast_to(image.astype(np.uint8), (count, side, side, 3))
 
 
 @pytest.mark.numerical
@@ -52,6 +66,15 @@ def test_normalize_equals_torchvision() -> None:
     got = normalize(jnp.asarray(image))
     assert got.dtype == jnp.float32
     np.testing.assert_allclose(got, expected, rtol=0, atol=2 * NORMALISED)
+
+
+@pytest.mark.numerical
+def test_normalize_takes_another_scale() -> None:
+    scale = PixelScale((0.7, 0.55, 0.48), (0.09, 0.13, 0.15))
+    expected = (images(2) / 255 - scale.mean) / scale.std
+    # As above: a value below 1, a mean below 0.7, what is left below 0.7, over at least 0.09.
+    bound = gamma(1) * ((1 + 0.7 + 0.7) / 0.09 + 2 * 7.8)
+    np.testing.assert_allclose(normalize(images(2), scale=scale), expected, rtol=0, atol=bound)
 
 
 @pytest.mark.numerical
@@ -178,3 +201,93 @@ def test_crops_leave_constant_images_alone() -> None:
     # Borders that blend with zeros outside the image would show here.
     image = np.full((16, 32, 32, 3), 200, np.uint8)
     np.testing.assert_array_equal(run(5, image, flip=True, crop_scale=(0.1, 1.0)), image)
+
+
+SYMMETRIES = [(turns, mirrored) for turns in range(4) for mirrored in (False, True)]
+
+
+def symmetric(image: np.ndarray, turns: int, mirrored: bool) -> np.ndarray:
+    turned = np.rot90(image, turns)
+    return turned[:, ::-1] if mirrored else turned
+
+
+@pytest.mark.parametrize(
+    ("options", "possible"),
+    [
+        ({"quarter_turns": True, "flip": True, "vertical_flip": True}, SYMMETRIES),
+        ({"quarter_turns": True}, [(turns, False) for turns in range(4)]),
+        ({"vertical_flip": True}, [(0, False), (2, True)]),
+        ({"flip": True, "vertical_flip": True}, [(0, False), (2, False), (0, True), (2, True)]),
+    ],
+    ids=["all", "turns", "upside down", "flips"],
+)
+def test_turns_and_flips_are_the_symmetries_of_the_square(
+    options: dict[str, object], possible: list[tuple[int, bool]]
+) -> None:
+    """Each image of a batch becomes one of them, and each of them becomes of some image."""
+    image = distinct(200, 5)
+    out, roi = both(7, image, **options)
+    np.testing.assert_array_equal(roi, out[..., 0])
+    which = [[(x == symmetric(image[0], *s)).all() for s in possible] for x in out]
+    assert (np.sum(which, axis=1) == 1).all()
+    # Of n draws of k as likely ones each comes n / k times, five deviations at most beside it.
+    n, p = len(out), 1 / len(possible)
+    assert (abs(np.sum(which, axis=0) - n * p) < 5 * np.sqrt(n * p * (1 - p))).all()
+
+
+def test_windows_lie_anywhere_and_are_not_resized() -> None:
+    image, side = distinct(400, 8), 5
+    out, roi = both(8, image, window=side)
+    assert out.shape == (400, side, side, 3)
+    np.testing.assert_array_equal(roi, out[..., 0])
+    corners = [divmod(int(x[0, 0, 0]), 8) for x in out]
+    for x, (row, column) in zip(out, corners, strict=True):
+        np.testing.assert_array_equal(x, image[0, row : row + side, column : column + side])
+    assert set(corners) == {(row, column) for row in range(4) for column in range(4)}
+
+
+def test_a_window_of_all_of_an_image_is_the_image() -> None:
+    np.testing.assert_array_equal(run(8, images(3), window=32), images(3))
+
+
+def test_a_resized_crop_takes_the_mask_along() -> None:
+    """A mask of the columns, and of the rows, is the ramp of the image, rounded to a pixel."""
+    image = coordinates(100)
+    call = jax.jit(partial(augment, crop_scale=(0.3, 1.0)))
+    for colour in (0, 1):
+        out, roi = call(jax.random.key(4), jnp.asarray(image), jnp.asarray(image[..., colour]))
+        # Half a pixel, of four units, and the rounding of the image.
+        assert np.abs(np.asarray(roi, int) - np.asarray(out[..., colour], int)).max() <= 2 + 1
+
+
+@pytest.mark.parametrize("crop_scale", [None, (0.1, 0.9)], ids=["window", "crop and window"])
+def test_a_mask_gets_no_value_that_it_does_not_have(
+    crop_scale: tuple[float, float] | None,
+) -> None:
+    mask = np.random.default_rng(0).choice(np.array([0, 1, 255], np.uint8), (20, 16, 16))
+    every = {"flip": True, "vertical_flip": True, "quarter_turns": True, "window": 12}
+    call = jax.jit(partial(augment, crop_scale=crop_scale, **every))
+    roi = call(jax.random.key(0), jnp.asarray(images(20, 16, 16)), jnp.asarray(mask))[1]
+    assert roi.dtype == np.uint8 and roi.shape == (20, 12, 12)
+    assert set(np.unique(roi)) == {0, 1, 255}
+
+
+@pytest.mark.parametrize("crop_scale", [None, (0.3, 1.0)], ids=["whole", "cropped"])
+def test_later_settings_leave_earlier_draws_alone(crop_scale: tuple[float, float] | None) -> None:
+    """A run that was begun before them, or without them, draws what it drew."""
+    image, key = images(32), jax.random.key(6)
+    flipped = jax.random.bernoulli(jax.random.split(key, 2)[1], shape=(32, 1, 1, 1))
+    cropped = run(6, image, crop_scale=crop_scale)
+    out = run(6, image, flip=True, crop_scale=crop_scale)
+    np.testing.assert_array_equal(out, np.where(flipped, cropped[:, :, ::-1], cropped))
+    upset = run(6, image, flip=True, vertical_flip=True, crop_scale=crop_scale)
+    same = (upset == out).all((1, 2, 3))
+    np.testing.assert_array_equal(upset[~same], out[~same][:, ::-1])
+    assert 4 < same.sum() < 28 and (same != flipped.ravel()).any()
+
+
+def test_what_is_not_square_is_not_turned_nor_cut_beyond_its_sides() -> None:
+    with pytest.raises(ValueError, match="quarter turns are of square images, got 32×64"):
+        augment(jax.random.key(0), images(1, 32, 64), quarter_turns=True)
+    with pytest.raises(ValueError, match="a window of 33 pixels in images of 32×64"):
+        augment(jax.random.key(0), images(1, 32, 64), window=33)

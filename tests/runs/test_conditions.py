@@ -52,7 +52,8 @@ def test_every_setting_is_free_or_not_by_its_tag(tmp_path: Path, run: Run, name:
     else:
         assert require_resumable(run, replace(run, config=changed), tmp_path) == {}
     mine, theirs = (shared_conditions(config, ("a",), "images") for config in (run.config, changed))
-    assert (mine == theirs) == (decides in ("place", "speed"))
+    # What is measured, the first process tells the others.
+    assert (mine == theirs) == (decides in ("place", "speed", "measured"))
 
 
 def test_the_order_of_images_is_decided_by() -> None:

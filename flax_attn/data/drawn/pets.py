@@ -16,12 +16,13 @@ from jaxtyping import Bool, Int, UInt8
 from PIL import Image, ImageFilter
 
 from flax_attn.config import DataConfig
-from flax_attn.data.dataset import Dataset, OpenRequest
+from flax_attn.data.dataset import Dataset, OpenRequest, Split
 from flax_attn.data.drawn.anatomy import draw_pet
 from flax_attn.data.drawn.backgrounds import draw_background
 from flax_attn.data.drawn.canvas import INK, Canvas, ellipse
 from flax_attn.data.drawn.plan import ScenePlan, Stance, labels_of, plan_scene
 from flax_attn.data.drawn.props import draw_distractors, draw_occluder
+from flax_attn.data.views import CentredSplit
 from flax_attn.errors import UsageError
 
 CLASSES = ("cat", "dog")
@@ -219,8 +220,12 @@ def open_drawn(
     *,
     multilabel: bool = False,
 ) -> Dataset:
-    """Opens the two splits of drawn pictures of a kind; see ``open_set``."""
-    seed, size = config.data_seed, config.image_size
+    """Opens the two splits of drawn pictures of a kind; see ``open_set``.
+
+    Of a centre crop, pictures are drawn as much larger and cut, not scaled.
+    """
+    share = config.centre_crop or 1
+    seed, size = config.data_seed, round(config.image_size / share)
     if config.train_count > VAL_FIRST_INDEX:
         raise UsageError(
             f"{config.dataset}: train_count must be at most {VAL_FIRST_INDEX}, "
@@ -228,4 +233,7 @@ def open_drawn(
         )
     train = kind(seed=seed, size=size, count=config.train_count)
     val = kind(seed=seed, size=size, count=config.val_count, first_index=VAL_FIRST_INDEX)
-    return Dataset(classes, {"train": train, "val": val}, multilabel)
+    splits: dict[str, Split] = {"train": train, "val": val}
+    if share < 1:
+        splits = {name: CentredSplit(s, config.image_size) for name, s in splits.items()}
+    return Dataset(classes, splits, multilabel)

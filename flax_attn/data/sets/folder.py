@@ -83,7 +83,12 @@ class FolderSplit(ListedImages):
             return None
         image = self.source(index)
         mask = decode_mask(
-            file, image=image, size=self.size, resize=self.resize, max_pixels=self.max_pixels
+            file,
+            image=image,
+            size=self.size,
+            resize=self.resize,
+            centre_crop=self.centre_crop,
+            max_pixels=self.max_pixels,
         )
         return mask[None]
 

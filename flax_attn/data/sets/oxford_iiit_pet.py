@@ -240,6 +240,7 @@ class PetSplit(RecordSplit):
             image=record["image"],
             size=self.size,
             resize=self.resize,
+            centre_crop=self.centre_crop,
             background=BACKGROUND,
             name=f"trimap of {self.rows[index].path}",
             max_pixels=self.max_pixels,

@@ -141,6 +141,7 @@ def _images(split: Split) -> UInt8[np.ndarray, "n s s 3"]:
 def _describe(run: Run, expected: dict[str, np.ndarray]) -> dict[str, Any]:
     """Returns what a user of the files must know."""
     data, model = run.config.data, run.config.model
+    framing = {"centre_crop": data.centre_crop, "crop_margin": data.crop_margin}
     return {
         "input": {
             "name": INPUT,
@@ -148,6 +149,7 @@ def _describe(run: Run, expected: dict[str, np.ndarray]) -> dict[str, Any]:
             "shape": ["batch", data.image_size, data.image_size, 3],
             "channels": "RGB",
             "resize": data.resize,
+            **{k: v for k, v in framing.items() if v},
             "normalised": "inside the model",
         },
         "outputs": {

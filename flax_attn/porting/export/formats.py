@@ -19,7 +19,6 @@ from flax_attn.models import build_model, functional
 from flax_attn.models.functional import Arrays
 from flax_attn.models.network import Network
 from flax_attn.models.tasks import TASKS
-from flax_attn.ops.images import normalize
 from flax_attn.runs.directory import Run
 from flax_attn.system.files import write_bytes
 
@@ -49,7 +48,7 @@ def network_outputs(
 
     def outputs(params: Arrays, stats: Arrays, images: UInt8[Array, "b s s 3"]) -> Outputs:
         network: Network = functional.merge(structure, params, stats)
-        out = network(normalize(images), train=False)
+        out = network(network.normalize(images), train=False)
         maps = {ATTENTION + name: value for name, value in out.attention.items()}
         return {LOGITS: out.logits, PROBABILITIES: task.probabilities(out.logits), **maps}
 
