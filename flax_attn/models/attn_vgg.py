@@ -82,6 +82,7 @@ class AttnVGG(Network):
             else None
         )
         self.samples = alignment.sample is not None
+        self.sums_to_one = alignment.sums_to_one
         self.baseline = linear(widths["pool5"], 1, rngs) if alignment.policy_gradient else None
 
     def classify(
@@ -106,7 +107,24 @@ class AttnVGG(Network):
             features=features,
             policy=self._policy(list(out.values()), pooled["pool5"]),
             overlap=None if self.heads == 1 else self._overlap(list(out.values())),
+            soft=self._soft(out),
         )
+
+    def region_maps(self, output: AttnOutput) -> dict[str, Float[Array, "b k g h w"]]:
+        """Returns each gate's maps as masks teach them, in [0, 1], by class and head.
+
+        Weights that sum to one are divided by each map's maximum: those of a location would
+        otherwise shrink with the number of locations, and no map could cover an object. A map that
+        was drawn has no gradient; what it was drawn from takes its place.
+        """
+        found = {}
+        for name, maps in (output.soft or output.attention).items():
+            b, *_, h, w = maps.shape
+            maps = maps.reshape(b, self.classes, self.heads, h, w)
+            if self.sums_to_one:
+                maps = maps / maps.max((-2, -1), keepdims=True)
+            found[name] = maps
+        return found
 
     def _keys(
         self, key: Key[Array, ""] | None, *, train: bool
@@ -145,6 +163,9 @@ class AttnVGG(Network):
         b, *_, h, w = attention.shape
         groups = [size for size in (self.classes, self.heads) if size > 1]
         return attention.reshape(b, *groups, h, w)
+
+    def _soft(self, out: dict[str, GateOutput]) -> dict[str, Float[Array, "b *k h w"]] | None:
+        return {n: self._maps(o.soft) for n, o in out.items() if o.soft is not None} or None
 
     def _overlap(self, gates: list[GateOutput]) -> Float[Array, "b"]:
         maps = [self._maps(gate.attention) for gate in gates]

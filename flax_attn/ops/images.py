@@ -64,39 +64,70 @@ def enlarge_bilinear(x: Float[Array, "b h w c"], size: tuple[int, int]) -> Float
 def augment(
     key: Key[Array, ""],
     image: UInt8[Array, "b h w 3"],
+    roi: UInt8[Array, "b h w"] | None = None,
     *,
     flip: bool,
     crop_scale: tuple[float, float] | None,
-) -> UInt8[Array, "b h w 3"]:
+) -> tuple[UInt8[Array, "b h w 3"], UInt8[Array, "b h w"] | None]:
     """Returns the images randomly flipped left to right and randomly cropped, each on its own.
 
     ``crop_scale`` bounds the crop's share of the image area; its aspect ratio is
-    log-uniform in [3/4, 4/3] (Szegedy et al. 2015). Crops are resized to the input's size.
+    log-uniform in [3/4, 4/3] (Szegedy et al. 2015). Crops are resized to the input's size. Masks
+    of the images (``roi``) move with them; a pixel takes the value of the nearest one.
     """
     keys = jax.random.split(key, 2)
     if crop_scale is not None:
         crop_keys = jax.random.split(keys[0], image.shape[0])
-        image = jax.vmap(lambda k, x: _random_resized_crop(k, x, crop_scale))(crop_keys, image)
+        sides, places = jax.vmap(lambda k: _random_window(k, crop_scale))(crop_keys)
+        image = jax.vmap(_resized_crop)(image, sides, places)
+        roi = None if roi is None else jax.vmap(_nearest_crop)(roi, sides, places)
     if flip:
-        flipped = jax.random.bernoulli(keys[1], shape=(image.shape[0], 1, 1, 1))
-        image = jnp.where(flipped, image[:, :, ::-1], image)
-    return image
+        flipped = jax.random.bernoulli(keys[1], shape=(image.shape[0], 1, 1))
+        image = jnp.where(flipped[..., None], image[:, :, ::-1], image)
+        roi = None if roi is None else jnp.where(flipped, roi[:, :, ::-1], roi)
+    return image, roi
 
 
-def _random_resized_crop(
-    key: Key[Array, ""], image: UInt8[Array, "h w 3"], scale: tuple[float, float]
-) -> UInt8[Array, "h w 3"]:
+def _random_window(
+    key: Key[Array, ""], scale: tuple[float, float]
+) -> tuple[Float[Array, "2"], Float[Array, "2"]]:
+    """Returns a window's sides, as shares of the image, and its place, of the room left."""
     area_key, ratio_key, y_key, x_key = jax.random.split(key, 4)
     area = jax.random.uniform(area_key, minval=scale[0], maxval=scale[1])
     log_ratio = jax.random.uniform(ratio_key, minval=jnp.log(3 / 4), maxval=jnp.log(4 / 3))
     stretch = jnp.exp(log_ratio / 2)
-    # Sides as shares of the image; a side longer than the image is cut to it.
+    # A side longer than the image is cut to it.
     sides = jnp.minimum(jnp.sqrt(area) * jnp.stack([1 / stretch, stretch]), 1.0)
-    place = jnp.stack([jax.random.uniform(y_key), jax.random.uniform(x_key)])
-    size = jnp.asarray(image.shape[:2], jnp.float32)
+    return sides, jnp.stack([jax.random.uniform(y_key), jax.random.uniform(x_key)])
+
+
+def _origin(
+    shape: tuple[int, ...], sides: Float[Array, "2"], place: Float[Array, "2"]
+) -> Float[Array, "2"]:
+    return place * (1 - sides) * jnp.asarray(shape[:2], jnp.float32)
+
+
+def _resized_crop(
+    image: UInt8[Array, "h w 3"], sides: Float[Array, "2"], place: Float[Array, "2"]
+) -> UInt8[Array, "h w 3"]:
     zoom = 1 / sides
-    origin = place * (1 - sides) * size
     resampled = jax.image.scale_and_translate(
-        image.astype(jnp.float32), image.shape, (0, 1), zoom, -origin * zoom, "bilinear"
+        image.astype(jnp.float32),
+        image.shape,
+        (0, 1),
+        zoom,
+        -_origin(image.shape, sides, place) * zoom,
+        "bilinear",
     )
     return jnp.clip(jnp.round(resampled), 0, 255).astype(jnp.uint8)
+
+
+def _nearest_crop(
+    mask: UInt8[Array, "h w"], sides: Float[Array, "2"], place: Float[Array, "2"]
+) -> UInt8[Array, "h w"]:
+    origin = _origin(mask.shape, sides, place)
+    rows, columns = (
+        jnp.clip(((jnp.arange(n) + 0.5) * sides[i] + origin[i]).astype(int), 0, n - 1)
+        for i, n in enumerate(mask.shape)
+    )
+    return mask[rows[:, None], columns]

@@ -18,12 +18,14 @@ from jaxtyping import Bool, Float, Int, Shaped
 from flax_attn.config import Config
 from flax_attn.data import Dataset, Sampler, Split, batches, num_batches
 from flax_attn.data.batches import ahead
+from flax_attn.data.region_masks import RegionMasks
 from flax_attn.models import MODELS
 from flax_attn.models.functional import Arrays, Structure
 from flax_attn.models.vgg import Features
 from flax_attn.system.console import bar
 from flax_attn.training.devices import ONE, Devices
 from flax_attn.training.features import cache_key, frozen_features
+from flax_attn.training.region_term import Regions
 from flax_attn.training.step import Examples, make_feature_step
 
 _log = logging.getLogger(__name__)
@@ -62,12 +64,14 @@ class ImageExamples:
       batch_size: examples in a batch, the padding included.
       workers: threads that read images.
       part: the part of each batch that this process reads, as in ``Sampler``.
+      regions: masks of the objects in the images; None where no map learns from them.
     """
 
     split: Split
     batch_size: int
     workers: int
     part: tuple[int, int] = (0, 1)
+    regions: RegionMasks | None = None
 
     @property
     def names(self) -> Sequence[str]:
@@ -82,7 +86,8 @@ class ImageExamples:
     ) -> Generator[Examples, None, None]:
         sampler = Sampler(self.batch_size, seed, shuffle, self.part)
         for batch in batches(self.split, sampler, epoch, start=start, workers=self.workers):
-            yield Examples(batch.image, batch.label, batch.mask)
+            # The mask of a substitute is its own, as its pixels are.
+            yield Examples(batch.image, batch.label, batch.mask, _take(self.regions, batch.index))
 
 
 @dataclass(frozen=True)
@@ -96,6 +101,7 @@ class FeatureExamples:
       present: whether an example has its maps; those without never count.
       names: of every example.
       part: the part of each batch that this process reads, as in ``Sampler``.
+      regions: as in ``ImageExamples``.
     """
 
     maps: Mapping[str, Float[np.ndarray, "n _ _ _"]]
@@ -104,6 +110,7 @@ class FeatureExamples:
     present: Bool[np.ndarray, "n"]
     names: Sequence[str]
     part: tuple[int, int] = (0, 1)
+    regions: RegionMasks | None = None
 
     def epoch(
         self, epoch: int, *, seed: int, shuffle: bool, start: int = 0
@@ -116,8 +123,15 @@ class FeatureExamples:
         index, mask = chunk
         maps: dict[str, Any] = {name: take(array, index) for name, array in self.maps.items()}
         return Examples(
-            Features(**maps), self.labels[index].astype(np.int32), mask & self.present[index]
+            Features(**maps),
+            self.labels[index].astype(np.int32),
+            mask & self.present[index],
+            _take(self.regions, index),
         )
+
+
+def _take(masks: RegionMasks | None, index: Int[np.ndarray, "b"]) -> Regions | None:
+    return None if masks is None else Regions(*masks.take(index))
 
 
 def take(array: Shaped[np.ndarray, "n *s"], index: Int[np.ndarray, "b"]) -> np.ndarray:
@@ -149,21 +163,27 @@ def example_sources(
     stats: Arrays,
     dataset: Dataset,
     devices: Devices = ONE,
+    regions: RegionMasks | None = None,
 ) -> tuple[ExampleSource, ExampleSource]:
     """Returns training and validation examples: images, or features of the frozen backbone.
 
-    ``params`` and ``stats`` lie on ``devices``, which compute the features.
+    ``params`` and ``stats`` lie on ``devices``, which compute the features. ``regions`` are masks
+    of the training images.
     """
     batch_size, workers = config.train.batch_size, config.data.workers
     splits = (dataset.splits["train"], dataset.splits["val"])
     if not config.train.freeze_backbone:
-        train, val = (ImageExamples(split, batch_size, workers, devices.part) for split in splits)
+        train, val = (
+            ImageExamples(split, batch_size, workers, devices.part, masks)
+            for split, masks in zip(splits, (regions, None), strict=True)
+        )
         return train, val
     taps = MODELS[config.model.model].taps(config.model)
     step = jax.tree_util.Partial(make_feature_step(structure, taps, devices), params, stats)
     started = time.perf_counter()
     sources = []
-    for name, split in zip(("training", "validation"), splits, strict=True):
+    named = zip(("training", "validation"), splits, (regions, None), strict=True)
+    for name, split, masks in named:
         features = frozen_features(
             split,
             step,
@@ -183,6 +203,7 @@ def example_sources(
                 features.present,
                 split.names,
                 devices.part,
+                masks,
             )
         )
     _log.info(

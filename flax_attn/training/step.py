@@ -25,6 +25,7 @@ from flax_attn.ops.metrics import LabelSums, Sums
 from flax_attn.ops.order import after
 from flax_attn.runs.state import TrainState
 from flax_attn.training.devices import ONE, Devices
+from flax_attn.training.region_term import Regions, RegionSums, counted_images, region_dice
 
 Tree = TypeVar("Tree")
 
@@ -78,11 +79,16 @@ Inputs = UInt8[Array, "b h w 3"] | Features
 
 
 class Examples(NamedTuple):
-    """A padded batch, on the host or the device: images, or features of a frozen backbone."""
+    """A padded batch, on the host or the device: images, or features of a frozen backbone.
+
+    ``roi`` are masks of objects, which the region term needs; they lie on the images as given,
+    before these are augmented.
+    """
 
     inputs: Any
     label: Int[Any, "b *k"]
     mask: Bool[Any, "b"]
+    roi: Regions | None = None
 
 
 class Prediction(NamedTuple):
@@ -93,7 +99,7 @@ class Prediction(NamedTuple):
     attention: dict[str, Float[Array, "b *g _ _"]]
 
 
-AnySums = Sums | LabelSums
+AnySums = Sums | LabelSums | RegionSums
 
 # The quantities that ``StepOutput.finite`` tells of, in its order.
 CHECKED = ("the loss", "the gradient", "a running statistic of a batch normalisation")
@@ -133,23 +139,29 @@ def make_train_step(
     (seed, step), so a resumed run draws what the uninterrupted one would have drawn.
 
     With ``config.accumulate`` the batch is computed in as many parts, one after the other, and
-    their gradients added up: equal to one large batch except that batch normalisation and random
-    draws are per part.
+    their gradients added up: equal to one large batch except that batch normalisation, random
+    draws and the one ratio of the region term are per part.
+
+    Where masks teach maps (``config.roi_weights``), examples must have them (``Examples.roi``).
     """
     task = TASKS[config.task]
 
     def gradient(
-        state: TrainState, examples: Examples, key: Array, kept: Array
+        state: TrainState, examples: Examples, key: Array, counts: _Counts
     ) -> tuple[Arrays, AnySums, Arrays]:
         """Returns the gradient of the mean loss, the metric sums, and the new batch statistics."""
 
         def objective(variable: Arrays) -> tuple[Array, tuple[AnySums, Arrays]]:
             model = functional.merge(structure, {**state.params, **variable}, state.stats)
-            output = _train_output(model, examples.inputs, key, config)
+            output, roi = _train_output(model, examples, key, config)
             loss = task.loss(output.logits, examples.label, label_smoothing=config.label_smoothing)
-            sums = task.sums.of(loss, output.logits, examples.label, examples.mask)
+            sums: Any = task.sums.of(loss, output.logits, examples.label, examples.mask)
             total = jnp.where(examples.mask, loss + _terms(loss, output, config), 0).sum()
-            return total / kept, (sums, functional.statistics(model))
+            mean = total / counts.kept
+            if roi is not None and config.region_weights:
+                term, sums = _region_term(model, output, examples._replace(roi=roi), sums, config)
+                mean += term / counts.taught
+            return mean, (sums, functional.statistics(model))
 
         variable = trainable(state.params, freeze_backbone=config.freeze_backbone)
         (_, (sums, stats)), grads = jax.value_and_grad(objective, has_aux=True)(variable)
@@ -157,13 +169,13 @@ def make_train_step(
 
     def step(state: TrainState, examples: Examples, seed: int | Array = config.seed) -> StepOutput:
         key = jax.random.fold_in(jax.random.key(seed), state.step)
-        kept = jnp.maximum(examples.mask.sum(), 1)
+        counts = _counts(examples, config)
         if config.accumulate == 1:
-            grads, sums, stats = gradient(state, examples, key, kept)
+            grads, sums, stats = gradient(state, examples, key, counts)
         else:
             keys = jax.random.split(key, config.accumulate)
             grads, sums, stats = accumulate(
-                lambda stats, part, key: gradient(state._replace(stats=stats), part, key, kept),
+                lambda stats, part, key: gradient(state._replace(stats=stats), part, key, counts),
                 state.stats,
                 (in_parts(examples, config.accumulate), keys),
             )
@@ -198,14 +210,54 @@ def _terms(loss: Float[Array, "b"], output: AttnOutput, config: TrainConfig) -> 
     return terms
 
 
-def _train_output(model: Network, inputs: Inputs, key: Array, config: TrainConfig) -> AttnOutput:
+class _Counts(NamedTuple):
+    """Of a whole batch, the examples that count, and those of them whose mask is known."""
+
+    kept: Array
+    taught: Array
+
+
+def _counts(examples: Examples, config: TrainConfig) -> _Counts:
+    kept = jnp.maximum(examples.mask.sum(), 1)
+    if not config.region_weights:
+        return _Counts(kept, kept)
+    if examples.roi is None:
+        raise ValueError("roi_weights needs examples with masks: Examples.roi is None")
+    return _Counts(kept, jnp.maximum(counted_images(examples.roi, examples.mask).sum(), 1))
+
+
+def _region_term(
+    model: Network,
+    output: AttnOutput,
+    examples: Examples,
+    sums: Sums | LabelSums,
+    config: TrainConfig,
+) -> tuple[Array, RegionSums]:
+    """Returns the weighted region term times the images that it is of, and the sums with it."""
+    assert examples.roi is not None
+    counted = counted_images(examples.roi, examples.mask)
+    found = region_dice(model.region_maps(output), examples.roi, examples.label, counted, config)
+    images = counted.sum(dtype=jnp.int32)
+    dice = {gate: term * images for gate, term in found.items()}
+    total = sum(weight * dice[gate] for gate, weight in config.region_weights.items())
+    return jnp.asarray(total), RegionSums(sums, dice, images)
+
+
+def _train_output(
+    model: Network, examples: Examples, key: Array, config: TrainConfig
+) -> tuple[AttnOutput, Regions | None]:
+    """Returns the output for augmented images, and their masks moved with them."""
     augment_key, head_key = jax.random.split(key)
+    inputs, roi = examples.inputs, examples.roi
     if isinstance(inputs, Features):
-        return model.classify(inputs, train=True, key=head_key)
+        return model.classify(inputs, train=True, key=head_key), roi
     crop = None if config.crop_min_area is None else (config.crop_min_area, 1.0)
-    image = normalize(augment(augment_key, inputs, flip=config.flip, crop_scale=crop))
-    features = model.features(image, train=not config.freeze_backbone)
-    return model.classify(features, train=True, key=head_key)
+    image, mask = augment(
+        augment_key, inputs, None if roi is None else roi.mask, flip=config.flip, crop_scale=crop
+    )
+    features = model.features(normalize(image), train=not config.freeze_backbone)
+    moved = None if roi is None or mask is None else Regions(mask, roi.known)
+    return model.classify(features, train=True, key=head_key), moved
 
 
 def make_eval_step(

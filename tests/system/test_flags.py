@@ -368,7 +368,7 @@ def test_a_flag_of_its_own_arrives(command: str, flag: str) -> None:
 FROZEN = "--freeze-backbone --weights weights.safetensors --gates pool4"
 RUNS = [
     "--norm softmax --score additive --temperature 0.5 --heads 2 --head-merge concat "
-    "--head-diversity 0.1 --optimizer adamw --schedule cosine --warmup-epochs 0.5 --devices 1 "
+    "--head-diversity 0.1 --roi-weights pool3=0.01 pool4=0.1 --optimizer adamw --schedule cosine --warmup-epochs 0.5 --devices 1 "
     "--weight-decay 0.01 --gates pool4 pool3",
     "--norm sigmoid_softmax --score cosine --window 0.3 --gates pool2 --conv exact "
     "--precision bf16 --remat --accumulate 2 --flip --crop-min-area 0.5 --label-smoothing 0.1 "
