@@ -22,7 +22,7 @@ class RegionMasks:
 
     Args:
       masks: of each image, None where its mask is not known; all of one square size.
-      digests: what differs for another mask of an image; None where it is not known.
+      digests: what differs for another mask of an image; None where it has none.
 
     Raises:
       DataError: no mask is known, or they differ in size.
@@ -71,9 +71,9 @@ def read_region_masks(split: Split, *, workers: int = 1) -> RegionMasks:
     def read(place: int) -> tuple[Bool[np.ndarray, "h w"] | None, str | None] | DataError:
         try:
             masks = masks_of(split, place)
-            if masks is None:
-                return None, None
-            return np.asarray(masks.any(0)), mask_digest_of(split, place)
+            # An image that was lost has a digest still: the run that lost it may be resumed.
+            digest = mask_digest_of(split, place)
+            return (None if masks is None else np.asarray(masks.any(0))), digest
         except DataError as error:
             return error
 
