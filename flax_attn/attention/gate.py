@@ -41,6 +41,15 @@ def overlap(attention: Float[Array, "... g h w"]) -> Float[Array, "..."]:
     return ((gram - jnp.eye(g)) ** 2).sum((-2, -1)) / (g * (g - 1))
 
 
+def region_map(attention: Float[Array, "... h w"], *, sums_to_one: bool) -> Float[Array, "... h w"]:
+    """Returns attention as a map of a region, in [0, 1], for masks to teach.
+
+    Weights that sum to one are divided by each map's maximum: those of a location would otherwise
+    shrink with the number of locations, and no map could cover an object.
+    """
+    return attention / attention.max((-2, -1), keepdims=True) if sums_to_one else attention
+
+
 # Projected features that score one channel, where each channel has weights of its own.
 CHANNEL_FEATURES = 4
 

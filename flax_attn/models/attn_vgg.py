@@ -15,6 +15,7 @@ from flax_attn.attention import (
     alignment_of,
     merge_heads,
     overlap,
+    region_map,
 )
 from flax_attn.config import ModelConfig, entry
 from flax_attn.models.network import (
@@ -110,21 +111,19 @@ class AttnVGG(Network):
             soft=self._soft(out),
         )
 
-    def region_maps(self, output: AttnOutput) -> dict[str, Float[Array, "b k g h w"]]:
-        """Returns each gate's maps as masks teach them, in [0, 1], by class and head.
+    def region_maps(self, output: AttnOutput) -> dict[str, Float[Array, "b k g _ _"]]:
+        """Returns each gate's maps as masks teach them (``region_map``), by class and head.
 
-        Weights that sum to one are divided by each map's maximum: those of a location would
-        otherwise shrink with the number of locations, and no map could cover an object. A map that
-        was drawn has no gradient; what it was drawn from takes its place.
+        A map that was drawn has no gradient; what it was drawn from takes its place.
         """
-        found = {}
-        for name, maps in (output.soft or output.attention).items():
-            b, *_, h, w = maps.shape
-            maps = maps.reshape(b, self.classes, self.heads, h, w)
-            if self.sums_to_one:
-                maps = maps / maps.max((-2, -1), keepdims=True)
-            found[name] = maps
-        return found
+        maps = output.soft or output.attention
+        return {
+            name: region_map(
+                m.reshape(m.shape[0], self.classes, self.heads, *m.shape[-2:]),
+                sums_to_one=self.sums_to_one,
+            )
+            for name, m in maps.items()
+        }
 
     def _keys(
         self, key: Key[Array, ""] | None, *, train: bool

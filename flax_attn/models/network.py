@@ -118,7 +118,7 @@ class Network(nnx.Module):
         """Classifies from feature maps; ``key`` feeds dropout and drawn weights in training."""
         raise NotImplementedError
 
-    def region_maps(self, output: AttnOutput) -> dict[str, Float[Array, "b k g h w"]]:
+    def region_maps(self, output: AttnOutput) -> dict[str, Float[Array, "b k g _ _"]]:
         """Returns the maps that masks of objects can teach, in [0, 1], of ``classify``'s output.
 
         k counts the classes that have maps of their own, or is 1; g counts the heads. A network
