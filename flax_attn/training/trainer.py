@@ -121,13 +121,13 @@ def train(
     devices = devices_for(config.train)
     refuse_quarantine(config, processes)
     config = config.updated(task=settle_task(dataset, config.train.task, config.data.dataset))
-    if initial is None:  # other processes get what the first one has
-        first = processes.first
-        initial = resolve_initial(config.run, dataset.classes) if first else random_init()
     regions = None
     if config.train.region_weights:
         regions = read_region_masks(dataset.splits["train"], workers=config.data.workers)
         _log.info(regions.describe())
+    if initial is None:  # other processes get what the first one has
+        first = processes.first
+        initial = resolve_initial(config.run, dataset.classes) if first else random_init()
     run = Run(
         config=config,
         classes=dataset.classes,

@@ -14,14 +14,17 @@ from torch.nn.functional import adaptive_avg_pool2d, cross_entropy
 
 from flax_attn.attention import ALIGNMENTS, alignment_of, region_map
 from flax_attn.config import Config
+from flax_attn.data.region_masks import read_region_masks
 from flax_attn.models import build_model, functional
 from flax_attn.models.functional import Arrays, Structure
 from flax_attn.models.vgg import Features
 from flax_attn.runs.state import TrainState
 from flax_attn.training.optimizer import make_optimizer
 from flax_attn.training.region_term import Regions, RegionSums, region_dice
+from flax_attn.training.sources import FeatureExamples, ImageExamples
 from flax_attn.training.step import Examples, StepOutput, init_state, make_train_step
 from tests.helpers.bounds import chain
+from tests.helpers.image_folders import EncodedNoise
 from tests.helpers.parity import as_double, as_ours, from_torch, largest_error
 from tests.helpers.torch_attn_vgg import TorchAttnVGG
 
@@ -227,6 +230,27 @@ def test_parts_of_a_batch_weigh_as_their_known_masks(tiny: Config) -> None:
 def test_a_term_without_masks_is_a_mistake(tiny: Config) -> None:
     with pytest.raises(ValueError, match="Examples.roi is None"):
         Stepped(tiny)(batch(None))
+
+
+def test_masks_come_with_their_images_and_with_their_features() -> None:
+    """Shuffled, over padding; every image of ``EncodedNoise`` has a mask of its own parity."""
+    split = EncodedNoise(7)
+    masks, batch_size = read_region_masks(split), 4
+    rows = np.arange(7, dtype=np.float32).reshape(7, 1, 1, 1)
+    stored = FeatureExamples(
+        {"pool5": rows}, split.labels, batch_size, np.ones(7, bool), split.names, regions=masks
+    )
+    shown = ImageExamples(split, batch_size, 1, regions=masks)
+    epochs = [list(source.epoch(2, seed=1, shuffle=True)) for source in (stored, shown)]
+    for features_of, images_of in zip(*epochs, strict=True):
+        index = features_of.inputs.pool5[:, 0, 0, 0].astype(int)
+        expected = np.stack([split.masks(i)[0] for i in index])
+        for examples in (features_of, images_of):
+            assert examples.roi is not None and examples.roi.known.all()
+            np.testing.assert_array_equal(examples.roi.mask, expected)
+        np.testing.assert_array_equal(images_of.inputs, [split.expected(i) for i in index])
+    without = ImageExamples(split, batch_size, 1)
+    assert next(without.epoch(1, seed=0, shuffle=False)).roi is None
 
 
 @pytest.fixture
