@@ -90,6 +90,8 @@ Normalise = Literal["imagenet", "data"]
 BadImagePolicy = Literal["fail", "quarantine"]
 TaskChoice = Literal["auto", "multiclass", "multilabel"]
 Loss = Literal["ce", "focal"]
+RegionRatio = Literal["batch", "image"]
+RegionSide = Literal["object", "background"]
 
 _NOT_REPRODUCE = ("train", "ablate")  # ``reproduce`` takes the article's networks as they are
 _TRAIN = ("train",)
@@ -215,7 +217,8 @@ class DataConfig:
     )
     mask_dir: str | None = setting(
         None,
-        "masks of the images of folder, for measures of maps (default: DATA_DIR_masks)",
+        "masks of the images of folder, for --roi-weights and measures of maps (default: "
+        "DATA_DIR_masks)",
         decides="place",
         commands=(*TRAINING, "explain"),
         path="input",
@@ -340,6 +343,21 @@ class TrainConfig:
         low=0,
         commands=_NOT_REPRODUCE,
     )
+    roi_weights: tuple[str, ...] | None = setting(
+        None,
+        "gates whose maps learn from masks, each with the weight of its loss term, such as "
+        "pool3=0.001 pool4=0.01 (default: none)",
+        commands=_TRAIN,
+        needs="masks",
+    )
+    roi_over: RegionRatio = setting(
+        "batch",
+        "overlap of maps and masks: one ratio over a batch, or the mean of the images' own",
+        commands=_TRAIN,
+    )
+    roi_masks: RegionSide = setting(
+        "object", "what the masks teach: the object, or all but it, as a control", commands=_TRAIN
+    )
     label_smoothing: float = setting(0.0, "share of the target spread evenly", low=0, high=0.99)
     loss: Loss = setting(
         "ce",
@@ -376,6 +394,31 @@ class TrainConfig:
         decides="order",
         commands=_TRAIN,
     )
+
+    @property
+    def region_weights(self) -> dict[str, float]:
+        """The weight of the region term of each gate that masks teach.
+
+        Raises:
+          UsageError: an entry of ``roi_weights`` is not NAME=WEIGHT with a weight of at least 0, or
+            names a gate again.
+        """
+        weights: dict[str, float] = {}
+        for entry in self.roi_weights or ():
+            name, _, number = entry.partition("=")
+            try:
+                weight = float(number)
+            except ValueError:
+                weight = -1.0
+            if not name or not 0 <= weight < float("inf"):
+                raise UsageError(
+                    f"--roi-weights takes GATE=WEIGHT with a weight of at least 0, such as "
+                    f"pool4=0.01, got {entry!r}"
+                )
+            if name in weights:
+                raise UsageError(f"--roi-weights names {name} twice: keep one")
+            weights[name] = weight
+        return weights
 
 
 @dataclass(frozen=True)
@@ -644,6 +687,7 @@ def make_config(explicit: Mapping[str, Any], *, preset: str | None = None) -> Co
     defaults = dataset_entry(chosen.get("dataset", DataConfig.dataset)).defaults
     config = Config().updated(**{**defaults, **chosen})
     validate(config)
+    _check_taught(config)
     return config
 
 
@@ -713,6 +757,11 @@ def validate(config: Config) -> None:
         raise UsageError(
             f"--batch-size {train.batch_size} cannot be computed in --accumulate "
             f"{train.accumulate} equal parts: choose a multiple"
+        )
+    if not_gated := train.region_weights.keys() - set(gated(config.model)):
+        raise UsageError(
+            f"--roi-weights names {', '.join(sorted(not_gated))}, but the gates of --model "
+            f"{config.model.model} are: {', '.join(gated(config.model)) or 'none'}"
         )
     if train.loss != "focal" and train.focal_gamma != TrainConfig.focal_gamma:
         raise UsageError(
@@ -802,6 +851,33 @@ def _random_geometry(config: Config) -> list[str]:
         "crop_margin": config.data.crop_margin > 0,
     }
     return [flag_of(name) for name, on in settings.items() if on]
+
+
+def gated(model: ModelConfig) -> tuple[str, ...]:
+    """Returns the feature maps that a network has a gate at; none of a network without gates."""
+    return model.gates if model.model == "attn_vgg" else ()
+
+
+def _check_taught(config: Config) -> None:
+    """Checks that a training has masks where it is to learn from them.
+
+    Not in ``validate``: a look at a trained run may be at images without masks.
+
+    Raises:
+      UsageError: ``--roi-weights`` of a data set without masks, or settings that do nothing
+        without it.
+    """
+    train, name = config.train, config.data.dataset
+    if train.roi_weights is None:
+        for setting_name in ("roi_over", "roi_masks"):
+            if getattr(train, setting_name) != getattr(TrainConfig, setting_name):
+                raise UsageError(
+                    f"{flag_of(setting_name)} goes with --roi-weights, and does nothing without: "
+                    "add the weights, or drop it"
+                )
+    elif dataset_entry(name).masks is None:
+        having = ", ".join(n for n, other in DATASETS.items() if other.masks is not None)
+        raise UsageError(f"--roi-weights needs masks: {name} has none, but {having} may: drop it")
 
 
 def validate_model(model: ModelConfig) -> None:

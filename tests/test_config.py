@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from flax_attn.config import DATASETS, PRESETS, Config, make_config
+from flax_attn.config import DATASETS, PRESETS, Config, make_config, of_other_data, validate
 from flax_attn.errors import UsageError
 from flax_attn.training.choices import CHOICES
 
@@ -86,6 +86,17 @@ def test_tables_agree_with_the_names_in_use() -> None:
         ({"dataset": "photos"}, "unknown --dataset 'photos'"),
         ({"mask_dir": "m"}, "--mask-dir goes with --dataset folder, but drawn_pets has masks of"),
         ({"dataset": "cats_vs_dogs", "mask_dir": "m"}, "but cats_vs_dogs has no masks: drop it"),
+        ({"roi_weights": ("pool4",)}, "--roi-weights takes GATE=WEIGHT .* got 'pool4'"),
+        ({"roi_weights": ("pool4=inf",)}, "--roi-weights takes GATE=WEIGHT"),
+        ({"roi_weights": ("pool4=1", "pool4=2")}, "--roi-weights names pool4 twice"),
+        ({"roi_weights": ("pool2=1",)}, "names pool2, .* are: pool3, pool4"),
+        ({"roi_weights": ("pool4=1",), "model": "vgg16_bn"}, "names pool4, .* are: none"),
+        (
+            {"roi_weights": ("pool4=1",), "dataset": "cats_vs_dogs"},
+            "--roi-weights needs masks: cats_vs_dogs has none, but drawn_pets, .*folder",
+        ),
+        ({"roi_over": "image"}, "--roi-over goes with --roi-weights"),
+        ({"roi_masks": "background"}, "--roi-masks goes with --roi-weights"),
         ({"flip": True}, "--no-freeze-backbone"),
         ({"crop_min_area": 0.5}, "--no-freeze-backbone"),
         ({"vertical_flip": True}, r"\(--vertical-flip\) .* --no-freeze-backbone"),
@@ -115,3 +126,9 @@ def test_unknown_preset() -> None:
 def test_unknown_section_in_json() -> None:
     with pytest.raises(UsageError, match="extras"):
         Config.from_json({"extras": {}})
+
+
+def test_a_look_may_be_at_images_without_masks() -> None:
+    """At a run whose maps learned from masks."""
+    config = make_config({"roi_weights": ("pool4=1",), "roi_masks": "background"})
+    validate(config.updated(**of_other_data({"dataset": "cats_vs_dogs"})))

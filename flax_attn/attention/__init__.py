@@ -18,7 +18,7 @@ from typing import Any
 
 from flax_attn.attention import alignments, sampled, scores, sparse, spatial
 from flax_attn.attention.alignments import Alignment
-from flax_attn.attention.gate import AttentionGate, GateOutput, merge_heads, overlap
+from flax_attn.attention.gate import AttentionGate, GateOutput, merge_heads, overlap, region_map
 from flax_attn.attention.scores import Score
 from flax_attn.attention.self_attention import SelfAttention
 from flax_attn.config import ModelConfig, entry
@@ -93,4 +93,5 @@ __all__ = [
     "make_alignment",
     "merge_heads",
     "overlap",
+    "region_map",
 ]

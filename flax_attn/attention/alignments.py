@@ -12,11 +12,14 @@ from jaxtyping import Array, Float
 class Sampled(NamedTuple):
     """Weights drawn at random, and the log-probability of the draw in nats.
 
-    ``log_prob`` is None where the gradient passes through the weights themselves.
+    ``log_prob`` is None where the gradient passes through the weights themselves. ``soft`` is what
+    the draw is made from, as weights: the map to teach in the place of one that was drawn. It is
+    None where nothing was drawn.
     """
 
     weights: Float[Array, "... n"]
     log_prob: Float[Array, "..."] | None
+    soft: Float[Array, "... n"] | None = None
 
 
 class Alignment(NamedTuple):

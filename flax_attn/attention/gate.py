@@ -41,6 +41,15 @@ def overlap(attention: Float[Array, "... g h w"]) -> Float[Array, "..."]:
     return ((gram - jnp.eye(g)) ** 2).sum((-2, -1)) / (g * (g - 1))
 
 
+def region_map(attention: Float[Array, "... h w"], *, sums_to_one: bool) -> Float[Array, "... h w"]:
+    """Returns attention as a map of a region, in [0, 1], for masks to teach.
+
+    Weights that sum to one are divided by each map's maximum: those of a location would otherwise
+    shrink with the number of locations, and no map could cover an object.
+    """
+    return attention / attention.max((-2, -1), keepdims=True) if sums_to_one else attention
+
+
 # Projected features that score one channel, where each channel has weights of its own.
 CHANNEL_FEATURES = 4
 
@@ -50,12 +59,14 @@ class GateOutput(NamedTuple):
 
     Both have an axis for the groups where there are several. Weights of single channels are
     reported as their mean over the channels. ``log_prob`` is the log-probability of all draws, in
-    nats; None where nothing was drawn, or where the weights carry the gradient.
+    nats; None where nothing was drawn, or where the weights carry the gradient. ``soft`` are the
+    weights that the last draw was made from, in the form of ``attention``; None without a draw.
     """
 
     attention: Float[Array, "b *g h w"]
     pooled: Float[Array, "b *g c"]
     log_prob: Float[Array, "b"] | None = None
+    soft: Float[Array, "b *g h w"] | None = None
 
 
 class AttentionGate(nnx.Module):
@@ -136,17 +147,22 @@ class AttentionGate(nnx.Module):
         keys = self._by_unit(_wide(self.project_local(flat)))
         guidance = enlarge_bilinear(_wide(self.project_guide(guide)), (h, w))
         query = self._by_unit(guidance.reshape(b, h * w, -1))
-        weights, log_prob = self._attend(query, keys, (h, w), _fold(key, 0))
+        weights, log_prob, soft = self._attend(query, keys, (h, w), _fold(key, 0))
         pooled = self._pool(weights, flat)
         for hop, project in enumerate(self.project_hops, start=1):
             query = query + self._refinement(_wide(project(pooled)))
-            weights, drawn = self._attend(query, keys, (h, w), _fold(key, hop))
+            weights, drawn, soft = self._attend(query, keys, (h, w), _fold(key, hop))
             log_prob = drawn if log_prob is None or drawn is None else log_prob + drawn
             pooled = self._pool(weights, flat)
-        maps = weights.reshape(b, self.groups, -1, h, w).mean(2)
-        if self.groups == 1:
-            return GateOutput(maps[:, 0], pooled[:, 0], log_prob)
-        return GateOutput(maps, pooled, log_prob)
+        maps = self._maps(weights, (h, w))
+        soft = None if soft is None else self._maps(soft, (h, w))
+        return GateOutput(maps, pooled[:, 0] if self.groups == 1 else pooled, log_prob, soft)
+
+    def _maps(
+        self, weights: Float[Array, "b u n"], shape: tuple[int, int]
+    ) -> Float[Array, "b *g h w"]:
+        maps = weights.reshape(weights.shape[0], self.groups, -1, *shape).mean(2)
+        return maps[:, 0] if self.groups == 1 else maps
 
     def _attend(
         self,
@@ -162,8 +178,8 @@ class AttentionGate(nnx.Module):
             scores = jax.vmap(self._score, in_axes=(0, 2, 2), out_axes=1)(params, query, keys)
         if key is None or self._alignment.sample is None:
             return Sampled(self._alignment.apply(scores, shape=shape), None)
-        weights, log_prob = self._alignment.sample(scores, key=key, shape=shape)
-        return Sampled(weights, None if log_prob is None else log_prob.sum(-1))
+        drawn = self._alignment.sample(scores, key=key, shape=shape)
+        return drawn._replace(log_prob=None if drawn.log_prob is None else drawn.log_prob.sum(-1))
 
     def _pool(
         self, weights: Float[Array, "b u n"], flat: Float[Array, "b n c"]

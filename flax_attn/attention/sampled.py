@@ -50,10 +50,11 @@ def hard(*, temperature: float = 1.0, estimator: Estimator = "score_function") -
         log_probs = jax.nn.log_softmax(scores / temperature, axis=-1)
         place = jax.random.categorical(key, jax.lax.stop_gradient(log_probs))
         weights = _one_hot(place, scores)
+        soft = jnp.exp(log_probs)
         if estimator == "straight_through":
-            soft = jnp.exp(log_probs)
-            return Sampled(weights + soft - jax.lax.stop_gradient(soft), None)
-        return Sampled(weights, jnp.take_along_axis(log_probs, place[..., None], -1)[..., 0])
+            return Sampled(weights + soft - jax.lax.stop_gradient(soft), None, soft)
+        log_prob = jnp.take_along_axis(log_probs, place[..., None], -1)[..., 0]
+        return Sampled(weights, log_prob, soft)
 
     return Alignment(apply, True, sample, policy_gradient=estimator == "score_function")
 
@@ -98,7 +99,8 @@ def reinforced(*, temperature: float = 1.0) -> Alignment:
         del shape
         selected = jax.random.bernoulli(key, jax.nn.sigmoid(jax.lax.stop_gradient(scores)))
         log_probs = jax.nn.log_sigmoid(jnp.where(selected, scores, -scores))
-        return Sampled(attend(scores, selected), log_probs.sum(-1))
+        soft = jax.nn.softmax(scores / temperature, axis=-1)
+        return Sampled(attend(scores, selected), log_probs.sum(-1), soft)
 
     return Alignment(apply, True, sample, policy_gradient=True)
 

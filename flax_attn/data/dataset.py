@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
@@ -53,6 +54,15 @@ class MaskedSplit(Split, Protocol):
 
 
 @runtime_checkable
+class DigestedMasks(Protocol):
+    """A split that tells masks apart without decoding them."""
+
+    def mask_digest(self, index: int) -> str | None:
+        """Returns what differs for another mask of an image; None if its mask is not known."""
+        ...
+
+
+@runtime_checkable
 class EncodedSplit(Split, Protocol):
     """A split of encoded images, as opposed to drawn ones; ``image`` may raise ``ImageError``."""
 
@@ -84,6 +94,14 @@ class SubstitutingSplit(Protocol):
 def masks_of(split: Split, index: int) -> Bool[np.ndarray, "k s s"] | None:
     """Returns the pixels of each object in an image; None where the split does not know."""
     return split.masks(index) if isinstance(split, MaskedSplit) else None
+
+
+def mask_digest_of(split: Split, index: int) -> str | None:
+    """Returns what differs for another mask of an image; None where the split does not know it."""
+    if isinstance(split, DigestedMasks):
+        return split.mask_digest(index)
+    masks = masks_of(split, index)
+    return None if masks is None else hashlib.sha256(np.packbits(masks).tobytes()).hexdigest()
 
 
 def read_image(split: Split, index: int) -> tuple[UInt8[np.ndarray, "s s 3"], int]:

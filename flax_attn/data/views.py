@@ -12,7 +12,14 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Bool, Int, UInt8
 
-from flax_attn.data.dataset import Dataset, EncodedSplit, Split, masks_of, read_image
+from flax_attn.data.dataset import (
+    Dataset,
+    EncodedSplit,
+    Split,
+    mask_digest_of,
+    masks_of,
+    read_image,
+)
 from flax_attn.data.decode import ImageError
 from flax_attn.data.framing import centre, centre_of_image
 from flax_attn.data.manifest import ManifestRow
@@ -54,6 +61,10 @@ class SplitView:
         """Returns the pixels of each object in an image; None where they are not known."""
         return masks_of(*self._source(index))
 
+    def mask_digest(self, index: int) -> str | None:
+        """Returns what differs for another mask of an image; None where it is not known."""
+        return mask_digest_of(*self._source(index))
+
 
 class Subset(SplitView):
     """The images of ``whole`` at ``places``, in that order."""
@@ -93,7 +104,7 @@ class GuardedSplit(Subset):
     """A split without some images, and with substitutes for others that are lost.
 
     The fingerprint changes with the absent images, not with the lost ones. ``masks`` are those of
-    the image itself, not of its substitute.
+    the image itself, not of its substitute; of a lost one they are not known.
 
     Args:
       split: the whole.
@@ -135,6 +146,10 @@ class GuardedSplit(Subset):
                 self._lost.add(place)
                 self._quarantine.lose(self._name, self._rows[place], error)
         raise DataError(f"no usable image is left of {self._name!r}: restore the images")
+
+    def masks(self, index: int) -> Bool[np.ndarray, "k s s"] | None:
+        """Returns the pixels of each object in an image; None where they are not known."""
+        return None if index in self._lost else super().masks(index)
 
     def _candidates(self, index: int) -> Iterator[int]:
         yield index

@@ -15,6 +15,7 @@ from flax_attn.attention import (
     alignment_of,
     merge_heads,
     overlap,
+    region_map,
 )
 from flax_attn.config import ModelConfig, entry
 from flax_attn.models.network import (
@@ -82,6 +83,7 @@ class AttnVGG(Network):
             else None
         )
         self.samples = alignment.sample is not None
+        self.sums_to_one = alignment.sums_to_one
         self.baseline = linear(widths["pool5"], 1, rngs) if alignment.policy_gradient else None
 
     def classify(
@@ -106,7 +108,22 @@ class AttnVGG(Network):
             features=features,
             policy=self._policy(list(out.values()), pooled["pool5"]),
             overlap=None if self.heads == 1 else self._overlap(list(out.values())),
+            soft=self._soft(out),
         )
+
+    def region_maps(self, output: AttnOutput) -> dict[str, Float[Array, "b k g _ _"]]:
+        """Returns each gate's maps as masks teach them (``region_map``), by class and head.
+
+        A map that was drawn has no gradient; what it was drawn from takes its place.
+        """
+        maps = output.soft or output.attention
+        return {
+            name: region_map(
+                m.reshape(m.shape[0], self.classes, self.heads, *m.shape[-2:]),
+                sums_to_one=self.sums_to_one,
+            )
+            for name, m in maps.items()
+        }
 
     def _keys(
         self, key: Key[Array, ""] | None, *, train: bool
@@ -145,6 +162,9 @@ class AttnVGG(Network):
         b, *_, h, w = attention.shape
         groups = [size for size in (self.classes, self.heads) if size > 1]
         return attention.reshape(b, *groups, h, w)
+
+    def _soft(self, out: dict[str, GateOutput]) -> dict[str, Float[Array, "b *k h w"]] | None:
+        return {n: self._maps(o.soft) for n, o in out.items() if o.soft is not None} or None
 
     def _overlap(self, gates: list[GateOutput]) -> Float[Array, "b"]:
         maps = [self._maps(gate.attention) for gate in gates]

@@ -46,6 +46,7 @@ class AttnOutput(NamedTuple):
       features: the pooled maps of the backbone.
       policy: for the score-function estimator; None where no draw is to be learned from.
       overlap: the similarity of the heads' maps, in [0, 1]; None for a single head.
+      soft: what drawn maps were drawn from, in the form of ``attention``; None without a draw.
     """
 
     logits: Float[Array, "b k"]
@@ -54,6 +55,7 @@ class AttnOutput(NamedTuple):
     features: Features
     policy: Policy | None = None
     overlap: Float[Array, "b"] | None = None
+    soft: dict[str, Float[Array, "b *g _ _"]] | None = None
 
 
 class Network(nnx.Module):
@@ -120,6 +122,14 @@ class Network(nnx.Module):
     ) -> AttnOutput:
         """Classifies from feature maps; ``key`` feeds dropout and drawn weights in training."""
         raise NotImplementedError
+
+    def region_maps(self, output: AttnOutput) -> dict[str, Float[Array, "b k g _ _"]]:
+        """Returns the maps that masks of objects can teach, in [0, 1], of ``classify``'s output.
+
+        k counts the classes that have maps of their own, or is 1; g counts the heads. A network
+        without gates has none.
+        """
+        return {}
 
     def __call__(
         self, image: Float[Array, "b h w 3"], *, train: bool, key: Key[Array, ""] | None = None

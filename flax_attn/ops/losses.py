@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 
 def cross_entropy(
@@ -97,3 +97,43 @@ def score_function_terms(
     reward = jax.lax.stop_gradient(loss)
     advantage = reward - jax.lax.stop_gradient(baseline)
     return advantage * log_prob + (baseline - reward) ** 2
+
+
+def batch_dice(
+    maps: Float[Array, "b *k h w"], masks: Float[Array, "b h w"], counted: Bool[Array, "b *k"]
+) -> Float[Array, ""]:
+    """Returns ``1 - 2 Σ A M / (Σ A + Σ M)``, one ratio over the locations of all counted maps.
+
+    A are the maps, M the mask of their image, both in [0, 1]. Maps that are not counted are left
+    out of every sum; with none, it is 0. An empty mask counts: its map adds to the denominator.
+
+    Source: the region term of Yan, Kawahara and Hamarneh (2019), in their published code.
+    """
+    inside, total = _overlap_sums(maps, masks)
+    inside, total = (jnp.where(counted, part, 0).sum() for part in (inside, total))
+    return jnp.where(counted.any(), _dice(inside, total), 0)
+
+
+def image_dice(
+    maps: Float[Array, "b *k h w"], masks: Float[Array, "b h w"], counted: Bool[Array, "b *k"]
+) -> Float[Array, ""]:
+    """Returns the mean over images of ``batch_dice``, each alone; 0 where no map is counted.
+
+    Of an empty mask it is 1 whatever the map, without a gradient.
+    """
+    each = jax.vmap(batch_dice)(maps[:, None], masks[:, None], counted[:, None])
+    images = counted.reshape(len(counted), -1).any(-1)
+    return each.sum() / jnp.maximum(images.sum(), 1)
+
+
+def _overlap_sums(
+    maps: Float[Array, "b *k h w"], masks: Float[Array, "b h w"]
+) -> tuple[Float[Array, "b *k"], Float[Array, "b *k"]]:
+    """Returns ``Σ A M`` and ``Σ A + Σ M`` of each map."""
+    masks = masks.reshape(masks.shape[0], *(1,) * (maps.ndim - 3), *masks.shape[1:])
+    return (maps * masks).sum((-2, -1)), (maps + masks).sum((-2, -1))
+
+
+def _dice(inside: Float[Array, ""], total: Float[Array, ""]) -> Float[Array, ""]:
+    """Returns ``1 - 2 inside / total``; 1, as in the limit of small maps, where both are 0."""
+    return 1 - 2 * inside / jnp.where(total > 0, total, 1)

@@ -1,11 +1,17 @@
-"""2x2 max pooling; its gradient on a CPU avoids XLA's select-and-scatter, many times slower."""
+"""Pooling: by the maximum of 2x2 windows, and by means over the cells of a coarser grid.
+
+The gradient of max pooling on a CPU avoids XLA's select-and-scatter, many times slower.
+"""
 
 from __future__ import annotations
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import Array, Float, Shaped, UInt8
 
 from flax_attn.errors import UsageError
 from flax_attn.ops.choice import resolve_impl
@@ -63,3 +69,24 @@ def _pool_compare_bwd(residuals: tuple[Array, Array], g: Array) -> tuple[Array]:
 
 
 _pool_compare.defvjp(_pool_compare_fwd, _pool_compare_bwd)
+
+
+@partial(jax.jit, static_argnames="size")
+def average_pool(mask: Shaped[Array, "... H W"], size: tuple[int, int]) -> Float[Array, "... h w"]:
+    """Returns the share of each cell of an h×w grid that the mask covers.
+
+    Pixels on a border between cells count for both by the area they share, so the mean stays the
+    same for every size; for sizes that divide, this is a mean over blocks.
+    """
+    rows = _shares(mask.shape[-2], size[0])
+    columns = _shares(mask.shape[-1], size[1])
+    wide = mask.astype(jnp.float32)
+    return jnp.einsum("ip,jq,...pq->...ij", rows, columns, wide, precision="highest")
+
+
+def _shares(extent: int, cells: int) -> Float[np.ndarray, "cells extent"]:
+    """The share of each cell that each pixel of a line makes up; rows sum to one."""
+    edges = np.arange(cells + 1) * extent / cells
+    start = np.maximum(edges[:-1, None], np.arange(extent))
+    stop = np.minimum(edges[1:, None], np.arange(1, extent + 1))
+    return (np.clip(stop - start, 0, None) * cells / extent).astype(np.float32)

@@ -46,6 +46,7 @@ def run_conditions(run: Run) -> dict[str, Any]:
         "classes": run.classes,
         "images": run.data_fingerprint[:_DIGITS],
         "validation_images": run.val_fingerprint[:_DIGITS],
+        **({"masks": run.mask_fingerprint[:_DIGITS]} if run.mask_fingerprint else {}),
         **run.versions,
         "device": run.device,
     }

@@ -80,6 +80,7 @@ class Run:
       val_fingerprint: digest of the validation images.
       versions: of the packages that decide the numbers.
       device: ``describe_device`` of the process that trains.
+      mask_fingerprint: digest of the masks that maps learn from; empty where none do.
     """
 
     config: Config
@@ -89,6 +90,7 @@ class Run:
     val_fingerprint: str = ""
     versions: Mapping[str, str] = field(default_factory=package_versions)
     device: str = field(default_factory=describe_device)
+    mask_fingerprint: str = ""
 
     def save(self, workdir: Path) -> None:
         """Writes ``config.json``, all of it or nothing; paths in it are absolute.
@@ -105,6 +107,7 @@ class Run:
             "weights": dict(self.weights),
             "versions": dict(self.versions),
             "device": self.device,
+            **({"mask_fingerprint": self.mask_fingerprint} if self.mask_fingerprint else {}),
         }
         path = workdir / CONFIG_FILE
         with writing(path):
@@ -132,6 +135,7 @@ class Run:
                 val_fingerprint=values["val_fingerprint"],
                 versions=values["versions"],
                 device=values["device"],
+                mask_fingerprint=values.get("mask_fingerprint", ""),
             )
         except (KeyError, ValueError, TypeError, AttributeError, UsageError) as error:
             raise CheckpointError(f"{path} is damaged: {error!r}") from error

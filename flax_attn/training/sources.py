@@ -19,6 +19,7 @@ from flax_attn.config import Config, TrainConfig
 from flax_attn.data import Dataset, Sampler, Split, batches
 from flax_attn.data.batches import ahead
 from flax_attn.data.oversampling import Oversampling, make_oversampling
+from flax_attn.data.region_masks import RegionMasks
 from flax_attn.data.views import uncut
 from flax_attn.models import MODELS
 from flax_attn.models.functional import Arrays, Structure
@@ -27,6 +28,7 @@ from flax_attn.models.vgg import Features
 from flax_attn.system.console import bar
 from flax_attn.training.devices import ONE, Devices
 from flax_attn.training.features import cache_key, frozen_features
+from flax_attn.training.region_term import Regions
 from flax_attn.training.step import Examples, make_feature_step
 
 _log = logging.getLogger(__name__)
@@ -72,6 +74,7 @@ class ImageExamples:
       workers: threads that read images.
       part: the part of each batch that this process reads, as in ``Sampler``.
       oversampling: how often each example occurs in an epoch, as in ``Sampler``.
+      regions: masks of the objects in the images; None where no map learns from them.
     """
 
     split: Split
@@ -79,6 +82,7 @@ class ImageExamples:
     workers: int
     part: tuple[int, int] = (0, 1)
     oversampling: Oversampling | None = None
+    regions: RegionMasks | None = None
 
     @property
     def names(self) -> Sequence[str]:
@@ -93,7 +97,8 @@ class ImageExamples:
     ) -> Generator[Examples, None, None]:
         sampler = Sampler(self.batch_size, seed, shuffle, self.part, self.oversampling)
         for batch in batches(self.split, sampler, epoch, start=start, workers=self.workers):
-            yield Examples(batch.image, batch.label, batch.mask)
+            # The mask of a substitute is its own, as its pixels are.
+            yield Examples(batch.image, batch.label, batch.mask, _take(self.regions, batch.index))
 
 
 @dataclass(frozen=True)
@@ -108,6 +113,7 @@ class FeatureExamples:
       names: of every example.
       part: the part of each batch that this process reads, as in ``Sampler``.
       oversampling: how often each example occurs in an epoch, as in ``Sampler``.
+      regions: as in ``ImageExamples``.
     """
 
     maps: Mapping[str, Float[np.ndarray, "n _ _ _"]]
@@ -117,6 +123,7 @@ class FeatureExamples:
     names: Sequence[str]
     part: tuple[int, int] = (0, 1)
     oversampling: Oversampling | None = None
+    regions: RegionMasks | None = None
 
     def epoch(
         self, epoch: int, *, seed: int, shuffle: bool, start: int = 0
@@ -129,8 +136,15 @@ class FeatureExamples:
         index, mask = chunk
         maps: dict[str, Any] = {name: take(array, index) for name, array in self.maps.items()}
         return Examples(
-            Features(**maps), self.labels[index].astype(np.int32), mask & self.present[index]
+            Features(**maps),
+            self.labels[index].astype(np.int32),
+            mask & self.present[index],
+            _take(self.regions, index),
         )
+
+
+def _take(masks: RegionMasks | None, index: Int[np.ndarray, "b"]) -> Regions | None:
+    return None if masks is None else Regions(*masks.take(index))
 
 
 def take(array: Shaped[np.ndarray, "n *s"], index: Int[np.ndarray, "b"]) -> np.ndarray:
@@ -180,25 +194,28 @@ def example_sources(
     stats: Arrays,
     dataset: Dataset,
     devices: Devices = ONE,
+    regions: RegionMasks | None = None,
 ) -> tuple[ExampleSource, ExampleSource]:
     """Returns training and validation examples: images, or features of the frozen backbone.
 
-    ``params`` and ``stats`` lie on ``devices``, which compute the features.
+    ``params`` and ``stats`` lie on ``devices``, which compute the features. ``regions`` are masks
+    of the training images.
     """
     batch_size, workers = config.train.batch_size, config.data.workers
     splits = (training_images(config, dataset), dataset.splits["val"])
     repeats = (sampler_of_training(config.train, splits[0].labels).oversampling, None)
     if not config.train.freeze_backbone:
         train, val = (
-            ImageExamples(split, batch_size, workers, devices.part, often)
-            for split, often in zip(splits, repeats, strict=True)
+            ImageExamples(split, batch_size, workers, devices.part, often, masks)
+            for split, often, masks in zip(splits, repeats, (regions, None), strict=True)
         )
         return train, val
     taps = MODELS[config.model.model].taps(config.model)
     step = jax.tree_util.Partial(make_feature_step(structure, taps, devices), params, stats)
     started = time.perf_counter()
     sources = []
-    for name, split, often in zip(("training", "validation"), splits, repeats, strict=True):
+    named = zip(("training", "validation"), splits, repeats, (regions, None), strict=True)
+    for name, split, often, masks in named:
         features = frozen_features(
             split,
             step,
@@ -221,6 +238,7 @@ def example_sources(
                 split.names,
                 devices.part,
                 often,
+                masks,
             )
         )
     _log.info(

@@ -26,6 +26,7 @@ from flax_attn.ops.metrics import LabelSums, Sums
 from flax_attn.ops.order import after
 from flax_attn.runs.state import TrainState
 from flax_attn.training.devices import ONE, Devices
+from flax_attn.training.region_term import Regions, RegionSums, counted_images, region_dice
 
 Tree = TypeVar("Tree")
 
@@ -79,11 +80,16 @@ Inputs = UInt8[Array, "b h w 3"] | Features
 
 
 class Examples(NamedTuple):
-    """A padded batch, on the host or the device: images, or features of a frozen backbone."""
+    """A padded batch, on the host or the device: images, or features of a frozen backbone.
+
+    ``roi`` are masks of objects, which the region term needs; they lie on the images as given,
+    before these are augmented.
+    """
 
     inputs: Any
     label: Int[Any, "b *k"]
     mask: Bool[Any, "b"]
+    roi: Regions | None = None
 
 
 class Prediction(NamedTuple):
@@ -94,7 +100,7 @@ class Prediction(NamedTuple):
     attention: dict[str, Float[Array, "b *g _ _"]]
 
 
-AnySums = Sums | LabelSums
+AnySums = Sums | LabelSums | RegionSums
 
 # The quantities that ``StepOutput.finite`` tells of, in its order.
 CHECKED = ("the loss", "the gradient", "a running statistic of a batch normalisation")
@@ -139,30 +145,35 @@ def make_train_step(
     (seed, step), so a resumed run draws what the uninterrupted one would have drawn.
 
     With ``config.accumulate`` the batch is computed in as many parts, one after the other, and
-    their gradients added up: equal to one large batch except that batch normalisation and random
-    draws are per part.
+    their gradients added up: equal to one large batch except that batch normalisation, random
+    draws and the one ratio of the region term are per part.
 
     ``window`` is the side of the part that a step sees of each image, anywhere in it; None the
-    whole image.
+    whole image. Where masks teach maps (``config.roi_weights``), examples must have them
+    (``Examples.roi``).
     """
     task = TASKS[config.task]
 
     def gradient(
-        state: TrainState, examples: Examples, key: Array, kept: Array, mean_weight: Array | None
+        state: TrainState, examples: Examples, key: Array, counts: _Counts
     ) -> tuple[Arrays, AnySums, Arrays]:
         """Returns the gradient of the mean loss, the metric sums, and the new batch statistics."""
 
         def objective(variable: Arrays) -> tuple[Array, tuple[AnySums, Arrays]]:
             model = functional.merge(structure, {**state.params, **variable}, state.stats)
-            output = _train_output(model, examples.inputs, key, config, window)
+            output, roi = _train_output(model, examples, key, config, window)
             options = _loss_options(config, class_weights)
             loss = task.loss(output.logits, examples.label, **options)
             plain = task.loss(output.logits, examples.label) if options else loss
-            if mean_weight is not None:
-                loss = loss / mean_weight
-            sums = task.sums.of(plain, output.logits, examples.label, examples.mask)
+            if counts.weight is not None:
+                loss = loss / counts.weight
+            sums: Any = task.sums.of(plain, output.logits, examples.label, examples.mask)
             total = jnp.where(examples.mask, loss + _terms(loss, output, config), 0).sum()
-            return total / kept, (sums, functional.statistics(model))
+            mean = total / counts.kept
+            if roi is not None and config.region_weights:
+                term, sums = _region_term(model, output, examples._replace(roi=roi), sums, config)
+                mean += term / counts.taught
+            return mean, (sums, functional.statistics(model))
 
         variable = trainable(state.params, freeze_backbone=config.freeze_backbone)
         (_, (sums, stats)), grads = jax.value_and_grad(objective, has_aux=True)(variable)
@@ -170,16 +181,13 @@ def make_train_step(
 
     def step(state: TrainState, examples: Examples, seed: int | Array = config.seed) -> StepOutput:
         key = jax.random.fold_in(jax.random.key(seed), state.step)
-        kept = jnp.maximum(examples.mask.sum(), 1)
-        mean_weight = _mean_weight(task, class_weights, examples)
+        counts = _counts(examples, config, task, class_weights)
         if config.accumulate == 1:
-            grads, sums, stats = gradient(state, examples, key, kept, mean_weight)
+            grads, sums, stats = gradient(state, examples, key, counts)
         else:
             keys = jax.random.split(key, config.accumulate)
             grads, sums, stats = accumulate(
-                lambda stats, part, key: gradient(
-                    state._replace(stats=stats), part, key, kept, mean_weight
-                ),
+                lambda stats, part, key: gradient(state._replace(stats=stats), part, key, counts),
                 state.stats,
                 (in_parts(examples, config.accumulate), keys),
             )
@@ -239,16 +247,64 @@ def _terms(loss: Float[Array, "b"], output: AttnOutput, config: TrainConfig) -> 
     return terms
 
 
+class _Counts(NamedTuple):
+    """What the sums over a batch, or over its parts, are divided by: numbers of the whole batch.
+
+    ``kept`` examples count, of ``taught`` of them the mask is known, and ``weight`` is the mean
+    weight of their classes; None where classes have none.
+    """
+
+    kept: Array
+    taught: Array
+    weight: Array | None
+
+
+def _counts(
+    examples: Examples,
+    config: TrainConfig,
+    task: Task,
+    class_weights: Float[np.ndarray, "k"] | None,
+) -> _Counts:
+    kept = jnp.maximum(examples.mask.sum(), 1)
+    weight = _mean_weight(task, class_weights, examples)
+    if not config.region_weights:
+        return _Counts(kept, kept, weight)
+    if examples.roi is None:
+        raise ValueError("roi_weights needs examples with masks: Examples.roi is None")
+    taught = jnp.maximum(counted_images(examples.roi, examples.mask).sum(), 1)
+    return _Counts(kept, taught, weight)
+
+
+def _region_term(
+    model: Network,
+    output: AttnOutput,
+    examples: Examples,
+    sums: Sums | LabelSums,
+    config: TrainConfig,
+) -> tuple[Array, RegionSums]:
+    """Returns the weighted region term times the images that it is of, and the sums with it."""
+    assert examples.roi is not None
+    counted = counted_images(examples.roi, examples.mask)
+    found = region_dice(model.region_maps(output), examples.roi, examples.label, counted, config)
+    images = counted.sum(dtype=jnp.int32)
+    dice = {gate: term * images for gate, term in found.items()}
+    total = sum(weight * dice[gate] for gate, weight in config.region_weights.items())
+    return jnp.asarray(total), RegionSums(sums, dice, images)
+
+
 def _train_output(
-    model: Network, inputs: Inputs, key: Array, config: TrainConfig, window: int | None
-) -> AttnOutput:
+    model: Network, examples: Examples, key: Array, config: TrainConfig, window: int | None
+) -> tuple[AttnOutput, Regions | None]:
+    """Returns the output for augmented images, and their masks moved with them."""
     augment_key, head_key = jax.random.split(key)
+    inputs, roi = examples.inputs, examples.roi
     if isinstance(inputs, Features):
-        return model.classify(inputs, train=True, key=head_key)
+        return model.classify(inputs, train=True, key=head_key), roi
     crop = None if config.crop_min_area is None else (config.crop_min_area, 1.0)
-    image, _ = augment(
+    image, mask = augment(
         augment_key,
         inputs,
+        None if roi is None else roi.mask,
         flip=config.flip,
         vertical_flip=config.vertical_flip,
         quarter_turns=config.quarter_turns,
@@ -256,7 +312,8 @@ def _train_output(
         window=window,
     )
     features = model.features(model.normalize(image), train=not config.freeze_backbone)
-    return model.classify(features, train=True, key=head_key)
+    moved = None if roi is None or mask is None else Regions(mask, roi.known)
+    return model.classify(features, train=True, key=head_key), moved
 
 
 def make_eval_step(

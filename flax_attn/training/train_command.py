@@ -62,6 +62,7 @@ def _train(config: Config, processes: Processes) -> None:
         quarantine,
         cache=Path(config.run.feature_cache),
         images=config.run.image_folder,
+        masks=bool(config.train.region_weights),
         task=config.train.task,
         out=[workdir],
     )

@@ -14,7 +14,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -27,6 +27,7 @@ from flax_attn.config import Config
 from flax_attn.data import Dataset, Sampler
 from flax_attn.data import quarantine as quarantines
 from flax_attn.data.dataset import settle_task
+from flax_attn.data.region_masks import read_region_masks
 from flax_attn.errors import NonFiniteError
 from flax_attn.models import build_model, functional
 from flax_attn.models.calibrate import calibrate
@@ -53,6 +54,7 @@ from flax_attn.training.multihost import (
 )
 from flax_attn.training.optimizer import make_optimizer
 from flax_attn.training.pixel_scale import with_pixel_scale
+from flax_attn.training.region_term import REGION, zero_sums
 from flax_attn.training.run_figure import draw_run
 from flax_attn.training.sources import (
     ExampleSource,
@@ -111,7 +113,7 @@ def train(
 
     Raises:
       CheckpointError: ``workdir`` holds a run under other conditions, or no checkpoint is whole.
-      DataError: the images' labels do not fit the task.
+      DataError: the images' labels do not fit the task, or masks to learn from cannot be used.
       DiskFullError: there is no space for the checkpoints.
       NonFiniteError: a loss, a gradient, a statistic or a parameter is not finite.
       RunBusyError: another process trains there.
@@ -130,6 +132,10 @@ def train(
     sampler = sampler_of_training(config.train, labels)
     if processes.first:
         _tell_of_imbalance(class_weights, sampler, len(labels), dataset.classes)
+    regions = None
+    if config.train.region_weights:
+        regions = read_region_masks(training_images(config, dataset), workers=config.data.workers)
+        _log.info(regions.describe())
     if initial is None:  # other processes get what the first one has
         first = processes.first
         initial = resolve_initial(config.run, dataset.classes) if first else random_init()
@@ -139,8 +145,9 @@ def train(
         data_fingerprint=dataset.splits["train"].fingerprint,
         val_fingerprint=dataset.splits["val"].fingerprint,
         weights=initial.provenance,
+        mask_fingerprint=regions.fingerprint if regions else "",
     )
-    fingerprints = run.data_fingerprint, run.val_fingerprint
+    fingerprints = run.data_fingerprint, run.val_fingerprint, run.mask_fingerprint
     require_same(shared_conditions(config, run.classes, *fingerprints), processes)
     task, num_classes = TASKS[config.train.task], len(run.classes)
 
@@ -174,7 +181,8 @@ def train(
         steps = sampler.num_batches(len(labels))
         tx = make_optimizer(config.train, steps_per_epoch=steps)
         state = init_state(params, stats, tx, config.train)
-        progress = Progress.start(1, steps, task.sums.zero(num_classes))
+        zero = zero_sums(task.sums.zero(num_classes), config.train)
+        progress = Progress.start(1, steps, zero)
         rows: list[Row] = []
         if checkpoints is not None:
             checkpoints.require_space(state)
@@ -188,7 +196,9 @@ def train(
             dataset.quarantine.keep_in(workdir / quarantines.FILE)
 
         # ---- The epochs.
-        examples = example_sources(config, structure, state.params, state.stats, dataset, devices)
+        examples = example_sources(
+            config, structure, state.params, state.stats, dataset, devices, regions
+        )
         stop, agree = shared_stop(own_stop, processes)
         started = time.perf_counter()
         log = RunLog(workdir, rows) if processes.first else None
@@ -356,9 +366,8 @@ def fit(
         if log is not None:
             log.write(row)
         _log.info(_line(row, total))
-        progress = Progress.start(
-            epoch + 1, steps_per_epoch(train_examples), task.sums.zero(len(classes))
-        )
+        zero = zero_sums(task.sums.zero(len(classes)), settings)
+        progress = Progress.start(epoch + 1, steps_per_epoch(train_examples), zero)
     return state
 
 
@@ -412,8 +421,14 @@ def _line(row: Row, epochs: int) -> str:
     train, val = row["train"], row["val"]
     return (
         f"epoch {row['epoch']:>{len(str(epochs))}}/{epochs}"
-        f" · train loss {train['loss']:.4f} accuracy {train['accuracy']:.4f}"
+        f" · train loss {train['loss']:.4f} accuracy {train['accuracy']:.4f}{_regions(train)}"
         f" · val loss {val['loss']:.4f} accuracy {val['accuracy']:.4f}"
         f" AUC {val['roc_auc']:.4f} · {train['images_per_second']:.1f} images/s"
         f" · {row['seconds']:.1f} s"
     )
+
+
+def _regions(train: Mapping[str, float]) -> str:
+    """Returns the region term of each gate that masks teach, to be added to a line."""
+    found = [f" {name} {value:.4f}" for name, value in train.items() if name.startswith(REGION)]
+    return "".join(found)

@@ -29,7 +29,8 @@ from flax_attn.training.trainer import train
 FLAGS = (
     "--widths 4 4 4 4 4 --depths 1 1 1 1 1 --attn-features 4 --image-size 32 --train-count 60 "
     "--val-count 10 --batch-size 16 --epochs 3 --gates pool4 --weights none "
-    "--no-freeze-backbone --conv exact --flip --backbone-learning-rate 1e-3 --image-cache none"
+    "--no-freeze-backbone --conv exact --flip --backbone-learning-rate 1e-3 --image-cache none "
+    "--roi-weights pool4=0.5"
 ).split()
 
 

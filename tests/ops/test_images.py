@@ -291,3 +291,20 @@ def test_what_is_not_square_is_not_turned_nor_cut_beyond_its_sides() -> None:
         augment(jax.random.key(0), images(1, 32, 64), quarter_turns=True)
     with pytest.raises(ValueError, match="a window of 33 pixels in images of 32×64"):
         augment(jax.random.key(0), images(1, 32, 64), window=33)
+
+
+def test_masks_move_with_their_images() -> None:
+    """A mask painted on its image stays where it is painted."""
+    side, rng = 32, np.random.default_rng(0)
+    masks = np.zeros((24, side, side), np.uint8)
+    for mask, edge in zip(masks, rng.integers(8, side - 8, (24, 2)), strict=True):
+        mask[edge[0] :, : edge[1]] = 1
+    painted = np.repeat(200 * masks[..., None], 3, -1)
+    call = jax.jit(partial(augment, flip=True, crop_scale=(0.2, 1)))
+    image, moved = map(np.asarray, call(jax.random.key(6), painted, masks))
+    assert moved.dtype == np.uint8 and set(np.unique(moved)) == {0, 1}
+    assert (moved != masks).any((1, 2)).sum() > 8
+    # The nearest pixel is the one of the larger share, so that the two agree along edges; at the
+    # corner, where two edges meet, the product of two shares may lie on the other side of a half.
+    differ = (image[..., 0] > 100) != (moved == 1)
+    assert differ.sum((1, 2)).max() < 0.01 * side**2

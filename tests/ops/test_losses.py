@@ -11,7 +11,13 @@ import pytest
 import torch
 
 from flax_attn.models.tasks import TASKS
-from flax_attn.ops.losses import binary_cross_entropy, cross_entropy, log_complements
+from flax_attn.ops.losses import (
+    batch_dice,
+    binary_cross_entropy,
+    cross_entropy,
+    image_dice,
+    log_complements,
+)
 from tests.helpers.bounds import DOUBLE, assert_rounded, gamma, probable
 from tests.helpers.torch_losses import binary_focal, focal, smoothed
 
@@ -187,3 +193,67 @@ def test_the_rest_of_a_nearly_sure_class_keeps_its_digits() -> None:
     expected = np.log(rest / e.sum(-1, keepdims=True))
     # A logarithm is the difference of numbers of up to 40.
     np.testing.assert_allclose(got, expected, rtol=0, atol=2 * 40 * probable(ELEMENTARY))
+
+
+def dice_of_torch(maps: torch.Tensor, masks: torch.Tensor, counted: np.ndarray) -> torch.Tensor:
+    """The parent paper's ratio over the counted images of a batch."""
+    a, m = maps[counted], masks[counted]
+    return 1 - 2 * (a * m).sum() / (a.sum() + m.sum())
+
+
+@pytest.mark.parametrize("over", ["batch", "image"])
+@pytest.mark.parametrize(
+    "counted",
+    [[True] * 5, [True, False, True, True, False], [False, True, False, False, False]],
+    ids=["all", "some", "one"],
+)
+def test_dice_and_its_gradient_equal_pytorchs(over: str, counted: list[bool]) -> None:
+    """Masks soft at the rim, one of them empty, in float64."""
+    rng = np.random.default_rng(1)
+    maps, masks = rng.random((2, 5, 4, 4))
+    masks[1] = 0
+    kept = np.array(counted)
+    ours = batch_dice if over == "batch" else image_dice
+    with jax.enable_x64(True):
+        value, gradient = jax.jit(jax.value_and_grad(ours))(
+            jnp.asarray(maps), jnp.asarray(masks), jnp.asarray(kept)
+        )
+    theirs, fixed = torch.tensor(maps, requires_grad=True), torch.tensor(masks)
+    if over == "batch":
+        loss = dice_of_torch(theirs, fixed, kept)
+    else:
+        each = [dice_of_torch(theirs, fixed, np.arange(5) == i) for i in np.flatnonzero(kept)]
+        loss = torch.stack(each).mean()
+    loss.backward()
+    assert value.dtype == jnp.float64
+    # Sums over at most 160 positive numbers, and a difference from 1, on both sides.
+    limit = 2 * gamma(160 + 8, DOUBLE)
+    np.testing.assert_allclose(value, loss.item(), rtol=0, atol=limit)
+    np.testing.assert_allclose(gradient, theirs.grad, rtol=0, atol=4 * limit)
+
+
+def test_an_unknown_mask_is_not_an_empty_one() -> None:
+    maps, masks = np.full((2, 2, 2), 0.5, np.float32), np.zeros((2, 2, 2), np.float32)
+    masks[0] = 1
+
+    @jax.jit
+    def of(counted: jax.Array) -> tuple[jax.Array, ...]:
+        return *jax.value_and_grad(batch_dice)(maps, masks, counted), image_dice(
+            maps, masks, counted
+        )
+
+    # 1 - 2 · 2 / (2 + 4) over the first alone; the second adds 2 to the denominator.
+    for counted, batch, image in (([1, 1], 1 / 2, (1 / 3 + 1) / 2), ([1, 0], 1 / 3, 1 / 3)):
+        value, gradient, of_images = of(np.array(counted, bool))
+        np.testing.assert_allclose([value, of_images], [batch, image], rtol=probable(16))
+        # What is empty teaches its map to be small; what is unknown teaches nothing.
+        assert (gradient[1] > 0).all() if counted[1] else not gradient[1].any()
+
+
+@pytest.mark.parametrize("dice", [batch_dice, image_dice])
+def test_dice_of_nothing_has_no_gradient(dice: Callable[..., jax.Array]) -> None:
+    """Of no counted map, and of maps and masks that are zero everywhere."""
+    zeros, of = np.zeros((2, 3, 3), np.float32), jax.jit(jax.value_and_grad(dice))
+    for counted in (False, True):
+        value, gradient = of(zeros, zeros, np.full(2, counted))
+        assert float(value) == counted and not np.asarray(gradient).any()

@@ -13,6 +13,7 @@ from flax_attn.models import build_model, functional
 from flax_attn.models.tasks import TASKS
 from flax_attn.runs.fit import STATE
 from flax_attn.training.optimizer import make_optimizer
+from flax_attn.training.region_term import zero_sums
 from flax_attn.training.step import init_state
 
 # Another value of each setting than the configuration's below.
@@ -25,6 +26,9 @@ OTHER: dict[str, Any] = {
     "loss": "focal",
     "class_weights": "balanced",
     "oversample": "balanced",
+    "roi_weights": ("pool4=1",),
+    "roi_over": "image",
+    "roi_masks": "background",
 }
 
 
@@ -35,7 +39,8 @@ def state_shapes(config: Config) -> Any:
     def build() -> Any:
         _, params, stats = functional.split(build_model(config.model, num_classes=2))
         tx = make_optimizer(train, steps_per_epoch=3)
-        return init_state(params, stats, tx, train), TASKS[train.task].sums.zero(2)
+        zero = zero_sums(TASKS[train.task].sums.zero(2), train)
+        return init_state(params, stats, tx, train), zero
 
     leaves, tree = jax.tree_util.tree_flatten(jax.eval_shape(build))
     return tree, [leaf.shape for leaf in leaves]

@@ -42,6 +42,8 @@ NAMES: dict[str, Sequence[str]] = {
     "schedule": tuple(SCHEDULES),
     "gates": GATED,
 }
+# What a setting takes whose text has a form of its own.
+FORMED: dict[str, Sequence[str]] = {"roi_weights": ("pool4=0.01", "pool3=0")}
 
 # What must be typed beside any other flag; --images takes the place of --split.
 NEEDED = {
@@ -276,7 +278,8 @@ def legal(setting: Field[Any]) -> list[Typed]:
         return one(flag, *get_args(hint))
     if get_origin(hint) is tuple:
         kind = get_args(hint)[0]
-        values = NAMES.get(setting.name, (3, 1, 20) if kind is int else ("seed", "batch_size"))
+        named = {**NAMES, **FORMED}
+        values = named.get(setting.name, (3, 1, 20) if kind is int else ("seed", "batch_size"))
         return several(flag, *values, kind=tuple)
     if hint is str:
         return one(flag, *NAMES.get(setting.name, ("a name", "a/path.safetensors")))
@@ -302,6 +305,8 @@ def illegal(setting: Field[Any]) -> list[list[str]]:
         wrong = ["many", "1.5", *(["0"] if several else [])]
     elif kind is float:
         wrong = ["many", "nan"]
+    elif setting.name in FORMED:
+        wrong = ["pool4", "pool4=", "pool4=many", "=1", "pool4=-0.1", "pool4=nan", "pool5=1"]
     step = 1 if kind is int else 0.001
     wrong += ["0", "-0.5"] if setting.name in ALIGNMENT_OF else []
     wrong += [] if low is None else [low - step]
@@ -376,12 +381,13 @@ FROZEN = "--freeze-backbone --weights weights.safetensors --gates pool4"
 RUNS = [
     "--norm softmax --score additive --temperature 0.5 --heads 2 --head-merge concat "
     "--head-diversity 0.1 --optimizer adamw --schedule cosine --warmup-epochs 0.5 --devices 1 "
-    "--weight-decay 0.01 --gates pool4 pool3",
+    "--weight-decay 0.01 --gates pool4 pool3 --roi-weights pool3=0.01 pool4=0.1",
     "--norm sigmoid_softmax --score cosine --window 0.3 --gates pool2 --conv exact "
     "--precision bf16 --remat --accumulate 2 --flip --crop-min-area 0.5 --label-smoothing 0.1 "
     "--optimizer sgd --backbone-learning-rate 0.001 --vertical-flip --quarter-turns "
     "--centre-crop 0.8 --crop-margin 8 --normalise data",
-    f"{FROZEN} --norm sigmoid --score gate",
+    f"{FROZEN} --norm sigmoid --score gate --roi-weights pool4=0.1 --roi-over image "
+    "--roi-masks background",
     f"{FROZEN} --norm sparsemax --score concat --heads 2 --head-merge mean",
     f"{FROZEN} --norm entmax --score dot --attn-dims multi",
     f"{FROZEN} --norm hard --score scaled_dot --estimator score_function --per-class",
@@ -408,6 +414,8 @@ READ_BY: dict[str, Callable[[Mapping[str, Any]], bool]] = {
     "window": lambda run: run["norm"] in ("local", "sigmoid_softmax"),
     "head_merge": lambda run: run["heads"] > 1,
     "head_diversity": lambda run: run["heads"] > 1,
+    "roi_over": lambda run: run["roi_weights"] is not None,
+    "roi_masks": lambda run: run["roi_weights"] is not None,
     "hidden": lambda run: run["model"] == "vgg16_bn",
     "conv": lambda run: not run["freeze_backbone"],
     "remat": lambda run: not run["freeze_backbone"],

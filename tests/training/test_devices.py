@@ -94,7 +94,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
 
 @pytest.fixture(scope="module")
 def loss_bound(runs: Runs) -> np.ndarray:
-    """What rounding may change in the losses of an epoch, [epochs, groups].
+    """What rounding may change in ``losses_of``.
 
     Measured by runs that begin with weights moved: the moves stay, and add up over the steps.
     """
@@ -114,7 +114,13 @@ def loss_bound(runs: Runs) -> np.ndarray:
 
 
 def losses_of(folder: Path) -> np.ndarray:
-    return np.array([[row[group]["loss"] for group in GROUPS] for row in read_rows(folder)])
+    """The losses of an epoch and its region term, [epochs, groups + 1]."""
+    return np.array(
+        [
+            [*(row[group]["loss"] for group in GROUPS), row["train"]["region_pool4"]]
+            for row in read_rows(folder)
+        ]
+    )
 
 
 def wait(processes: Sequence[subprocess.Popen[str]]) -> list[int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -94,6 +95,59 @@ def train(data: Path, workdir: Path, *flags: str) -> int:
     cache = ["--feature-cache", str(workdir.parent / "features")]
     cache += ["--image-cache", str(workdir.parent / "images")]
     return cli.run(train_command.main, [*SMALL, *where, *cache, *flags])
+
+
+def put_masks(data: Path, size: tuple[int, int] = (48, 40)) -> Path:
+    """A mask of every photograph, where masks are looked for."""
+    folder = data.parent / f"{data.name}_masks"
+    for image in data.glob("*/*.jpg"):
+        file = folder / image.parent.name / f"{image.stem}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", size, 255).save(file)
+    return folder
+
+
+def all_but_validation(data: Path) -> None:
+    """Masks of other images alone: the folder is there, and of no use to a training."""
+    shutil.rmtree(put_masks(data) / "dog")
+    for part in ("train", "val"):
+        (data / part).mkdir()
+    shutil.copytree(data / "cat", data / "val" / "cat")
+    shutil.copytree(data / "dog", data / "val" / "dog")
+    for name in ("cat", "dog"):
+        (data / name).rename(data / "train" / name)
+    masks = data.parent / f"{data.name}_masks"
+    (masks / "val").mkdir()
+    (masks / "cat").rename(masks / "val" / "cat")
+
+
+BAD_MASKS: dict[str, tuple[Callable[[Path], object], str]] = {
+    "no folder": (lambda data: None, "none of the 6 training images has a mask, which --roi-wei"),
+    "none of a training image": (all_but_validation, "none of the 8 training images has a mask"),
+    "of another size": (
+        lambda data: put_masks(data, (40, 48)),
+        "6 unusable mask(s), repair or remove them (an image without a mask is left out of the "
+        "region term): '",
+    ),
+    "damaged": (lambda data: half(put_masks(data) / "cat" / "1.png"), "data_masks/cat/1.png': "),
+    "text": (
+        lambda data: (put_masks(data) / "cat" / "1.png").write_text("text"),
+        "1 unusable mask(s)",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD_MASKS)
+def test_bad_masks_to_learn_from(
+    case: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = put_folder(tmp_path / "data")
+    spoil, said = BAD_MASKS[case]
+    spoil(data)
+    started = time.process_time()
+    assert train(data, tmp_path / "run", "--roi-weights", "pool4=1") == 3
+    assert said in refusal(capsys, started)
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("case", BAD_FILES)

@@ -13,6 +13,7 @@ from flax_attn.models import build_model, functional
 from flax_attn.models.functional import Arrays
 from flax_attn.runs.state import TrainState
 from flax_attn.training.optimizer import OPTIMIZERS, SCHEDULES, make_optimizer, make_schedule
+from flax_attn.training.region_term import Regions
 from flax_attn.training.step import (
     Examples,
     init_state,
@@ -139,9 +140,11 @@ def test_frozen_backbone_stays_bit_for_bit(tiny: Config) -> None:
 
 
 def test_frozen_features_train_as_images_do(tiny: Config) -> None:
-    config = tiny.updated(freeze_backbone=True)
+    """With maps that masks teach: the term is the same, too."""
+    config = tiny.updated(freeze_backbone=True, roi_weights=("pool3=0.5", "pool4=1"))
     structure, tx, state = setup(config)
-    batch = examples()
+    mask = np.random.default_rng(1).integers(2, size=(4, 32, 32), dtype=np.uint8)
+    batch = examples()._replace(roi=Regions(mask, np.array([True, False, True, True])))
     features = make_feature_step(structure, ("pool3", "pool4", "pool5"))(
         state.params, state.stats, batch.inputs
     )
@@ -150,6 +153,9 @@ def test_frozen_features_train_as_images_do(tiny: Config) -> None:
     by_image, image_sums, _ = step(copy(state), batch)
     by_features, feature_sums, _ = step(copy(state), batch._replace(inputs=features))
     assert float(image_sums.loss) == pytest.approx(float(feature_sums.loss), rel=chain(5, 72))
+    assert int(image_sums.images) == 3
+    for gate, dice in image_sums.dice.items():
+        assert float(dice) == pytest.approx(float(feature_sums.dice[gate]), rel=chain(5, 72))
     assert_same_step(by_image, by_features, lambda moved: step(moved, batch)[0], state)
 
 

@@ -6,7 +6,7 @@ import os
 import shutil
 import signal
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import pytest
 
 from flax_attn.config import Config, make_config
 from flax_attn.data import Sampler, num_batches, open_dataset
+from flax_attn.data.region_masks import read_region_masks
 from flax_attn.errors import NonFiniteError
 from flax_attn.models import build_model, functional
 from flax_attn.models.tasks import TASKS
@@ -27,6 +28,7 @@ from flax_attn.runs.resume import Earlier
 from flax_attn.runs.state import Progress, TrainState
 from flax_attn.system.signals import StoppedError, stop_on_signals
 from flax_attn.training.optimizer import make_optimizer
+from flax_attn.training.region_term import zero_sums
 from flax_attn.training.sources import ImageExamples
 from flax_attn.training.step import init_state, make_eval_step, make_train_step
 from flax_attn.training.trainer import fit
@@ -57,7 +59,7 @@ class Bench:
     ) -> None:
         """Starts or resumes a run; ``change`` alters what is resumed."""
         checkpoints = Checkpoints(workdir, keep=options.pop("keep", 2))
-        zero = TASKS["multiclass"].sums.zero(2)
+        zero = zero_sums(TASKS["multiclass"].sums.zero(2), self.config.train)
         state, progress = self.new_state(), Progress.start(1, BATCHES, zero)
         rows: list[Row] = []
         if checkpoints.latest is not None:
@@ -84,7 +86,10 @@ class Bench:
 
 @pytest.fixture(scope="module")
 def bench() -> Bench:
-    """With all that is random or has a memory: augmentation, dropout, a schedule, momentum."""
+    """With all that is random or has a memory: augmentation, dropout, a schedule, momentum.
+
+    Masks teach one of the maps, so that their sums are in the checkpoints, too.
+    """
     config = make_config(
         {
             **TINY,
@@ -97,6 +102,7 @@ def bench() -> Bench:
             "learning_rate": 0.05,
             "backbone_learning_rate": 0.01,
             "epochs": EPOCHS,
+            "roi_weights": ("pool4=0.1",),
         }
     )
     dataset = open_dataset(config.data)
@@ -108,6 +114,7 @@ def bench() -> Bench:
         return init_state(*copies, tx, config.train)
 
     train, val = (ImageExamples(dataset.splits[n], 4, 1) for n in ("train", "val"))
+    train = replace(train, regions=read_region_masks(train.split))
     assert num_batches(len(train.labels), 4) == BATCHES
     train_step = make_train_step(structure, tx, config.train)
     return Bench(config, train_step, make_eval_step(structure), new_state, train, val)
@@ -357,7 +364,7 @@ def test_what_is_evaluated_has_been_saved(
 
 
 def test_an_epoch_in_another_order_starts_again(bench: Bench, whole: Path, tmp_path: Path) -> None:
-    zero = TASKS["multiclass"].sums.zero(2)
+    zero = zero_sums(TASKS["multiclass"].sums.zero(2), bench.config.train)
     places = {}
     for step, condition in ((2, "learning_rate"), (2, "batch_size"), (3, "batch_size")):
         folder = tmp_path / f"{step}-{condition}"

@@ -200,6 +200,10 @@ class DrawnPets:
         """Returns the visible pixels of each animal."""
         return self.scene(index).masks
 
+    def mask_digest(self, index: int) -> str:
+        """Returns the split's fingerprint: what decides the pictures decides their masks."""
+        return self.fingerprint
+
 
 def open_set(config: DataConfig, request: OpenRequest) -> Dataset:
     """Opens "train" and "val", disjoint pictures of one animal each; cat is 0, dog is 1.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -18,6 +19,7 @@ from flax_attn.data.masks import decode_mask
 from flax_attn.data.sets.layout import find_layout
 from flax_attn.data.sets.trees import TreeReader
 from flax_attn.errors import DataError
+from flax_attn.system.files import reading
 
 # What the folder of masks beside a folder of images is called.
 MASKS = "_masks"
@@ -78,7 +80,7 @@ class FolderSplit(ListedImages):
         Raises:
           DataError: it cannot be used, or several files could be it.
         """
-        file = self.mask_folder.find(self.rows[index].path) if self.mask_folder else None
+        file = self._mask_file(index)
         if file is None:
             return None
         image = self.source(index)
@@ -91,6 +93,21 @@ class FolderSplit(ListedImages):
             max_pixels=self.max_pixels,
         )
         return mask[None]
+
+    def mask_digest(self, index: int) -> str | None:
+        """Returns the SHA-256 of the file of an image's mask; None if there is none.
+
+        Raises:
+          DataError: it cannot be read, or several files could be it.
+        """
+        file = self._mask_file(index)
+        if file is None:
+            return None
+        with reading(file, DataError, remedy="repair or remove the mask"):
+            return hashlib.sha256(file.read_bytes()).hexdigest()
+
+    def _mask_file(self, index: int) -> Path | None:
+        return self.mask_folder.find(self.rows[index].path) if self.mask_folder else None
 
 
 def open_set(config: DataConfig, request: OpenRequest) -> Dataset:

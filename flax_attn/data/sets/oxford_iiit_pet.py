@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import tarfile
 import xml.etree.ElementTree as ElementTree
@@ -246,6 +247,14 @@ class PetSplit(RecordSplit):
             max_pixels=self.max_pixels,
         )
         return mask[None]
+
+    def mask_digest(self, index: int) -> str:
+        """Returns the SHA-256 of an image's trimap.
+
+        Raises:
+          ImageError: the record cannot be read.
+        """
+        return hashlib.sha256(self.record(index)["segmentation_mask"]).hexdigest()
 
 
 def open_set(config: DataConfig, request: OpenRequest) -> Dataset:

@@ -21,6 +21,7 @@ from scipy import ndimage  # type: ignore[import-untyped]
 from flax_attn.explain.measures import concentration, faithfulness, localisation
 from flax_attn.explain.measures.agreement import spearman
 from flax_attn.explain.measures.faithfulness import Faithfulness
+from flax_attn.ops.pooling import average_pool
 
 Maps = Float[np.ndarray, "n h w"]
 Values = Float[np.ndarray, "n"]
@@ -86,7 +87,7 @@ def rank_correlation(first: Maps, second: Float[np.ndarray, "n H W"]) -> Values:
     """Returns Spearman's rank correlation, the finer map averaged over the coarser one's cells."""
     sizes = [maps.shape[1:] for maps in (first, second)]
     size = min(sizes)
-    a, b = (np.asarray(localisation.average_pool(jnp.asarray(m), size)) for m in (first, second))
+    a, b = (np.asarray(average_pool(jnp.asarray(m), size)) for m in (first, second))
     return np.asarray(spearman(jnp.asarray(a), jnp.asarray(b)), np.float64)
 
 

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from flax_attn.explain.measures.localisation import average_pool
+from flax_attn.ops.pooling import average_pool
 
 
 @jax.jit

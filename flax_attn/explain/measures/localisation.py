@@ -8,7 +8,6 @@ for ``energy_inside``, where the map is zero everywhere.
 
 from __future__ import annotations
 
-from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -17,6 +16,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from flax_attn.explain.cam import enlarge
+from flax_attn.ops.pooling import average_pool
 
 
 class BestIoU(NamedTuple):
@@ -24,21 +24,6 @@ class BestIoU(NamedTuple):
 
     iou: Float[Array, "b"]
     share: Float[Array, "b"]
-
-
-@partial(jax.jit, static_argnames="size")
-def average_pool(
-    mask: Bool[Array, "... H W"] | Float[Array, "... H W"], size: tuple[int, int]
-) -> Float[Array, "... h w"]:
-    """Returns the share of each cell of an h×w grid that the mask covers.
-
-    Pixels on a border between cells count for both by the area they share, so the mean stays the
-    same for every size; for sizes that divide, this is a mean over blocks.
-    """
-    rows = _overlaps(mask.shape[-2], size[0])
-    columns = _overlaps(mask.shape[-1], size[1])
-    wide = mask.astype(jnp.float32)
-    return jnp.einsum("ip,jq,...pq->...ij", rows, columns, wide, precision="highest")
 
 
 @jax.jit
@@ -133,14 +118,6 @@ def product(
 def _at_mask(maps: Float[Array, "b h w"], mask: Bool[Array, "b H W"]) -> Float[Array, "b H W"]:
     _require_equal_batch(maps, mask)
     return enlarge(maps, (mask.shape[-2], mask.shape[-1]))
-
-
-def _overlaps(extent: int, cells: int) -> Float[np.ndarray, "cells extent"]:
-    """The share of each cell that each pixel of a line makes up; rows sum to one."""
-    edges = np.arange(cells + 1) * extent / cells
-    start = np.maximum(edges[:-1, None], np.arange(extent))
-    stop = np.minimum(edges[1:, None], np.arange(1, extent + 1))
-    return (np.clip(stop - start, 0, None) * cells / extent).astype(np.float32)
 
 
 def _squared_distance(mask: Bool[Array, "b H W"], h: int, w: int) -> Float[Array, "b h w"]:
