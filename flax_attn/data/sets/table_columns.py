@@ -81,7 +81,7 @@ def find_columns(
     split = _split_column(table, folded)
     rest = [i for i in range(len(header)) if i not in (name, split)]
     chosen = None if wanted is None else _named(table, wanted, "--label-column")
-    groups = [i for i in rest if i != chosen and _is_group(table, i)]
+    groups = _group_columns(table, [i for i in rest if i != chosen], whole=chosen is None)
     grouped = groups
     if group is not None:
         groups = [_named(table, group, "--group-column")]
@@ -129,7 +129,7 @@ def _name_column(table: Table, images: ImageNames) -> int:
     if len(found) == 1:
         return found[0]
     # Cells of 1 and 0 are a label's, even beside files called so.
-    marks = {i for i in found if all(is_mark(text) for text in table.column(i))}
+    marks = {i for i in found if _is_marked(table, i)}
     return max(found, key=lambda i: (i not in marks, _count_images(table, i, images)))
 
 
@@ -177,13 +177,28 @@ def _holds_numbers(table: Table, place: int) -> bool:
     return any(_NUMBER.fullmatch(text.strip()) for text in table.column(place))
 
 
-def _is_group(table: Table, place: int) -> bool:
-    """Says whether a column holds groups by its header; 1 and 0 may be those of a label."""
-    header = table.header[place]
-    if _says_group(header):
-        return True
-    named = fold(header) in GROUP_HEADERS
-    return named and (fold(header).endswith("id") or not all(map(is_mark, table.column(place))))
+def _group_columns(table: Table, places: Sequence[int], *, whole: bool) -> list[int]:
+    """Returns the columns that hold groups by their headers.
+
+    Among columns that are all of 1 and 0, one more of them is a label that is called so; ``whole``
+    says that labels may be in any of ``places``.
+    """
+    named = [
+        i for i in places if _says_group(table.header[i]) or fold(table.header[i]) in GROUP_HEADERS
+    ]
+    others = [i for i in places if i not in named and not _is_index(table, i)]
+    of_marks = whole and all(_is_marked(table, i) for i in others)
+
+    def is_label(place: int) -> bool:
+        header = table.header[place]
+        surely = _says_group(header) or fold(header).endswith("id")
+        return of_marks and not surely and _is_marked(table, place)
+
+    return [i for i in named if not is_label(i)]
+
+
+def _is_marked(table: Table, place: int) -> bool:
+    return all(map(is_mark, table.column(place)))
 
 
 def _says_group(header: str) -> bool:
