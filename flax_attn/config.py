@@ -276,6 +276,14 @@ class DataConfig:
         commands=LOOKING,
         needs="table",
     )
+    group_column: str | None = setting(
+        None,
+        "the column of labelled_csv whose equal cells keep images on one side of a split, such as "
+        "patient_id (default: found by its header)",
+        decides="data",
+        commands=LOOKING,
+        needs="table",
+    )
     data_seed: int = setting(0, "seed of the drawn pictures", low=0, decides="data")
     max_megapixels: int = setting(
         50,
@@ -597,8 +605,8 @@ class DatasetEntry:
         ``--mask-dir``, None where it has none.
       data_dir: what ``--data-dir`` must name, in words; None where the data set needs no folder.
       defaults: settings that the data set changes; presets and flags override them.
-      table: whether it reads labels from a table, as ``--label-column`` and ``--label-separator``
-        say.
+      table: whether it reads labels from a table, as ``--label-column``, ``--label-separator`` and
+        ``--group-column`` say.
       parts: whether ``--train-dir`` and the like may choose the folders of its parts.
     """
 

@@ -24,6 +24,7 @@ from pathlib import Path
 from flax_attn.config import DataConfig, TaskChoice, check_dataset, dataset_entry
 from flax_attn.data.batches import Batch, Sampler, batches, num_batches
 from flax_attn.data.check import preflight
+from flax_attn.data.copies import describe_copies
 from flax_attn.data.dataset import (
     Dataset,
     OpenRequest,
@@ -147,6 +148,9 @@ def _open_checked(
     settle_task(dataset, request.task, config.dataset)
     source = config.dataset if config.data_dir is None else config.data_dir
     _log.info(describe_found(dataset, source=source, out=out))
+    copies = None if dataset.found.drawn else describe_copies(dataset.splits)
+    if copies is not None:
+        _log.warning(f"{source}: {copies}")
     if config.data_dir is not None:
         refuse_among_images(
             [*out, *filter(None, (cache, images))],

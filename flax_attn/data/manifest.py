@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Int, UInt8
 
 from flax_attn.data.decode import MAX_PIXELS, Resize, decode, open_regular
-from flax_attn.errors import DataError, UsageError
+from flax_attn.errors import DataError
 from flax_attn.system.files import write_text
 from flax_attn.system.json_text import encode_json, encode_json_lines
 
@@ -56,51 +56,6 @@ def digest_files(paths: Sequence[Path], *, workers: int = 8) -> list[str]:
     """Returns ``digest_file`` of each path, in order, computed by a pool of threads."""
     with ThreadPoolExecutor(workers) as pool:
         return list(pool.map(digest_file, paths))
-
-
-def split_by_digest(
-    rows: Sequence[ManifestRow],
-    *,
-    classes: Sequence[str],
-    val_fraction: float,
-    unusable: Collection[str] = (),
-) -> dict[str, tuple[ManifestRow, ...]]:
-    """Splits each class into "train" and "val" by the order of the digests.
-
-    Of the n distinct images of a class, those with the round(val_fraction * n) smallest digests
-    are "val", at least one and at most n - 1. Names and the order of the rows play no part, and
-    identical images, even under two labels, fall in the same split. Rows at ``unusable`` paths do
-    not count: they are "train", where nothing depends on them once they are left out.
-
-    Raises:
-      UsageError: ``val_fraction`` not between 0 and 1.
-      DataError: a class of fewer than two distinct images that count.
-    """
-    if not 0 < val_fraction < 1:
-        raise UsageError(f"val_fraction is {val_fraction}: expected a number between 0 and 1")
-    # An image under two labels counts for the first one only, else it could fall in both splits.
-    label_of: dict[str, int] = {}
-    for row in (row for row in rows if row.path not in unusable):
-        label_of[row.digest] = min(row.label, label_of.get(row.digest, row.label))
-    val: set[str] = set()
-    for label, name in enumerate(classes):
-        digests = sorted(digest for digest, first in label_of.items() if first == label)
-        if len(digests) < 2:
-            usable = "usable, " if unusable else ""
-            raise DataError(
-                f"class {name!r} has {len(digests)} {usable}distinct image(s): a split needs at "
-                "least 2"
-            )
-        count = min(max(round(val_fraction * len(digests)), 1), len(digests) - 1)
-        val.update(digests[:count])
-
-    def is_val(row: ManifestRow) -> bool:
-        return row.digest in val and row.path not in unusable
-
-    return {
-        "train": sort_by_name(row for row in rows if not is_val(row)),
-        "val": sort_by_name(row for row in rows if is_val(row)),
-    }
 
 
 def fingerprint(

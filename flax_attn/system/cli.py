@@ -50,6 +50,9 @@ COMMANDS = {
     "export": Command(
         "flax_attn.porting.export.export_command", "write a network for other programs"
     ),
+    "prepare": Command(
+        "flax_attn.data.prepare.prepare_command", "lay out a public data set", False
+    ),
     "port": Command("flax_attn.porting.port_command", "port weights from and to PyTorch", False),
 }
 

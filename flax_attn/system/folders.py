@@ -13,6 +13,7 @@ import weakref
 from contextlib import suppress
 from pathlib import Path
 
+from flax_attn.errors import UsageError
 from flax_attn.system.files import STALE_SECONDS, writing
 
 # How a file begins that is there for a moment, to see whether there can be one.
@@ -36,6 +37,20 @@ def require_writable(folder: Path, *, remedy: str) -> None:
         handle, name = tempfile.mkstemp(prefix=PROBE, dir=place)
         os.close(handle)
         os.unlink(name)
+
+
+def require_free(out: Path, *, flag: str) -> None:
+    """Checks that a new folder can be made, before anything is read for it.
+
+    Raises:
+      DiskFullError: no space is left.
+      UsageError: it holds something, or cannot be made; ``flag`` is how another is named.
+    """
+    remedy = f"name a new folder with {flag}"
+    with writing(out, remedy=remedy):
+        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+            raise UsageError(f"{out} holds something already: {remedy}")
+    require_writable(out.parent, remedy=remedy)
 
 
 def _is_there(path: Path) -> bool:

@@ -9,13 +9,13 @@ from pathlib import Path
 
 from flax_attn.errors import UsageError
 from flax_attn.porting.export.export_command import add_formats
-from flax_attn.porting.export.export_run import export_run, require_free
+from flax_attn.porting.export.export_run import export_run
 from flax_attn.runs.directory import Run
 from flax_attn.runs.run_split import look_config, open_run_split
 from flax_attn.system import cli
 from flax_attn.system.compilation_cache import use_compilation_cache
 from flax_attn.system.files import writing
-from flax_attn.system.folders import require_writable
+from flax_attn.system.folders import require_free, require_writable
 from flax_attn.system.output import mark_output
 from flax_attn.system.processes import Processes, joined
 from flax_attn.training.choices import CHOICES

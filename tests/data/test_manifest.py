@@ -14,10 +14,9 @@ from flax_attn.data.manifest import (
     fingerprint,
     read_manifest,
     sort_by_name,
-    split_by_digest,
     write_manifest,
 )
-from flax_attn.errors import DataError, UsageError
+from flax_attn.errors import DataError
 
 CLASSES = ("cat", "dog")
 
@@ -53,58 +52,6 @@ def test_order_is_that_of_the_bytes() -> None:
     names = ["Z", "a", "é", os.fsdecode(b"\xff"), "-", "a/b", "a b"]
     rows = sort_by_name(ManifestRow(name, 0, "") for name in names)
     assert [os.fsencode(row.path) for row in rows] == sorted(map(os.fsencode, names))
-
-
-@pytest.mark.parametrize("val_fraction", [0.1, 0.25, 0.5])
-def test_split_divides_each_class_in_proportion(val_fraction: float) -> None:
-    rows = rows_of(40)
-    splits = split_by_digest(rows, classes=CLASSES, val_fraction=val_fraction)
-    assert sorted(splits["train"] + splits["val"]) == sorted(rows)
-    for label in (0, 1):
-        assert sum(row.label == label for row in splits["val"]) == 40 * val_fraction
-
-
-def test_split_does_not_depend_on_order_or_names() -> None:
-    rows = rows_of(20)
-    renamed = [ManifestRow(f"x{i}", row.label, row.digest) for i, row in enumerate(rows[::-1])]
-    splits, other = (
-        split_by_digest(some, classes=CLASSES, val_fraction=0.3) for some in (rows, renamed)
-    )
-    for name in ("train", "val"):
-        assert {row.digest for row in splits[name]} == {row.digest for row in other[name]}
-
-
-def test_split_is_not_by_name() -> None:
-    val = split_by_digest(rows_of(40), classes=CLASSES, val_fraction=0.25)["val"]
-    cats = {int(row.path[4:-4]) for row in val if row.label == 0}
-    assert cats != set(range(10)) and cats != set(range(30, 40))
-
-
-def test_identical_images_fall_in_the_same_split_even_under_two_labels() -> None:
-    rows = rows_of(30)
-    copies = [row._replace(path=f"copy/{row.path}") for row in rows]
-    mislabelled = [row._replace(path=f"wrong/{row.path}", label=1 - row.label) for row in rows[:30]]
-    splits = split_by_digest(rows + copies + mislabelled, classes=CLASSES, val_fraction=0.4)
-    train, val = ({row.digest for row in splits[name]} for name in ("train", "val"))
-    assert train and val and not train & val
-
-
-def test_every_class_keeps_an_image_on_both_sides() -> None:
-    for val_fraction in (0.001, 0.999):
-        splits = split_by_digest(rows_of(2), classes=CLASSES, val_fraction=val_fraction)
-        for split in splits.values():
-            assert [row.label for row in split] == [0, 1]
-
-
-def test_split_refuses() -> None:
-    with pytest.raises(DataError, match="'dog' has 1 distinct image"):
-        split_by_digest(rows_of(2)[:3], classes=CLASSES, val_fraction=0.5)
-    same = [ManifestRow(f"{i}", i % 2, digest("same")) for i in range(6)]
-    with pytest.raises(DataError, match="'cat' has 1 distinct"):
-        split_by_digest(same, classes=CLASSES, val_fraction=0.5)
-    for val_fraction in (0.0, 1.0, -0.1, float("nan")):
-        with pytest.raises(UsageError, match="val_fraction"):
-            split_by_digest(rows_of(4), classes=CLASSES, val_fraction=val_fraction)
 
 
 def test_manifest_round_trip_with_odd_names(tmp_path: Path) -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from tests.helpers.table_shape import (
     FILES,
+    MANY,
     ONE,
     Shape,
     classes,
@@ -181,6 +182,118 @@ def other_columns() -> Iterator[tuple[str, Shape]]:
     yield (
         "a split of no known name",
         no("name,class,split\na.png,cat,train\nb.png,dog,seen\n", "split is 'seen'"),
+    )
+
+
+def groups() -> Iterator[tuple[str, Shape]]:
+    """Columns of what must stay on one side of a split."""
+    patients = ("p1", "p1", "p2", "")
+
+    def table(header: str, cells: Sequence[str] = patients) -> str:
+        rows = zip(ONE.items(), cells, strict=True)
+        return f"name,{header},class\n" + "".join(f"{f},{g},{c}\n" for (f, c), g in rows)
+
+    for header in ("group", "group:eye", "Patient", "patient_id", "lesion_id", "Subject ID"):
+        yield f"groups below {header!r}", one(table(header), said=(f"2 groups by {header!r}",))
+    yield (
+        "two kinds of groups",
+        one(
+            table("patient_id,lesion_id", ("p1,l1", "p1,l2", "p2,l1", ",")),
+            said=("4 groups by 'patient_id', 'lesion_id'",),
+        ),
+    )
+    yield (
+        "groups that are all 1 and 0",
+        one(table("patient_id", tuple("1100")), said=("2 groups by 'patient_id'",)),
+    )
+    yield (
+        "groups 1 and 0 beside classes",
+        one(table("group", tuple("1100")), said=("2 groups by 'group'",)),
+    )
+    numbered = [f"{i},{line}" for i, line in enumerate(marks().splitlines()[1:])]
+    yield (
+        "a label called group, beside numbers of rows",
+        many(
+            "\n".join([",name,cat,group", *numbered]).replace("cat", "x"),
+            {f: s.replace("cat", "x").replace("dog", "group") for f, s in MANY.items()},
+            classes=("x", "group"),
+        ),
+    )
+    yield (
+        "a label called group",
+        many(
+            marks().replace("cat", "group"),
+            {f: said.replace("cat", "group") for f, said in MANY.items()},
+            classes=("group", "dog"),
+        ),
+    )
+    yield (
+        "--group-column of ones and zeros",
+        with_settings(
+            many(
+                "name,cat,group\na.png,1,0\nb.png,0,1\n",
+                of_labels("cat", ""),
+                said=("2 groups by 'group'",),
+            ),
+            group_column="group",
+        ),
+    )
+    yield "classes called group", one(classes(header="name,group"))
+    yield "no cell of a group", one(table("group", ("",) * 4), said=("no groups by 'group'",))
+    yield (
+        "--group-column beside others",
+        with_settings(
+            one(
+                table("patient,room", [f"{p},r" for p in patients]),
+                said=("1 group by 'room'", "'patient'"),
+            ),
+            group_column="room",
+        ),
+    )
+    yield (
+        "--group-column beside --label-column",
+        with_settings(
+            one(
+                table("visit,room", [f"{p},r" for p in patients]),
+                said=("1 group by 'room'", "'visit'"),
+            ),
+            group_column="Room",
+            label_column="class",
+        ),
+    )
+    yield (
+        "--label-column that is called as groups are",
+        with_settings(
+            one("name,patient,age\n" + "".join(f"{f},{c},4\n" for f, c in ONE.items())),
+            label_column="patient",
+        ),
+    )
+    yield (
+        "--group-column of no column",
+        with_settings(
+            no(table("group"), "no column 'eye'", "--group-column takes one of"), group_column="eye"
+        ),
+    )
+    for column, role in (("name", "names"), ("split", "split"), ("class", "labels")):
+        yield (
+            f"--group-column of the {role}",
+            with_settings(
+                no(
+                    classes(header="name,class")
+                    .replace("\n", ",train\n")
+                    .replace("class,train", "class,split"),
+                    f"{column!r} holds {role}",
+                ),
+                group_column=column,
+                label_column="class",
+            ),
+        )
+    yield (
+        "a row twice, another group",
+        no(
+            table("group") + "a.png,p9,cat\n",
+            "'a.png' is in line 2 too, in another group: remove one",
+        ),
     )
 
 

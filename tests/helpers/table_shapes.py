@@ -21,6 +21,7 @@ KINDS = (
     column_shapes.damaged_tables,
     column_shapes.headers,
     column_shapes.other_columns,
+    column_shapes.groups,
     column_shapes.names_of_files,
     column_shapes.spelled_names,
     column_shapes.rows_and_files,

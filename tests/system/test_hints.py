@@ -59,6 +59,7 @@ ONLY_PARSED = {
     "--full": "trains on cats_vs_dogs, which is downloaded",
     "--coordinator": "needs two hosts",
     "-m benchmarks.": "takes minutes",
+    "isic201": "images that are downloaded",
 }
 NOT_OURS = {
     "-m venv": "Python's own",

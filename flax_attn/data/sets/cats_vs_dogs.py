@@ -13,7 +13,8 @@ from typing import Any
 
 from flax_attn.config import DataConfig
 from flax_attn.data.dataset import Dataset, OpenRequest
-from flax_attn.data.manifest import ManifestRow, read_manifest, split_by_digest, write_manifest
+from flax_attn.data.division import split_by_digest
+from flax_attn.data.manifest import ManifestRow, read_manifest, write_manifest
 from flax_attn.data.sets.tfds import (
     RecordSplit,
     folder_of_tfds,

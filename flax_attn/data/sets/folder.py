@@ -13,8 +13,9 @@ from jaxtyping import Bool
 
 from flax_attn.config import DataConfig
 from flax_attn.data.dataset import Dataset, Found, OpenRequest
+from flax_attn.data.division import split_by_digest
 from flax_attn.data.listing import list_images, same_form
-from flax_attn.data.manifest import ListedImages, ManifestRow, sort_by_name, split_by_digest
+from flax_attn.data.manifest import ListedImages, ManifestRow, sort_by_name
 from flax_attn.data.masks import decode_mask
 from flax_attn.data.sets.layout import find_layout
 from flax_attn.data.sets.trees import TreeReader

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from flax_attn.config import TaskChoice
+from flax_attn.data.listing import same_form
 from flax_attn.data.sets.layout import part_of
 from flax_attn.data.sets.table_cells import Table, fold, read_cells
 from flax_attn.data.sets.table_columns import (
@@ -27,12 +28,16 @@ _SHOWN, _SHOWN_LABELS = 3, 8
 
 
 class Row(NamedTuple):
-    """What the table says of the image ``path``; ``split`` is None without such a column."""
+    """What the table says of the image ``path``; ``split`` is None without such a column.
+
+    ``groups`` name their column as well, such as "patient_id 'p7'".
+    """
 
     path: str
     labels: frozenset[str]
     split: str | None
     line: int
+    groups: tuple[str, ...] = ()
 
 
 class LabelTable(NamedTuple):
@@ -71,6 +76,7 @@ def read_table(
     known: Collection[str] = (),
     separator: str | None = None,
     column: str | None = None,
+    group: str | None = None,
     task: TaskChoice = "auto",
 ) -> LabelTable:
     """Reads a table whose images lie beneath its folder; ``labelled_csv`` shows its forms.
@@ -80,6 +86,7 @@ def read_table(
       known: paths of images that may be missing.
       separator: that of --label-separator.
       column: that of --label-column.
+      group: that of --group-column.
       task: what its labels are; "auto" has the rows decide.
 
     Raises:
@@ -89,7 +96,7 @@ def read_table(
     """
     table = read_cells(file, names=NAME_HEADERS, forms=FORMS)
     images = ImageNames(file.parent, known)
-    columns = find_columns(table, images, column)
+    columns = find_columns(table, images, column, group)
     if not table.rows:
         raise DataError(f"{table.shown}: no rows below the header: expected one for each image")
     paths = _paths(table, columns, images, file.parent)
@@ -110,7 +117,7 @@ def read_table(
         rows,
         labels.listed,
         one_class,
-        _understood(rows, labels, one_class, respelled),
+        _understood(rows, labels, one_class, respelled, [table.header[i] for i in columns.groups]),
         tuple(filter(None, passed)),
     )
 
@@ -180,19 +187,31 @@ def _joined(
     repeated = 0
     for (line, cells), path, said in zip(table.rows, paths, labels.rows, strict=True):
         split = None if columns.split is None else _split(cells[columns.split], table.where(line))
-        row = Row(path, said, split, line)
+        row = Row(path, said, split, line, _groups(table, columns, cells))
         before = rows.setdefault(path, row)
         if before is row:
             continue
-        if (before.labels, before.split) != (said, split):
+        if before._replace(line=line) != row:
             other = "with other labels" if before.labels != said else "in another split"
+            if (before.labels, before.split) == (said, split):
+                other = "in another group"
             raise DataError(
                 f"{table.where(line)}: {path!r} is in line {before.line} too, "
                 f"{other}: remove one"
-                + (", or list all its labels in one row" if labels.listed else "")
+                + (
+                    ", or list all its labels in one row"
+                    if before.labels != said and labels.listed
+                    else ""
+                )
             )
         repeated += 1
     return tuple(rows.values()), repeated
+
+
+def _groups(table: Table, columns: Columns, cells: Sequence[str]) -> tuple[str, ...]:
+    """Returns the groups of a row's image; an empty cell names none."""
+    named = [(table.header[i], cells[i].strip()) for i in columns.groups]
+    return tuple(f"{header} {same_form(cell)!r}" for header, cell in named if cell)
 
 
 def _split(cell: str, where: str) -> str:
@@ -233,7 +252,13 @@ def _one_class(table: Table, rows: Sequence[Row], labels: _Labels, task: TaskCho
     return not none and (len(labels.names) > 1 or singular)
 
 
-def _understood(rows: Sequence[Row], labels: _Labels, one_class: bool, respelled: int) -> str:
+def _understood(
+    rows: Sequence[Row],
+    labels: _Labels,
+    one_class: bool,
+    respelled: int,
+    grouped_by: Sequence[str],
+) -> str:
     counts = Counter(label for row in rows for label in row.labels)
     shown = [f"{name} {counts[name]}" for name in labels.names[:_SHOWN_LABELS]]
     if len(labels.names) > _SHOWN_LABELS:
@@ -249,6 +274,10 @@ def _understood(rows: Sequence[Row], labels: _Labels, one_class: bool, respelled
     parts = [f"{len(rows)} images, {kind}: {', '.join(shown)}"]
     if labels.separator:
         parts.append(f"labels separated by {labels.separator!r}")
+    if grouped_by:
+        groups = len({group for row in rows for group in row.groups})
+        by = ", ".join(map(repr, grouped_by))
+        parts.append(f"{_counted(groups, 'group') or 'no groups'} by {by}")
     if respelled:
         parts.append(f"{_counted(respelled, 'name', 'spelled otherwise than the file')}")
     alike = _alike_but_for_case(labels.names)

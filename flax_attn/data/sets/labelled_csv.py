@@ -8,7 +8,8 @@ The table ``labels.csv`` has a header and one of three forms::
     c.jpg,0,0           c.jpg,                 c.jpg,dog
 
 ``name`` is the image's path beneath the folder; links are followed, ".." is refused. A further
-column ``split`` may hold train, val or test. Images that the table does not name are not used, but
+column ``split`` may hold train, val or test, and columns such as ``patient_id`` what must not stand
+on two sides of a split. Images that the table does not name are not used, but
 counted. Where every row has exactly one label, labels are classes, unless the task says otherwise.
 Other spellings: ``table_cells``, ``table_columns``, ``table_names``, ``table_labels``.
 """
@@ -25,10 +26,11 @@ from jaxtyping import Int
 
 from flax_attn.config import DataConfig
 from flax_attn.data.dataset import Dataset, Found, OpenRequest
+from flax_attn.data.division import split_by_digest
 from flax_attn.data.listing import same_form
-from flax_attn.data.manifest import ManifestRow, digest_files, sort_by_name, split_by_digest
+from flax_attn.data.manifest import ManifestRow, digest_files, sort_by_name
 from flax_attn.data.sets.folder import FolderSplit
-from flax_attn.data.sets.label_table import LabelTable, read_table
+from flax_attn.data.sets.label_table import LabelTable, Row, read_table
 from flax_attn.errors import DataError
 
 TABLE = "labels.csv"
@@ -49,7 +51,8 @@ def open_set(config: DataConfig, request: OpenRequest) -> Dataset:
     """Opens the splits "train" and "val" of the images that labels.csv names, or "all" of them.
 
     Without a column ``split``, of the n distinct images the round(val_fraction * n) with the
-    smallest digests are "val" (``split_by_digest``); a rare label may be missing there. Undivided,
+    smallest digests are "val" (``split_by_digest``), with groups on one side; a rare label may be
+    missing there. Undivided,
     no split needs an image. Labels follow ``request.classes``, or else the columns, or, where cells
     name labels, the order of the names' bytes. Images of one class each are divided as ``folder``
     divides them, each class by itself. Rows of a split test are "val" where none is of val, else
@@ -59,7 +62,8 @@ def open_set(config: DataConfig, request: OpenRequest) -> Dataset:
     and the file say, and for a file that is not there any more; its line must still be.
 
     Raises:
-      DataError: as ``read_table``; labels that are not ``request.classes``; an empty split.
+      DataError: as ``read_table``; labels that are not ``request.classes``; an empty split; a group
+        that the table puts on two sides, or groups that cannot be divided.
       UsageError: ``val_fraction`` not between 0 and 1.
     """
     assert config.data_dir is not None  # see ``check_dataset``
@@ -71,6 +75,7 @@ def open_set(config: DataConfig, request: OpenRequest) -> Dataset:
         known=known,
         separator=config.label_separator,
         column=config.label_column,
+        group=config.group_column,
         task=request.task,
     )
     classes = _in_order(request.classes, table, file) if request.classes else table.names
@@ -155,6 +160,7 @@ def _split_by_column(
     rows: Sequence[ManifestRow], table: LabelTable, file: Path
 ) -> dict[str, Sequence[ManifestRow]]:
     """Returns the rows of each split that the table names: "train" and another at least."""
+    _refuse_divided_groups(table, file)
     splits: dict[str, list[ManifestRow]] = {}
     for row, of in zip(rows, table.rows, strict=True):
         splits.setdefault(of.split or "", []).append(row)
@@ -165,6 +171,25 @@ def _split_by_column(
             "or no column 'split'"
         )
     return {**splits}
+
+
+def _refuse_divided_groups(table: LabelTable, file: Path) -> None:
+    first: dict[str, Row] = {}
+    divided: dict[str, Row] = {}
+    for row in table.rows:
+        for group in row.groups:
+            if first.setdefault(group, row).split != row.split:
+                divided.setdefault(group, row)
+    if divided:
+        group, row = next(iter(divided.items()))
+        other = first[group]
+        rest = len(divided) - 1
+        more = f", and {rest} more group{'s' if rest > 1 else ''} on two sides" if rest else ""
+        raise DataError(
+            f"{str(file)!r}: {group} is in {other.split} (line {other.line}, {other.path!r}) "
+            f"and in {row.split} (line {row.line}, {row.path!r}){more}: give a group one "
+            "split, or remove the column 'split'"
+        )
 
 
 def _draw(
@@ -179,16 +204,17 @@ def _draw(
     distinct = len({row.digest for row in rows})
     if distinct < 2:
         raise DataError(f"{str(file)!r}: {distinct} distinct image(s): a split needs at least 2")
-    if table.one_class:
-        try:
-            of_classes = split_by_digest(
-                rows, classes=classes, val_fraction=val_fraction, unusable=unusable
-            )
-        except DataError as error:
-            raise DataError(f"{str(file)!r}: {error}, or a column 'split'") from error
-        return {**of_classes}
-    # Stratified by no label: sets of labels that occur once could not be divided.
-    alike = [row._replace(label=0) for row in rows]
-    parts = split_by_digest(alike, classes=["image"], val_fraction=val_fraction, unusable=unusable)
+    # Sets of labels that occur once could not be divided: several labels divide nothing.
+    alike = rows if table.one_class else [row._replace(label=0) for row in rows]
+    try:
+        parts = split_by_digest(
+            alike,
+            classes=classes if table.one_class else ["image"],
+            val_fraction=val_fraction,
+            unusable=unusable,
+            groups={row.path: row.groups for row in table.rows},
+        )
+    except DataError as error:
+        raise DataError(f"{str(file)!r}: {error}, or a column 'split'") from error
     labelled = {row.path: row for row in rows}
     return {name: [labelled[row.path] for row in part] for name, part in parts.items()}

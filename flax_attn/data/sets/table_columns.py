@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from flax_attn.data.sets.layout import part_of
@@ -25,6 +25,11 @@ ONE_LABEL_HEADERS = frozenset(
     " y".split()
 )
 LIST_HEADERS = frozenset("labels classes categories tags findinglabels".split()) | ONE_LABEL_HEADERS
+# What photographs have in common that must not be on two sides of a split.
+GROUP_HEADERS = frozenset(
+    "group groupid patient patientid lesion lesionid subject subjectid".split()
+)
+_GROUP = "group:"
 _SPLIT = "split"
 _SPLIT_HEADERS = frozenset((_SPLIT, "set", "subset", "partition", "dataset", "fold"))
 _COUNT_HEADERS = frozenset(("index", "idx", "id", "no", "nr", "row", "#"))
@@ -45,6 +50,7 @@ class Columns(NamedTuple):
       split: that of train or val, None without one.
       labels: those of the labels.
       listed: whether the one column of labels names them, instead of being named by its label.
+      groups: those of groups, whose images stay on one side of a split.
       passed: headers of the columns that say nothing of labels.
     """
 
@@ -52,13 +58,17 @@ class Columns(NamedTuple):
     split: int | None
     labels: tuple[int, ...]
     listed: bool
+    groups: tuple[int, ...]
     passed: tuple[str, ...]
 
 
-def find_columns(table: Table, images: ImageNames, wanted: str | None = None) -> Columns:
+def find_columns(
+    table: Table, images: ImageNames, wanted: str | None = None, group: str | None = None
+) -> Columns:
     """Returns what each column is, by its header and, where headers leave it open, by its cells.
 
-    ``wanted`` is the header of the column of labels, that of --label-column.
+    ``wanted`` is the header of the column of labels, that of --label-column, ``group`` that of
+    --group-column.
 
     Raises:
       DataError: no column of labels, a header that is there twice, or columns that may be several
@@ -70,17 +80,28 @@ def find_columns(table: Table, images: ImageNames, wanted: str | None = None) ->
     name = _name_column(table, images)
     split = _split_column(table, folded)
     rest = [i for i in range(len(header)) if i not in (name, split)]
+    chosen = None if wanted is None else _named(table, wanted, "--label-column")
+    groups = _group_columns(table, [i for i in rest if i != chosen], whole=chosen is None)
+    grouped = groups
+    if group is not None:
+        groups = [_named(table, group, "--group-column")]
+        _refuse_second_role(table, groups[0], {"names": name, "split": split, "labels": chosen})
+        grouped = sorted({*grouped, *groups})
+    rest = [i for i in rest if i not in grouped]
     index = [i for i in rest if _is_index(table, i)]
     # A second column of names, such as a number beside a path.
     also = [
         i for i in rest if i not in index and folded[i] in NAME_HEADERS and _holds_other(table, i)
     ]
     labels = [i for i in rest if i not in index and i not in also]
-    if wanted is not None:
-        labels = [_wanted(table, wanted)]
+    if chosen is not None:
+        labels = [chosen]
         also = [i for i in rest if i not in index and i not in labels]
     if not labels and [folded[i] for i in also] == ["name"]:
         labels, also = also, []  # that of the classes, beside the files'
+    if not labels and len(grouped) == 1 and group is None and not _says_group(header[grouped[0]]):
+        labels, groups, grouped = grouped, [], []  # classes that are called so
+    also = sorted({*also, *grouped} - {*groups})
     if not labels or any(header[i] == "" for i in labels):
         raise DataError(f"{table.shown}: the header is {list(header)}: expected one with {FORMS}")
     listed = len(labels) == 1 and (
@@ -90,7 +111,9 @@ def find_columns(table: Table, images: ImageNames, wanted: str | None = None) ->
     )
     if len(labels) > 1:
         _refuse_others(table, labels, folded)
-    return Columns(name, split, tuple(labels), listed, tuple(header[i] for i in also))
+    return Columns(
+        name, split, tuple(labels), listed, tuple(groups), tuple(header[i] for i in also)
+    )
 
 
 def _refuse_repeated(table: Table) -> None:
@@ -106,7 +129,7 @@ def _name_column(table: Table, images: ImageNames) -> int:
     if len(found) == 1:
         return found[0]
     # Cells of 1 and 0 are a label's, even beside files called so.
-    marks = {i for i in found if all(is_mark(text) for text in table.column(i))}
+    marks = {i for i in found if _is_marked(table, i)}
     return max(found, key=lambda i: (i not in marks, _count_images(table, i, images)))
 
 
@@ -154,14 +177,52 @@ def _holds_numbers(table: Table, place: int) -> bool:
     return any(_NUMBER.fullmatch(text.strip()) for text in table.column(place))
 
 
-def _wanted(table: Table, wanted: str) -> int:
+def _group_columns(table: Table, places: Sequence[int], *, whole: bool) -> list[int]:
+    """Returns the columns that hold groups by their headers.
+
+    Among columns that are all of 1 and 0, one more of them is a label that is called so; ``whole``
+    says that labels may be in any of ``places``.
+    """
+    named = [
+        i for i in places if _says_group(table.header[i]) or fold(table.header[i]) in GROUP_HEADERS
+    ]
+    others = [i for i in places if i not in named and not _is_index(table, i)]
+    of_marks = whole and all(_is_marked(table, i) for i in others)
+
+    def is_label(place: int) -> bool:
+        header = table.header[place]
+        surely = _says_group(header) or fold(header).endswith("id")
+        return of_marks and not surely and _is_marked(table, place)
+
+    return [i for i in named if not is_label(i)]
+
+
+def _is_marked(table: Table, place: int) -> bool:
+    return all(map(is_mark, table.column(place)))
+
+
+def _says_group(header: str) -> bool:
+    return header.casefold().startswith(_GROUP)
+
+
+def _named(table: Table, wanted: str, flag: str) -> int:
+    """Returns the place of the column that a flag names."""
     found = [i for i, cell in enumerate(table.header) if cell == wanted]
     found = found or [i for i, cell in enumerate(table.header) if fold(cell) == fold(wanted)]
     if len(found) != 1:
         raise DataError(
-            f"{table.shown}: no column {wanted!r}: --label-column takes one of {list(table.header)}"
+            f"{table.shown}: no column {wanted!r}: {flag} takes one of {list(table.header)}"
         )
     return found[0]
+
+
+def _refuse_second_role(table: Table, group: int, roles: Mapping[str, int | None]) -> None:
+    taken = next((role for role, place in roles.items() if place == group), None)
+    if taken is not None:
+        raise DataError(
+            f"{table.shown}: column {table.header[group]!r} holds {taken}: --group-column takes "
+            "another one"
+        )
 
 
 def _refuse_others(table: Table, labels: Sequence[int], folded: Sequence[str]) -> None:

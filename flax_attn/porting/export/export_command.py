@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from flax_attn.config import DATASETS
-from flax_attn.porting.export.export_run import export_run, require_free
+from flax_attn.porting.export.export_run import export_run
 from flax_attn.porting.export.formats import FORMATS
 from flax_attn.runs.directory import Run
 from flax_attn.runs.run_split import look_config, open_run_split
 from flax_attn.system import cli
 from flax_attn.system.compilation_cache import use_compilation_cache
+from flax_attn.system.folders import require_free
 
 FOLDER = "exported"
 

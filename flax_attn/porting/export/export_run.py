@@ -18,7 +18,7 @@ from jaxtyping import UInt8
 
 from flax_attn.data import Split, read_image
 from flax_attn.data.dataset import evenly
-from flax_attn.errors import UsageError, WeightsError
+from flax_attn.errors import WeightsError
 from flax_attn.porting.export.formats import (
     FORMATS,
     INPUT,
@@ -29,7 +29,7 @@ from flax_attn.porting.export.formats import (
 from flax_attn.runs.directory import Run
 from flax_attn.runs.load import restore_best
 from flax_attn.system.files import sync, write_json, writing
-from flax_attn.system.folders import require_writable
+from flax_attn.system.folders import require_free
 from flax_attn.system.json_text import encode_json
 from flax_attn.system.output import mark_output
 
@@ -95,20 +95,6 @@ def export_run(
         write_json(folder / INFO_FILE, info)
     _log.info(f"wrote {', '.join(info['files'])} and {INFO_FILE} to {out}")
     return info
-
-
-def require_free(out: Path, *, flag: str) -> None:
-    """Checks that a folder can be made, before images are read for it.
-
-    Raises:
-      DiskFullError: no space is left.
-      UsageError: it holds something, or cannot be made; ``flag`` is how another is named.
-    """
-    remedy = f"name a new folder with {flag}"
-    with writing(out, remedy=remedy):
-        if out.exists() and (not out.is_dir() or any(out.iterdir())):
-            raise UsageError(f"export: {out} holds something already: {remedy}")
-    require_writable(out.parent, remedy=remedy)
 
 
 @contextmanager
