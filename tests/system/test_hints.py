@@ -61,6 +61,9 @@ ONLY_PARSED = {
     "-m benchmarks.": "takes minutes",
     "isic201": "images that are downloaded",
 }
+TYPED_ELSEWHERE = {
+    "flax-attn reproduce": "tests/studies/reproduce, a minute",
+}
 NOT_OURS = {
     "-m venv": "Python's own",
     "-m pytest": "these tests",
@@ -98,7 +101,9 @@ def _distinct(hints: Sequence[Hint]) -> list[Hint]:
     return [hint for hint in hints if hint in first.values()]
 
 
-TYPED = _distinct([hint for hint in WHOLE if hint not in PARSED])
+TYPED = _distinct(
+    [hint for hint in WHOLE if hint not in PARSED and hint.command not in TYPED_ELSEWHERE]
+)
 
 
 def type_command(argv: Sequence[str]) -> int:
