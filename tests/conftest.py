@@ -94,6 +94,7 @@ HURRIED = (
     "system/test_hints.py",
     "system/test_json_text.py",
     "system/test_output.py",
+    "training/test_region_term.py",
     "training/test_refusals_data.py",
     "training/test_refusals_runs.py",
     "training/test_tables.py",
