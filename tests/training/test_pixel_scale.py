@@ -18,6 +18,9 @@ from flax_attn.config import Config
 from flax_attn.data import Quarantine
 from flax_attn.data.views import GuardedSplit, Subset
 from flax_attn.errors import DataError
+from flax_attn.explain.cam import grad_cam
+from flax_attn.explain.explainer import Explainer
+from flax_attn.explain.forward import network_forward
 from flax_attn.models import build_model, functional
 from flax_attn.models.calibrate import calibrate
 from flax_attn.models.network import pixel_scale
