@@ -166,7 +166,7 @@ def test_files_that_cannot_be_read_join_no_groups() -> None:
     rows = [
         row._replace(digest="" if i % 5 == 0 else row.digest) for i, row in enumerate(rows_of(10))
     ]
-    groups = {row.path: [f"{i // 2}"] for i, row in enumerate(rows)}
+    groups = {row.path: [f"{i // 5}"] for i, row in enumerate(rows)}  # one in each
     splits = split_by_digest(rows, classes=CLASSES, val_fraction=0.4, groups=groups)
     readable = [{g for r in part if r.digest for g in groups[r.path]} for part in splits.values()]
     assert all(readable) and not readable[0] & readable[1]
