@@ -14,8 +14,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NoReturn
 
+import numpy as np
 import pytest
 from matplotlib.figure import Figure
+from PIL import Image
 
 from flax_attn.config import make_config
 from flax_attn.models import build_model
@@ -142,6 +144,10 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows = [f"{name}/{i}.jpg,{name}\n" for name in ("cat", "dog") for i in range(8)]
     (folder / "photos" / "labels.csv").write_text("name,class\n" + "".join(rows))
     put_tree(folder / "others", 3)
+    for image in put_tree(folder / "lesions", 8, ("melanoma", "other")).rglob("*.jpg"):
+        mask = folder / "lesions_masks" / image.relative_to(folder / "lesions").with_suffix(".png")
+        mask.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.eye(20, 30, dtype=np.uint8)).save(mask)
     for number, name in enumerate(("cat.jpg", "photo.jpg", "holiday/1.jpg", "folder/1.jpg")):
         put_image(folder / name, number)
     save_torch(build_model(network("vgg16_bn"), num_classes=5), folder / "vgg16_bn.pth")
