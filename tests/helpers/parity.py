@@ -108,6 +108,11 @@ def fan_in_of_torch(tensor: Tensor) -> float:
     return bounds.fan_in(tensor.permute(axes).numpy())
 
 
+def terms_of_steps(steps: int) -> Callable[[np.ndarray], float]:
+    """``fan_in_of_torch`` of so many steps: each goes there and back, and is rounded anew."""
+    return lambda array: 2 * steps * fan_in_of_torch(torch.from_numpy(np.array(array)))
+
+
 @torch.no_grad()
 def torch_rounding(
     network: nn.Module, evaluate: Callable[[nn.Module], Mapping[str, np.ndarray]]

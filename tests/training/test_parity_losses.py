@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 import torch
 
 from flax_attn.config import TrainConfig
-from flax_attn.ops.images import normalize
-from flax_attn.training import step
 from flax_attn.training.optimizer import make_optimizer
 from flax_attn.training.step import Examples, init_state, make_train_step
+from tests.helpers.bounds import COARSE, DOUBLE, assert_within, rounding
 from tests.helpers.parity import (
     as_double,
     as_ours,
     from_torch,
     is_conv_bias,
-    largest_error,
     random_images,
-    relative_error,
+    terms_of_steps,
     torch_images,
 )
 from tests.helpers.small_torch import small_config, torch_attn_vgg
@@ -39,9 +34,6 @@ TRAIN = TrainConfig(
     weight_decay=1e-4,
     freeze_backbone=False,
 )
-# The issue asks for 1e-4. Double precision leaves 1e-16 times what ten steps and the cancellation
-# in batch statistics of few pixels make of it.
-TOLERANCE = 1e-8
 
 
 def batches() -> tuple[np.ndarray, np.ndarray]:
@@ -49,9 +41,11 @@ def batches() -> tuple[np.ndarray, np.ndarray]:
     return images, np.random.default_rng(1).integers(3, size=(STEPS, BATCH)).astype(np.int32)
 
 
-def train_torch() -> tuple[dict[str, np.ndarray], list[float]]:
-    """The arrays after the steps, by our paths, and the plain cross entropy of each."""
+def train_torch(state: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """What the steps change, by our paths, and the plain cross entropy of each."""
     network = torch_attn_vgg().double().train()
+    network.load_state_dict({key: torch.from_numpy(np.array(a)) for key, a in state.items()})
+    before = changing({key: t.clone() for key, t in network.state_dict().items()})
     rates = {True: TRAIN.backbone_learning_rate, False: TRAIN.learning_rate}
     groups = [
         {"params": [p], "lr": rates[name.startswith("conv_block")]}
@@ -68,10 +62,17 @@ def train_torch() -> tuple[dict[str, np.ndarray], list[float]]:
         (each.sum() / weights[target].sum()).backward()
         optimizer.step()
         losses.append(torch.nn.functional.cross_entropy(logits, target.long()).item())
-    return as_ours(network.state_dict(), config=small_config()), losses
+    after = changing(network.state_dict())
+    return {path: after[path] - before[path] for path in before}, np.array(losses)
 
 
-def train_ours() -> tuple[dict[str, np.ndarray], list[float]]:
+def changing(state: dict[str, torch.Tensor]) -> dict[str, np.ndarray]:
+    """All but the biases of convolutions, which batch statistics leave without a gradient."""
+    arrays = as_ours(state, config=small_config())
+    return {path: array for path, array in arrays.items() if not is_conv_bias(path)}
+
+
+def train_ours() -> tuple[dict[str, np.ndarray], np.ndarray]:
     structure, params, stats = from_torch(torch_attn_vgg(), small_config(), num_classes=3)
     tx = make_optimizer(TRAIN, steps_per_epoch=STEPS)
     train_step = make_train_step(structure, tx, TRAIN, class_weights=WEIGHTS)
@@ -81,20 +82,16 @@ def train_ours() -> tuple[dict[str, np.ndarray], list[float]]:
         examples = Examples(jnp.array(images), jnp.array(labels), jnp.ones(BATCH, bool))
         state, sums, _ = train_step(state, examples)
         losses.append(float(sums.loss) / BATCH)
-    return jax.tree.map(np.asarray, {**state.params, **state.stats}), losses
+    after = jax.tree.map(np.asarray, {**state.params, **state.stats})
+    before = {**params, **stats}
+    return {p: after[p] - before[p] for p in after if not is_conv_bias(p)}, np.array(losses)
 
 
-def test_ten_focal_weighted_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    # The step's own images are float32.
-    monkeypatch.setattr(step, "normalize", partial(normalize, dtype=jnp.float64))
-    with jax.enable_x64(True), jax.default_matmul_precision("highest"):
-        got, losses = train_ours()
-    expected, losses_there = train_torch()
-    assert relative_error(losses, losses_there) < TOLERANCE
-    before = as_ours(torch_attn_vgg().state_dict(), config=small_config())
-    # Batch statistics leave a convolution's bias without a gradient.
-    moved = [path for path in expected if not is_conv_bias(path)]
-    ours, theirs = ({p: arrays[p] - before[p] for p in moved} for arrays in (got, expected))
-    assert all(np.abs(change).max() > 1e-6 for change in theirs.values())
-    error, path = largest_error(ours, theirs)
-    assert error < TOLERANCE, f"{path}: {error:.1e}"
+def test_ten_focal_weighted_steps(double_steps: None) -> None:
+    state = {key: tensor.numpy() for key, tensor in torch_attn_vgg().state_dict().items()}
+    (changes, _), bound = rounding(
+        train_torch, state, terms=terms_of_steps(STEPS), unit=DOUBLE, whole=True, coarse=COARSE
+    )
+    assert all(np.abs(change).max() > 1e-6 for change in changes.values())
+    both = jax.tree.map(lambda b: 2 * b, bound)  # both sides round
+    assert_within(train_ours(), train_torch(state), both, whole=True)

@@ -7,9 +7,7 @@ would move what it then computes: those parameters are held there.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -24,7 +22,6 @@ from flax_attn.models import functional
 from flax_attn.models.functional import Arrays
 from flax_attn.ops.images import normalize
 from flax_attn.porting import TABLES
-from flax_attn.training import step
 from flax_attn.training.optimizer import make_optimizer
 from flax_attn.training.step import Examples, init_state, make_train_step
 from tests.helpers.bounds import COARSE, DOUBLE, assert_within, gamma, rounding
@@ -34,11 +31,11 @@ from tests.helpers.parity import (
     WHOLE,
     as_double,
     as_ours,
-    fan_in_of_torch,
     from_torch,
     is_conv_bias,
     neighbour,
     random_images,
+    terms_of_steps,
     torch_images,
     torch_network,
     vanishes,
@@ -151,14 +148,6 @@ def train_ours(*, norm: str, sizes: ModelConfig) -> Trained:
     return trained({**params, **stats}, after, losses, logits, norm=norm)
 
 
-@pytest.fixture
-def double_precision(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    # The step's own images are float32, and its convolutions compute in their precision.
-    monkeypatch.setattr(step, "normalize", partial(normalize, dtype=jnp.float64))
-    with jax.enable_x64(True), jax.default_matmul_precision("highest"):
-        yield
-
-
 @pytest.mark.parametrize(
     ("norm", "sizes"),
     [
@@ -167,12 +156,8 @@ def double_precision(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         pytest.param("sigmoid", WHOLE, id="sigmoid-whole", marks=pytest.mark.faults),
     ],
 )
-def test_ten_adam_steps(norm: str, sizes: ModelConfig, double_precision: None) -> None:
+def test_ten_adam_steps(norm: str, sizes: ModelConfig, double_steps: None) -> None:
     state = {key: t.numpy() for key, t in torch_network(norm, sizes).state_dict().items()}
-
-    def terms(array: np.ndarray) -> float:
-        """Every step goes there and back once, and is rounded anew."""
-        return 2 * STEPS * fan_in_of_torch(torch.from_numpy(np.array(array)))
 
     def reference(state: dict[str, Any]) -> Trained:
         return train_torch(state, norm=norm, sizes=sizes)
@@ -180,7 +165,9 @@ def test_ten_adam_steps(norm: str, sizes: ModelConfig, double_precision: None) -
     noise: Arrays = {}
     expected = train_torch(state, norm=norm, sizes=sizes, noise=noise)
     got = train_ours(norm=norm, sizes=sizes)
-    _, bound = rounding(reference, state, terms=terms, unit=DOUBLE, whole=True, coarse=COARSE)
+    _, bound = rounding(
+        reference, state, terms=terms_of_steps(STEPS), unit=DOUBLE, whole=True, coarse=COARSE
+    )
     for part in ("values", "changes", "losses", "logits"):
         # Both sides round.
         limit = jax.tree.map(lambda b: 2 * b, getattr(bound, part))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -253,14 +253,8 @@ def test_masks_come_with_their_images_and_with_their_features() -> None:
     assert next(without.epoch(1, seed=0, shuffle=False)).roi is None
 
 
-@pytest.fixture
-def double_precision() -> Iterator[None]:
-    with jax.enable_x64(True), jax.default_matmul_precision("highest"):
-        yield
-
-
 @pytest.mark.parametrize("norm", ["sigmoid", "softmax"])
-def test_ten_steps_equal_pytorchs(tiny: Config, norm: str, double_precision: None) -> None:
+def test_ten_steps_equal_pytorchs(tiny: Config, norm: str, double_steps: None) -> None:
     """Gates and classifier on features, with the term of both gates, in float64."""
     config = frozen(tiny, norm=norm, roi_weights=("pool3=0.5", "pool4=2"))
     model = config.model
