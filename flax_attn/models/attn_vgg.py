@@ -163,7 +163,7 @@ class AttnVGG(Network):
         groups = [size for size in (self.classes, self.heads) if size > 1]
         return attention.reshape(b, *groups, h, w)
 
-    def _soft(self, out: dict[str, GateOutput]) -> dict[str, Float[Array, "b *k h w"]] | None:
+    def _soft(self, out: dict[str, GateOutput]) -> dict[str, Float[Array, "b *k _ _"]] | None:
         return {n: self._maps(o.soft) for n, o in out.items() if o.soft is not None} or None
 
     def _overlap(self, gates: list[GateOutput]) -> Float[Array, "b"]:
