@@ -1,4 +1,4 @@
-"""Lay out a public data set: ``flax-attn prepare isic --year 2017 --source DIR --out DIR``."""
+"""Lay out a public data set as the project reads it: ``flax-attn prepare``."""
 
 from __future__ import annotations
 
