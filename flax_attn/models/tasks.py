@@ -58,7 +58,8 @@ class Task(NamedTuple):
         said = self.decide(probabilities)
         for column, threshold in zip(self.cuts(said.shape[-1]), thresholds, strict=True):
             if not math.isnan(threshold):
-                said[:, column] = probabilities[:, column] > threshold
+                # In float64: a threshold between two neighbours of float32 is neither of them.
+                said[:, column] = probabilities[:, column] > np.float64(threshold)
                 if self.exclusive:
                     said[:, 0] = ~said[:, column]
         return said

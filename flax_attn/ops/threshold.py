@@ -12,9 +12,10 @@ def choose_threshold(truth: Bool[np.ndarray, "n"], scores: Float[np.ndarray, "n"
     """Returns the threshold with the highest balanced accuracy of ``scores > threshold``.
 
     That is the highest of Youden's index, sensitivity + specificity - 1 (Youden 1950, Index for
-    rating diagnostic tests). Thresholds lie midway between neighbouring scores. Of equally good
-    ones it is the nearest to 0.5, of two as near the lower one. NaN if none is better than chance:
-    without both kinds of examples, with all scores equal, or where high scores go with absence.
+    rating diagnostic tests). Thresholds lie midway between neighbouring scores, in float64. Of
+    equally good ones it is the nearest to 0.5, of two as near the lower one. NaN if none is better
+    than chance: without both kinds of examples, with all scores equal, or where high scores go with
+    absence.
     """
     values, place = np.unique(scores.astype(np.float64), return_inverse=True)
     of_value = np.bincount(place, minlength=len(values))

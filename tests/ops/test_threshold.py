@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import balanced_accuracy_score
 
+from flax_attn.models.tasks import TASKS
 from flax_attn.ops.threshold import choose_threshold
 
 
@@ -70,8 +71,11 @@ def test_there_is_none_that_is_no_better_than_chance(truth: list[int], scores: l
     assert math.isnan(choose_threshold(np.array(truth, bool), np.array(scores)))
 
 
-def test_neighbouring_numbers_are_told_apart() -> None:
-    low = np.float32(0.3)
+@pytest.mark.parametrize("steps", [0, 1], ids=["even", "odd"])
+def test_neighbouring_numbers_are_told_apart(steps: int) -> None:
+    """In float32 the middle would be one of the two, the one that is even."""
+    low = np.float32(0.25) + np.float32(steps * 2.0**-25)
     scores = np.array([low, np.nextafter(low, np.float32(1))])
     threshold = choose_threshold(np.array([False, True]), scores)
-    assert (scores > threshold).tolist() == [False, True]
+    said = TASKS["multilabel"].decide_at(scores[:, None], [threshold])
+    assert said.ravel().tolist() == [False, True]

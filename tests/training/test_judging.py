@@ -206,6 +206,16 @@ def test_what_cannot_be_said_is_null_and_explained(case: str) -> None:
         assert explained[0].endswith(", ".join(report.default.undefined))
 
 
+def test_means_leave_out_labels_that_are_undefined() -> None:
+    labels, p = example(MANY, 3)
+    labels[:, 1] = 0
+    known = [0, 2]
+    got = judge(MANY, NAMES, p, labels).default.measures
+    expected = said_of(MANY, 2, labels[:, known], p[:, known])
+    for name in ("balanced_accuracy", "sensitivity", *RANKED):
+        assert got[name].estimate == pytest.approx(expected[name], abs=1e-12), name
+
+
 def test_lines_say_the_numbers_with_their_intervals() -> None:
     labels, p = example(ONE, 2)
     report = judge(ONE, NAMES[:2], p, labels, thresholds=Thresholds({"bee": 0.25}, 7, False))
