@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from flax_attn.config import TrainConfig
+from flax_attn.config import ModelConfig, TrainConfig
 from flax_attn.ops.images import normalize
 from flax_attn.training import step
 from flax_attn.training.optimizer import make_optimizer
@@ -22,13 +22,16 @@ from tests.helpers.parity import (
     is_conv_bias,
     largest_error,
     random_images,
+    randomize,
     relative_error,
     torch_images,
 )
-from tests.helpers.small_torch import small_config, torch_attn_vgg
+from tests.helpers.torch_attn_vgg import TorchAttnVGG
 from tests.helpers.torch_losses import focal
 
 STEPS, BATCH, SIDE = 10, 4, 32
+SIZES = {"widths": (3, 4, 6, 5, 7), "depths": (1, 1, 1, 1, 1), "attn_features": 5}
+MODEL = ModelConfig(**SIZES, conv="exact")
 GAMMA, WEIGHTS = 1.5, np.array([0.5, 4.0, 1.0])
 TRAIN = TrainConfig(
     loss="focal",
@@ -49,9 +52,13 @@ def batches() -> tuple[np.ndarray, np.ndarray]:
     return images, np.random.default_rng(1).integers(3, size=(STEPS, BATCH)).astype(np.int32)
 
 
+def torch_network() -> torch.nn.Module:
+    return randomize(TorchAttnVGG(3, **SIZES), seed=2)
+
+
 def train_torch() -> tuple[dict[str, np.ndarray], list[float]]:
     """The arrays after the steps, by our paths, and the plain cross entropy of each."""
-    network = torch_attn_vgg().double().train()
+    network = torch_network().double().train()
     rates = {True: TRAIN.backbone_learning_rate, False: TRAIN.learning_rate}
     groups = [
         {"params": [p], "lr": rates[name.startswith("conv_block")]}
@@ -68,11 +75,11 @@ def train_torch() -> tuple[dict[str, np.ndarray], list[float]]:
         (each.sum() / weights[target].sum()).backward()
         optimizer.step()
         losses.append(torch.nn.functional.cross_entropy(logits, target.long()).item())
-    return as_ours(network.state_dict(), config=small_config()), losses
+    return as_ours(network.state_dict(), config=MODEL), losses
 
 
 def train_ours() -> tuple[dict[str, np.ndarray], list[float]]:
-    structure, params, stats = from_torch(torch_attn_vgg(), small_config(), num_classes=3)
+    structure, params, stats = from_torch(torch_network(), MODEL, num_classes=3)
     tx = make_optimizer(TRAIN, steps_per_epoch=STEPS)
     train_step = make_train_step(structure, tx, TRAIN, class_weights=WEIGHTS)
     arrays = [jax.tree.map(jnp.array, as_double(part)) for part in (params, stats)]
@@ -91,7 +98,7 @@ def test_ten_focal_weighted_steps(monkeypatch: pytest.MonkeyPatch) -> None:
         got, losses = train_ours()
     expected, losses_there = train_torch()
     assert relative_error(losses, losses_there) < TOLERANCE
-    before = as_ours(torch_attn_vgg().state_dict(), config=small_config())
+    before = as_ours(torch_network().state_dict(), config=MODEL)
     # Batch statistics leave a convolution's bias without a gradient.
     moved = [path for path in expected if not is_conv_bias(path)]
     ours, theirs = ({p: arrays[p] - before[p] for p in moved} for arrays in (got, expected))
