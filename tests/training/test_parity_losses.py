@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import torch
 
-from flax_attn.config import TrainConfig
+from flax_attn.config import ModelConfig, TrainConfig
 from flax_attn.training.optimizer import make_optimizer
 from flax_attn.training.step import Examples, init_state, make_train_step
 from tests.helpers.bounds import COARSE, DOUBLE, assert_within, rounding
@@ -17,13 +17,16 @@ from tests.helpers.parity import (
     from_torch,
     is_conv_bias,
     random_images,
+    randomize,
     terms_of_steps,
     torch_images,
 )
-from tests.helpers.small_torch import small_config, torch_attn_vgg
+from tests.helpers.torch_attn_vgg import TorchAttnVGG
 from tests.helpers.torch_losses import focal
 
 STEPS, BATCH, SIDE = 10, 4, 32
+SIZES = {"widths": (3, 4, 6, 5, 7), "depths": (1, 1, 1, 1, 1), "attn_features": 5}
+MODEL = ModelConfig(**SIZES, conv="exact")
 GAMMA, WEIGHTS = 1.5, np.array([0.5, 4.0, 1.0])
 TRAIN = TrainConfig(
     loss="focal",
@@ -41,9 +44,13 @@ def batches() -> tuple[np.ndarray, np.ndarray]:
     return images, np.random.default_rng(1).integers(3, size=(STEPS, BATCH)).astype(np.int32)
 
 
+def torch_network() -> torch.nn.Module:
+    return randomize(TorchAttnVGG(3, **SIZES), seed=2)
+
+
 def train_torch(state: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """What the steps change, by our paths, and the plain cross entropy of each."""
-    network = torch_attn_vgg().double().train()
+    network = torch_network().double().train()
     network.load_state_dict({key: torch.from_numpy(np.array(a)) for key, a in state.items()})
     before = changing({key: t.clone() for key, t in network.state_dict().items()})
     rates = {True: TRAIN.backbone_learning_rate, False: TRAIN.learning_rate}
@@ -68,12 +75,12 @@ def train_torch(state: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarray], np
 
 def changing(state: dict[str, torch.Tensor]) -> dict[str, np.ndarray]:
     """All but the biases of convolutions, which batch statistics leave without a gradient."""
-    arrays = as_ours(state, config=small_config())
+    arrays = as_ours(state, config=MODEL)
     return {path: array for path, array in arrays.items() if not is_conv_bias(path)}
 
 
 def train_ours() -> tuple[dict[str, np.ndarray], np.ndarray]:
-    structure, params, stats = from_torch(torch_attn_vgg(), small_config(), num_classes=3)
+    structure, params, stats = from_torch(torch_network(), MODEL, num_classes=3)
     tx = make_optimizer(TRAIN, steps_per_epoch=STEPS)
     train_step = make_train_step(structure, tx, TRAIN, class_weights=WEIGHTS)
     arrays = [jax.tree.map(jnp.array, as_double(part)) for part in (params, stats)]
@@ -88,7 +95,7 @@ def train_ours() -> tuple[dict[str, np.ndarray], np.ndarray]:
 
 
 def test_ten_focal_weighted_steps(double_steps: None) -> None:
-    state = {key: tensor.numpy() for key, tensor in torch_attn_vgg().state_dict().items()}
+    state = {key: tensor.numpy() for key, tensor in torch_network().state_dict().items()}
     (changes, _), bound = rounding(
         train_torch, state, terms=terms_of_steps(STEPS), unit=DOUBLE, whole=True, coarse=COARSE
     )
