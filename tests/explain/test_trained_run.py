@@ -17,7 +17,6 @@ from flax_attn.data.decode import ImageError
 from flax_attn.errors import CheckpointError, DataError, FlaxAttnError, UsageError
 from flax_attn.explain.cam import grad_cam
 from flax_attn.explain.trained_run import TrainedRun, evaluate, load
-from flax_attn.ops.images import normalize
 from flax_attn.system import cli
 from flax_attn.training.trainer import train
 from tests.helpers.networks import TINY
@@ -199,7 +198,7 @@ def test_what_predict_returns_is_what_the_maps_take(run: TrainedRun, paths: Sequ
     likeliest = said.probabilities.argmax(-1)
     maps = grad_cam(run.network, said.images, likeliest, "conv5")
     assert maps.shape == (12, 2, 2)
-    out = run.model(normalize(said.images), train=False)
+    out = run.model(run.model.normalize(said.images), train=False)
     np.testing.assert_allclose(said.attention["pool4"], out.attention["pool4"], **BATCHED)
     assert said.labels == [run.classes[k] for k in likeliest]
 
