@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from flax_attn.porting import imagenet
 from flax_attn.porting import port_command as port
@@ -114,6 +114,8 @@ def all_but_validation(data: Path) -> None:
         (data / part).mkdir()
     shutil.copytree(data / "cat", data / "val" / "cat")
     shutil.copytree(data / "dog", data / "val" / "dog")
+    for file in (data / "val").rglob("*.jpg"):  # no copies of what is trained on
+        ImageOps.mirror(Image.open(file)).save(file)
     for name in ("cat", "dog"):
         (data / name).rename(data / "train" / name)
     masks = data.parent / f"{data.name}_masks"
