@@ -163,9 +163,10 @@ def speaking() -> None:
 
 @pytest.fixture
 def undrawn(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Trainings without their pictures, which take longer than a few steps."""
+    """Commands without their pictures of curves, which take longer than a few steps."""
     if not request.node.get_closest_marker("drawn"):
         monkeypatch.setattr("flax_attn.training.trainer.draw_run", lambda *_: None)
+        monkeypatch.setattr("flax_attn.training.evaluation.draw_ranking", lambda *_: None)
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ from flax_attn.statistics import (
     exactly,
     group_difference,
     mean,
+    measure_bounds,
     median_ratio,
     paired_difference,
     slope,
@@ -178,3 +179,39 @@ def test_seeds_must_be_a_finite_list(values: list) -> None:
 def test_successes_must_be_a_part_of_the_count(successes: int, count: int) -> None:
     with pytest.raises(ValueError, match="successes must be 0 to count"):
         wilson(successes, count)
+
+
+def test_bounds_of_measures_are_percentiles_over_resampled_images(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(statistics, "MEASURE_RESAMPLES", 200)
+    values = RNG.normal(size=20)
+    got = measure_bounds(lambda counts: {"mean": counts @ values / counts.sum(1)}, 20)
+    drawn = np.random.default_rng(0).integers(20, size=(200, 20))
+    expected = np.quantile([values[row].mean() for row in drawn], (0.025, 0.975))
+    assert got["mean"] == pytest.approx(tuple(expected))
+    # However many are drawn at a time.
+    monkeypatch.setattr(statistics, "_COUNTS_AT_A_TIME", 70)
+    again = measure_bounds(lambda counts: {"mean": counts @ values / counts.sum(1)}, 20)
+    assert again["mean"] == pytest.approx(got["mean"])
+
+
+def test_bounds_leave_out_resamples_without_a_value() -> None:
+    def of_the_first(counts: np.ndarray) -> dict[str, np.ndarray]:
+        known = counts[:, 0] > 0
+        return {"some": np.where(known, 0.5, np.nan), "none": np.full(len(counts), np.nan)}
+
+    got = measure_bounds(of_the_first, 3)
+    assert got["some"] == (0.5, 0.5) and np.isnan(got["none"]).all()
+    assert np.isnan(measure_bounds(of_the_first, 1)["some"]).all()
+
+
+def test_measures_never_see_all_resamples_of_many_images() -> None:
+    sizes = []
+
+    def count(counts: np.ndarray) -> dict[str, np.ndarray]:
+        sizes.append(counts.size)
+        return {"images": counts.sum(1)}
+
+    assert measure_bounds(count, 3000)["images"] == (3000, 3000)
+    assert sum(sizes) == 3000 * statistics.MEASURE_RESAMPLES and max(sizes) <= 2**18

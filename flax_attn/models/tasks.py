@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -31,6 +32,9 @@ class Task(NamedTuple):
       truth: ``truth(labels, k) -> [n, k]``, on the host: whether an image has each class.
       decide: ``decide(probabilities) -> [n, k]``, on the host: whether it is predicted to.
       blank: ``blank(b, k)``, on the host: labels in the task's form for images of unknown ones.
+      cuts: ``cuts(k)``: the classes whose probability alone decides, by a threshold: of two classes
+        the second, of more none, of labels all.
+      exclusive: whether an image has exactly one class.
     """
 
     loss: Callable[..., Array]
@@ -41,6 +45,23 @@ class Task(NamedTuple):
     truth: Callable[[np.ndarray, int], np.ndarray]
     decide: Callable[[np.ndarray], np.ndarray]
     blank: Callable[[int, int], np.ndarray]
+    cuts: Callable[[int], Sequence[int]]
+    exclusive: bool
+
+    def decide_at(
+        self, probabilities: Float[np.ndarray, "n k"], thresholds: Sequence[float]
+    ) -> Bool[np.ndarray, "n k"]:
+        """Returns whether an image is predicted to have each class, by thresholds of ``cuts``.
+
+        Where one is NaN the task decides as it does without.
+        """
+        said = self.decide(probabilities)
+        for column, threshold in zip(self.cuts(said.shape[-1]), thresholds, strict=True):
+            if not math.isnan(threshold):
+                said[:, column] = probabilities[:, column] > threshold
+                if self.exclusive:
+                    said[:, 0] = ~said[:, column]
+        return said
 
 
 def _weight_of_class(weights: Float[Array, "k"], labels: Int[Array, "b"]) -> Float[Array, "b"]:
@@ -83,6 +104,8 @@ TASKS: dict[str, Task] = {
         truth=_class_of,
         decide=_likeliest,
         blank=lambda b, k: np.zeros(b, np.int32),
+        cuts=lambda k: (1,) if k == 2 else (),
+        exclusive=True,
     ),
     "multilabel": Task(
         binary_cross_entropy,
@@ -93,5 +116,7 @@ TASKS: dict[str, Task] = {
         truth=_labels_of,
         decide=_more_likely_than_not,
         blank=lambda b, k: np.zeros((b, k), np.int32),
+        cuts=range,
+        exclusive=False,
     ),
 }

@@ -19,12 +19,12 @@ from flax_attn.system.folders import require_free, require_writable
 from flax_attn.system.output import mark_output
 from flax_attn.system.processes import Processes, joined
 from flax_attn.training.choices import CHOICES
-from flax_attn.training.evaluation import REMEDY, Evaluation, confusion_lines, evaluate_run
+from flax_attn.training.evaluation import REMEDY, evaluate_run
+from flax_attn.training.judging_text import report_lines
 
 _log = logging.getLogger(__name__)
 
 LEFT_OUT = "left_out.json"
-SHOWN = ("loss", "accuracy", "precision", "recall", "average_precision", "roc_auc")
 
 
 def main(argv: Sequence[str]) -> None:
@@ -79,7 +79,7 @@ def _judge(args: Namespace, processes: Processes) -> None:
         quarantine.keep_in(out / LEFT_OUT)
         if quarantine.entries:
             _log.info(f"{len(quarantine.entries)} unusable images left out: {out / LEFT_OUT}")
-    result = evaluate_run(
+    result, report = evaluate_run(
         run,
         split,
         config=config,
@@ -88,14 +88,6 @@ def _judge(args: Namespace, processes: Processes) -> None:
         out=out,
         processes=processes,
     )
-    if processes.first:
-        _show(result, run.classes)
-
-
-def _show(result: Evaluation, classes: Sequence[str]) -> None:
-    for name in SHOWN:
-        _log.info(f"{name:<18}{result.metrics[name]:.4f}")
-    rate = result.metrics["images_per_second"]
-    _log.info(f"{len(result.probabilities)} images, {rate:.1f} images/s")
-    for line in confusion_lines(result.confusion, classes):
-        _log.info(line)
+    if report is not None:
+        for line in report_lines(report, result.metrics, run.classes):
+            _log.info(line)

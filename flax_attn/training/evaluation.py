@@ -27,6 +27,8 @@ from flax_attn.system.files import write_json, writing
 from flax_attn.system.output import mark_output
 from flax_attn.system.processes import ALONE, Processes
 from flax_attn.training.devices import ONE, Devices, choose_devices
+from flax_attn.training.judging import EvaluationReport, judge, stored_thresholds
+from flax_attn.training.judging_figure import RANKING_FILE, draw_ranking
 from flax_attn.training.multihost import refuse_quarantine, require_same, shared_conditions
 from flax_attn.training.sources import ExampleSource, ImageExamples, steps_per_epoch
 from flax_attn.training.step import EvalStep, Examples, make_eval_step
@@ -124,11 +126,11 @@ def evaluate_run(
     workdir: Path,
     out: Path,
     processes: Processes = ALONE,
-) -> Evaluation:
+) -> tuple[Evaluation, EvaluationReport | None]:
     """Evaluates the best checkpoint of a run on the images of a split.
 
-    Writes ``metrics.json``, ``predictions.csv`` and, for networks with gates, ``attention.png``
-    into ``out``; with several processes the first one does.
+    Writes ``metrics.json``, ``predictions.csv``, ``roc_pr.png`` and, for networks with gates,
+    ``attention.png`` into ``out``; with several processes the first one does.
 
     Args:
       run: the run, as its directory has it.
@@ -139,6 +141,9 @@ def evaluate_run(
       workdir: the run directory.
       out: the folder of the results.
       processes: those that share the evaluation.
+
+    Returns:
+      The results, and what is said of them; None for the latter in all processes but the first.
 
     Raises:
       CheckpointError: there is no checkpoint, or it does not fit.
@@ -159,9 +164,15 @@ def evaluate_run(
         step, params, stats, source, num_classes=len(run.classes), task=task, devices=devices
     )
     if not processes.first:
-        return result
+        return result, None
+    labels = np.asarray(split.labels)[result.judged]
+    own_images = _holds_validation_images(split, run, config, split_name)
+    thresholds = stored_thresholds(task, run.classes, network, own_images=own_images)
+    report = judge(task, run.classes, result.probabilities, labels, thresholds=thresholds)
     summary = {
         **result.metrics,
+        **report.to_json(),
+        **result.metrics,  # of the same definitions, and to the last digit what training logs
         "confusion": result.confusion.tolist(),
         "classes": list(run.classes),
         "dataset": config.data.dataset,
@@ -177,12 +188,22 @@ def evaluate_run(
         params, stats = network.params, network.stats
         step = make_eval_step(network.structure, task)
     panels = attention_panels(step, params, stats, split, run)
+    truth = task.truth(labels, len(run.classes))
+    with writing(f"the pictures in {out}", remedy=REMEDY):
+        draw_ranking(report, truth, result.probabilities, out / RANKING_FILE)
     if panels:
         title = f"{run.config.model.model}, {run.config.model.norm}, epoch {network.epoch}"
         with writing(f"the pictures in {out}", remedy=REMEDY):
             draw_attention(panels, out / "attention.png", title=title)
     _log.info(f"wrote metrics.json, predictions.csv and pictures to {out}")
-    return result
+    return result, report
+
+
+def _holds_validation_images(split: Split, run: Run, config: Config, split_name: str) -> bool:
+    """Returns whether the run's validation images, or new states of them, are in a split."""
+    own = (run.config.data.dataset, run.config.data.data_dir)
+    same_data = (config.data.dataset, config.data.data_dir) == own
+    return split.fingerprint == run.val_fingerprint or same_data and split_name in ("val", "all")
 
 
 def write_predictions(
@@ -211,8 +232,9 @@ def confusion_lines(confusion: Int[np.ndarray, "k *k"], classes: Sequence[str]) 
     else:
         header = "columns: found, missed, falsely said, rightly not said"
         rows = confusion[:, [1, 1, 0, 0], [1, 0, 1, 0]]
+    width = max(16, *(len(plain(n)) + 2 for n in classes))
     lines = [
-        f"  {plain(n):<16}" + "".join(f"{c:>7}" for c in r)
+        f"  {plain(n):<{width}}" + "".join(f"{c:>7}" for c in r)
         for n, r in zip(classes, rows, strict=True)
     ]
     return [header, *lines]

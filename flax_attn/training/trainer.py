@@ -44,6 +44,7 @@ from flax_attn.system.signals import Stop, stop_on_signals
 from flax_attn.training.class_weights import describe_class_weights, resolve_class_weights
 from flax_attn.training.devices import ONE, Devices, devices_for
 from flax_attn.training.evaluation import evaluate_examples
+from flax_attn.training.judging import THRESHOLDS, choose_thresholds
 from flax_attn.training.multihost import (
     held,
     refuse_quarantine,
@@ -360,6 +361,9 @@ def fit(
             "seconds": progress.seconds + time.perf_counter() - started,
             "train": {**progress.sums.compute(), "images_per_second": rate},
             "val": judged.metrics,
+            THRESHOLDS: choose_thresholds(
+                task, judged.probabilities, np.asarray(val_examples.labels)[judged.judged]
+            ),
         }
         if checkpoints is not None:
             checkpoints.judge(step, row)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import math
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -13,6 +15,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from flax_attn.ops.threshold import choose_threshold
+from flax_attn.runs.checkpoints import Checkpoints
 from flax_attn.runs.log import read_rows
 from flax_attn.system import cli
 from flax_attn.training import eval_command, train_command
@@ -85,12 +89,56 @@ def test_evaluation_counts_every_image_once(trained: Path, tmp_path: Path) -> No
         assert picture.width > 400
 
 
-def test_evaluation_gives_what_training_logged(trained: Path, tmp_path: Path) -> None:
+@pytest.mark.drawn
+def test_an_evaluation_decides_again_at_the_threshold_of_the_best_epoch(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(trained, tmp_path / "run")
+    checkpoints = Checkpoints(tmp_path / "run")
+    best = next(row for row in checkpoints.rows if row["step"] == checkpoints.best)
+    assert len(best["thresholds"]) == 1
+    checkpoints.judge(best["step"], {**best, "thresholds": [0.375]})
+    assert evaluate(tmp_path / "run", "--out", str(tmp_path / "out"), "--split", "train") == 0
+    found = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    at = found["at_threshold"]
+    assert at["thresholds"] == {"dog": 0.375} and at["chosen_on_these_images"] is False
+    assert at["chosen_on"] == f"validation images of the run, epoch {best['epoch']}"
+    with open(tmp_path / "out" / "predictions.csv", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    counts = [[0, 0], [0, 0]]
+    for row in rows:
+        counts[row["label"] == "dog"][float(row["dog"]) > 0.375] += 1
+    assert at["confusion"] == counts
+    assert at["sensitivity"] == counts[1][1] / sum(counts[1])
+    assert at["specificity"] == counts[0][0] / sum(counts[0])
+    assert found["sensitivity"] == found["recall"] == found["per_class"]["dog"]["sensitivity"]
+    assert found["intervals"]["roc_auc"][0] <= found["roc_auc"] <= found["intervals"]["roc_auc"][1]
+    said = capsys.readouterr().out
+    where = f"chosen on the run's validation images in epoch {best['epoch']}\n"
+    assert f"at the threshold 0.3750, {where}" in said
+    with Image.open(tmp_path / "out" / "roc_pr.png") as picture:
+        assert picture.width > 800
+
+
+def test_evaluation_gives_what_training_logged_and_its_threshold(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert evaluate(trained, "--out", str(tmp_path)) == 0
     metrics = json.loads((tmp_path / "metrics.json").read_text())
     logged = read_rows(trained)[metrics["epoch"] - 1]["val"]
     for name in ("loss", "accuracy", "roc_auc", "average_precision"):
         assert metrics[name] == pytest.approx(logged[name], rel=chain(5, 72))
+    with open(tmp_path / "predictions.csv", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    truth = np.array([row["label"] == "dog" for row in rows])
+    expected = choose_threshold(truth, np.array([float(row["dog"]) for row in rows]))
+    at = metrics["at_threshold"]
+    if math.isnan(expected):  # as the processor rounds: the network has learnt nothing yet
+        assert at is None and "no threshold" in capsys.readouterr().out
+    else:
+        assert at["thresholds"]["dog"] == pytest.approx(expected, abs=1e-5)
+        assert at["chosen_on_these_images"] is True
+        assert "which are among these: others will look worse" in capsys.readouterr().out
 
 
 def test_batch_size_does_not_change_an_evaluation(trained: Path, tmp_path: Path) -> None:
