@@ -45,7 +45,7 @@ COMMANDS = {
     "explain": Command("flax_attn.explain.explain_command", "show what a run looks at"),
     "ablate": Command("flax_attn.studies.ablate.ablate_command", "compare scores and alignments"),
     "reproduce": Command(
-        "flax_attn.studies.reproduce.reproduce_command", "judge the article's claims"
+        "flax_attn.studies.reproduce.reproduce_command", "judge a paper's claims"
     ),
     "export": Command(
         "flax_attn.porting.export.export_command", "write a network for other programs"
