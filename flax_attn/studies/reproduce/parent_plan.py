@@ -37,6 +37,9 @@ QUICK_WEIGHTS = ("pool3=0.1", "pool4=0.1")
 # melanoma for whatever the classes are.
 QUICK_SETTINGS = {"loss": "focal", "oversample": "balanced", "hidden": QUICK_HIDDEN}
 
+# Digits of a fingerprint: enough to tell two sets of masks apart in a message.
+_DIGITS = 16
+
 # Classes that are the positive one unless another is named.
 _POSITIVE = ("melanoma", "malignant")
 
@@ -136,7 +139,7 @@ class ParentPlan(Plan):
         return {first: name, **{seed: seeded(name, seed) for seed in others}}
 
     def conditions(self) -> dict[str, Any]:
-        own = {"region": dict(self.region), "positive": self.positive, "masks": self.masks}
+        own = {**self.region, "positive": self.positive, "masks": self.masks}
         return {**self._deciding(), **asdict(self.sizes), **own}
 
     def with_masks_of(self, dataset: Dataset) -> ParentPlan:
@@ -157,7 +160,7 @@ class ParentPlan(Plan):
         if not masked:
             return self
         found = read_region_masks(split, workers=self.config.data.workers)
-        return replace(self, masks=found.fingerprint)
+        return replace(self, masks=found.fingerprint[:_DIGITS])
 
     def positive_of(self, classes: Sequence[str]) -> int:
         """Returns the class told from all others: the one named, or melanoma, or the second.

@@ -76,10 +76,10 @@ def test_only_what_is_missing_is_done_again(
     ]
 
 
-def test_other_masks_weights_or_classes_are_other_conditions(
+def test_other_classes_or_weights_are_other_conditions(
     reproduced: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(reproduced, "--positive", "cat") == 4
-    assert "positive was None, now cat" in capsys.readouterr().err
+    assert "positive was None, now 'cat'" in capsys.readouterr().err
     assert run(reproduced, "--roi-weights", "pool4=1") == 4
-    assert "region" in capsys.readouterr().err
+    assert "roi_weights was ['pool3=0.1', 'pool4=0.1'], now ['pool4=1']" in capsys.readouterr().err

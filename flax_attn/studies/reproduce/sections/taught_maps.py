@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Float
 
 from flax_attn.explain import measures
 from flax_attn.explain.measures import Maps, Masks, Values
@@ -49,6 +50,8 @@ MEASURES: dict[str, Callable[[Maps, Masks], Values]] = {
 
 # Each measure's values, image by image.
 Measured = dict[str, Values]
+# Maps by network and name; each gate has its own resolution.
+MapsByKey = dict[tuple[str, str], Float[np.ndarray, "n _ _"]]
 
 
 def section(evidence: Evidence[ParentPlan], out: Path) -> Section:
@@ -110,7 +113,7 @@ def _taught(evidence: Evidence[ParentPlan]) -> bool:
     return evidence.plan.masks is not None
 
 
-def _maps(evidence: Evidence[ParentPlan]) -> dict[tuple[str, str], Maps]:
+def _maps(evidence: Evidence[ParentPlan]) -> MapsByKey:
     """Every map by network and name, in the order of the paper's table."""
     attention = {
         (run, gate): evidence.attention(run, gate)
