@@ -95,6 +95,7 @@ RegionSide = Literal["object", "background"]
 
 _NOT_REPRODUCE = ("train", "ablate")  # ``reproduce`` takes the article's networks as they are
 _TRAIN = ("train",)
+_TAUGHT = ("train", "reproduce")  # which teaches the parent paper's networks
 
 GATED = ("pool2", "pool3", "pool4")
 
@@ -355,13 +356,13 @@ class TrainConfig:
         None,
         "gates whose maps learn from masks, each with the weight of its loss term, such as "
         "pool3=0.001 pool4=0.01 (default: none)",
-        commands=_TRAIN,
+        commands=_TAUGHT,
         needs="masks",
     )
     roi_over: RegionRatio = setting(
         "batch",
         "overlap of maps and masks: one ratio over a batch, or the mean of the images' own",
-        commands=_TRAIN,
+        commands=_TAUGHT,
     )
     roi_masks: RegionSide = setting(
         "object", "what the masks teach: the object, or all but it, as a control", commands=_TRAIN
@@ -370,21 +371,16 @@ class TrainConfig:
     loss: Loss = setting(
         "ce",
         "cross entropy, or focal loss, which counts what is already right for less",
-        commands=_NOT_REPRODUCE,
     )
-    focal_gamma: float = setting(
-        2.0, "exponent of the focal loss", low=0, high=100, commands=_NOT_REPRODUCE
-    )
+    focal_gamma: float = setting(2.0, "exponent of the focal loss", low=0, high=100)
     class_weights: str = setting(
         "none",
         "weights of the classes in the loss: none, balanced, or those named, as in A=1,B=4",
-        commands=_NOT_REPRODUCE,
     )
     oversample: str = setting(
         "none",
         "images of rarer classes shown more often: none, balanced, or how many times an epoch",
         decides="order",
-        commands=_NOT_REPRODUCE,
     )
     flip: bool = setting(False, "random horizontal flips")
     crop_min_area: float | None = setting(

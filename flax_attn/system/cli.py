@@ -44,9 +44,7 @@ COMMANDS = {
     "predict": Command("flax_attn.explain.predict_command", "say what is on new images"),
     "explain": Command("flax_attn.explain.explain_command", "show what a run looks at"),
     "ablate": Command("flax_attn.studies.ablate.ablate_command", "compare scores and alignments"),
-    "reproduce": Command(
-        "flax_attn.studies.reproduce.reproduce_command", "judge the article's claims"
-    ),
+    "reproduce": Command("flax_attn.studies.reproduce.reproduce_command", "judge a paper's claims"),
     "export": Command(
         "flax_attn.porting.export.export_command", "write a network for other programs"
     ),

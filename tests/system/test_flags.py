@@ -148,6 +148,10 @@ OWN: dict[str, dict[str, list[Typed]]] = {
         "--timing-size": one("--timing-size", 32, 224),
         "--timing-batch": one("--timing-batch", 1, 8),
         "--timing-rounds": one("--timing-rounds", 1, 7),
+        "--paper": one("--paper", "article", "parent"),
+        "--positive": one("--positive", "melanoma"),
+        "--curve-images": one("--curve-images", 1, 32),
+        "--curve-steps": one("--curve-steps", 1, 8),
     },
     "prepare": {
         **DEBUG,
@@ -223,6 +227,14 @@ WRONG: dict[str, list[str]] = {
             "--timing-batch --timing-rounds".split()
         ),
         "--timing-size 40",
+        "--paper thesis",
+        "--positive dog",  # of the article
+        "--loss focal",
+        "--curve-steps 8",
+        "--paper parent --timing-size 32",
+        "--paper parent --methods grad_cam",
+        "--paper parent --curve-images 0",
+        "--paper parent --seeds 1 1",
     ],
     "prepare": [
         "--year 2018",

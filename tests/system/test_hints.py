@@ -62,6 +62,7 @@ ONLY_PARSED = {
     "--coordinator": "needs two hosts",
     "-m benchmarks.": "takes minutes",
     "isic201": "images that are downloaded",
+    "--paper parent": "trains six networks: tests/studies/reproduce does",
 }
 TYPED_ELSEWHERE = {
     "flax-attn reproduce": "tests/studies/reproduce, a minute",

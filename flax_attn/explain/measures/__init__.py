@@ -70,6 +70,11 @@ def iou(maps: Maps, masks: Masks) -> Values:
     return _batched(lambda m, mask: localisation.best_iou(m, mask).iou, maps, masks)
 
 
+def jaccard(maps: Maps, masks: Masks) -> Values:
+    """Returns the IoU of the mask with the map cut at half of its range."""
+    return _batched(localisation.jaccard, maps, masks)
+
+
 def inside90(maps: Maps, masks: Masks) -> Values:
     """Returns the smallest share of the object that holds 90 % of what the object receives."""
     return _batched(
@@ -168,6 +173,7 @@ __all__ = [
     "inside90",
     "insertion_area",
     "iou",
+    "jaccard",
     "localisation",
     "part_of_object",
     "pointing",

@@ -8,6 +8,7 @@ for ``energy_inside``, where the map is zero everywhere.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -15,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from flax_attn.explain.cam import enlarge
+from flax_attn.explain.cam import enlarge, scale_to_unit
 from flax_attn.ops.pooling import average_pool
 
 
@@ -87,6 +88,23 @@ def best_iou(maps: Float[Array, "b h w"], mask: Bool[Array, "b H W"]) -> BestIoU
     share = jnp.where(peak > 0, threshold / jnp.where(peak > 0, peak, 1), 1)
     empty = ~mask.any((-2, -1))
     return BestIoU(jnp.where(empty, jnp.nan, best), jnp.where(empty, jnp.nan, share))
+
+
+@partial(jax.jit, static_argnames="share")
+def jaccard(
+    maps: Float[Array, "b h w"], mask: Bool[Array, "b H W"], *, share: float = 0.5
+) -> Float[Array, "b"]:
+    """Returns the Jaccard index (IoU) of the mask with the map cut at a share of its range.
+
+    The map is resampled to the mask, scaled from its smallest value, 0, to its largest, 1, and cut:
+    what is at least ``share`` counts. One threshold for all images, unlike ``best_iou``; a constant
+    map has no cut and scores 0.
+
+    Source: Yan, Kawahara and Hamarneh (2019), with a share of 0.5.
+    """
+    chosen = scale_to_unit(_at_mask(maps, mask)) >= share
+    both, either = (chosen & mask).sum((-2, -1)), (chosen | mask).sum((-2, -1))
+    return jnp.where(mask.any((-2, -1)), both / either, jnp.nan)
 
 
 def centred_gaussian(size: tuple[int, int], *, spread: float = 0.25) -> Float[Array, "h w"]:

@@ -1,8 +1,10 @@
-"""The article's experiments done again, each of its claims beside a number that can refute it.
+"""Papers' experiments done again, each claim beside a number that can refute it.
 
-``experiment_plan`` says what is trained and measured; ``experiments`` does it stage by stage
-(``networks``, ``measure``), and keeps each in ``stages``; ``evidence`` holds the outcome, from
-which ``sections`` make findings with verdicts (``claims``) and ``report`` a page.
+``papers`` is the table of them: the article, and the parent paper. A plan (``experiment_plan``,
+``parent_plan``) says what is trained; ``experiments`` does it stage by stage (``networks``,
+``measure``; ``article`` and ``parent`` have what only one of them measures), and keeps each in
+``stages``; ``evidence`` holds the outcome, from which ``sections`` make findings with verdicts
+(``claims``) and ``report`` a page.
 
 Read ``experiments`` first.
 """

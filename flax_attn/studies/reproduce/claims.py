@@ -65,7 +65,7 @@ class Number(NamedTuple):
 
 
 class Finding(NamedTuple):
-    """One of the article's claims, what decides it, what was found, and the verdict."""
+    """One of the paper's claims, what decides it, what was found, and the verdict."""
 
     claim: str
     rule: str
@@ -90,10 +90,10 @@ class ReportTable(NamedTuple):
 
 @dataclass(frozen=True)
 class Section:
-    """One of the article's experiments: its words, then ours."""
+    """One of the paper's experiments: what it says, then what was found."""
 
     title: str
-    article: str
+    quoted: str
     findings: Sequence[Finding] = ()
     pictures: Sequence[Picture] = ()
     tables: Sequence[ReportTable] = ()

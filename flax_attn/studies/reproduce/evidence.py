@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 
 from flax_attn.figures import Shown
-from flax_attn.studies.reproduce.experiment_plan import ExperimentPlan
+from flax_attn.studies.reproduce.experiment_plan import Plan
 from flax_attn.studies.reproduce.measure import CAMS, PROBABILITIES, attention_name
 from flax_attn.studies.reproduce.stages import Stage
 
+AnyPlan = TypeVar("AnyPlan", bound=Plan)
+
 
 @dataclass(frozen=True, kw_only=True)
-class Evidence:
+class Evidence(Generic[AnyPlan]):
     """Everything measured of the m judged images, and of the n validation images they are among.
 
     Args:
@@ -31,14 +33,15 @@ class Evidence:
       networks: each training's maps and probabilities, by its name.
       rows: the metrics of its epochs, by its name.
       trained_parameters: how many parameters it changed, by its name.
-      cost: parameters, operations and times of both networks.
       sanity: rank correlations with maps of randomised networks, by training.
+      cost: parameters, operations and times of both of the article's networks.
+      curves: areas under the curves of deletion and insertion, by training.
       animals: the masks, empty where one is not known: measures that need it leave the image
         out. None where the data set has none.
       heads: a disc around each head; None where the data set does not say where.
     """
 
-    plan: ExperimentPlan
+    plan: AnyPlan
     classes: tuple[str, ...]
     labels: Int[np.ndarray, "n"]
     train_images: int
@@ -47,8 +50,9 @@ class Evidence:
     networks: Mapping[str, Stage]
     rows: Mapping[str, Sequence[Mapping[str, Any]]]
     trained_parameters: Mapping[str, int]
-    cost: Stage
     sanity: Mapping[str, Stage]
+    cost: Stage = field(default_factory=dict)
+    curves: Mapping[str, Stage] = field(default_factory=dict)
     animals: Bool[np.ndarray, "m s s"] | None = None
     heads: Bool[np.ndarray, "m s s"] | None = None
 
@@ -94,9 +98,15 @@ class Evidence:
 
     def chosen(self, *, cats: int, dogs: int) -> list[int]:
         """Returns the first judged images of each class, in turn: nothing is picked."""
-        first = [np.flatnonzero(self.judged_labels == label) for label in (self.cat, self.dog)]
-        groups = [list(first[0][:cats]), list(first[1][:dogs])]
-        order = [group[i] for i in range(max(cats, dogs)) for group in groups if i < len(group)]
+        return self.first_of(
+            (self.judged_labels == self.cat, cats), (self.judged_labels == self.dog, dogs)
+        )
+
+    def first_of(self, *kinds: tuple[Bool[np.ndarray, "m"], int]) -> list[int]:
+        """Returns the first judged images of each kind, up to its count, in turn."""
+        groups = [list(np.flatnonzero(of_kind)[:count]) for of_kind, count in kinds]
+        longest = max(map(len, groups))
+        order = [group[i] for i in range(longest) for group in groups if i < len(group)]
         return [int(i) for i in order]
 
     def shown(self, chosen: Sequence[int], *, run: str | None = None) -> list[Shown]:

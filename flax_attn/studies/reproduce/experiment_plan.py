@@ -1,10 +1,14 @@
-"""What a reproduction does: the settings of its trainings and the size of its measurements."""
+"""What a reproduction does: the settings of its trainings and the size of its measurements.
+
+``Plan`` is what every paper's plan has; ``ExperimentPlan`` is the article's.
+"""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 from flax_attn.config import Config, ModelConfig, deciding, make_config, validate
 from flax_attn.errors import UsageError
@@ -21,18 +25,27 @@ ARTICLE_HIDDEN, QUICK_HIDDEN = 4096, 1024
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sizes:
-    """How much is measured.
+class CommonSizes:
+    """How much is measured, whatever the paper.
 
     ``map_images``: validation images whose maps are measured; ``sanity_images`` and
-    ``sanity_draws``: images and randomised networks of the sanity check, of the maps by
-    ``methods``; ``timing_*``: side, batch and rounds of the timed training steps.
+    ``sanity_draws``: images and randomised networks of the sanity check.
     """
 
     seeds: tuple[int, ...]
     map_images: int
     sanity_images: int
     sanity_draws: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sizes(CommonSizes):
+    """How much is measured of the article.
+
+    ``methods``: maps of the sanity check beside attention; ``timing_*``: side, batch and rounds of
+    the timed training steps.
+    """
+
     methods: tuple[str, ...]
     timing_size: int
     timing_batch: int
@@ -63,20 +76,61 @@ FULL = Sizes(
 
 
 @dataclass(frozen=True)
-class ExperimentPlan:
-    """What is trained and measured: the settings all trainings share, and the sizes.
+class Plan(ABC):
+    """The settings that all trainings share: ``config`` is that of AttnVGG with sigmoid.
 
-    ``config`` is that of AttnVGG with sigmoid; ``article_hidden`` the width of the dense layers
-    that are counted and timed.
+    ``paper`` is the row of ``PAPERS`` that the plan belongs to.
     """
 
+    paper: ClassVar[str]
+
     config: Config
-    sizes: Sizes
-    article_hidden: int
 
     @property
     def last_epoch(self) -> int:
         return self.config.train.epochs
+
+    @property
+    @abstractmethod
+    def common(self) -> CommonSizes:
+        """The sizes that every plan has."""
+
+    @abstractmethod
+    def runs(self) -> dict[str, Config]:
+        """Returns the trainings by name; the first one's features serve all others."""
+
+    @abstractmethod
+    def conditions(self) -> dict[str, Any]:
+        """Returns all that decides the numbers, by name."""
+
+    def followed(self, run: str) -> tuple[int, ...]:
+        """Returns the epochs whose maps are kept of a training."""
+        del run
+        return (self.last_epoch,)
+
+    def _deciding(self) -> dict[str, Any]:
+        kept = deciding(self.config, "numbers", "order", "data")
+        return {**kept, "epochs": self.last_epoch}
+
+    def _run(self, *, snapshots: tuple[int, ...] | None = None, **settings: Any) -> Config:
+        return self.config.updated(snapshot_epochs=snapshots or (self.last_epoch,), **settings)
+
+
+@dataclass(frozen=True)
+class ExperimentPlan(Plan):
+    """What is trained and measured of the article.
+
+    ``article_hidden`` is the width of the dense layers that are counted and timed.
+    """
+
+    paper = "article"
+
+    sizes: Sizes
+    article_hidden: int
+
+    @property
+    def common(self) -> CommonSizes:
+        return self.sizes
 
     @property
     def epochs(self) -> tuple[int, ...]:
@@ -95,13 +149,16 @@ class ExperimentPlan:
             SIGMOID: self._run(norm=SIGMOID, seed=first, snapshots=self.frames),
             SOFTMAX: self._run(norm=SOFTMAX, seed=first, snapshots=self.frames),
             DENSE: self._run(model=DENSE, seed=first),
-            **{seeded(seed): self._run(norm=SIGMOID, seed=seed) for seed in others},
+            **{seeded(SIGMOID, seed): self._run(norm=SIGMOID, seed=seed) for seed in others},
         }
+
+    def followed(self, run: str) -> tuple[int, ...]:
+        return self.frames if run in (SIGMOID, SOFTMAX) else (self.last_epoch,)
 
     def sigmoid_runs(self) -> dict[int, str]:
         """Returns the names of the trainings with sigmoid, by seed."""
         first, *others = self.sizes.seeds
-        return {first: SIGMOID, **{seed: seeded(seed) for seed in others}}
+        return {first: SIGMOID, **{seed: seeded(SIGMOID, seed) for seed in others}}
 
     def article_models(self) -> tuple[ModelConfig, ModelConfig]:
         """Returns AttnVGG and VGG16_bn at the article's sizes, to be counted and timed."""
@@ -109,18 +166,13 @@ class ExperimentPlan:
         return model, replace(model, model=DENSE)
 
     def conditions(self) -> dict[str, Any]:
-        """Returns all that decides the numbers, by name."""
-        kept = deciding(self.config, "numbers", "order", "data")
-        kept["epochs"] = self.config.train.epochs
-        return {**kept, **asdict(self.sizes), "article_hidden": self.article_hidden}
-
-    def _run(self, *, snapshots: tuple[int, ...] | None = None, **settings: Any) -> Config:
-        return self.config.updated(snapshot_epochs=snapshots or (self.last_epoch,), **settings)
+        sizes = asdict(self.sizes)
+        return {**self._deciding(), **sizes, "article_hidden": self.article_hidden}
 
 
-def seeded(seed: int) -> str:
-    """Returns the name of a further training with sigmoid."""
-    return f"{SIGMOID}-seed{seed}"
+def seeded(name: str, seed: int) -> str:
+    """Returns the name of a further training of a network."""
+    return f"{name}-seed{seed}"
 
 
 def make_plan(
@@ -146,18 +198,23 @@ def make_plan(
             f"--epochs must be at least 2 to compare epochs, got {config.train.epochs}"
         )
     chosen = replace(FULL if full else QUICK, **sizes)
-    _check(chosen)
+    check_sizes(chosen)
+    if chosen.timing_size % 32:
+        raise UsageError(f"--timing-size must be a multiple of 32, got {chosen.timing_size}")
     plan = ExperimentPlan(config, chosen, settings.get("hidden", ARTICLE_HIDDEN))
     for run in plan.runs().values():
         validate(run)
     return plan
 
 
-def _check(sizes: Sizes) -> None:
+def check_sizes(sizes: CommonSizes) -> None:
+    """Checks that every size is at least 1, and that there are different seeds.
+
+    Raises:
+      UsageError: one is not.
+    """
     for name, value in asdict(sizes).items():
         if isinstance(value, int) and value < 1:
             raise UsageError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
     if not sizes.seeds or len(set(sizes.seeds)) < len(sizes.seeds) or min(sizes.seeds) < 0:
         raise UsageError(f"--seeds takes different numbers from 0 on, got {list(sizes.seeds)}")
-    if sizes.timing_size % 32:
-        raise UsageError(f"--timing-size must be a multiple of 32, got {sizes.timing_size}")

@@ -107,16 +107,23 @@ def cams(
 ) -> Stage:
     """Returns Grad-CAM of each image's class at each stage, by the stage's name."""
     found: dict[str, list[np.ndarray]] = {stage: [] for stage in stages}
-    n = len(images)
-    size = min(batch_size, n)
-    for start in bar(range(0, n, size), -(-n // size), text):
-        # The last batch has the shape of the others: it is filled with the first images.
-        places = np.arange(start, start + size) % n
+    batches = list(full_batches(len(images), batch_size))
+    for wanted, places in bar(batches, len(batches), text):
         for stage, parts in found.items():
             index = jnp.asarray(class_index[places])
             maps = np.asarray(grad_cam(network, images[places], index, stage))
-            parts.append(maps[: n - start])
+            parts.append(maps[:wanted])
     return {stage: np.concatenate(parts) for stage, parts in found.items()}
+
+
+def full_batches(n: int, size: int) -> Iterator[tuple[int, Int[np.ndarray, "b"]]]:
+    """Yields the places of a batch's images, and how many of them, from the first, are wanted.
+
+    The last batch has the shape of the others: it is filled with the first images.
+    """
+    size = min(size, n)
+    for start in range(0, n, size):
+        yield min(size, n - start), np.arange(start, start + size) % n
 
 
 def rank_correlations(

@@ -1,4 +1,4 @@
-"""The report: its sections in the article's order, written in all forms."""
+"""The report: its sections in the paper's order, written in all forms."""
 
 from __future__ import annotations
 
@@ -13,25 +13,15 @@ import jax
 from flax_attn.runs.directory import package_versions
 from flax_attn.studies.reproduce.claims import ReportTable, Section
 from flax_attn.studies.reproduce.evidence import Evidence
-from flax_attn.studies.reproduce.experiment_plan import SIGMOID
+from flax_attn.studies.reproduce.papers import PAPERS
 from flax_attn.studies.reproduce.report_markdown import write_markdown, write_numbers
 from flax_attn.studies.reproduce.report_page import write_page
-from flax_attn.studies.reproduce.sections import (
-    comparison,
-    dogs,
-    on_the_animal,
-    over_epochs,
-    sanity_check,
-    spread,
-    versus_grad_cam,
-)
 from flax_attn.system.cpu import threads
 from flax_attn.system.output import mark_output
 
 _log = logging.getLogger(__name__)
 
 PAGE, MARKDOWN, NUMBERS = "index.html", "report.md", "numbers.json"
-TITLE = "How attention improves a CNN's performance: the article reproduced"
 
 
 def write_report(
@@ -48,8 +38,10 @@ def write_report(
     counts = Counter(finding.verdict for section in sections for finding in section.findings)
     said = ", ".join(f"{counts[v]} {v}" for v in ("supported", "not supported", "undecided"))
     summary = f"{_setting(evidence)} Of {sum(counts.values())} claims: {said}."
-    write_page(sections, out / PAGE, title=TITLE, summary=summary)
-    write_markdown(sections, out / MARKDOWN, title=TITLE, summary=summary)
+    paper = PAPERS[evidence.plan.paper]
+    names = {"title": paper.title, "source": paper.source}
+    write_page(sections, out / PAGE, summary=summary, **names)
+    write_markdown(sections, out / MARKDOWN, summary=summary, **names)
     write_numbers(sections, out / NUMBERS, conditions=conditions)
     for section in sections:
         for finding in section.findings:
@@ -61,10 +53,8 @@ def write_report(
 
 def make_sections(evidence: Evidence, out: Path) -> list[Section]:
     """Returns every section the data set allows, its pictures drawn into ``out``."""
-    makers = [spread, over_epochs, dogs, comparison, versus_grad_cam]
-    if evidence.animals is not None:
-        makers.append(on_the_animal)
-    return [maker.section(evidence, out) for maker in [*makers, sanity_check]]
+    paper = PAPERS[evidence.plan.paper]
+    return [section(evidence, out) for section in paper.sections(evidence)]
 
 
 def _setting(evidence: Evidence) -> str:
@@ -84,22 +74,25 @@ def _setting(evidence: Evidence) -> str:
 def _how(evidence: Evidence, weights: Mapping[str, str], seconds: Mapping[str, float]) -> Section:
     plan = evidence.plan
     config = plan.config
-    ours = [
-        ("images", _setting(evidence), "10,000 photographs of cats and dogs, 224 pixels"),
-        ("weights", weights.get("source", "unknown"), "ImageNet (torchvision's VGG16_bn)"),
-        ("epochs", str(config.train.epochs), "up to 20; curves over 15"),
-        ("optimizer", _optimizer(evidence), "Adam, rate not named"),
-        ("batch", str(config.train.batch_size), "not named"),
-        ("seeds", ", ".join(map(str, plan.sizes.seeds)), "one"),
-        ("device", _device(), "a GPU"),
-        ("packages", ", ".join(f"{k} {v}" for k, v in package_versions().items()), "PyTorch"),
-    ]
+    paper = PAPERS[plan.paper]
+    ours = {
+        "images": _setting(evidence),
+        "weights": weights.get("source", "unknown"),
+        "epochs": str(config.train.epochs),
+        "optimizer": _optimizer(evidence),
+        "batch": str(config.train.batch_size),
+        **paper.own_setting(plan),
+        "seeds": ", ".join(map(str, plan.common.seeds)),
+        "device": _device(),
+        "packages": ", ".join(f"{k} {v}" for k, v in package_versions().items()),
+    }
+    compared = [[name, here, paper.setting[name]] for name, here in ours.items()]
     times = [[name, f"{value:.0f} s"] for name, value in seconds.items()]
     return Section(
         title="How this was made",
-        article="",
+        quoted="",
         tables=[
-            ReportTable(["", "here", "the article"], ours, ""),
+            ReportTable(["", "here", paper.source.lower()], compared, ""),
             ReportTable(
                 ["stage", "time"], times, f"In all {sum(seconds.values()) / 60:.1f} minutes."
             ),
@@ -111,8 +104,7 @@ def _how(evidence: Evidence, weights: Mapping[str, str], seconds: Mapping[str, f
             "Networks are those after the last epoch, so that nothing was chosen on the "
             "validation images. Pictures show the first images of each class.",
             "An interval over images does not tell how another training would have come out: "
-            f"only what is shown for each seed does. Other numbers are of {SIGMOID} with the "
-            "first seed.",
+            f"only what is shown for each seed does. {paper.on_seeds}",
             *_on_masks(evidence),
         ],
     )

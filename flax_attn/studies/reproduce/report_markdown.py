@@ -10,13 +10,18 @@ from flax_attn.studies.reproduce.claims import Finding, ReportTable, Section
 from flax_attn.system.files import write_json, write_text
 
 
-def write_markdown(sections: Sequence[Section], path: Path, *, title: str, summary: str) -> None:
-    """Writes every section with its findings, pictures, tables and remarks."""
+def write_markdown(
+    sections: Sequence[Section], path: Path, *, title: str, summary: str, source: str
+) -> None:
+    """Writes every section with its findings, pictures, tables and remarks.
+
+    ``source`` is the paper, in two words.
+    """
     parts = [f"# {title}", summary]
     for number, section in enumerate(sections, 1):
         parts.append(f"## {number}. {section.title}")
-        if section.article:
-            parts.append(f"> The article: {section.article}")
+        if section.quoted:
+            parts.append(f"> {source}: {section.quoted}")
         if section.findings:
             header = ["claim", "decided by", "measured [95 %]", "verdict"]
             parts.append(_table(header, [_row(finding) for finding in section.findings]))

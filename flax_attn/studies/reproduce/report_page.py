@@ -13,13 +13,15 @@ from flax_attn.studies.reproduce.claims import Finding, Number, ReportTable, Sec
 from flax_attn.system.files import write_text
 
 TEMPLATE = files("flax_attn.studies.reproduce") / "template"
-OVERVIEW = "The article's claims"
 
 
-def write_page(sections: Sequence[Section], path: Path, *, title: str, summary: str) -> None:
-    """Writes the page; pictures are read from its folder."""
-    body = [_overview(sections)]
-    body += [_section(section, number, path.parent) for number, section in enumerate(sections, 1)]
+def write_page(
+    sections: Sequence[Section], path: Path, *, title: str, summary: str, source: str
+) -> None:
+    """Writes the page; pictures are read from its folder. ``source`` is the paper, in two words."""
+    body = [_overview(sections, source)]
+    for number, section in enumerate(sections, 1):
+        body.append(_section(section, number, path.parent, source))
     page = fill(
         TEMPLATE / "report.html",
         title=_text(title),
@@ -30,7 +32,7 @@ def write_page(sections: Sequence[Section], path: Path, *, title: str, summary: 
     write_text(path, page)
 
 
-def _overview(sections: Sequence[Section]) -> str:
+def _overview(sections: Sequence[Section], source: str) -> str:
     rows = []
     for number, section in enumerate(sections, 1):
         for place, finding in enumerate(section.findings):
@@ -43,13 +45,14 @@ def _overview(sections: Sequence[Section]) -> str:
                 f"<td>{_numbers(finding.numbers[:1])}</td><td>{_badge(finding.verdict)}</td></tr>"
             )
     head = "<th>figure or table</th><th>claim</th><th>measured [95 %]</th><th>verdict</th>"
-    return f"<section><h2>{OVERVIEW}</h2>{_table(head, rows, '')}</section>"
+    return f"<section><h2>{_text(source)}'s claims</h2>{_table(head, rows, '')}</section>"
 
 
-def _section(section: Section, number: int, folder: Path) -> str:
+def _section(section: Section, number: int, folder: Path, source: str) -> str:
     parts = [f"<h2>{number}. {_text(section.title)}</h2>"]
-    if section.article:
-        parts.append(f"<blockquote><b>The article</b>{_text(section.article)}</blockquote>")
+    if section.quoted:
+        quoted = _text(section.quoted)
+        parts.append(f"<blockquote><b>{_text(source)}</b>{quoted}</blockquote>")
     if section.findings:
         head = "<th>claim, and what decides it</th><th>measured [95 %]</th><th>verdict</th>"
         parts.append(_table(head, [_finding(finding) for finding in section.findings], ""))

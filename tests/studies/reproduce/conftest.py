@@ -8,7 +8,7 @@ import pytest
 
 SECTIONS = (
     *("spread", "over_epochs", "dogs", "comparison", "versus_grad_cam", "on_the_animal"),
-    "sanity_check",
+    *("sanity_check", "recognition", "taught_maps", "used_maps"),
 )
 
 
@@ -16,6 +16,7 @@ SECTIONS = (
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Sections without their pictures, and with fewer resamples."""
     monkeypatch.setattr("flax_attn.statistics.RESAMPLES", 400)
+    monkeypatch.setattr("flax_attn.statistics.MEASURE_RESAMPLES", 200)
     for section in SECTIONS:
         # Not at the top: settings of JAX are made before anything imports it.
         module = import_module(f"flax_attn.studies.reproduce.sections.{section}")

@@ -1,1 +1,1 @@
-"""The report's sections, one a claim or a figure of the article."""
+"""The report's sections, one a claim, a figure or a table of a paper."""

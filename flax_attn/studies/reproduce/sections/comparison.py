@@ -41,7 +41,7 @@ def section(evidence: Evidence, out: Path) -> Section:
     accuracy = paired_difference(evidence.right(SIGMOID), evidence.right(DENSE))
     return Section(
         title="AttnVGG against VGG16_bn",
-        article=(
+        quoted=(
             "AttnVGG16 is comparable with the original VGG16_bn (after 15 epochs 98.2 % against "
             "98.9 % validation accuracy), with fewer trainable parameters and faster computation "
             "(14 min 43 s against 15 min 44 s). Its accuracy, precision and recall seem to improve "

@@ -59,7 +59,7 @@ def section(evidence: Evidence, out: Path) -> Section:
         findings.append(_dogs_better(evidence))
     return Section(
         title="Dogs and cats",
-        article=(
+        quoted=(
             "Pool-3 attention focuses on dog features while pool-4 attention focuses on non-dog "
             "features; sigmoid appears to be able to identify dogs better than cats."
         ),

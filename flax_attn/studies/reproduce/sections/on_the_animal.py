@@ -46,7 +46,7 @@ def section(evidence: Evidence, out: Path) -> Section:
     _draw(found, control, out)
     return Section(
         title="Does attention lie on the animal?",
-        article=(
+        quoted=(
             "The ability to identify and emphasize significant regions in the input images "
             "improves the interpretability of the model's decisions."
         ),

@@ -47,7 +47,7 @@ def section(evidence: Evidence, out: Path) -> Section:
     frames = ", ".join(map(str, evidence.plan.frames))
     return Section(
         title=f"Attention after epochs {epochs}",
-        article=(
+        quoted=(
             "As the number of epochs increases, pool-3 attention focuses on dog features while "
             "pool-4 attention focuses on non-dog features. No distinct improvements can be "
             "observed for softmax."

@@ -66,7 +66,7 @@ def section(evidence: Evidence, out: Path) -> Section:
     sizes = evidence.plan.sizes
     return Section(
         title="Sanity check: maps of a randomised network",
-        article=(
+        quoted=(
             "Attention maps give insights into the model's focus on particular image regions, "
             "which helps building trust in the model's decisions."
         ),

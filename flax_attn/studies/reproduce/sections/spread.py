@@ -57,7 +57,7 @@ def section(evidence: Evidence, out: Path) -> Section:
         ]
     return Section(
         title="Attention on pool-3 and pool-4: sigmoid and softmax",
-        article=(
+        quoted=(
             "Sigmoid lets the model attend to multiple regions; with softmax the mask is fixated "
             "on small spots, a single region of the highest importance."
         ),

@@ -36,7 +36,7 @@ def section(evidence: Evidence, out: Path) -> Section:
     cats = evidence.judged_labels == evidence.cat
     return Section(
         title="Attention against Grad-CAM",
-        article=(
+        quoted=(
             "Grad-CAM of the last convolution of the pool-4 block shows that this layer is looking "
             "at the face of cats mostly, while the attention map of pool-4 seems to be paying "
             "attention to the whole cat."
