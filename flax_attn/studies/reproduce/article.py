@@ -10,9 +10,9 @@ import numpy as np
 from flax_attn.data import Dataset
 from flax_attn.errors import DataError
 from flax_attn.studies.reproduce import measure
-from flax_attn.studies.reproduce.bench import Bench
 from flax_attn.studies.reproduce.experiment_plan import SIGMOID, SOFTMAX, ExperimentPlan
 from flax_attn.studies.reproduce.stages import Stage, Stages
+from flax_attn.studies.reproduce.trained_networks import TrainedNetworks
 
 
 def prepare(plan: ExperimentPlan, dataset: Dataset) -> ExperimentPlan:
@@ -38,29 +38,29 @@ def count_stages(plan: ExperimentPlan, dataset: Dataset) -> int:
     return 2 * len(plan.runs()) + 2 * 2 + 2
 
 
-def measure_article(bench: Bench[ExperimentPlan]) -> dict[str, Any]:
+def measure_article(study: TrainedNetworks[ExperimentPlan]) -> dict[str, Any]:
     """Returns Grad-CAM among what networks show, the sanity check, costs and heads."""
-    stages, networks = bench.stages, dict(bench.networks)
+    stages, networks = study.stages, dict(study.networks)
     for run in (SIGMOID, SOFTMAX):
         networks[run] = networks[run] | stages.get(
             f"grad_cam-{run}",
-            f"Grad-CAM of {len(bench.places)} images, {run}",
-            partial(bench.cams, run, measure.CAMS),
+            f"Grad-CAM of {len(study.places)} images, {run}",
+            partial(study.cams, run, measure.CAMS),
         )
     checked = {
         run: stages.get(
             f"sanity-{run}",
             f"sanity check, {run}",
             # Of both networks' attention; the other methods once.
-            partial(bench.sanity, run, bench.plan.sizes.methods if run == SIGMOID else ()),
+            partial(study.sanity, run, study.plan.sizes.methods if run == SIGMOID else ()),
         )
         for run in (SIGMOID, SOFTMAX)
     }
     return {
         "networks": networks,
         "sanity": checked,
-        "cost": _cost(bench.plan, stages),
-        "heads": measure.heads(bench.dataset.splits["val"], bench.places),
+        "cost": _cost(study.plan, stages),
+        "heads": measure.heads(study.dataset.splits["val"], study.places),
     }
 
 

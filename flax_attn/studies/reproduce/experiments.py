@@ -17,7 +17,6 @@ from flax_attn.runs.conditions import compare, describe
 from flax_attn.runs.directory import locked
 from flax_attn.runs.log import read_rows
 from flax_attn.studies.reproduce import measure
-from flax_attn.studies.reproduce.bench import Bench
 from flax_attn.studies.reproduce.evidence import Evidence
 from flax_attn.studies.reproduce.experiment_plan import Plan
 from flax_attn.studies.reproduce.networks import (
@@ -30,6 +29,7 @@ from flax_attn.studies.reproduce.networks import (
 from flax_attn.studies.reproduce.papers import PAPERS
 from flax_attn.studies.reproduce.report import write_report
 from flax_attn.studies.reproduce.stages import Stage, Stages
+from flax_attn.studies.reproduce.trained_networks import TrainedNetworks
 from flax_attn.system.files import writing
 from flax_attn.training.start import Initial
 from flax_attn.training.trainer import train
@@ -88,8 +88,8 @@ def _gather(
     animals = _animals(plan, split, places)
     trained = _train(plan, dataset, initial, stages, workdir)
     networks = {name: _shown(plan, each, dataset, places, stages) for name, each in trained.items()}
-    bench = Bench(plan, dataset, places, stages, trained, networks)
-    measured = PAPERS[plan.paper].measure(bench)
+    study = TrainedNetworks(plan, dataset, places, stages, trained, networks)
+    measured = PAPERS[plan.paper].measure(study)
     evidence: Evidence = Evidence(
         plan=plan,
         classes=dataset.classes,

@@ -12,7 +12,6 @@ from typing import Any
 
 from flax_attn.data import Dataset
 from flax_attn.studies.reproduce import article, parent
-from flax_attn.studies.reproduce.bench import Bench
 from flax_attn.studies.reproduce.claims import Section
 from flax_attn.studies.reproduce.evidence import Evidence
 from flax_attn.studies.reproduce.experiment_plan import (
@@ -41,6 +40,7 @@ from flax_attn.studies.reproduce.sections import (
     used_maps,
     versus_grad_cam,
 )
+from flax_attn.studies.reproduce.trained_networks import TrainedNetworks
 
 MakeSection = Callable[[Evidence, Path], Section]
 
@@ -75,7 +75,7 @@ class Paper:
     make_plan: Callable[..., Plan]
     prepare: Callable[[Any, Dataset], Plan]
     count: Callable[[Any, Dataset], int]
-    measure: Callable[[Bench], dict[str, Any]]
+    measure: Callable[[TrainedNetworks], dict[str, Any]]
     sections: Callable[[Evidence], Sequence[MakeSection]]
     setting: Mapping[str, str]
     own_setting: Callable[[Any], Mapping[str, str]]

@@ -12,11 +12,11 @@ from flax_attn.data.dataset import MaskedSplit, evenly
 from flax_attn.errors import DataError
 from flax_attn.explain.forward import NetworkForward
 from flax_attn.studies.reproduce import deletion_curves
-from flax_attn.studies.reproduce.bench import TOGETHER, Bench
 from flax_attn.studies.reproduce.experiment_plan import GATES
 from flax_attn.studies.reproduce.measure import PROBABILITIES, attention_name
 from flax_attn.studies.reproduce.parent_plan import GAP, ParentPlan
 from flax_attn.studies.reproduce.stages import Stage
+from flax_attn.studies.reproduce.trained_networks import TOGETHER, TrainedNetworks
 
 # The name under which CAM of VGG-16-GAP is kept. For a network that averages its last map and
 # classifies the means, Grad-CAM of the last convolution is CAM, up to a factor and its sign.
@@ -51,34 +51,34 @@ def _may_have_masks(dataset: Dataset) -> bool:
     return isinstance(dataset.splits["val"], MaskedSplit)
 
 
-def measure_parent(bench: Bench[ParentPlan]) -> dict[str, Any]:
+def measure_parent(study: TrainedNetworks[ParentPlan]) -> dict[str, Any]:
     """Returns what networks show, with CAM; the sanity check; deletion and insertion curves."""
-    networks, plan = dict(bench.networks), bench.plan
-    if _may_have_masks(bench.dataset):
-        text = f"CAM of {len(bench.places)} images, {GAP}"
-        maps = bench.stages.get(f"cam-{GAP}", text, partial(bench.cams, GAP, {CAM: "conv5"}))
+    networks, plan = dict(study.networks), study.plan
+    if _may_have_masks(study.dataset):
+        text = f"CAM of {len(study.places)} images, {GAP}"
+        maps = study.stages.get(f"cam-{GAP}", text, partial(study.cams, GAP, {CAM: "conv5"}))
         networks[GAP] = networks[GAP] | maps
     sanity, curves = {}, {}
     for run in plan.attending():
         text = f"sanity check, {run}"
-        sanity[run] = bench.stages.get(f"sanity-{run}", text, partial(bench.sanity, run, ()))
+        sanity[run] = study.stages.get(f"sanity-{run}", text, partial(study.sanity, run, ()))
     for run in plan.attending():
         text = f"deletion and insertion, {run}"
-        curves[run] = bench.stages.get(f"curves-{run}", text, partial(_curves, bench, run))
+        curves[run] = study.stages.get(f"curves-{run}", text, partial(_curves, study, run))
     return {"networks": networks, "sanity": sanity, "curves": curves}
 
 
-def _curves(bench: Bench[ParentPlan], run: str) -> Stage:
+def _curves(study: TrainedNetworks[ParentPlan], run: str) -> Stage:
     """Of the class that the network says."""
-    sizes, trained, shown = bench.plan.sizes, bench.trained[run], bench.networks[run]
-    chosen = evenly(len(bench.places), sizes.curve_images)
-    places = [bench.places[i] for i in chosen]
-    epoch = bench.plan.last_epoch
+    sizes, trained, shown = study.plan.sizes, study.trained[run], study.networks[run]
+    chosen = evenly(len(study.places), sizes.curve_images)
+    places = [study.places[i] for i in chosen]
+    epoch = study.plan.last_epoch
     maps = {gate: shown[attention_name(gate, epoch)][chosen] for gate in GATES}
     return deletion_curves.areas(
         # Nothing is differentiated, so that convolutions may be the fastest.
         NetworkForward(trained.structure, *trained.at(epoch)),
-        bench.images_at(places),
+        study.images_at(places),
         deletion_curves.with_controls(maps),
         shown[PROBABILITIES].argmax(-1)[places],
         steps=sizes.curve_steps,

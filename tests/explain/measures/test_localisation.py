@@ -13,6 +13,7 @@ from flax_attn.explain.measures.localisation import (
     best_iou,
     centred_gaussian,
     energy_inside,
+    jaccard,
     pointing_game,
     product,
 )
@@ -145,6 +146,20 @@ def test_best_iou_of_simple_maps() -> None:
     np.testing.assert_array_equal(constant.share, 1)
 
 
+def test_jaccard_cuts_at_half_of_the_range() -> None:
+    mask = np.zeros((1, 2, 4), bool)
+    mask[0, 0] = True
+    # From 2 to 4: of the mask three cells of four reach 3, and one beside it.
+    m = np.array([[[4, 3, 3.5, 2], [2.5, 3.25, 2, 2]]], np.float32)
+    assert float(jaccard(jnp.asarray(m), jnp.asarray(mask))[0]) == pytest.approx(3 / 5)
+    # Whatever its scale and offset; -m reaches half of its range where m is at most 3.
+    for other, expected in ((7 * m + 1, 3 / 5), (-m, 2 / 7)):
+        found = float(jaccard(jnp.asarray(other), jnp.asarray(mask))[0])
+        assert found == pytest.approx(expected)
+    constant = jaccard(jnp.ones((1, 2, 4)), jnp.asarray(mask))
+    assert float(constant[0]) == 0
+
+
 def test_measures_ignore_the_scale_of_a_map() -> None:
     mask, m = jnp.asarray(masks(4, 8, 8)), jnp.asarray(maps(4, 8, 8))
     for factor in (2.0**-20, 2.0**20):
@@ -162,6 +177,7 @@ def test_empty_masks_are_undefined() -> None:
         pointing_game(m, mask),
         energy_inside(m, mask),
         best_iou(m, mask).iou,
+        jaccard(m, mask),
     ):
         assert np.isnan(value).all()
 
@@ -192,7 +208,7 @@ def test_product_resamples_to_the_finer_map() -> None:
 
 
 @pytest.mark.usefixtures("wrong_shapes")
-@pytest.mark.parametrize("measure", [pointing_game, energy_inside, best_iou])
+@pytest.mark.parametrize("measure", [pointing_game, energy_inside, best_iou, jaccard])
 def test_batches_must_pair_up(measure) -> None:
     with pytest.raises(ValueError, match="must pair up"):
         measure(jnp.ones((2, 4, 4)), jnp.ones((1, 4, 4), bool))

@@ -22,7 +22,7 @@ FRESH_SEED = 1_000_000
 
 
 @dataclass(frozen=True)
-class Bench(Generic[AnyPlan]):
+class TrainedNetworks(Generic[AnyPlan]):
     """Trained networks and the m judged images.
 
     Args:
