@@ -110,11 +110,12 @@ def _ordered(plan: ParentPlan) -> list[tuple[str, str, str]]:
 
 
 def _draw(plan: ParentPlan, found: Rankings, out: Path) -> None:
+    kinds = {True: "with attention", False: "without attention"}
     panels = [
         BarPanel(
             TITLES[measure],
             [
-                Bar(title, found.of[run, measure], "attention" if name in plan.attending() else "")
+                Bar(title, found.of[run, measure], kinds[name in plan.attending()])
                 for name, run, title in _ordered(plan)
             ],
         )

@@ -77,7 +77,8 @@ def section(evidence: Evidence[ParentPlan], out: Path) -> Section:
             Picture(
                 MAPS_FIGURE,
                 "The first validation images of either kind, their masks, and the maps of each "
-                "network. Under each map, its smallest and largest weight.",
+                f"network. Above each, what {NETWORKS[UNTAUGHT].title} says; under each map, its "
+                "smallest and largest weight.",
             ),
             Picture(FIGURE, f"Every map against the masks; the dotted line is the {CONTROL}."),
         ],
