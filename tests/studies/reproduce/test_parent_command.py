@@ -24,7 +24,7 @@ from tests.studies.reproduce.test_reproduce_command import folder_of_images
 
 SMALL = {**TINY, "train_count": 8, "val_count": 8, "batch_size": 4, "epochs": 1}
 del SMALL["weights"], SMALL["freeze_backbone"]
-SIZES = "--sanity-images 2 --sanity-draws 2 --curve-images 4 --curve-steps 2 --map-images 6".split()
+SIZES = "--sanity-images 2 --sanity-draws 1 --curve-images 4 --curve-steps 2 --map-images 6".split()
 
 NETWORKS = {
     *("attention", "attention-object", "attention-background"),
