@@ -14,7 +14,7 @@ from flax_attn.explain.forward import NetworkForward
 from flax_attn.studies.reproduce import deletion_curves
 from flax_attn.studies.reproduce.experiment_plan import GATES
 from flax_attn.studies.reproduce.measure import PROBABILITIES, attention_name
-from flax_attn.studies.reproduce.parent_plan import GAP, ParentPlan
+from flax_attn.studies.reproduce.parent_plan import GAP, UNTAUGHT, ParentPlan
 from flax_attn.studies.reproduce.stages import Stage
 from flax_attn.studies.reproduce.trained_networks import TOGETHER, TrainedNetworks
 
@@ -76,8 +76,9 @@ def _curves(study: TrainedNetworks[ParentPlan], run: str) -> Stage:
     epoch = study.plan.last_epoch
     maps = {gate: shown[attention_name(gate, epoch)][chosen] for gate in GATES}
     return deletion_curves.areas(
-        # Nothing is differentiated, so that convolutions may be the fastest.
-        NetworkForward(trained.structure, *trained.at(epoch)),
+        # Nothing is differentiated, so that convolutions may be the fastest. Networks that differ
+        # in what taught them share a structure, and so what is compiled.
+        NetworkForward(study.trained[UNTAUGHT].structure, *trained.at(epoch)),
         study.images_at(places),
         deletion_curves.with_controls(maps),
         shown[PROBABILITIES].argmax(-1)[places],

@@ -194,7 +194,7 @@ def _table(found: dict[tuple[str, str], Measured], control: Measured) -> ReportT
         cells = [_cell(values[measure], control[measure]) for measure in MEASURES]
         printed = published.JACCARD.get((run, name))
         label = name if name == published.CAM else gate_name(name)
-        rows.append([NETWORKS[run].title, label, *cells, f"{printed:.3f}" if printed else ""])
+        rows.append([NETWORKS[run].title, label, *cells, f"{printed:.4f}" if printed else ""])
     gaussian = [interval_text(mean(control[measure]), ".3f") for measure in MEASURES]
     rows.append(["control", CONTROL, *gaussian, ""])
     return ReportTable(

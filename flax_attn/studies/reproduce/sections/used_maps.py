@@ -50,8 +50,9 @@ def section(evidence: Evidence[ParentPlan], out: Path) -> Section:
     return Section(
         title="Does the network use what its maps show?",
         quoted=(
-            "Attention maps highlight the regions that are relevant for the decision, and masks "
-            "make them so in the places where experts look."
+            "Attention maps highlight image regions that are relevant to the classification, which "
+            "is a more interpretable output than a class label alone; regions of interest, where "
+            "they are known, refine both the classification and the maps."
         ),
         findings=list(findings.values()),
         pictures=[
