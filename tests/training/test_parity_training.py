@@ -87,7 +87,7 @@ def batches() -> np.ndarray:
 
 
 def train_torch(
-    state: dict[str, np.ndarray], *, norm: str, sizes: ModelConfig, noise: Arrays | None = None
+    state: dict[str, np.ndarray], *, norm: str, sizes: ModelConfig, noise: Arrays
 ) -> Trained:
     """Trains from a state dict; ``noise`` gets the size of the gradient beside each ``still``."""
     network = torch_network(norm, sizes).double()
@@ -112,11 +112,10 @@ def train_torch(
         logits = network(torch_images(images, torch.float64)).logits
         loss = cross_entropy(logits, torch.from_numpy(LABELS).long())
         loss.backward()
-        if noise is not None:
-            gradients = as_ours({key: p.grad for key, p in moving.items()})
-            for path in map(paths.__getitem__, still):
-                size = float(np.linalg.norm(gradients[neighbour(path)]))
-                noise[path] = max(noise.get(path, 0.0), size)
+        gradients = as_ours({key: p.grad for key, p in moving.items()})
+        for path in map(paths.__getitem__, still):
+            size = float(np.linalg.norm(gradients[neighbour(path)]))
+            noise[path] = max(noise.get(path, 0.0), size)
         optimizer.step()
         losses.append(loss.item())
     after = as_ours(network.state_dict())
@@ -159,15 +158,14 @@ def train_ours(*, norm: str, sizes: ModelConfig) -> Trained:
 def test_ten_adam_steps(norm: str, sizes: ModelConfig, double_steps: None) -> None:
     state = {key: t.numpy() for key, t in torch_network(norm, sizes).state_dict().items()}
 
-    def reference(state: dict[str, Any]) -> Trained:
-        return train_torch(state, norm=norm, sizes=sizes)
-
     noise: Arrays = {}
-    expected = train_torch(state, norm=norm, sizes=sizes, noise=noise)
+
+    def reference(state: dict[str, Any]) -> Trained:
+        return train_torch(state, norm=norm, sizes=sizes, noise=noise)
+
+    options = {"terms": terms_of_steps(STEPS), "unit": DOUBLE, "coarse": COARSE}
+    expected, bound = rounding(reference, state, whole=True, **options)
     got = train_ours(norm=norm, sizes=sizes)
-    _, bound = rounding(
-        reference, state, terms=terms_of_steps(STEPS), unit=DOUBLE, whole=True, coarse=COARSE
-    )
     for part in ("values", "changes", "losses", "logits"):
         # Both sides round.
         limit = jax.tree.map(lambda b: 2 * b, getattr(bound, part))
