@@ -68,7 +68,6 @@ def evaluate(structure: Structure, params: Arrays, stats: Arrays, images: jax.Ar
     return functional.merge(structure, params, stats)(normalize(images), train=False)
 
 
-@pytest.mark.numerical
 @pytest.mark.parametrize("conv", CONVS)
 def test_every_part_of_attn_vgg(reference: Reference, conv: str) -> None:
     config = ModelConfig(norm=reference.norm, conv=conv)

@@ -151,7 +151,8 @@ def train_ours(*, norm: str, sizes: ModelConfig) -> Trained:
     ("norm", "sizes"),
     [
         pytest.param("sigmoid", NARROW, id="sigmoid"),
-        pytest.param("softmax", NARROW, id="softmax"),
+        # The gradients of its gates are compared in test_parity_gradients.
+        pytest.param("softmax", NARROW, id="softmax", marks=pytest.mark.faults),
         pytest.param("sigmoid", WHOLE, id="sigmoid-whole", marks=pytest.mark.faults),
     ],
 )
