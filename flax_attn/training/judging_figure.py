@@ -57,8 +57,9 @@ def draw_ranking(
     roc, precision = figure.subplots(1, 2)
     for line in lines:
         of = report.default.per_class[line.name]
-        _draw_roc(roc, line, of, truth[:, line.column], probabilities[:, line.column])
-        _draw_precision(precision, line, of, truth[:, line.column], probabilities[:, line.column])
+        own = truth[:, line.column], probabilities[:, line.column]
+        _draw_roc(roc, line, *own)
+        _draw_precision(precision, line, of, *own)
         for judgement, marker in ((report.default, "o"), (report.at_threshold, "D")):
             if judgement is not None:
                 _mark((roc, precision), line, judgement.per_class[line.name], marker)
@@ -85,11 +86,7 @@ def _choose(judgement: Judgement) -> tuple[list[_Line], int]:
 
 
 def _draw_roc(
-    axes: Axes,
-    line: _Line,
-    of: ClassJudgement,
-    truth: Bool[np.ndarray, "n"],
-    scores: Float[np.ndarray, "n"],
+    axes: Axes, line: _Line, truth: Bool[np.ndarray, "n"], scores: Float[np.ndarray, "n"]
 ) -> None:
     from sklearn.metrics import roc_curve
 
