@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
@@ -71,6 +71,21 @@ class Finding(NamedTuple):
     rule: str
     numbers: Sequence[Number]
     verdict: Verdict
+
+
+def leads_on_every_measure(claim: str, leads: Mapping[str, Interval], *, control: str) -> Finding:
+    """Returns a finding on differences to a control, in shares, by measure: it takes all of them.
+
+    Undecided where measures disagree.
+    """
+    verdicts = {above(lead) for lead in leads.values()}
+    return Finding(
+        claim,
+        f"its difference to a {control} is above zero on every measure (not supported: below on "
+        "every one; undecided: measures disagree)",
+        [Number(measure, lead, "+.1%") for measure, lead in leads.items()],
+        verdicts.pop() if len(verdicts) == 1 else "undecided",
+    )
 
 
 class Picture(NamedTuple):

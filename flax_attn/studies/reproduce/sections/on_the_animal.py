@@ -10,13 +10,13 @@ from flax_attn.explain.measures import Maps, Masks, Values
 from flax_attn.statistics import mean, paired_difference
 from flax_attn.studies.reproduce.claims import (
     Finding,
-    Number,
     Picture,
     ReportTable,
     Section,
     above,
     gate_name,
     interval_text,
+    leads_on_every_measure,
 )
 from flax_attn.studies.reproduce.evidence import Evidence
 from flax_attn.studies.reproduce.experiment_plan import SIGMOID, SOFTMAX
@@ -84,14 +84,8 @@ def _measured(evidence: Evidence, run: str, masks: Masks) -> Measured:
 
 def _beats(run: str, name: str, found: Measured, control: dict[str, Values]) -> Finding:
     leads = {m: paired_difference(found[name][m], control[m]) for m in MEASURES}
-    verdicts = {above(lead) for lead in leads.values()}
-    return Finding(
-        f"{run}, {name}: attention emphasises the animal",
-        f"its difference to a {CONTROL} is above zero on every measure (not supported: below on "
-        "every one; undecided: measures disagree)",
-        [Number(measure, lead, "+.1%") for measure, lead in leads.items()],
-        verdicts.pop() if len(verdicts) == 1 else "undecided",
-    )
+    claim = f"{run}, {name}: attention emphasises the animal"
+    return leads_on_every_measure(claim, leads, control=CONTROL)
 
 
 def _draw(found: dict[str, Measured], control: dict[str, Values], out: Path) -> None:

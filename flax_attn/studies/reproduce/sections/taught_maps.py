@@ -19,11 +19,11 @@ from flax_attn.studies.reproduce.claims import (
     Picture,
     ReportTable,
     Section,
-    Verdict,
     above,
     below,
     gate_name,
     interval_text,
+    leads_on_every_measure,
 )
 from flax_attn.studies.reproduce.evidence import Evidence
 from flax_attn.studies.reproduce.experiment_plan import GATES
@@ -100,14 +100,8 @@ def lies_on_object(evidence: Evidence[ParentPlan], run: str, gate: str) -> Findi
     found = _measure(evidence.attention(run, gate), evidence.animals)
     control = _control(evidence.animals)
     leads = {name: paired_difference(found[name], control[name]) for name in MEASURES}
-    verdicts: set[Verdict] = {above(lead) for lead in leads.values()}
-    return Finding(
-        f"{NETWORKS[run].title}, {gate_name(gate)}: the map lies on the object",
-        f"its difference to a {CONTROL} is above zero on every measure (not supported: below on "
-        "every one; undecided: measures disagree)",
-        [Number(name, lead, "+.1%") for name, lead in leads.items()],
-        verdicts.pop() if len(verdicts) == 1 else "undecided",
-    )
+    claim = f"{NETWORKS[run].title}, {gate_name(gate)}: the map lies on the object"
+    return leads_on_every_measure(claim, leads, control=CONTROL)
 
 
 def _taught(evidence: Evidence[ParentPlan]) -> bool:
