@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from torch.nn.functional import adaptive_avg_pool2d, cross_entropy
+from torch.nn.functional import adaptive_avg_pool2d
 
 from flax_attn.attention import ALIGNMENTS, alignment_of, region_map
 from flax_attn.config import Config
@@ -27,6 +27,7 @@ from tests.helpers.bounds import chain
 from tests.helpers.image_folders import EncodedNoise
 from tests.helpers.parity import as_double, as_ours, from_torch, largest_error
 from tests.helpers.torch_attn_vgg import TorchAttnVGG
+from tests.helpers.torch_losses import focal
 
 SIDE = 32
 KNOWN = (True, True, False, True)
@@ -253,10 +254,16 @@ def test_masks_come_with_their_images_and_with_their_features() -> None:
     assert next(without.epoch(1, seed=0, shuffle=False)).roi is None
 
 
-@pytest.mark.parametrize("norm", ["sigmoid", "softmax"])
-def test_ten_steps_equal_pytorchs(tiny: Config, norm: str, double_steps: None) -> None:
+@pytest.mark.parametrize(
+    ("norm", "focal_gamma"),
+    [pytest.param("sigmoid", 2.0, id="sigmoid-focal"), pytest.param("softmax", 0.0, id="softmax")],
+)
+def test_ten_steps_equal_pytorchs(
+    tiny: Config, norm: str, focal_gamma: float, double_steps: None
+) -> None:
     """Gates and classifier on features, with the term of both gates, in float64."""
-    config = frozen(tiny, norm=norm, roi_weights=("pool3=0.5", "pool4=2"))
+    loss_settings = {"loss": "focal", "focal_gamma": focal_gamma} if focal_gamma else {}
+    config = frozen(tiny, norm=norm, roi_weights=("pool3=0.5", "pool4=2"), **loss_settings)
     model = config.model
     torch.manual_seed(0)
     twin = TorchAttnVGG(
@@ -273,7 +280,8 @@ def test_ten_steps_equal_pytorchs(tiny: Config, norm: str, double_steps: None) -
     for seed in range(10):
         maps = [None if m is None else m.astype(np.float64) for m in features(seed)]
         state, sums, _ = step(state, examples._replace(inputs=Features(*maps)))
-        loss, dice = loss_of_torch(twin, [torch.tensor(m).permute(0, 3, 1, 2) for m in maps[2:]])
+        pools = [torch.tensor(m).permute(0, 3, 1, 2) for m in maps[2:]]
+        loss, dice = loss_of_torch(twin, pools, focal_gamma)
         optimizer.zero_grad()
         (loss + 0.5 * dice["pool3"] + 2 * dice["pool4"]).backward()
         optimizer.step()
@@ -288,13 +296,14 @@ def test_ten_steps_equal_pytorchs(tiny: Config, norm: str, double_steps: None) -
 
 
 def loss_of_torch(
-    twin: TorchAttnVGG, pools: Sequence[torch.Tensor]
+    twin: TorchAttnVGG, pools: Sequence[torch.Tensor], focal_gamma: float
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    """Cross entropy, and the parent paper's ratio of each gate over the images of known masks."""
+    """The loss (focal_gamma 0: cross entropy), and the ratio of each gate over known masks."""
     pool3, pool4, pool5 = pools
     attended = {"pool3": twin.attn1(pool3, pool5), "pool4": twin.attn2(pool4, pool5)}
     pooled = [pool5.mean((2, 3)), *(vector for _, vector in attended.values())]
-    loss = cross_entropy(twin.cls(torch.cat(pooled, 1)), torch.tensor([0, 1, 0, 1]))
+    logits = twin.cls(torch.cat(pooled, 1))
+    loss = focal(logits, torch.tensor([0, 1, 0, 1]), focal_gamma, logits.new_ones(2)).mean()
     roi, dice = regions(known=KNOWN), {}
     masks = torch.tensor(roi.mask[roi.known, None], dtype=torch.float64)
     for gate, (attention, _) in attended.items():
