@@ -52,7 +52,7 @@ LONG = (
     "runs/test_snapshots.py",
     "runs/test_checkpoints.py",
     "models/test_calibrate.py",
-    "training/test_trainer.py",
+    "training/test_loop.py",
 )
 # ``pytest -m quick``: what one runs while writing. A file of every room, under a minute in all.
 QUICK = (
