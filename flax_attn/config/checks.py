@@ -103,12 +103,11 @@ def _check_effects(config: Config) -> None:
 
 def _typed(name: str, value: Any) -> str:
     """Returns a setting as it is typed; of ``GIVEN`` the flag alone."""
-    flag = flag_of(name)
     if isinstance(value, bool):
-        return flag if value else f"--no-{flag[2:]}"
+        return flag_of(name if value else f"no_{name}")
     if value is GIVEN:
-        return flag
-    return f"{flag} {' '.join(map(str, value)) if isinstance(value, tuple) else value}"
+        return flag_of(name)
+    return f"{flag_of(name)} {' '.join(map(str, value)) if isinstance(value, tuple) else value}"
 
 
 def _check_sizes(config: Config) -> None:
