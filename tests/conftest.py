@@ -52,13 +52,16 @@ LONG = (
     "runs/test_snapshots.py",
     "runs/test_checkpoints.py",
     "models/test_calibrate.py",
-    "training/test_trainer.py",
+    "training/test_loop.py",
 )
 # ``pytest -m quick``: what one runs while writing. A file of every room, under a minute in all.
 QUICK = (
-    "test_config.py",
     "test_rooms.py",
     "test_statistics.py",
+    "config/test_checks.py",
+    "config/test_configuration.py",
+    "config/test_datasets.py",
+    "config/test_presets.py",
     "system/test_cli.py",
     "system/test_files.py",
     "system/test_folders.py",

@@ -6,6 +6,7 @@ import ast
 import re
 from collections import Counter
 from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -72,11 +73,40 @@ def test_a_room_imports_only_rooms_above_it() -> None:
     assert wrong == []
 
 
-def test_data_never_imports_jax() -> None:
+def file_of(name: str) -> Path | None:
+    """The file of a module of the package; None for any other."""
+    place = PACKAGE.parent.joinpath(*name.split("."))
+    files = (place.with_suffix(".py"), place / "__init__.py")
+    return next((file for file in files if PACKAGE in file.parents and file.is_file()), None)
+
+
+def files_imported(tree: ast.Module) -> set[Path]:
+    """The files of the package that a file imports when it is imported itself."""
+    found = []
+    for node in tree.body:
+        if isinstance(node, ast.Import):
+            found += [file_of(alias.name) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+            found += [file_of(name) or file_of(str(node.module)) for name in names]
+    return {file for file in found if file is not None}
+
+
+def test_imports_of_files_go_one_way() -> None:
+    """Also within a room: what a file imports does not import it in turn, however far round."""
+    graph = {path: files_imported(tree) for path, tree in modules() if path.parent != PACKAGE}
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        pytest.fail(" <- ".join(str(path.relative_to(PACKAGE)) for path in error.args[1]))
+
+
+@pytest.mark.parametrize("room", ["config", "data"])
+def test_a_room_without_networks_never_imports_jax(room: str) -> None:
     wrong = [
         f"{path.relative_to(PACKAGE)} imports {name}"
         for path, tree in modules()
-        if room_of(path) == "data"
+        if room_of(path) == room
         for name in imported(tree)
         if name.split(".")[0] in HEAVY
     ]

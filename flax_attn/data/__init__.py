@@ -6,7 +6,7 @@ kind; ``found`` says what it holds; ``check`` finds unusable images before train
 otherwise; ``batches`` decode ahead.
 
 To add a data set, write its file with a function ``open_set(config, request)`` and add one row to
-``DATASETS`` in ``flax_attn/config.py``. Nothing else names it.
+``DATASETS`` in ``flax_attn/config/datasets``. Nothing else names it.
 
 Never imports jax.
 

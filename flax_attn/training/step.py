@@ -6,7 +6,7 @@ A batch may be computed in parts, one after the other, in the memory of one.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,58 +23,11 @@ from flax_attn.models.vgg import Features
 from flax_attn.ops.images import augment
 from flax_attn.ops.losses import score_function_terms
 from flax_attn.ops.metrics import LabelSums, Sums
-from flax_attn.ops.order import after
 from flax_attn.runs.state import TrainState
+from flax_attn.training.accumulation import accumulate, in_parts
 from flax_attn.training.devices import ONE, Devices
+from flax_attn.training.finiteness import is_finite
 from flax_attn.training.region_term import Regions, RegionSums, counted_images, region_dice
-
-Tree = TypeVar("Tree")
-
-
-def in_parts(batch: Tree, count: int) -> Tree:
-    """Splits every array [b, …] into [count, b / count, …].
-
-    Part i has every count-th example from i on, so each part of a batch that lies on several
-    devices lies on all of them, and the padding at its end is in all parts. ``count`` must divide
-    b.
-    """
-
-    def cut(array: Any) -> jax.Array:
-        b, *rest = array.shape
-        return jnp.reshape(array, (b // count, count, *rest)).swapaxes(0, 1)
-
-    return jax.tree.map(cut, batch)
-
-
-def accumulate(
-    gradient: Callable[..., tuple[Any, Any, Any]], stats: Any, parts: tuple[Any, Any]
-) -> tuple[Any, Any, Any]:
-    """Adds up gradients and sums of ``gradient(stats, batch, key) -> (gradient, sums, stats')``.
-
-    The statistics pass from part to part. ``parts`` holds batches and keys along first axes.
-    """
-    first = jax.tree.map(lambda leaf: leaf[0], parts)
-    shapes = jax.eval_shape(gradient, stats, *first)
-    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes[:2])
-
-    def add(carry: Any, part: Any) -> tuple[Any, None]:
-        added, stats = carry
-        *more, stats = gradient(stats, *part)
-        return (jax.tree.map(jnp.add, added, tuple(more)), stats), None
-
-    carry = (zeros, stats)
-    if jax.default_backend() == "cpu":
-        # XLA runs convolutions inside a loop many times slower on a CPU.
-        for i in range(len(parts[1])):
-            batch, key = jax.tree.map(lambda leaf, i=i: leaf[i], parts)
-            if i:  # begins once the part before has its gradient, and its memory is free
-                batch = after(batch, carry[0][0])
-            carry, _ = add(carry, (batch, key))
-    else:
-        carry, _ = jax.lax.scan(add, carry, parts)
-    (grads, sums), stats = carry
-    return grads, sums, stats
-
 
 Inputs = UInt8[Array, "b h w 3"] | Features
 
@@ -101,9 +54,6 @@ class Prediction(NamedTuple):
 
 
 AnySums = Sums | LabelSums | RegionSums
-
-# The quantities that ``StepOutput.finite`` tells of, in its order.
-CHECKED = ("the loss", "the gradient", "a running statistic of a batch normalisation")
 
 
 class StepOutput(NamedTuple):
@@ -196,20 +146,10 @@ def make_train_step(
         variable = trainable(state.params, freeze_backbone=config.freeze_backbone)
         updates, opt_state = tx.update(grads, state.opt_state, variable)
         params = {**state.params, **optax.apply_updates(variable, updates)}
-        finite = jnp.array([_finite(sums.loss), _finite(grads), _finite(stats)])
+        finite = jnp.array([is_finite(sums.loss), is_finite(grads), is_finite(stats)])
         return StepOutput(TrainState(state.step + 1, params, stats, opt_state), sums, finite)
 
     return devices.jit(step, donate_argnums=0)
-
-
-@jax.jit
-def all_finite(tree: Any) -> Bool[Array, ""]:
-    """Returns whether every number in a tree of arrays is finite."""
-    return _finite(tree)
-
-
-def _finite(tree: Any) -> Bool[Array, ""]:
-    return jnp.array([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]).all()
 
 
 def _loss_options(

@@ -18,8 +18,9 @@ from flax_attn.models.vgg import Features
 from flax_attn.ops.direct import xla3x3
 from flax_attn.ops.images import normalize
 from flax_attn.runs.state import TrainState
+from flax_attn.training.accumulation import in_parts
 from flax_attn.training.optimizer import make_optimizer
-from flax_attn.training.step import Examples, in_parts, init_state, make_train_step
+from flax_attn.training.step import Examples, init_state, make_train_step
 from tests.helpers.bounds import chain, probable
 from tests.helpers.networks import TINY
 

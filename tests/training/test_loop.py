@@ -27,11 +27,11 @@ from flax_attn.runs.log import Row, RunLog, read_rows
 from flax_attn.runs.resume import Earlier
 from flax_attn.runs.state import Progress, TrainState
 from flax_attn.system.signals import StoppedError, stop_on_signals
+from flax_attn.training.loop import fit
 from flax_attn.training.optimizer import make_optimizer
 from flax_attn.training.region_term import zero_sums
 from flax_attn.training.sources import ImageExamples
 from flax_attn.training.step import init_state, make_eval_step, make_train_step
-from flax_attn.training.trainer import fit
 from tests.helpers.networks import TINY
 
 CLASSES = ("cat", "dog")

@@ -1,0 +1,75 @@
+"""Every setting of a run, defined once: name, default, range, help text and tags.
+
+The command line, the presets and ``config.json`` are all derived from these fields, and what
+follows from a setting (resuming, studies, several processes, refusals) from its tags
+(``setting``). Four files hold the settings of a section each: ``model_settings``,
+``data_settings``, ``train_settings`` and ``run_settings``; ``configuration`` joins them. A file
+imports only files before it: ``setting``, ``values``, the sections, ``configuration``,
+``datasets``, ``ranges``, ``checks``, ``presets``.
+
+Refuses anything but plain values: no arrays, no files, and never jax.
+
+Read ``setting`` first, then ``configuration``.
+"""
+
+from flax_attn.config.checks import unmet, validate, validate_model
+from flax_attn.config.configuration import (
+    OTHER_IMAGES,
+    Config,
+    deciding,
+    of_other_data,
+    settings,
+)
+from flax_attn.config.data_settings import MEGAPIXEL, BadImagePolicy, DataConfig, Normalise, Resize
+from flax_attn.config.datasets import DATASETS, DatasetEntry, check_dataset, dataset_entry
+from flax_attn.config.model_settings import (
+    GATED,
+    VGG16_DEPTHS,
+    VGG16_WIDTHS,
+    Estimator,
+    HeadMerge,
+    ModelConfig,
+    gated,
+)
+from flax_attn.config.presets import PRESETS, make_config
+from flax_attn.config.run_settings import RunConfig
+from flax_attn.config.setting import PathKind, entry, flag_of
+from flax_attn.config.train_settings import TaskChoice, TrainConfig
+from flax_attn.config.values import parse_class_weights, parse_oversample
+
+__all__ = [
+    "BadImagePolicy",
+    "Config",
+    "DATASETS",
+    "DataConfig",
+    "DatasetEntry",
+    "Estimator",
+    "GATED",
+    "HeadMerge",
+    "MEGAPIXEL",
+    "ModelConfig",
+    "Normalise",
+    "OTHER_IMAGES",
+    "PRESETS",
+    "PathKind",
+    "Resize",
+    "RunConfig",
+    "TaskChoice",
+    "TrainConfig",
+    "VGG16_DEPTHS",
+    "VGG16_WIDTHS",
+    "check_dataset",
+    "dataset_entry",
+    "deciding",
+    "entry",
+    "flag_of",
+    "gated",
+    "make_config",
+    "of_other_data",
+    "parse_class_weights",
+    "parse_oversample",
+    "settings",
+    "unmet",
+    "validate",
+    "validate_model",
+]

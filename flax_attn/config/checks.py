@@ -1,0 +1,132 @@
+"""Settings together: which exclude each other, and which have no effect under the others."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from flax_attn.config.configuration import Config, settings, values_of
+from flax_attn.config.datasets import check_dataset
+from flax_attn.config.model_settings import GATED, ModelConfig, gated
+from flax_attn.config.ranges import check_ranges
+from flax_attn.config.setting import GIVEN, flag_of
+from flax_attn.config.values import parse_class_weights, parse_oversample
+from flax_attn.errors import UsageError
+
+_FIELDS = {f.name: f for f in settings()}
+
+
+def validate(config: Config) -> None:
+    """Checks the range of every setting, and that no two settings exclude each other.
+
+    Raises:
+      UsageError: a value is outside its range, or settings exclude each other.
+    """
+    validate_model(config.model)
+    for part in (config.data, config.train, config.run):
+        check_ranges(part)
+    _check_sizes(config)
+    check_dataset(config.data)
+    _check_effects(config)
+    _check_taught_gates(config)
+    parse_class_weights(config.train.class_weights)
+    parse_oversample(config.train.oversample)
+    run = config.run
+    if config.train.freeze_backbone and run.weights == "none" and run.init_from is None:
+        raise UsageError(
+            "--weights none leaves the frozen backbone random: add --no-freeze-backbone"
+        )
+
+
+def validate_model(model: ModelConfig) -> None:
+    """Checks the settings of a network, as ``validate`` does.
+
+    Raises:
+      UsageError: a value is outside its range.
+    """
+    check_ranges(model)
+    for name, sizes in (("widths", model.widths), ("depths", model.depths)):
+        if len(sizes) != 5 or min(sizes) < 1:
+            raise UsageError(f"--{name} takes five positive numbers, got {list(sizes)}")
+    if not model.gates or len(set(model.gates)) < len(model.gates) or {*model.gates} - {*GATED}:
+        raise UsageError(f"--gates takes different ones of {', '.join(GATED)}, got {model.gates}")
+    mean, std = model.pixel_mean, model.pixel_std
+    if (mean is None) != (std is None) or (
+        mean is not None
+        and std is not None
+        and not (len(mean) == len(std) == 3 and min(std) > 0 and min(mean) >= 0 and max(mean) <= 1)
+    ):
+        raise UsageError(
+            f"pixel_mean {mean} and pixel_std {std}: expected three numbers each in [0, 1], the "
+            "deviations above 0"
+        )
+
+
+def unmet(name: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns what a setting would need of others to have an effect (``only_with``), by name.
+
+    Nothing where it has one under these values.
+    """
+    found = {}
+    for other, wanted in _FIELDS[name].metadata["only_with"].items():
+        value = values[other]
+        met = value != _FIELDS[other].default if wanted is GIVEN else value == wanted
+        if not met:
+            found[other] = wanted
+    return found
+
+
+def _check_effects(config: Config) -> None:
+    """Checks that no setting is changed that has no effect under the others.
+
+    Raises:
+      UsageError: one is; the line names all that lack the same.
+    """
+    values = values_of(config)
+    idle: dict[tuple[str, Any], list[str]] = {}
+    for name, f in _FIELDS.items():
+        if values[name] != f.default:
+            for lacking in unmet(name, values).items():
+                idle.setdefault(lacking, []).append(name)
+    for (other, wanted), names in idle.items():
+        shown = ", ".join(_typed(name, values[name]) for name in names)
+        got = values[other]
+        if wanted is GIVEN:
+            instead = "without"
+        else:
+            instead = f"with {_typed(other, got) if isinstance(got, bool) else got}"
+        raise UsageError(
+            f"{shown} {'goes' if len(names) == 1 else 'go'} with {_typed(other, wanted)}, not "
+            f"{instead}: add it, or drop {', '.join(map(flag_of, names))}"
+        )
+
+
+def _typed(name: str, value: Any) -> str:
+    """Returns a setting as it is typed; of ``GIVEN`` the flag alone."""
+    if isinstance(value, bool):
+        return flag_of(name if value else f"no_{name}")
+    if value is GIVEN:
+        return flag_of(name)
+    return f"{flag_of(name)} {' '.join(map(str, value)) if isinstance(value, tuple) else value}"
+
+
+def _check_sizes(config: Config) -> None:
+    data, train, run = config.data, config.train, config.run
+    if data.image_size % 32:
+        raise UsageError(f"--image-size must be a multiple of 32, got {data.image_size}")
+    if run.snapshot_epochs and min(run.snapshot_epochs) < 1:
+        raise UsageError(f"--snapshot-epochs count from 1, got {min(run.snapshot_epochs)}")
+    if train.batch_size % train.accumulate:
+        raise UsageError(
+            f"--batch-size {train.batch_size} cannot be computed in --accumulate "
+            f"{train.accumulate} equal parts: choose a multiple"
+        )
+
+
+def _check_taught_gates(config: Config) -> None:
+    model = config.model
+    if not_gated := config.train.region_weights.keys() - set(gated(model)):
+        raise UsageError(
+            f"--roi-weights names {', '.join(sorted(not_gated))}, but the gates of --model "
+            f"{model.model} are: {', '.join(gated(model)) or 'none'}"
+        )

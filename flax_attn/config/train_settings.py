@@ -1,0 +1,121 @@
+"""Settings of the training."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from flax_attn.config.setting import GIVEN, NOT_REPRODUCE, TRAIN, TRAINING, UNFROZEN, setting
+from flax_attn.config.values import parse_roi_weights
+
+TaskChoice = Literal["auto", "multiclass", "multilabel"]
+Loss = Literal["ce", "focal"]
+RegionRatio = Literal["batch", "image"]
+RegionSide = Literal["object", "background"]
+
+_TAUGHT = ("train", "reproduce")  # which teaches the parent paper's networks
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """The training: its task, length, batches, optimizer, losses and augmentation."""
+
+    task: TaskChoice = setting(
+        "multiclass",
+        "one of several classes an image, any number of labels, or what the data set has",
+        commands=NOT_REPRODUCE,
+    )
+    epochs: int = setting(20, "passes over the training images", low=1, decides="course")
+    batch_size: int = setting(
+        32, "images in a step", low=1, decides="order", commands=(*TRAINING, "eval")
+    )
+    accumulate: int = setting(
+        1, "parts a step's batch is computed in, one after the other: less memory", low=1
+    )
+    devices: int | None = setting(
+        None,
+        "devices that share each batch (default: all there are)",
+        low=1,
+        commands=("train", "reproduce", "eval"),
+    )
+    optimizer: str = setting("adam", "optimizer")
+    learning_rate: float = setting(1e-3, "peak learning rate of gates and classifier", low=0)
+    backbone_learning_rate: float = setting(1e-5, "peak learning rate of the backbone", low=0)
+    schedule: str = setting("constant", "course of the learning rates")
+    step_epochs: int = setting(10, "epochs between the drops of the step schedule", low=1)
+    step_factor: float = setting(0.1, "factor of each drop of the step schedule", low=0, high=1)
+    warmup_epochs: float = setting(0.0, "epochs of linear warm-up", low=0)
+    weight_decay: float = setting(0.0, "weight decay (L2 for sgd, decoupled for adamw)", low=0)
+    head_diversity: float = setting(
+        0.0,
+        "weight of the loss term that keeps the heads' maps apart",
+        low=0,
+        commands=NOT_REPRODUCE,
+    )
+    roi_weights: tuple[str, ...] | None = setting(
+        None,
+        "gates whose maps learn from masks, each with the weight of its loss term, such as "
+        "pool3=0.001 pool4=0.01 (default: none)",
+        commands=_TAUGHT,
+        needs="masks",
+    )
+    roi_over: RegionRatio = setting(
+        "batch",
+        "overlap of maps and masks: one ratio over a batch, or the mean of the images' own",
+        commands=_TAUGHT,
+        only_with={"roi_weights": GIVEN},
+    )
+    roi_masks: RegionSide = setting(
+        "object",
+        "what the masks teach: the object, or all but it, as a control",
+        commands=TRAIN,
+        only_with={"roi_weights": GIVEN},
+    )
+    label_smoothing: float = setting(0.0, "share of the target spread evenly", low=0, high=0.99)
+    loss: Loss = setting(
+        "ce",
+        "cross entropy, or focal loss, which counts what is already right for less",
+    )
+    focal_gamma: float = setting(
+        2.0, "exponent of the focal loss", low=0, high=100, only_with={"loss": "focal"}
+    )
+    class_weights: str = setting(
+        "none",
+        "weights of the classes in the loss: none, balanced, or those named, as in A=1,B=4",
+    )
+    oversample: str = setting(
+        "none",
+        "images of rarer classes shown more often: none, balanced, or how many times an epoch",
+        decides="order",
+    )
+    flip: bool = setting(False, "random horizontal flips", only_with=UNFROZEN)
+    crop_min_area: float | None = setting(
+        None,
+        "random resized crops of at least this share of the image",
+        low=0.01,
+        high=1,
+        only_with=UNFROZEN,
+    )
+    vertical_flip: bool = setting(False, "random vertical flips", only_with=UNFROZEN)
+    quarter_turns: bool = setting(
+        False, "random rotations by 0, 90, 180 or 270 degrees", only_with=UNFROZEN
+    )
+    freeze_backbone: bool = setting(
+        True, "train gates and classifier only, on features computed once"
+    )
+    seed: int = setting(
+        0,
+        "seed of initialisation, order, augmentation and dropout",
+        low=0,
+        decides="order",
+        commands=TRAIN,
+    )
+
+    @property
+    def region_weights(self) -> dict[str, float]:
+        """The weight of the region term of each gate that masks teach.
+
+        Raises:
+          UsageError: as ``parse_roi_weights``.
+        """
+        return parse_roi_weights(self.roi_weights or ())

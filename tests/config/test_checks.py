@@ -1,0 +1,135 @@
+from __future__ import annotations
+
+import re
+from dataclasses import Field
+from typing import Any, get_args, get_type_hints
+
+import pytest
+
+from flax_attn.config import (
+    Config,
+    DataConfig,
+    ModelConfig,
+    RunConfig,
+    TrainConfig,
+    make_config,
+    settings,
+    unmet,
+    validate,
+)
+from flax_attn.config.configuration import values_of
+from flax_attn.config.setting import GIVEN
+from flax_attn.errors import UsageError
+
+# Another value than the default of a setting whose type does not say one.
+ANOTHER = {"roi_weights": ("pool4=1",), "crop_min_area": 0.5, "centre_crop": 0.5}
+FIELDS = {f.name: f for f in settings()}
+DEPENDENT = [f for f in settings() if f.metadata["only_with"]]
+
+
+def choices_of(name: str) -> tuple[Any, ...]:
+    for section in (ModelConfig, DataConfig, TrainConfig, RunConfig):
+        if name in section.__dataclass_fields__:
+            return get_args(get_type_hints(section)[name])
+    raise KeyError(name)
+
+
+def another(name: str) -> Any:
+    default = FIELDS[name].default
+    if name in ANOTHER:
+        return ANOTHER[name]
+    if isinstance(default, bool):
+        return not default
+    if isinstance(default, int | float):
+        return default + 1
+    return next(choice for choice in choices_of(name) if choice != default)
+
+
+@pytest.mark.parametrize(
+    ("values", "named"),
+    [
+        ({"image_size": 50}, "--image-size"),
+        ({"image_size": 0}, "--image-size"),
+        ({"epochs": 0}, "--epochs"),
+        ({"learning_rate": float("nan")}, "--learning-rate"),
+        ({"dropout": 1.0}, "--dropout"),
+        ({"label_smoothing": -0.1}, "--label-smoothing"),
+        ({"loss": "hinge"}, "--loss must be one of ce, focal, got 'hinge'"),
+        ({"loss": "focal", "focal_gamma": -1.0}, "--focal-gamma"),
+        ({"focal_gamma": 3.0}, "^--focal-gamma 3.0 goes with --loss focal, not with ce: add"),
+        ({"class_weights": "cat"}, "--class-weights takes none, balanced, or weights"),
+        ({"oversample": "1"}, "--oversample takes none, balanced, or a number above 1"),
+        ({"widths": (1, 2)}, "--widths"),
+        ({"depths": (1, 1, 1, 1, 0)}, "--depths"),
+        ({"precision": "f16"}, "--precision must be one of f32, bf16, got 'f16'"),
+        ({"estimator": "other"}, "--estimator must be one of score_function"),
+        ({"head_merge": "sum"}, "--head-merge must be one of concat, mean"),
+        ({"dataset": "folder"}, "--data-dir"),
+        ({"dataset": "photos"}, "unknown --dataset 'photos'"),
+        ({"mask_dir": "m"}, "--mask-dir goes with --dataset folder, but drawn_pets has masks of"),
+        ({"dataset": "cats_vs_dogs", "mask_dir": "m"}, "but cats_vs_dogs has no masks: drop it"),
+        ({"roi_weights": ("pool4",)}, "--roi-weights takes GATE=WEIGHT .* got 'pool4'"),
+        ({"roi_weights": ("pool4=inf",)}, "--roi-weights takes GATE=WEIGHT"),
+        ({"roi_weights": ("pool4=1", "pool4=2")}, "--roi-weights names pool4 twice"),
+        ({"roi_weights": ("pool2=1",)}, "names pool2, .* are: pool3, pool4"),
+        ({"roi_weights": ("pool4=1",), "model": "vgg16_bn"}, "names pool4, .* are: none"),
+        (
+            {"roi_weights": ("pool4=1",), "dataset": "cats_vs_dogs"},
+            "--roi-weights needs masks: cats_vs_dogs has none, but drawn_pets, .*folder",
+        ),
+        (
+            {"roi_over": "image", "roi_masks": "background"},
+            "^--roi-over image, --roi-masks background go with --roi-weights, not without: add it, "
+            "or drop --roi-over, --roi-masks$",
+        ),
+        (
+            {"flip": True},
+            "^--flip goes with --no-freeze-backbone, not with --freeze-backbone: add it, or drop "
+            "--flip$",
+        ),
+        (
+            {"crop_margin": 8, "flip": True, "crop_min_area": 0.5},
+            "^--crop-margin 8, --flip, --crop-min-area 0.5 go with --no-freeze-backbone, not with "
+            "--freeze-backbone: add it, or drop --crop-margin, --flip, --crop-min-area$",
+        ),
+        ({"centre_crop": 0.0}, "--centre-crop must be above 0, at most 1, got 0.0"),
+        ({"centre_crop": 1.5}, "--centre-crop must be above 0, at most 1, got 1.5"),
+        (
+            {"centre_crop": 0.8, "resize": "stretch"},
+            "--centre-crop 0.8 goes with --resize c",
+        ),
+        ({"crop_margin": -1}, "--crop-margin"),
+        ({"normalise": "images"}, "--normalise must be one of imagenet, data, got 'images'"),
+        ({"pixel_mean": (0.5, 0.5, 0.5)}, "pixel_std None: expected three numbers"),
+        ({"pixel_mean": (0.5,) * 3, "pixel_std": (0.1, 0.1, 0.0)}, "the deviations above 0"),
+        ({"weights": "none"}, "--no-freeze-backbone"),
+        ({"colour": "red"}, "colour"),
+    ],
+)
+def test_bad_values_are_named(values: dict[str, Any], named: str) -> None:
+    with pytest.raises(UsageError, match=named):
+        make_config(values)
+
+
+@pytest.mark.parametrize("f", DEPENDENT, ids=lambda f: f.name)
+def test_a_setting_is_refused_where_it_has_no_effect(f: Field[Any]) -> None:
+    """Whatever its tag names: with that it is taken, without it is not."""
+    needed = f.metadata["only_with"]
+    met = {other: another(other) if v is GIVEN else v for other, v in needed.items()}
+    given = {f.name: another(f.name)}
+    whole = Config().updated(**met, **given)
+    assert not unmet(f.name, values_of(whole))
+    validate(whole)
+    for other, value in met.items():
+        default = FIELDS[other].default
+        without = whole.updated(**{other: another(other) if value == default else default})
+        assert unmet(f.name, values_of(without)) == {other: needed[other]}
+        flag = f"--{f.name.replace('_', '-')}"
+        with pytest.raises(UsageError, match=f"^{flag}.* goes with --.*: add it, or drop {flag}$"):
+            validate(without)
+
+
+def test_settings_that_vary_an_image_need_a_backbone_that_trains() -> None:
+    varied = {f.name for f in DEPENDENT if "freeze_backbone" in f.metadata["only_with"]}
+    told = {f.name for f in settings() if re.search(r"\brandom\b", f.metadata["help"])}
+    assert varied == told != set()
