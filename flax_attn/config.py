@@ -76,9 +76,35 @@ def setting(
     return field(default=default, metadata=told)
 
 
-# VGG16, configuration D of Simonyan and Zisserman (2015).
-VGG16_WIDTHS = (64, 128, 256, 512, 512)
-VGG16_DEPTHS = (2, 2, 3, 3, 3)
+# Channels of the five stages of every VGG of Simonyan and Zisserman (2015).
+VGG_WIDTHS = (64, 128, 256, 512, 512)
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A row of ``BACKBONES``: what tells one VGG from another.
+
+    Args:
+      depths: convolutions in the five stages.
+      norm: whether a batch normalisation follows each convolution.
+    """
+
+    depths: tuple[int, ...]
+    norm: bool
+
+
+# Configurations A, B, D and E of Simonyan and Zisserman (2015), by torchvision's names.
+_DEPTHS = {
+    "vgg11": (1, 1, 2, 2, 2),
+    "vgg13": (2, 2, 2, 2, 2),
+    "vgg16": (2, 2, 3, 3, 3),
+    "vgg19": (2, 2, 4, 4, 4),
+}
+BACKBONES: Mapping[str, Backbone] = {
+    name + ending: Backbone(depths, norm)
+    for name, depths in _DEPTHS.items()
+    for ending, norm in (("", False), ("_bn", True))
+}
 
 MEGAPIXEL = 1_000_000
 
@@ -150,10 +176,10 @@ class ModelConfig:
         high=0.99,
     )
     widths: tuple[int, ...] = setting(
-        VGG16_WIDTHS, "channels of the five stages", commands=(*TRAINING, "port")
+        VGG_WIDTHS, "channels of the five stages", commands=(*TRAINING, "port")
     )
     depths: tuple[int, ...] = setting(
-        VGG16_DEPTHS, "convolutions in the five stages", commands=(*TRAINING, "port")
+        BACKBONES["vgg16_bn"].depths, "convolutions in the five stages", commands=(*TRAINING, "port")
     )
     hidden: int = setting(4096, "width of vgg16_bn's dense layers", low=1)
     conv: Literal["auto", "exact"] = setting(

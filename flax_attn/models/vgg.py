@@ -16,7 +16,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, UInt8
 
-from flax_attn.config import VGG16_DEPTHS, VGG16_WIDTHS
+from flax_attn.config import BACKBONES, VGG_WIDTHS
 from flax_attn.ops.affine import affine
 from flax_attn.ops.choice import select_impl
 from flax_attn.ops.conv import conv3x3, conv3x3_affine_relu
@@ -228,8 +228,8 @@ class VGG16BN(nnx.Module):
     def __init__(
         self,
         *,
-        widths: tuple[int, ...] = VGG16_WIDTHS,
-        depths: tuple[int, ...] = VGG16_DEPTHS,
+        widths: tuple[int, ...] = VGG_WIDTHS,
+        depths: tuple[int, ...] = BACKBONES["vgg16_bn"].depths,
         conv: str = "auto",
         pixels: PixelScale = IMAGENET,
         rngs: nnx.Rngs,
