@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from flax_attn.models.functional import merge as merge
     from flax_attn.models.functional import split as split
     from flax_attn.models.network import AttnOutput as AttnOutput
-    from flax_attn.models.vgg import VGG16BN as VGG16BN
+    from flax_attn.models.vgg import VGG as VGG
     from flax_attn.ops.images import normalize as normalize
     from flax_attn.training.trainer import train as train
 
@@ -50,7 +50,7 @@ _STABLE = {
     "GapVGG": "models.baselines",
     "PooledVGG": "models.baselines",
     "TrainedRun": "explain.trained_run",
-    "VGG16BN": "models.vgg",
+    "VGG": "models.vgg",
     "attention": None,
     "data": None,
     "evaluate": "explain.trained_run",

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import Field, asdict, dataclass, field, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
@@ -108,6 +109,18 @@ BACKBONES: Mapping[str, Backbone] = {
 
 MEGAPIXEL = 1_000_000
 
+
+def entry(table: Mapping[str, Entry], name: str, flag: str) -> Entry:
+    """Returns the row of a table that the value of a setting names.
+
+    Raises:
+      UsageError: there is no row of this name.
+    """
+    if name not in table:
+        raise UsageError(f"unknown --{flag} {name!r}: choose from {', '.join(table)}")
+    return table[name]
+
+
 Estimator = Literal["score_function", "straight_through"]
 AttnDims = Literal["single", "multi"]
 HeadMerge = Literal["concat", "mean"]
@@ -131,6 +144,11 @@ class ModelConfig:
     """The network: its attention, its size, and the arithmetic it computes in."""
 
     model: str = setting("attn_vgg", "network", commands=_TRAIN)
+    backbone: str = setting(
+        "vgg16_bn",
+        "VGG of the network, with batch normalisation (_bn) or without",
+        commands=(*TRAINING, "port"),
+    )
     norm: str = setting("sigmoid", "alignment of the attention scores", commands=_TRAIN)
     score: str = setting("gate", "attention score", commands=_TRAIN)
     attn_features: int = setting(256, "size of the attention projections", low=1)
@@ -171,7 +189,7 @@ class ModelConfig:
     )
     dropout: float | None = setting(
         None,
-        "dropout rate before the classifier (default: 0.5 in vgg16_bn, 0 elsewhere)",
+        "dropout rate before the classifier (default: 0.5 in vgg, 0 elsewhere)",
         low=0,
         high=0.99,
     )
@@ -179,9 +197,11 @@ class ModelConfig:
         VGG_WIDTHS, "channels of the five stages", commands=(*TRAINING, "port")
     )
     depths: tuple[int, ...] = setting(
-        BACKBONES["vgg16_bn"].depths, "convolutions in the five stages", commands=(*TRAINING, "port")
+        None,
+        "convolutions in the five stages (default: those of BACKBONE)",
+        commands=(*TRAINING, "port"),
     )
-    hidden: int = setting(4096, "width of vgg16_bn's dense layers", low=1)
+    hidden: int = setting(4096, "width of the dense layers of vgg", low=1)
     conv: Literal["auto", "exact"] = setting(
         "auto", "convolutions: the fastest known for the device, or XLA's own"
     )
@@ -203,6 +223,21 @@ class ModelConfig:
         decides="measured",
         commands=(),
     )
+
+    def __post_init__(self) -> None:
+        own = entry(BACKBONES, self.backbone, "backbone").depths
+        if self.depths is None:
+            object.__setattr__(self, "depths", own)
+
+    def replaced(self, **values: Any) -> ModelConfig:
+        """Returns a copy with settings replaced; depths that are the backbone's follow it.
+
+        Raises:
+          UsageError: there is no backbone of this name.
+        """
+        if self.depths == BACKBONES[self.backbone].depths:
+            values = {"depths": None, **values}
+        return replace(self, **values)
 
 
 @dataclass(frozen=True)
@@ -550,13 +585,14 @@ class Config:
         """Returns a copy with settings replaced, each named without its section.
 
         Raises:
-          UsageError: no section has a setting of this name.
+          UsageError: no section has a setting of this name, or there is no such backbone.
         """
-        sections = {}
+        sections: dict[str, Any] = {}
         for section in fields(self):
             part = getattr(self, section.name)
             names = {f.name for f in fields(part)} & values.keys()
-            sections[section.name] = replace(part, **{n: values.pop(n) for n in sorted(names)})
+            change = part.replaced if isinstance(part, ModelConfig) else partial(replace, part)
+            sections[section.name] = change(**{n: values.pop(n) for n in sorted(names)})
         if values:
             raise UsageError(f"unknown setting {', '.join(sorted(values))}")
         return Config(**sections)
@@ -714,11 +750,33 @@ def make_config(explicit: Mapping[str, Any], *, preset: str | None = None) -> Co
     if preset is not None and preset not in PRESETS:
         raise UsageError(f"unknown preset {preset!r}; there are {', '.join(PRESETS)}")
     chosen = {**(PRESETS[preset] if preset else {}), **explicit}
+    check_depths(chosen)
     defaults = dataset_entry(chosen.get("dataset", DataConfig.dataset)).defaults
     config = Config().updated(**{**defaults, **chosen})
     validate(config)
     _check_taught(config)
     return config
+
+
+def check_depths(values: Mapping[str, Any]) -> None:
+    """Checks that a backbone and depths that are both named do not name two different VGGs.
+
+    Other depths override those of the backbone, of which its normalisation is left.
+
+    Raises:
+      UsageError: they do.
+    """
+    name, depths = values.get("backbone"), values.get("depths")
+    if name is None or depths is None:
+        return
+    row = entry(BACKBONES, name, "backbone")
+    own = (n for n, other in BACKBONES.items() if other == replace(row, depths=tuple(depths)))
+    other = next(own, name)
+    if other != name:
+        raise UsageError(
+            f"--depths {' '.join(map(str, depths))} are those of {other}, not of {name}: name "
+            f"--backbone {other}, or drop --depths"
+        )
 
 
 def dataset_entry(name: str) -> DatasetEntry:
@@ -728,17 +786,6 @@ def dataset_entry(name: str) -> DatasetEntry:
       UsageError: there is no data set of this name.
     """
     return entry(DATASETS, name, "dataset")
-
-
-def entry(table: Mapping[str, Entry], name: str, flag: str) -> Entry:
-    """Returns the row of a table that the value of a setting names.
-
-    Raises:
-      UsageError: there is no row of this name.
-    """
-    if name not in table:
-        raise UsageError(f"unknown --{flag} {name!r}: choose from {', '.join(table)}")
-    return table[name]
 
 
 def check_dataset(data: DataConfig) -> None:

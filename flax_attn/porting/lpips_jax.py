@@ -27,7 +27,7 @@ from flax_attn.data.image_formats import image_endings
 from flax_attn.errors import DataError, DiskFullError, WeightsError
 from flax_attn.models.calibrate import calibrate
 from flax_attn.models.functional import BACKBONE, abstract
-from flax_attn.models.vgg import VGG16BN
+from flax_attn.models.vgg import VGG
 from flax_attn.system.files import is_no_space, write_text, writing
 
 _log = logging.getLogger(__name__)
@@ -131,7 +131,7 @@ def calibrate_backbone(
 ) -> dict[str, np.ndarray]:
     """Calibrates the arrays of a backbone, by path (``flax_attn.models.calibrate``)."""
     structure, params, stats = abstract(
-        lambda: VGG16BN(widths=tuple(widths), depths=tuple(depths), rngs=nnx.Rngs(0))
+        lambda: VGG(widths=tuple(widths), depths=tuple(depths), rngs=nnx.Rngs(0))
     )
     inner = {path.removeprefix(BACKBONE): array for path, array in arrays.items()}
     new_params, new_stats = calibrate(

@@ -11,7 +11,8 @@ from flax_attn.config import Config, ModelConfig
 from flax_attn.errors import UsageError
 from flax_attn.models import MODELS, build_model, count_parameters, functional
 from flax_attn.models.baselines import adaptive_average_pool
-from flax_attn.models.vgg import VGG16BN, BatchNorm, Features
+from flax_attn.models.conv_layer import BatchNorm
+from flax_attn.models.vgg import VGG, Features
 from tests.helpers.bounds import probable
 
 # PyTorch's counts for the same networks.
@@ -105,7 +106,7 @@ def test_mode_must_be_said(tiny: Config) -> None:
 
 def test_backbone_needs_five_stages() -> None:
     with pytest.raises(ValueError, match="five"):
-        VGG16BN(widths=(4, 4), depths=(1, 1), rngs=None)
+        VGG(widths=(4, 4), depths=(1, 1), rngs=None)
 
 
 def test_initialisation_depends_on_the_seed_alone(tiny: Config) -> None:

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from flax_attn import porting
 from flax_attn.errors import WeightsError
 from flax_attn.models import MODELS, Network, build_model, functional
-from flax_attn.models.vgg import VGG16BN
+from flax_attn.models.vgg import VGG
 from flax_attn.porting import load_torch, save_torch, write_ported
 from flax_attn.porting.ported_files import FIELDS
 from flax_attn.porting.state_dict import detect_layout
@@ -109,7 +109,7 @@ def test_any_network_takes_the_backbone(model: str, layout: str) -> None:
 def test_a_module_of_ones_own_takes_the_backbone() -> None:
     class Mine(nnx.Module):
         def __init__(self, rngs: nnx.Rngs) -> None:
-            self.backbone = VGG16BN(widths=WIDTHS, depths=DEPTHS, rngs=rngs)
+            self.backbone = VGG(widths=WIDTHS, depths=DEPTHS, rngs=rngs)
             self.head = nnx.Param(jnp.ones(3))
 
     model = Mine(nnx.Rngs(0))
@@ -121,7 +121,7 @@ def test_a_module_of_ones_own_takes_the_backbone() -> None:
 
 @pytest.mark.parametrize("layout", NETWORKS)
 def test_a_backbone_alone_is_filled(layout: str) -> None:
-    backbone = VGG16BN(widths=WIDTHS, depths=DEPTHS, rngs=nnx.Rngs(0))
+    backbone = VGG(widths=WIDTHS, depths=DEPTHS, rngs=nnx.Rngs(0))
     assert load_torch(NETWORKS[layout]().state_dict(), into=backbone) == []
     found = {f"backbone/{path}": array for path, array in arrays_of(backbone).items()}
     assert same_bits(found, expected_backbone(layout))
@@ -275,9 +275,9 @@ def test_a_ported_file_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("module", [nnx.Linear(2, 3, rngs=nnx.Rngs(0)), torch.nn.Linear(2, 3)])
 def test_modules_without_a_vgg_are_refused(module: nnx.Module, tmp_path: Path) -> None:
-    with pytest.raises(TypeError, match="into must be a network with a VGG16BN .*got Linear"):
+    with pytest.raises(TypeError, match="into must be a network with a VGG .*got Linear"):
         load_torch(tmp_path / "none.pth", into=module)
-    with pytest.raises(TypeError, match="model must be a network with a VGG16BN .*got Linear"):
+    with pytest.raises(TypeError, match="model must be a network with a VGG .*got Linear"):
         save_torch(module, tmp_path / "a.pth")
 
 
