@@ -492,7 +492,7 @@ class RunConfig:
 
     workdir: str | None = setting(
         None,
-        "run directory (default: runs/<data set>-<model>-<norm>)",
+        "run directory (default: runs/<data set>-<model>-<norm>, or with <backbone> of another)",
         decides="place",
         commands=_TRAIN,
         path="output",

@@ -161,7 +161,7 @@ def _no_network(monkeypatch: pytest.MonkeyPatch, ported: dict[str, str]) -> Iter
     """The command is replaced: it succeeds for some sources, the others fail with a message."""
     asked: list[str] = []
 
-    def fake(source: str, path: Path, environment: object) -> Path:
+    def fake(source: str, path: Path, environment: object, *flags: str) -> Path:
         asked.append(source)
         if source in ported:
             raise WeightsError(ported[source])

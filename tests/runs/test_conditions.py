@@ -124,7 +124,7 @@ def test_other_conditions_are_named_with_both_values(
     [
         ({"widths": (4, 4, 8, 8, 4)}, "widths"),
         ({"heads": 2}, "heads"),
-        ({"model": "vgg16_bn"}, "model"),
+        ({"model": "vgg"}, "model"),
         ({"optimizer": "sgd", "seed": 7}, "optimizer"),
         ({"freeze_backbone": True}, "freeze_backbone"),
     ],

@@ -426,11 +426,11 @@ RUNS = [
     f"{FROZEN} --norm local --score activated_general --window 0.5",
     f"{FROZEN} --norm sigmoid --score neg_euclidean --dataset drawn_pets_scenes --loss focal "
     "--focal-gamma 1.5 --class-weights balanced --oversample 1.5",
-    f"{FROZEN} --model vgg16_bn --dropout 0.3 --schedule step --step-epochs 1 --step-factor 0.5 "
+    f"{FROZEN} --model vgg --dropout 0.3 --schedule step --step-epochs 1 --step-factor 0.5 "
     "--learning-rate 0.01",
-    f"{FROZEN} --model vgg16_bn_gap --task auto --loss focal --class-weights dog=2,cat=0.5 "
+    f"{FROZEN} --model vgg_gap --task auto --loss focal --class-weights dog=2,cat=0.5 "
     "--oversample balanced",
-    f"{FROZEN} --model vgg16_bn_pooled --normalise data --centre-crop 0.5",
+    f"{FROZEN} --model vgg_pooled --normalise data --centre-crop 0.5",
 ]
 
 # Of settings that some networks and steps do not read: those that do.
@@ -446,7 +446,7 @@ READ_BY: dict[str, Callable[[Mapping[str, Any]], bool]] = {
     "head_diversity": lambda run: run["heads"] > 1,
     "roi_over": lambda run: run["roi_weights"] is not None,
     "roi_masks": lambda run: run["roi_weights"] is not None,
-    "hidden": lambda run: run["model"] == "vgg16_bn",
+    "hidden": lambda run: run["model"] == "vgg",
     "conv": lambda run: not run["freeze_backbone"],
     "remat": lambda run: not run["freeze_backbone"],
     "backbone_learning_rate": lambda run: not run["freeze_backbone"],
