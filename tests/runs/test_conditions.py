@@ -31,8 +31,8 @@ def another_value(config: Config, name: str) -> Any:
     """A value of a setting that is not the configuration's."""
     flat = {k: v for part in config.to_json().values() for k, v in part.items()}
     value = flat[name]
-    if name == "roi_weights":
-        return ("pool4=1",)
+    if name in ("roi_weights", "backbone"):
+        return {"roi_weights": ("pool4=1",), "backbone": "vgg16"}[name]
     if isinstance(value, bool):
         return not value
     if isinstance(value, int | float):
