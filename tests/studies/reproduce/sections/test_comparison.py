@@ -33,3 +33,13 @@ def test_accuracy_time_and_trend(undrawn: None, tmp_path: Path) -> None:
     few = {**evidence.cost, "judge_attn_vgg": np.ones(2), "judge_vgg": np.ones(2)}
     found = comparison.section(replace(evidence, rows=noisy, cost=few), tmp_path)
     assert verdicts(found) == [S, S, U, S, U, U, U]
+
+
+def test_the_other_network_is_called_by_its_backbone(undrawn: None, tmp_path: Path) -> None:
+    evidence = made_up.evidence()
+    plan = replace(evidence.plan, config=evidence.plan.config.updated(backbone="vgg11"))
+    found = comparison.section(replace(evidence, plan=plan), tmp_path)
+    # What stands in quotation marks are the article's words.
+    said = repr(replace(found, quoted=""))
+    assert found.title == "AttnVGG against VGG11" and "VGG16" not in said
+    assert [row[0] for table in found.tables for row in table.rows].count("VGG11") == 2
