@@ -75,6 +75,15 @@ def test_a_study_remembers_its_conditions(tmp_path: Path) -> None:
             remember(file, {"a": 1}, remedy="choose another --out")
 
 
+def test_a_study_from_before_a_setting_had_its_default(tmp_path: Path) -> None:
+    file = tmp_path / "conditions.json"
+    remember(file, {"depths": (1, 1, 1, 1, 1)}, remedy="choose another --out")
+    now = {"depths": (1, 1, 1, 1, 1), "backbone": "vgg16_bn"}
+    remember(file, now, remedy="choose another --out")
+    with pytest.raises(CheckpointError, match=r"\(backbone was 'vgg16_bn', now 'vgg16'\)"):
+        remember(file, {**now, "backbone": "vgg16"}, remedy="choose another --out")
+
+
 def test_same_conditions_resume(tmp_path: Path, run: Run) -> None:
     longer = replace(run, config=run.config.updated(epochs=99, workers=7, workdir="x"))
     longer = replace(longer, config=longer.config.updated(on_bad_image="quarantine", mask_dir="m"))
