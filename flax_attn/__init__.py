@@ -31,10 +31,18 @@ if TYPE_CHECKING:
     from flax_attn.models.baselines import DenseVGG as DenseVGG
     from flax_attn.models.baselines import GapVGG as GapVGG
     from flax_attn.models.baselines import PooledVGG as PooledVGG
+    from flax_attn.models.family import vgg11 as vgg11
+    from flax_attn.models.family import vgg11_bn as vgg11_bn
+    from flax_attn.models.family import vgg13 as vgg13
+    from flax_attn.models.family import vgg13_bn as vgg13_bn
+    from flax_attn.models.family import vgg16 as vgg16
+    from flax_attn.models.family import vgg16_bn as vgg16_bn
+    from flax_attn.models.family import vgg19 as vgg19
+    from flax_attn.models.family import vgg19_bn as vgg19_bn
     from flax_attn.models.functional import merge as merge
     from flax_attn.models.functional import split as split
     from flax_attn.models.network import AttnOutput as AttnOutput
-    from flax_attn.models.vgg import VGG16BN as VGG16BN
+    from flax_attn.models.vgg import VGG as VGG
     from flax_attn.ops.images import normalize as normalize
     from flax_attn.training.trainer import train as train
 
@@ -50,7 +58,7 @@ _STABLE = {
     "GapVGG": "models.baselines",
     "PooledVGG": "models.baselines",
     "TrainedRun": "explain.trained_run",
-    "VGG16BN": "models.vgg",
+    "VGG": "models.vgg",
     "attention": None,
     "data": None,
     "evaluate": "explain.trained_run",
@@ -63,6 +71,14 @@ _STABLE = {
     "porting": None,
     "split": "models.functional",
     "train": "training.trainer",
+    "vgg11": "models.family",
+    "vgg11_bn": "models.family",
+    "vgg13": "models.family",
+    "vgg13_bn": "models.family",
+    "vgg16": "models.family",
+    "vgg16_bn": "models.family",
+    "vgg19": "models.family",
+    "vgg19_bn": "models.family",
 }
 
 __all__ = ["__version__", *_STABLE]

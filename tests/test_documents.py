@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from flax_attn.attention import ALIGNMENTS, SCORES
-from flax_attn.config import DATASETS, PRESETS
+from flax_attn.config import BACKBONES, DATASETS, PRESETS
 from flax_attn.explain.measures import MEASURES
 from flax_attn.models import MODELS
 from flax_attn.system.cli import COMMANDS
@@ -19,6 +19,7 @@ LISTED = {
     "scores": (SCORES, ["README.md", "docs/attention.md"]),
     "alignments": (ALIGNMENTS, ["README.md", "docs/attention.md"]),
     "networks": (MODELS, ["README.md"]),
+    "backbones": (BACKBONES, ["README.md", "docs/library.md"]),
     "data sets": (DATASETS, ["README.md"]),
     "presets": (PRESETS, ["README.md"]),
     "measures": (MEASURES, ["docs/explain.md"]),

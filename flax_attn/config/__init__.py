@@ -4,14 +4,15 @@ The command line, the presets and ``config.json`` are all derived from these fie
 follows from a setting (resuming, studies, several processes, refusals) from its tags
 (``setting``). Four files hold the settings of a section each: ``model_settings``,
 ``data_settings``, ``train_settings`` and ``run_settings``; ``configuration`` joins them. A file
-imports only files before it: ``setting``, ``values``, the sections, ``configuration``,
-``datasets``, ``ranges``, ``checks``, ``presets``.
+imports only files before it: ``setting``, ``values``, ``backbones``, the sections,
+``configuration``, ``datasets``, ``ranges``, ``checks``, ``presets``.
 
 Refuses anything but plain values: no arrays, no files, and never jax.
 
 Read ``setting`` first, then ``configuration``.
 """
 
+from flax_attn.config.backbones import BACKBONES, VGG_WIDTHS, Backbone, check_depths
 from flax_attn.config.checks import unmet, validate, validate_model
 from flax_attn.config.configuration import (
     OTHER_IMAGES,
@@ -24,8 +25,6 @@ from flax_attn.config.data_settings import MEGAPIXEL, BadImagePolicy, DataConfig
 from flax_attn.config.datasets import DATASETS, DatasetEntry, check_dataset, dataset_entry
 from flax_attn.config.model_settings import (
     GATED,
-    VGG16_DEPTHS,
-    VGG16_WIDTHS,
     Estimator,
     HeadMerge,
     ModelConfig,
@@ -38,6 +37,8 @@ from flax_attn.config.train_settings import TaskChoice, TrainConfig
 from flax_attn.config.values import parse_class_weights, parse_oversample
 
 __all__ = [
+    "BACKBONES",
+    "Backbone",
     "BadImagePolicy",
     "Config",
     "DATASETS",
@@ -56,9 +57,9 @@ __all__ = [
     "RunConfig",
     "TaskChoice",
     "TrainConfig",
-    "VGG16_DEPTHS",
-    "VGG16_WIDTHS",
+    "VGG_WIDTHS",
     "check_dataset",
+    "check_depths",
     "dataset_entry",
     "deciding",
     "entry",

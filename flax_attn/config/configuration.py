@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import Field, asdict, dataclass, fields, replace
+from functools import partial
 from typing import Any
 
 from flax_attn.config.data_settings import DataConfig
@@ -34,13 +35,14 @@ class Config:
         """Returns a copy with settings replaced, each named without its section.
 
         Raises:
-          UsageError: no section has a setting of this name.
+          UsageError: no section has a setting of this name, or there is no such backbone.
         """
-        sections = {}
+        sections: dict[str, Any] = {}
         for section in fields(self):
             part = getattr(self, section.name)
             names = {f.name for f in fields(part)} & values.keys()
-            sections[section.name] = replace(part, **{n: values.pop(n) for n in sorted(names)})
+            change = part.replaced if isinstance(part, ModelConfig) else partial(replace, part)
+            sections[section.name] = change(**{n: values.pop(n) for n in sorted(names)})
         if values:
             raise UsageError(f"unknown setting {', '.join(sorted(values))}")
         return Config(**sections)

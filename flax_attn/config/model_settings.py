@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
-from flax_attn.config.setting import NOT_REPRODUCE, TRAIN, TRAINING, setting
-
-# VGG16, configuration D of Simonyan and Zisserman (2015).
-VGG16_WIDTHS = (64, 128, 256, 512, 512)
-VGG16_DEPTHS = (2, 2, 3, 3, 3)
+from flax_attn.config.backbones import BACKBONES, VGG_WIDTHS
+from flax_attn.config.setting import NOT_REPRODUCE, TRAIN, TRAINING, entry, setting
 
 GATED = ("pool2", "pool3", "pool4")
 
@@ -23,6 +20,11 @@ class ModelConfig:
     """The network: its attention, its size, and the arithmetic it computes in."""
 
     model: str = setting("attn_vgg", "network", commands=TRAIN)
+    backbone: str = setting(
+        "vgg16_bn",
+        "VGG of the network, with batch normalisation (_bn) or without",
+        commands=(*TRAINING, "port"),
+    )
     norm: str = setting("sigmoid", "alignment of the attention scores", commands=TRAIN)
     score: str = setting("gate", "attention score", commands=TRAIN)
     attn_features: int = setting(256, "size of the attention projections", low=1)
@@ -61,17 +63,19 @@ class ModelConfig:
     )
     dropout: float | None = setting(
         None,
-        "dropout rate before the classifier (default: 0.5 in vgg16_bn, 0 elsewhere)",
+        "dropout rate before the classifier (default: 0.5 in vgg, 0 elsewhere)",
         low=0,
         high=0.99,
     )
     widths: tuple[int, ...] = setting(
-        VGG16_WIDTHS, "channels of the five stages", commands=(*TRAINING, "port")
+        VGG_WIDTHS, "channels of the five stages", commands=(*TRAINING, "port")
     )
     depths: tuple[int, ...] = setting(
-        VGG16_DEPTHS, "convolutions in the five stages", commands=(*TRAINING, "port")
+        None,
+        "convolutions in the five stages (default: those of BACKBONE)",
+        commands=(*TRAINING, "port"),
     )
-    hidden: int = setting(4096, "width of vgg16_bn's dense layers", low=1)
+    hidden: int = setting(4096, "width of the dense layers of vgg", low=1)
     conv: Literal["auto", "exact"] = setting(
         "auto", "convolutions: the fastest known for the device, or XLA's own"
     )
@@ -93,6 +97,21 @@ class ModelConfig:
         decides="measured",
         commands=(),
     )
+
+    def __post_init__(self) -> None:
+        own = entry(BACKBONES, self.backbone, "backbone").depths
+        if self.depths is None:
+            object.__setattr__(self, "depths", own)
+
+    def replaced(self, **values: Any) -> ModelConfig:
+        """Returns a copy with settings replaced; depths that are the backbone's follow it.
+
+        Raises:
+          UsageError: there is no backbone of this name.
+        """
+        if self.depths == BACKBONES[self.backbone].depths:
+            values = {"depths": None, **values}
+        return replace(self, **values)
 
 
 def gated(model: ModelConfig) -> tuple[str, ...]:

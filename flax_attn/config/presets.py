@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from flax_attn.config.backbones import check_depths
 from flax_attn.config.checks import validate
 from flax_attn.config.configuration import Config
 from flax_attn.config.data_settings import DataConfig
@@ -61,6 +62,7 @@ def make_config(explicit: Mapping[str, Any], *, preset: str | None = None) -> Co
     if preset is not None and preset not in PRESETS:
         raise UsageError(f"unknown preset {preset!r}; there are {', '.join(PRESETS)}")
     chosen = {**(PRESETS[preset] if preset else {}), **explicit}
+    check_depths(chosen)
     defaults = dataset_entry(chosen.get("dataset", DataConfig.dataset)).defaults
     config = Config().updated(**{**defaults, **chosen})
     validate(config)

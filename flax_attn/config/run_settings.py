@@ -14,7 +14,7 @@ class RunConfig:
 
     workdir: str | None = setting(
         None,
-        "run directory (default: runs/<data set>-<model>-<norm>)",
+        "run directory (default: runs/<data set>-<model>-<norm>, or with <backbone> of another)",
         decides="place",
         commands=TRAIN,
         path="output",

@@ -1,9 +1,9 @@
 """The networks, by name, and the functional view of them.
 
-``vgg`` is the backbone, ``attn_vgg`` the article's network, ``baselines`` what it is compared with;
-``network`` is what all of them share; ``functional`` splits a network into its structure and flat
-dictionaries of arrays, which is what steps, checkpoints and ported files work on; ``tasks`` says
-what is asked of an image.
+``vgg`` is the backbone, ``family`` the eight VGGs by name, ``attn_vgg`` the article's network,
+``baselines`` what it is compared with; ``network`` is what all of them share; ``functional`` splits
+a network into its structure and flat dictionaries of arrays, which is what steps, checkpoints and
+ported files work on; ``tasks`` says what is asked of an image.
 
 Refuses files and devices. To add a network, write it beside ``attn_vgg`` and add a row to
 ``MODELS``.
@@ -23,9 +23,9 @@ from flax_attn.models.network import AttnOutput, Network
 
 MODELS: dict[str, type[AttnVGG | PooledVGG | GapVGG | DenseVGG]] = {
     "attn_vgg": AttnVGG,
-    "vgg16_bn": DenseVGG,
-    "vgg16_bn_gap": GapVGG,
-    "vgg16_bn_pooled": PooledVGG,
+    "vgg": DenseVGG,
+    "vgg_gap": GapVGG,
+    "vgg_pooled": PooledVGG,
 }
 
 

@@ -1,4 +1,4 @@
-"""AttnVGG: VGG16_bn with attention gates in place of its dense layers."""
+"""AttnVGG: a VGG with attention gates in place of its dense layers."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from flax_attn.models.vgg import Features
 
 
 class AttnVGG(Network):
-    """VGG16_bn with attention gates and a linear classifier.
+    """A VGG (``backbone``, by default VGG16_bn) with attention gates and a linear classifier.
 
     pool-3 and pool-4 (``gates``) are attended under the guidance of pool-5 and pooled; pool-5
     is averaged; the vectors, concatenated in the order pool-5, pool-3, pool-4, are classified.

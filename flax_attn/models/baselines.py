@@ -1,4 +1,4 @@
-"""The networks that AttnVGG is compared with: VGG16_bn with three classifiers without attention."""
+"""The networks that AttnVGG is compared with: a VGG with three classifiers without attention."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from flax_attn.models.network import (
 )
 from flax_attn.models.vgg import Features
 
-# The dense classifier of VGG16 is built for a 7×7 map (a 224-pixel image).
+# The dense classifier of a VGG is built for a 7×7 map (a 224-pixel image).
 DENSE_GRID = 7
 
 
@@ -46,7 +46,7 @@ class PooledVGG(Network):
 
 
 class GapVGG(Network):
-    """VGG16_bn with pool-5 averaged and classified."""
+    """A VGG with pool-5 averaged and classified."""
 
     @classmethod
     def taps(cls, config: ModelConfig) -> tuple[str, ...]:
@@ -64,7 +64,7 @@ class GapVGG(Network):
 
 
 class DenseVGG(Network):
-    """torchvision's vgg16_bn: pool-5 averaged to 7×7, then three dense layers.
+    """torchvision's VGGs: pool-5 averaged to 7×7, then three dense layers.
 
     The dropout rate is 0.5 unless another is given.
     """

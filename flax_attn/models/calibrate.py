@@ -16,9 +16,10 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, UInt8
 
-from flax_attn.errors import DataError, NonFiniteError
+from flax_attn.errors import DataError, NonFiniteError, UsageError
+from flax_attn.models.conv_layer import BatchNorm, ConvNorm
 from flax_attn.models.functional import Arrays, Structure, merge, split
-from flax_attn.models.vgg import VGG16BN, BatchNorm, ConvNorm
+from flax_attn.models.vgg import VGG
 from flax_attn.ops.conv import conv3x3
 from flax_attn.ops.pooling import max_pool2x2
 
@@ -34,7 +35,7 @@ def calibrate(
     For every convolution with output z (its bias included), whose normalisation computes
     ``a z + c``: running mean m and variance v (unbiased) become those of z over the images
     and locations, scale becomes ``a sqrt(v + eps)`` and bias ``c + a m``. The module is a
-    ``VGG16BN`` or a network with one as its ``backbone``.
+    ``VGG`` or a network with one as its ``backbone``.
 
     As the function stays, so do the inputs of every layer: one pass over ``batches`` is enough for
     all layers. Moments of a batch are float32, their sums float64.
@@ -42,6 +43,7 @@ def calibrate(
     Raises:
       DataError: there are no images.
       NonFiniteError: an activation is NaN or infinite.
+      UsageError: the network has no normalisations.
     """
 
     @jax.jit
@@ -52,6 +54,11 @@ def calibrate(
     # Copies: a module over numpy arrays writes its new statistics into the caller's.
     params, stats = jax.tree.map(jnp.array, (dict(params), dict(stats)))
     model = merge(structure, params, stats)
+    if not _layers(_backbone(model)):
+        raise UsageError(
+            "calibration sets the statistics of batch normalisations, and this VGG has none: leave "
+            "it as it is"
+        )
     totals: list[_Moments] = []
     for image in batches:
         found = jax.device_get(moments(params, stats, image))
@@ -91,11 +98,11 @@ class _Moments:
         return _Moments(count, mean, variance + share * (1 - share) * gap**2)
 
 
-def _moments(backbone: VGG16BN, x: Float[Array, "b h w c"]) -> list[tuple[Array, Array]]:
+def _moments(backbone: VGG, x: Float[Array, "b h w c"]) -> list[tuple[Array, Array]]:
     """Returns mean and biased variance of every convolution's output, in evaluation mode."""
     found = []
     for stage in backbone.stages:
-        for layer in stage.layers:
+        for layer in stage.normed():
             bias = layer.bias[...]
             z = conv3x3(x, layer.kernel[...], impl=layer.impl)
             mean = z.mean((0, 1, 2))
@@ -126,20 +133,20 @@ def _set_statistics(
         leaf[...] = jnp.asarray(value, leaf[...].dtype)
 
 
-def _locations(backbone: VGG16BN, shape: tuple[int, ...]) -> list[int]:
+def _locations(backbone: VGG, shape: tuple[int, ...]) -> list[int]:
     b, h, w, _ = shape
     return [
         b * (h >> i) * (w >> i) for i, stage in enumerate(backbone.stages) for _ in stage.layers
     ]
 
 
-def _layers(backbone: VGG16BN) -> list[tuple[str, ConvNorm]]:
+def _layers(backbone: VGG) -> list[tuple[str, ConvNorm]]:
     return [
         (f"stages/{i}/layers/{j}", layer)
         for i, stage in enumerate(backbone.stages)
-        for j, layer in enumerate(stage.layers)
+        for j, layer in enumerate(stage.normed())
     ]
 
 
-def _backbone(model: Any) -> VGG16BN:
-    return model if isinstance(model, VGG16BN) else model.backbone
+def _backbone(model: Any) -> VGG:
+    return model if isinstance(model, VGG) else model.backbone

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import fields
 from itertools import product
 from typing import Any, NamedTuple
 
@@ -14,9 +14,9 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Key, UInt8
 
-from flax_attn.config import ModelConfig, validate_model
+from flax_attn.config import BACKBONES, ModelConfig, check_depths, validate_model
 from flax_attn.models.recompute import staged_features
-from flax_attn.models.vgg import VGG16BN, AnyArray, Features
+from flax_attn.models.vgg import VGG, AnyArray, Features
 from flax_attn.ops.images import IMAGENET, PixelScale
 
 classifier_init = nnx.initializers.normal(0.01)
@@ -65,15 +65,15 @@ class Network(nnx.Module):
       config: the settings; by default those of the article.
       num_classes: how many logits there are.
       rngs: whose ``params`` stream the initial values are drawn from.
-      settings: fields of ``ModelConfig`` that replace the configuration's, such as ``norm``,
-        ``score``, ``gates`` or ``heads``.
+      settings: fields of ``ModelConfig`` that replace the configuration's, such as ``backbone``,
+        ``norm``, ``score``, ``gates`` or ``heads``.
 
     Raises:
       TypeError: a name that is no setting of a network.
       UsageError: a value outside its range, or settings that exclude each other.
     """
 
-    backbone: VGG16BN
+    backbone: VGG
     dropout: float
     precision: str = "f32"
     remat: bool = False
@@ -143,7 +143,7 @@ class Network(nnx.Module):
         *,
         perturb: Mapping[str, Float[Array, "b _ _ _"]] | None = None,
     ) -> tuple[AttnOutput, dict[str, Float[Array, "b _ _ _"]]]:
-        """Evaluates, and returns the last activation of each stage (see ``VGG16BN``)."""
+        """Evaluates, and returns the last activation of each stage (see ``VGG``)."""
         features, activations = self.backbone.with_activations(image, train=False, perturb=perturb)
         return self.classify(features, train=False), activations
 
@@ -168,7 +168,7 @@ def configured(config: ModelConfig | None, settings: Mapping[str, Any]) -> Model
 
     Raises:
       TypeError: a name that is no setting of a network.
-      UsageError: a value outside its range.
+      UsageError: a value outside its range, or settings that exclude each other.
     """
     known = {f.name for f in fields(ModelConfig)}
     if unknown := settings.keys() - known:
@@ -176,7 +176,8 @@ def configured(config: ModelConfig | None, settings: Mapping[str, Any]) -> Model
             f"no setting {', '.join(sorted(unknown))} of a network; there are "
             f"{', '.join(sorted(known))}"
         )
-    config = replace(config or ModelConfig(), **settings)
+    check_depths(settings)
+    config = (config or ModelConfig()).replaced(**settings)
     validate_model(config)
     return config
 
@@ -198,11 +199,15 @@ def global_average(x: Float[Array, "b h w c"]) -> Float[Array, "b c"]:
     return x.mean((-3, -2), dtype=jnp.promote_types(x.dtype, jnp.float32))
 
 
-def backbone(config: ModelConfig, rngs: nnx.Rngs) -> VGG16BN:
+def backbone(config: ModelConfig, rngs: nnx.Rngs) -> VGG:
     """Builds the backbone of a configuration."""
-    pixels = pixel_scale(config)
-    return VGG16BN(
-        widths=config.widths, depths=config.depths, conv=config.conv, pixels=pixels, rngs=rngs
+    return VGG(
+        widths=config.widths,
+        depths=config.depths,
+        norm=BACKBONES[config.backbone].norm,
+        conv=config.conv,
+        pixels=pixel_scale(config),
+        rngs=rngs,
     )
 
 

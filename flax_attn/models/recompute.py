@@ -8,11 +8,11 @@ import jax
 from flax import nnx
 from jaxtyping import Array, Float
 
-from flax_attn.models.vgg import VGG16BN, ConvStage, Features
+from flax_attn.models.vgg import VGG, ConvStage, Features
 from flax_attn.ops.order import after
 
 
-def staged_features(backbone: VGG16BN, image: Float[Array, "b h w 3"]) -> Features:
+def staged_features(backbone: VGG, image: Float[Array, "b h w 3"]) -> Features:
     """Computes ``backbone(image, train=True)``, storing only the pooled maps for the gradient.
 
     The activations inside a stage are computed a second time when the gradient reaches it: memory

@@ -9,7 +9,7 @@ Refuses state, configuration and files.
 Read ``conv`` first: how a form is chosen, and what every form computes.
 """
 
-from flax_attn.ops.conv import conv3x3, conv3x3_affine_relu
+from flax_attn.ops.conv import conv3x3, conv3x3_affine_relu, conv3x3_bias_relu
 from flax_attn.ops.conv_modules import Conv3x3, max_pool
 from flax_attn.ops.normalisation import Normalised, norm_relu, norm_relu_conv3x3
 from flax_attn.ops.pooling import max_pool2x2
@@ -19,6 +19,7 @@ __all__ = [
     "Normalised",
     "conv3x3",
     "conv3x3_affine_relu",
+    "conv3x3_bias_relu",
     "max_pool",
     "max_pool2x2",
     "norm_relu",

@@ -75,6 +75,24 @@ def conv3x3_affine_relu(
     return jax.nn.relu(conv3x3(x, kernel, impl=impl) * factor + offset).astype(x.dtype)
 
 
+def conv3x3_bias_relu(
+    x: Float[Array, "b h w c"],
+    kernel: Float[Array, "3 3 c d"],
+    bias: Float[Array, "d"],
+    *,
+    impl: str = "auto",
+) -> Float[Array, "b h w d"]:
+    """Returns max(conv3x3(x, kernel) + bias, 0): a layer without normalisation.
+
+    The form is that of ``conv3x3_affine_relu``. A factor of one changes no bit, and XLA drops the
+    products with it and the gradient that nobody asks for.
+
+    Raises:
+      UsageError: an unknown ``impl``, or shapes that do not fit.
+    """
+    return conv3x3_affine_relu(x, kernel, jnp.ones_like(bias), bias, impl=impl)
+
+
 def choose_form(shape: tuple[int, ...], d: int, dtype: DTypeLike = jnp.float32) -> Form:
     """Returns the fastest form on a CPU for x of this [b, h, w, c] and d output channels.
 

@@ -151,7 +151,7 @@ def load_into(
         report.check_values(path, arrays[path], variance=is_variance(path))
     report.raise_if_any(
         f"{source} does not fit the network",
-        remedy="Set the model's widths and depths to the file's, or take other weights.",
+        remedy="Set the model's backbone, widths and depths to the file's, or take other weights.",
     )
     taken = {path: arrays[path] if path in wanted else leaf for path, leaf in template.items()}
     return LoadedWeights(

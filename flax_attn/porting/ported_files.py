@@ -20,7 +20,7 @@ from flax_attn.system.json_text import encode_json
 FORMAT = "flax_attn"
 
 # Metadata every ported file has; widths and depths are lists, the others text. ``batch_norm``
-# is "trained", or "inserted" where it was calibrated only.
+# is "trained", "inserted" where it was calibrated only, or "none" where there is none.
 FIELDS = ("source", "source_sha256", "layout", "batch_norm", "widths", "depths")
 _LISTS = ("widths", "depths")
 _DIGEST = "content_sha256"

@@ -18,7 +18,7 @@ from flax import nnx
 
 from flax_attn.errors import WeightsError, name_some
 from flax_attn.models.functional import BACKBONE, merge, placed_like, split
-from flax_attn.models.vgg import VGG16BN
+from flax_attn.models.vgg import VGG
 from flax_attn.porting.convert import (
     ArraySpec,
     Report,
@@ -62,8 +62,8 @@ def load_torch(
       source: a file of PyTorch's or safetensors, under any name; or a state dict in memory,
         whose values are tensors of PyTorch or arrays; in either, what training scripts save
         around one.
-      into: the network, one of ``flax_attn.models`` or any other with a ``VGG16BN`` as its
-        ``backbone``, or a ``VGG16BN`` alone; changed in place.
+      into: the network, one of ``flax_attn.models`` or any other with a ``VGG`` as its
+        ``backbone``, or a ``VGG`` alone; changed in place.
       layout: "auto", "vgg16_bn", "attn_vgg", or "backbone" for the convolutions alone, whatever
         the head.
       entry: where a checkpoint holds the weights, such as "ema"; without, the first that has a
@@ -76,7 +76,7 @@ def load_torch(
       TypeError: ``into`` has no such backbone.
       ValueError: there is no such layout.
     """
-    into = _Headless(into) if isinstance(into, VGG16BN) else into
+    into = _Headless(into) if isinstance(into, VGG) else into
     depths = _depths(into, "into")
     _check_layout(layout)
     name = "the mapping" if isinstance(source, Mapping) else str(source)
@@ -105,7 +105,7 @@ def save_torch(model: nnx.Module, path: str | os.PathLike[str], *, layout: str =
 
     Args:
       model: an AttnVGG whose gates are the article's, or a vgg16_bn; for "backbone" any network
-        with a ``VGG16BN`` as its ``backbone``.
+        with a ``VGG`` as its ``backbone``.
       path: a ``.safetensors`` file, or ``.pth`` or ``.pt``, which PyTorch is needed to write.
       layout: "auto", "vgg16_bn", "attn_vgg", or "backbone" for the convolutions alone.
 
@@ -259,15 +259,15 @@ def _offered(
 class _Headless(nnx.Module):
     """A backbone under the name that it has in a network."""
 
-    def __init__(self, backbone: VGG16BN):
+    def __init__(self, backbone: VGG):
         self.backbone = backbone
 
 
 def _depths(model: Any, argument: str) -> Sequence[int]:
     backbone = getattr(model, "backbone", None)
-    if not isinstance(backbone, VGG16BN):
+    if not isinstance(backbone, VGG):
         raise TypeError(
-            f"{argument} must be a network with a VGG16BN as its backbone, got "
+            f"{argument} must be a network with a VGG as its backbone, got "
             f"{type(model).__name__}: take one of flax_attn.models"
         )
     return [len(stage.layers) for stage in backbone.stages]

@@ -113,7 +113,9 @@ def remember(file: Path, now: Mapping[str, Any], *, remedy: str) -> None:
             raise ValueError(f"{type(before).__name__} instead of an object")
     except ValueError as error:
         raise CheckpointError(f"{file} is damaged: {remedy}") from error
-    changes = compare(before, now)
+    # A setting that there was not yet had its default.
+    missing = {f.name: f.default for f in settings() if f.name in now.keys() - before.keys()}
+    changes = compare({**missing, **before}, now)
     if changes:
         raise CheckpointError(
             f"{file.parent} was filled under other conditions "

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import jax
 
-from flax_attn.config import Config
+from flax_attn.config import Config, ModelConfig, gated
 from flax_attn.errors import CheckpointError, RunBusyError, UsageError
 from flax_attn.runs.remembered_paths import recall_paths, remember_paths
 from flax_attn.system.cpu import max_isa, threads
@@ -142,11 +142,17 @@ class Run:
 
 
 def default_workdir(config: Config) -> Path:
-    """Returns ``runs/<data set>-<model>-<norm>``; the norm only for networks with gates."""
-    names = [config.data.dataset, config.model.model]
-    if config.model.model == "attn_vgg":
-        names.append(config.model.norm)
-    return Path("runs") / "-".join(names)
+    """Returns ``runs/<data set>-<model>-<norm>``, with more or fewer names as ``names_of_network``.
+
+    The data set stands before them.
+    """
+    return Path("runs") / "-".join([config.data.dataset, *names_of_network(config.model)])
+
+
+def names_of_network(model: ModelConfig) -> list[str]:
+    """Returns the model, the backbone unless it is the default one, and the norm of gates."""
+    backbone = [model.backbone] if model.backbone != ModelConfig.backbone else []
+    return [model.model, *backbone, *([model.norm] if gated(model) else [])]
 
 
 def require_usable(workdir: Path, *, flag: str = "--workdir") -> None:

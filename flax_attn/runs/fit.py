@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import fields, replace
+from dataclasses import fields
 
 from flax_attn.config import ModelConfig
 from flax_attn.errors import FlaxAttnError
@@ -30,7 +30,7 @@ def misfits(old: Run, new: Run, names: Iterable[str]) -> list[str]:
             return len(old.classes) != len(new.classes)
         if name not in of_network:
             return False
-        alone = replace(old.config.model, **{name: getattr(new.config.model, name)})
+        alone = old.config.model.replaced(**{name: getattr(new.config.model, name)})
         return _shapes(alone, len(old.classes)) != before
 
     before = _shapes(old.config.model, len(old.classes))

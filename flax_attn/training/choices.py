@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from flax_attn.attention import ALIGNMENTS, SCORES
-from flax_attn.config import DATASETS
+from flax_attn.config import BACKBONES, DATASETS
 from flax_attn.models import MODELS
 from flax_attn.training.optimizer import OPTIMIZERS, SCHEDULES
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "model": tuple(MODELS),
+    "backbone": tuple(BACKBONES),
     "norm": tuple(ALIGNMENTS),
     "score": tuple(SCORES),
     "dataset": tuple(DATASETS),

@@ -20,7 +20,7 @@ from flax_attn.figures import Panel, draw_attention
 from flax_attn.models.functional import Arrays
 from flax_attn.models.network import named_maps
 from flax_attn.models.tasks import TASKS, Task, names_of
-from flax_attn.runs.directory import Run
+from flax_attn.runs.directory import Run, names_of_network
 from flax_attn.runs.load import restore_best
 from flax_attn.system.console import bar, plain
 from flax_attn.system.files import write_json, writing
@@ -192,7 +192,7 @@ def evaluate_run(
     with writing(f"the pictures in {out}", remedy=REMEDY):
         draw_ranking(report, truth, result.probabilities, out / RANKING_FILE)
     if panels:
-        title = f"{run.config.model.model}, {run.config.model.norm}, epoch {network.epoch}"
+        title = ", ".join([*names_of_network(run.config.model), f"epoch {network.epoch}"])
         with writing(f"the pictures in {out}", remedy=REMEDY):
             draw_attention(panels, out / "attention.png", title=title)
     _log.info(f"wrote metrics.json, predictions.csv and pictures to {out}")

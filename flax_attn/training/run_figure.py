@@ -19,7 +19,7 @@ from flax_attn.figures import (
 from flax_attn.models.functional import Arrays, Structure
 from flax_attn.models.tasks import TASKS
 from flax_attn.runs.checkpoints import Checkpoints
-from flax_attn.runs.directory import Run
+from flax_attn.runs.directory import Run, names_of_network
 from flax_attn.runs.load import restore_best
 from flax_attn.runs.snapshots import load_snapshot, snapshot_epochs
 from flax_attn.system.console import attempt
@@ -74,7 +74,7 @@ def draw_epochs(
         for name in last[0].attention
         for epoch in few
     ]
-    title = f"{run.config.model.model}, {run.config.model.norm}, {run.config.data.dataset}"
+    title = ", ".join([*names_of_network(run.config.model), run.config.data.dataset])
     draw_strips(shown, [photographs, *columns], workdir / FIGURE, title=title, columns=True)
     frames = [
         (f"epoch {epoch}", [photographs, *(Strip(name, value) for name, value in maps.items())])
@@ -92,7 +92,7 @@ def draw_run(
     Raises:
       CheckpointError: there is no good checkpoint.
     """
-    title = f"{run.config.model.model}, {run.config.model.norm}, {run.config.data.dataset}"
+    title = ", ".join([*names_of_network(run.config.model), run.config.data.dataset])
     curves, attention = workdir / CURVES_FILE, workdir / ATTENTION_FILE
     rows = checkpoints.rows
     if attempt(lambda: draw_curves({"": rows}, curves, title=title), str(curves)):

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
-from flax_attn.config import RunConfig
+from flax_attn.config import Config
 from flax_attn.data import Split, read_image
 from flax_attn.errors import DataError, WeightsError
 from flax_attn.models.functional import Arrays
@@ -126,24 +126,26 @@ def from_run(folder: Path, classes: tuple[str, ...]) -> Initial:
 
 
 def resolve_initial(
-    config: RunConfig, classes: tuple[str, ...], *, imagenet: Callable[[], Path] = resolve_imagenet
+    config: Config, classes: tuple[str, ...], *, imagenet: Callable[..., Path] = resolve_imagenet
 ) -> Initial:
     """Returns the source that ``--init-from`` and ``--weights`` name.
 
-    ``imagenet`` returns the path of a file of ImageNet weights, downloading it if need be.
+    ``imagenet(backbone=…)`` returns the path of a file of that backbone's ImageNet weights,
+    downloading it if need be.
 
     Raises:
       CheckpointError: no checkpoint of the other run is whole.
       DataError: the other run's classes differ.
       WeightsError: the weights cannot be had or read.
     """
-    if config.init_from is not None:
-        return from_run(Path(config.init_from), classes)
-    if config.weights == "none":
+    run = config.run
+    if run.init_from is not None:
+        return from_run(Path(run.init_from), classes)
+    if run.weights == "none":
         return random_init()
-    if config.weights == "imagenet":
-        return from_file(imagenet())
-    path = Path(config.weights)
+    if run.weights == "imagenet":
+        return from_file(imagenet(backbone=config.model.backbone))
+    path = Path(run.weights)
     with reading(path, WeightsError, remedy="--weights takes imagenet, none or a file"):
         if not path.is_file():
             raise WeightsError(f"no weight file {path}; --weights takes imagenet, none or a file")

@@ -121,7 +121,7 @@ def train(
         _log.info(regions.describe())
     if initial is None:  # other processes get what the first one has
         first = processes.first
-        initial = resolve_initial(config.run, dataset.classes) if first else random_init()
+        initial = resolve_initial(config, dataset.classes) if first else random_init()
     run = Run(
         config=config,
         classes=dataset.classes,

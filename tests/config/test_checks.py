@@ -72,7 +72,7 @@ def another(name: str) -> Any:
         ({"roi_weights": ("pool4=inf",)}, "--roi-weights takes GATE=WEIGHT"),
         ({"roi_weights": ("pool4=1", "pool4=2")}, "--roi-weights names pool4 twice"),
         ({"roi_weights": ("pool2=1",)}, "names pool2, .* are: pool3, pool4"),
-        ({"roi_weights": ("pool4=1",), "model": "vgg16_bn"}, "names pool4, .* are: none"),
+        ({"roi_weights": ("pool4=1",), "model": "vgg"}, "names pool4, .* are: none"),
         (
             {"roi_weights": ("pool4=1",), "dataset": "cats_vs_dogs"},
             "--roi-weights needs masks: cats_vs_dogs has none, but drawn_pets, .*folder",

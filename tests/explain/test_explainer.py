@@ -15,7 +15,7 @@ from flax_attn.models import build_model, functional
 from tests.helpers.networks import TINY
 
 
-@pytest.mark.parametrize("model", ["attn_vgg", "vgg16_bn_gap"])
+@pytest.mark.parametrize("model", ["attn_vgg", "vgg_gap"])
 def test_several_labels_heads_and_no_gates(model: str) -> None:
     changed = {"model": model, "task": "multilabel", "heads": 2, "per_class": True}
     config, classes = make_config({**TINY, **changed}), ("cat", "dog", "tree")

@@ -21,7 +21,7 @@ def images(count: int = 2, side: int = 64) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (count, side, side, 3), dtype=np.uint8)
 
 
-@pytest.mark.parametrize("name", ["attn_vgg", "vgg16_bn"])
+@pytest.mark.parametrize("name", ["attn_vgg", "vgg"])
 def test_networks_give_their_activations_and_the_same_logits(tiny: Config, name: str) -> None:
     config = tiny.updated(model=name).model
     model = build_model(config, num_classes=2)

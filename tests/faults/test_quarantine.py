@@ -26,7 +26,7 @@ from flax_attn.training.features import frozen_features
 from flax_attn.training.sources import FeatureExamples
 
 SMALL = (
-    "--model vgg16_bn_gap --widths 4 4 8 8 8 --depths 1 1 1 1 1 --image-size 32 --dataset folder "
+    "--model vgg_gap --widths 4 4 8 8 8 --depths 1 1 1 1 1 --image-size 32 --dataset folder "
     "--weights none --no-freeze-backbone --on-bad-image quarantine"
 ).split()
 

@@ -85,7 +85,7 @@ def as_claimed() -> dict[str, dict[str, np.ndarray]]:
     for run in ("sigmoid", "softmax"):
         networks[run]["grad_cam_conv4"] = pooled(heads(), 8)
         networks[run]["grad_cam_conv5"] = pooled(masks, 4)
-    networks["vgg16_bn"] = {}
+    networks["vgg"] = {}
     for network in networks.values():
         network["probabilities"] = np.eye(2)[LABELS]
     return networks
@@ -116,13 +116,13 @@ def evidence(*, masks: bool = True, **changes: Any) -> Evidence:
     rng = np.random.default_rng(0)
     cost = {
         "parameters_attn_vgg": np.array(15e6),
-        "parameters_vgg16_bn": np.array(134e6),
+        "parameters_vgg": np.array(134e6),
         "operations_attn_vgg": np.array(30e9),
-        "operations_vgg16_bn": np.array(30.1e9),
+        "operations_vgg": np.array(30.1e9),
     }
     for kind in ("train", "judge"):
         cost[f"{kind}_attn_vgg"] = 1.0 + 0.01 * rng.random(7)
-        cost[f"{kind}_vgg16_bn"] = 1.2 + 0.01 * rng.random(7)
+        cost[f"{kind}_vgg"] = 1.2 + 0.01 * rng.random(7)
     names = [f"{level}/attention {gate}" for level in ("all", "head") for gate in SIDES]
     sanity = {name: rng.normal(0, 0.05, (4, 6)) for name in names}
     values: dict[str, Any] = {
@@ -133,8 +133,8 @@ def evidence(*, masks: bool = True, **changes: Any) -> Evidence:
         "places": list(range(IMAGES)),
         "images": dict(enumerate(rng.integers(0, 256, (IMAGES, SIDE, SIDE, 3), np.uint8))),
         "networks": as_claimed(),
-        "rows": {"sigmoid": rows(0.02), "softmax": rows(0), "vgg16_bn": rows(0)},
-        "trained_parameters": {"sigmoid": 1, "softmax": 1, "vgg16_bn": 10},
+        "rows": {"sigmoid": rows(0.02), "softmax": rows(0), "vgg": rows(0)},
+        "trained_parameters": {"sigmoid": 1, "softmax": 1, "vgg": 10},
         "cost": cost,
         "sanity": {"sigmoid": sanity, "softmax": sanity},
         "animals": animals() if masks else None,

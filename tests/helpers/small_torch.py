@@ -85,7 +85,7 @@ def template(model: str = "attn_vgg", num_classes: int = 3) -> tuple[Arrays, Arr
 
 def leaves(layout: str) -> Arrays:
     """All arrays that a layout fills."""
-    params, stats = template("vgg16_bn" if layout == "backbone" else layout)
+    params, stats = template("attn_vgg" if layout == "attn_vgg" else "vgg")
     keep = "backbone/" if layout == "backbone" else ""
     return {path: leaf for path, leaf in {**params, **stats}.items() if path.startswith(keep)}
 

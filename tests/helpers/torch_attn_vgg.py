@@ -14,6 +14,16 @@ VGG16_WIDTHS = (64, 128, 256, 512, 512)
 VGG16_DEPTHS = (2, 2, 3, 3, 3)
 
 
+def torch_features(
+    widths: Sequence[int], depths: Sequence[int], *, norm: bool = True
+) -> nn.Sequential:
+    """torchvision's convolutional part of these sizes."""
+    plan: list[str | int] = []
+    for width, depth in zip(widths, depths, strict=True):
+        plan += [width] * depth + ["M"]
+    return make_layers(plan, batch_norm=norm)
+
+
 class TorchOutput(NamedTuple):
     """Everything the network computes on the way; maps are NCHW, attention is [b, h, w]."""
 
@@ -49,8 +59,8 @@ class TorchGate(nn.Module):
 class TorchAttnVGG(nn.Module):
     """Keys are the article's: ``conv_block1.0.weight`` … ``attn1.W_l.weight``, ``cls.weight``.
 
-    ``features`` is the ``features`` of a torchvision VGG with batch normalisation, whose modules
-    are taken over; None makes a fresh one of ``widths`` and ``depths``.
+    ``features`` is the ``features`` of a torchvision VGG, whose modules are taken over; None makes
+    a fresh one of ``widths`` and ``depths`` with batch normalisation.
     """
 
     def __init__(
@@ -65,16 +75,16 @@ class TorchAttnVGG(nn.Module):
     ):
         super().__init__()
         if features is None:
-            plan: list[str | int] = []
-            for width, depth in zip(widths, depths, strict=True):
-                plan += [width] * depth + ["M"]
-            features = make_layers(plan, batch_norm=True)
-        start = 0
-        for i, depth in enumerate(depths):
-            stop = start + 3 * depth
+            features = torch_features(widths, depths)
+        blocks: list[list[nn.Module]] = [[]]
+        for module in features:
+            if isinstance(module, nn.MaxPool2d):
+                blocks.append([])
+            else:
+                blocks[-1].append(module)
+        for i, block in enumerate(blocks[:5]):
             # A new Sequential numbers its modules from 0 again, as the article's keys do.
-            self.add_module(f"conv_block{i + 1}", nn.Sequential(*features[start:stop]))
-            start = stop + 1
+            self.add_module(f"conv_block{i + 1}", nn.Sequential(*block))
         self.pool = nn.MaxPool2d(2, 2)
         _, _, c3, c4, c5 = widths
         self.attn1 = TorchGate(c3, c5, attn_features, normalize_attn=normalize_attn)

@@ -15,7 +15,7 @@ from flax_attn.errors import DataError, NonFiniteError
 from flax_attn.models import build_model
 from flax_attn.models.calibrate import calibrate
 from flax_attn.models.functional import Arrays, Structure, merge, split
-from flax_attn.models.vgg import VGG16BN
+from flax_attn.models.vgg import VGG
 from flax_attn.ops.images import normalize
 from tests.helpers.bounds import assert_within, fan_in, probable, rounding
 
@@ -31,7 +31,7 @@ def _images(count: int, *, seed: int) -> np.ndarray:
 
 def _network(*, random_norms: bool) -> tuple[Structure, Arrays, Arrays]:
     """A backbone with random biases; its normalisations do nothing, or anything."""
-    structure, params, stats = split(VGG16BN(widths=WIDTHS, depths=DEPTHS, rngs=nnx.Rngs(0)))
+    structure, params, stats = split(VGG(widths=WIDTHS, depths=DEPTHS, rngs=nnx.Rngs(0)))
     rng = np.random.default_rng(1)
     arrays = {}
     for path, leaf in {**params, **stats}.items():

@@ -11,15 +11,16 @@ from flax_attn.config import Config, ModelConfig
 from flax_attn.errors import UsageError
 from flax_attn.models import MODELS, build_model, count_parameters, functional
 from flax_attn.models.baselines import adaptive_average_pool
-from flax_attn.models.vgg import VGG16BN, BatchNorm, Features
+from flax_attn.models.conv_layer import BatchNorm
+from flax_attn.models.vgg import VGG, Features
 from tests.helpers.bounds import probable
 
 # PyTorch's counts for the same networks.
 PARAMETERS = {
     ("attn_vgg", 2): 15_184_964,
-    ("vgg16_bn", 1000): 138_365_992,
-    ("vgg16_bn_gap", 2): 14_723_136 + 512 * 2 + 2,
-    ("vgg16_bn_pooled", 2): 14_723_136 + 1280 * 2 + 2,
+    ("vgg", 1000): 138_365_992,
+    ("vgg_gap", 2): 14_723_136 + 512 * 2 + 2,
+    ("vgg_pooled", 2): 14_723_136 + 1280 * 2 + 2,
 }
 
 
@@ -90,7 +91,7 @@ def test_bytes_are_refused(tiny: Config) -> None:
     [
         ({"norm": "none"}, "unknown --norm 'none': choose from sigmoid, softmax"),
         ({"score": "none"}, "unknown --score 'none': choose from gate, additive"),
-        ({"model": "none"}, "unknown --model 'none': choose from attn_vgg, vgg16_bn"),
+        ({"model": "none"}, "unknown --model 'none': choose from attn_vgg, vgg, "),
     ],
 )
 def test_unknown_names_are_refused(tiny: Config, settings: dict[str, str], message: str) -> None:
@@ -105,7 +106,7 @@ def test_mode_must_be_said(tiny: Config) -> None:
 
 def test_backbone_needs_five_stages() -> None:
     with pytest.raises(ValueError, match="five"):
-        VGG16BN(widths=(4, 4), depths=(1, 1), rngs=None)
+        VGG(widths=(4, 4), depths=(1, 1), rngs=None)
 
 
 def test_initialisation_depends_on_the_seed_alone(tiny: Config) -> None:
@@ -166,8 +167,8 @@ def test_dropout_drops_in_training_only(tiny: Config) -> None:
 
 
 def test_dense_dropout_is_torchvisions_by_default(tiny: Config) -> None:
-    assert build_model(tiny.updated(model="vgg16_bn").model, num_classes=2).dropout == 0.5
-    quiet = tiny.updated(model="vgg16_bn", dropout=0.0)
+    assert build_model(tiny.updated(model="vgg").model, num_classes=2).dropout == 0.5
+    quiet = tiny.updated(model="vgg", dropout=0.0)
     assert build_model(quiet.model, num_classes=2).dropout == 0
 
 

@@ -125,7 +125,7 @@ def dense() -> nn.Module:
 # At 96 px pool-5 is 3×3, which adaptive average pooling spreads over the 7×7 grid.
 @pytest.mark.parametrize("side", [SIDE, 96])
 def test_logits_of_plain_vgg16_bn(dense: nn.Module, side: int) -> None:
-    config = ModelConfig(model="vgg16_bn", hidden=HIDDEN)
+    config = ModelConfig(model="vgg", hidden=HIDDEN)
     images = random_images(2, side, seed=5)
     inputs = torch_images(images, torch.float64)
     expected = torch_rounding(dense, lambda network: {"logits": network(inputs).numpy()})
@@ -147,4 +147,4 @@ def test_parameter_counts() -> None:
     with torch.device("meta"):
         attn_vgg, dense = TorchAttnVGG(), vgg16_bn(weights=None, init_weights=False)
     assert count_ours("attn_vgg", 2) == count(attn_vgg) == 15_184_964
-    assert count_ours("vgg16_bn", 1000) == count(dense) == 138_365_992
+    assert count_ours("vgg", 1000) == count(dense) == 138_365_992

@@ -106,7 +106,7 @@ def test_only_convolutions_and_projections_are_bfloat16(tiny: Config) -> None:
 
 
 @pytest.mark.numerical
-@pytest.mark.parametrize("model", ["attn_vgg", "vgg16_bn"])
+@pytest.mark.parametrize("model", ["attn_vgg", "vgg"])
 def test_logits_stay_close_and_float32(tiny: Config, model: str) -> None:
     config = tiny.updated(model=model, dropout=0.0)
     image = normalize(examples().inputs)

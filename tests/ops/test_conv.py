@@ -13,9 +13,17 @@ from flax_attn.errors import UsageError
 from flax_attn.ops import direct
 from flax_attn.ops.blocks import cut
 from flax_attn.ops.choice import select_impl
-from flax_attn.ops.conv import conv3x3
+from flax_attn.ops.conv import choose_form, conv3x3, conv3x3_bias_relu
 from flax_attn.ops.pooling import max_pool2x2
-from tests.helpers.bounds import BRAIN, DOUBLE, assert_within, conv_bounds, conv_reference
+from tests.helpers.bounds import (
+    BRAIN,
+    DOUBLE,
+    assert_within,
+    conv_bounds,
+    conv_reference,
+    product_bound,
+    winograd_bounds,
+)
 
 pytestmark = [pytest.mark.numerical, pytest.mark.usefixtures("no_compiled_kernels")]
 
@@ -98,6 +106,33 @@ def test_conv_jit_equals_eager(shape):
     jitted = value_and_gradients("fast", *host)
     # Each may be off by the bound.
     assert_within(jitted, eager, tuple(2 * bound for bound in conv_bounds(*doubles(host))))
+
+
+@pytest.mark.parametrize(
+    ("shape", "form"),
+    [((2, 9, 8, 4, 7), "direct"), ((2, 32, 32, 64, 128), "winograd")],
+    ids=["direct", "winograd"],
+)
+def test_bias_and_relu_after_every_form(shape, form):
+    """Value and every gradient, against the definition in float64."""
+    b, h, w, c, d = shape
+    assert choose_form((b, h, w, c), d) == form
+    x, kernel, g = arrays(shape)
+    bias = np.random.default_rng(1).standard_normal(d)
+    out = conv_reference(x, kernel, g)[0] + bias
+    passed = np.where(out > 0, g, 0)
+    _, through_x, through_kernel = conv_reference(x, kernel, passed)
+    wanted = [np.maximum(out, 0), through_x, through_kernel, passed.sum((0, 1, 2))]
+    with jax.enable_x64(True):
+        value, vjp = jax.vjp(partial(conv3x3_bias_relu, impl="fast"), x, kernel, bias)
+        got = [value, *vjp(jnp.asarray(g))]
+    # Winograd's form in float64 is bounded as that of float32 is, by another unit.
+    bound_of = winograd_bounds if form == "winograd" else conv_bounds
+    bounds = [2 * bound for bound in bound_of(x, kernel, passed, unit=DOUBLE)]
+    bounds[0] = bounds[0] + 2 * DOUBLE * np.abs(out)
+    pixels = b * h * w
+    bounds.append(2 * product_bound(pixels, np.square(passed).sum((0, 1, 2)), unit=DOUBLE))
+    assert_within(got, wanted, bounds)
 
 
 def test_conv_gradients_at_zero_are_finite_zeros():

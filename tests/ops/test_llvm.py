@@ -221,6 +221,26 @@ def test_where_they_are_used():
 
 
 @needs_kernels
+def test_a_stage_without_normalisation_is_compiled_throughout():
+    """Forward and backward: a call for each convolution and gradient, nothing of XLA's own."""
+    stage = ConvStage(64, 64, depth=3, norm=False, impl="fast", rngs=nnx.Rngs(0))
+    structure, params = nnx.split(stage)
+    x = jnp.ones((2, 32, 32, 64))
+
+    def loss(params, x):
+        return nnx.merge(structure, params).convolve(x, train=True).sum()
+
+    step = jax.jit(jax.grad(loss, argnums=(0, 1)))
+    program = str(jax.make_jaxpr(step)(params, x))
+    calls = re.findall(r"flax_attn_(\w+?)_\d+", program)
+    names = ("convolve_affine_relu", "convolve_turned", "kernel_gradient")
+    assert {name: calls.count(name) for name in set(calls)} == dict.fromkeys(names, 3)
+    assert "conv_general_dilated" not in program
+    # XLA drops the products with a factor of one, and the factor's own gradient.
+    assert " multiply(" not in step.lower(params, x).compile().as_text()
+
+
+@needs_kernels
 def test_a_stage_in_training_keeps_no_normalised_map():
     rng = np.random.default_rng(1)
     x = rng.standard_normal((2, 16, 16, 64)).astype(np.float32)

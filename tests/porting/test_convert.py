@@ -171,7 +171,7 @@ def test_a_bias_of_another_rank_is_no_other_number_of_classes(shape: tuple[int, 
 
 
 def test_a_backbone_of_other_sizes_is_refused() -> None:
-    params, stats = template("vgg16_bn_gap")
+    params, stats = template("vgg_gap")
     arrays = ported_arrays("vgg16_bn")
     arrays["backbone/stages/4/layers/1/kernel"] = arrays.pop("backbone/stages/4/layers/0/kernel")
     arrays["backbone/stages/0/layers/0/bias"] = np.zeros(9, np.float32)
@@ -183,7 +183,7 @@ def test_a_backbone_of_other_sizes_is_refused() -> None:
 
 
 def test_an_array_of_another_dtype_is_named() -> None:
-    params, stats = template("vgg16_bn_gap")
+    params, stats = template("vgg_gap")
     arrays = {p: a for p, a in ported_arrays("vgg16_bn").items() if "backbone/" in p}
     path = "backbone/stages/1/layers/0/bias"
     arrays[path] = arrays[path].astype(np.float64)

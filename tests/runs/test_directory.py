@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from flax_attn.config import Config
+from flax_attn.config import Config, make_config
 from flax_attn.errors import CheckpointError, DiskFullError, RunBusyError, UsageError
-from flax_attn.runs.directory import Run, locked, require_usable
+from flax_attn.runs.directory import Run, default_workdir, locked, require_usable
 from flax_attn.runs.remembered_paths import remember_paths
 
 
@@ -112,3 +112,17 @@ def test_run_directory_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UsageError, match="cannot write"), locked(tmp_path / "file" / "run"):
         pass
+
+
+@pytest.mark.parametrize(
+    ("settings", "name"),
+    [
+        ({}, "drawn_pets-attn_vgg-sigmoid"),
+        ({"backbone": "vgg16_bn"}, "drawn_pets-attn_vgg-sigmoid"),
+        ({"backbone": "vgg11", "norm": "softmax"}, "drawn_pets-attn_vgg-vgg11-softmax"),
+        ({"backbone": "vgg19_bn", "model": "vgg_gap"}, "drawn_pets-vgg_gap-vgg19_bn"),
+        ({"model": "vgg"}, "drawn_pets-vgg"),
+    ],
+)
+def test_runs_of_other_networks_have_other_folders(settings: dict[str, str], name: str) -> None:
+    assert default_workdir(make_config(settings)) == Path("runs") / name

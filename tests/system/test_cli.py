@@ -33,7 +33,7 @@ def test_a_command_takes_its_settings_only() -> None:
     parser = cli.Parser(prog="test")
     cli.add_settings(parser, CHOICES, "port")
     flags = {flag for action in parser._actions for flag in action.option_strings}
-    assert flags == {"-h", "--help", "--widths", "--depths"}
+    assert flags == {"-h", "--help", "--backbone", "--widths", "--depths"}
 
 
 def test_settings_are_taken_out_of_the_values() -> None:

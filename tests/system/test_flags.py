@@ -406,31 +406,33 @@ def test_a_flag_of_its_own_arrives(command: str, flag: str) -> None:
 
 
 # Every choice that changes the network or the step is trained in one of these. Those without
-# FROZEN train every layer, which takes several times as long, as do several gates.
+# FROZEN or PLAIN train every layer, which takes several times as long, as do several gates.
 FROZEN = "--freeze-backbone --weights weights.safetensors --gates pool4"
+PLAIN = "--freeze-backbone --weights plain.safetensors --gates pool4"
 RUNS = [
-    "--norm softmax --score additive --temperature 0.5 --heads 2 --head-merge concat "
-    "--head-diversity 0.1 --optimizer adamw --schedule cosine --warmup-epochs 0.5 --devices 1 "
-    "--weight-decay 0.01 --gates pool4 pool3 --roi-weights pool3=0.01 pool4=0.1",
+    "--backbone vgg11 --norm softmax --score additive --temperature 0.5 --heads 2 "
+    "--head-merge concat --head-diversity 0.1 --optimizer adamw --schedule cosine "
+    "--warmup-epochs 0.5 --devices 1 --weight-decay 0.01 --gates pool4 pool3 "
+    "--roi-weights pool3=0.01 pool4=0.1",
     "--norm sigmoid_softmax --score cosine --window 0.3 --gates pool2 --conv exact "
     "--precision bf16 --remat --accumulate 2 --flip --crop-min-area 0.5 --label-smoothing 0.1 "
     "--optimizer sgd --backbone-learning-rate 0.001 --vertical-flip --quarter-turns "
     "--centre-crop 0.8 --crop-margin 8 --normalise data",
     f"{FROZEN} --norm sigmoid --score gate --roi-weights pool4=0.1 --roi-over image "
     "--roi-masks background",
-    f"{FROZEN} --norm sparsemax --score concat --heads 2 --head-merge mean",
-    f"{FROZEN} --norm entmax --score dot --attn-dims multi",
+    f"{PLAIN} --backbone vgg13 --norm sparsemax --score concat --heads 2 --head-merge mean",
+    f"{PLAIN} --backbone vgg19 --norm entmax --score dot --attn-dims multi",
     f"{FROZEN} --norm hard --score scaled_dot --estimator score_function --per-class",
     f"{FROZEN} --norm hard --score general --estimator straight_through --self-attention",
-    f"{FROZEN} --norm reinforced --score biased_general --hops 2",
-    f"{FROZEN} --norm local --score activated_general --window 0.5",
+    f"{FROZEN} --backbone vgg11_bn --norm reinforced --score biased_general --hops 2",
+    f"{FROZEN} --backbone vgg13_bn --norm local --score activated_general --window 0.5",
     f"{FROZEN} --norm sigmoid --score neg_euclidean --dataset drawn_pets_scenes --loss focal "
     "--focal-gamma 1.5 --class-weights balanced --oversample 1.5",
-    f"{FROZEN} --model vgg16_bn --dropout 0.3 --schedule step --step-epochs 1 --step-factor 0.5 "
-    "--learning-rate 0.01",
-    f"{FROZEN} --model vgg16_bn_gap --task auto --loss focal --class-weights dog=2,cat=0.5 "
-    "--oversample balanced",
-    f"{FROZEN} --model vgg16_bn_pooled --normalise data --centre-crop 0.5",
+    f"{PLAIN} --backbone vgg16 --model vgg --dropout 0.3 --schedule step --step-epochs 1 "
+    "--step-factor 0.5 --learning-rate 0.01",
+    f"{FROZEN} --backbone vgg19_bn --model vgg_gap --task auto --loss focal "
+    "--class-weights dog=2,cat=0.5 --oversample balanced",
+    f"{FROZEN} --model vgg_pooled --normalise data --centre-crop 0.5",
 ]
 
 # Of settings that some networks and steps do not read: those that do, beside what a tag says.
@@ -444,7 +446,7 @@ READ_BY: dict[str, Callable[[Mapping[str, Any]], bool]] = {
     "window": lambda run: run["norm"] in ("local", "sigmoid_softmax"),
     "head_merge": lambda run: run["heads"] > 1,
     "head_diversity": lambda run: run["heads"] > 1,
-    "hidden": lambda run: run["model"] == "vgg16_bn",
+    "hidden": lambda run: run["model"] == "vgg",
     "conv": lambda run: not run["freeze_backbone"],
     "remat": lambda run: not run["freeze_backbone"],
     "backbone_learning_rate": lambda run: not run["freeze_backbone"],
@@ -491,6 +493,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with weights, a run for the commands that look at one, and what runs share."""
     folder = tmp_path_factory.mktemp("trained")
     ported(folder / "weights.safetensors", make_config(SMALL))
+    plain = make_config({**SMALL, "backbone": "vgg16"})
+    ported(folder / "plain.safetensors", plain, batch_norm="none")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         assert train("run", FROZEN) == 0

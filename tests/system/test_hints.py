@@ -151,7 +151,7 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
         Image.fromarray(np.eye(20, 30, dtype=np.uint8)).save(mask)
     for number, name in enumerate(("cat.jpg", "photo.jpg", "holiday/1.jpg", "folder/1.jpg")):
         put_image(folder / name, number)
-    save_torch(build_model(network("vgg16_bn"), num_classes=5), folder / "vgg16_bn.pth")
+    save_torch(build_model(network("vgg"), num_classes=5), folder / "vgg16_bn.pth")
     save_torch(build_model(network("attn_vgg"), num_classes=2), folder / "attnvgg.pth")
     return folder
 

@@ -26,7 +26,7 @@ from tests.helpers.networks import TINY
 
 # Two convolutions in a stage, whose activations are what memory goes to.
 DEEP = make_config(
-    {**TINY, "model": "vgg16_bn_gap", "depths": (2, 2, 1, 1, 1), "optimizer": "sgd"}
+    {**TINY, "model": "vgg_gap", "depths": (2, 2, 1, 1, 1), "optimizer": "sgd"}
 ).updated(conv="exact", batch_size=8, learning_rate=0.1, backbone_learning_rate=0.1)
 FROZEN = DEEP.updated(model="attn_vgg", freeze_backbone=True)
 
@@ -103,7 +103,7 @@ def test_batch_statistics_are_of_each_part_in_turn() -> None:
 
 def test_each_part_draws_for_itself() -> None:
     """Of features that are all one, each part keeps its own half."""
-    config = FROZEN.updated(model="vgg16_bn_gap", dropout=0.5, accumulate=2)
+    config = FROZEN.updated(model="vgg_gap", dropout=0.5, accumulate=2)
     state = start(config)
     state.params["classifier/kernel"] = jnp.zeros_like(state.params["classifier/kernel"])
     ones = Features(pool5=np.ones((8, 1, 1, 8), np.float32))

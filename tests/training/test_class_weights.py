@@ -119,7 +119,7 @@ def test_a_command_refuses_unknown_classes_before_it_compiles(
 
 # The classifier alone, on averages of pool-5.
 CLASSIFIER = make_config(
-    {**TINY, "model": "vgg16_bn_gap", "freeze_backbone": True, "weights": "imagenet"}
+    {**TINY, "model": "vgg_gap", "freeze_backbone": True, "weights": "imagenet"}
 ).updated(optimizer="sgd", batch_size=8, learning_rate=0.1)
 FOCAL = CLASSIFIER.updated(loss="focal", label_smoothing=0.1)
 LABEL = np.array([0, 1, 1, 1, 1, 1, 1, 1], np.int32)

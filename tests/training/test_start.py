@@ -109,7 +109,7 @@ def test_only_the_last_layer_may_differ_for_other_classes(tmp_path: Path, tiny: 
     with pytest.raises(CheckpointError, match="gates/pool3"):
         source.fill(*arrays_of(tiny.updated(attn_features=16), seed=0, classes=3))
     with pytest.raises(CheckpointError, match="classifier/bias"):
-        source.fill(*arrays_of(tiny.updated(model="vgg16_bn"), seed=0, classes=3))
+        source.fill(*arrays_of(tiny.updated(model="vgg"), seed=0, classes=3))
 
 
 def test_a_file_of_five_classes_is_the_start_of_three(
@@ -122,7 +122,7 @@ def test_a_file_of_five_classes_is_the_start_of_three(
     # Under any name: ported weights are known by their content.
     write_ported(tmp_path / "w.bin", theirs, {**told, **sizes})
     config = tiny.updated(weights=str(tmp_path / "w.bin"))
-    source = resolve_initial(config.run, ("a", "b", "c"), imagenet=never)
+    source = resolve_initial(config, ("a", "b", "c"), imagenet=never)
     params, stats = arrays_of(tiny, seed=1, classes=3)
     filled, _ = source.fill(params, stats)
     for path, array in filled.items():
@@ -143,14 +143,16 @@ def never() -> Path:
 
 def test_what_the_flags_ask_for(tmp_path: Path, tiny: Config) -> None:
     path = ported(tmp_path / "w.safetensors", tiny)
-    none = resolve_initial(tiny.run, CLASSES, imagenet=never)
+    none = resolve_initial(tiny, CLASSES, imagenet=never)
     assert none.provenance == {"source": "none"}
-    named = resolve_initial(tiny.updated(weights=str(path)).run, CLASSES, imagenet=never)
-    found = resolve_initial(tiny.updated(weights="imagenet").run, CLASSES, imagenet=lambda: path)
+    named = resolve_initial(tiny.updated(weights=str(path)), CLASSES, imagenet=never)
+    found = resolve_initial(
+        tiny.updated(weights="imagenet"), CLASSES, imagenet=lambda backbone: path
+    )
     assert named.provenance == found.provenance
     run = saved_run(tmp_path / "run", tiny, {"source": "none"})
     chosen = tiny.updated(init_from=str(run), weights="imagenet")
-    assert "run" in resolve_initial(chosen.run, CLASSES, imagenet=never).provenance["source"]
+    assert "run" in resolve_initial(chosen, CLASSES, imagenet=never).provenance["source"]
 
 
 @pytest.mark.parametrize(
@@ -168,7 +170,7 @@ def test_weights_that_cannot_be_used(tmp_path: Path, tiny: Config, name: str, re
     (tmp_path / "page.pth").write_bytes(b"<html>")
     config = tiny.updated(weights=str(tmp_path / name))
     with pytest.raises(WeightsError, match=remedy):
-        resolve_initial(config.run, CLASSES, imagenet=never)
+        resolve_initial(config, CLASSES, imagenet=never)
 
 
 def test_calibration_keeps_the_function_and_changes_the_statistics(tiny: Config) -> None:

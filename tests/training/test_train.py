@@ -196,7 +196,7 @@ def test_a_resumed_frozen_run_keeps_its_backbone(trained: Path, tmp_path: Path) 
 
 
 @pytest.mark.drawn
-@pytest.mark.parametrize("model", ["vgg16_bn", "vgg16_bn_gap", "vgg16_bn_pooled"])
+@pytest.mark.parametrize("model", ["vgg", "vgg_gap", "vgg_pooled"])
 def test_baselines_train_and_evaluate(tmp_path: Path, model: str) -> None:
     assert train(tmp_path / "run", "--model", model, "--epochs", "1") == 0
     assert evaluate(tmp_path / "run") == 0

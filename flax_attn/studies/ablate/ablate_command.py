@@ -76,7 +76,7 @@ def main(argv: Sequence[str]) -> None:
     # To be told of an unknown class before weights are fetched.
     labels = np.asarray(dataset.splits["train"].labels)
     resolve_class_weights(config.train.class_weights, labels, dataset.classes)
-    initial = resolve_initial(config.run, dataset.classes)
+    initial = resolve_initial(config, dataset.classes)
     grid = [Combination(score, norm) for norm, score in product(args.norms, args.scores)]
     with locked(out, flag="--out"):
         run_grid(config, dataset, initial, grid, args.seeds, out=out)

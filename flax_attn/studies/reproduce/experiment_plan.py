@@ -18,9 +18,9 @@ GATES = ("pool3", "pool4")
 ARTICLE_EPOCHS = (1, 5, 20)
 # Epochs of the animation, as far as training goes: attention changes most at the beginning.
 FRAMES = (1, 2, 3, 4, 5, 7, 10, 15, 20)
-SIGMOID, SOFTMAX, DENSE = "sigmoid", "softmax", "vgg16_bn"
+SIGMOID, SOFTMAX, DENSE = "sigmoid", "softmax", "vgg"
 
-# The dense layers of VGG16_bn as the article has them, and as --quick trains them.
+# The dense layers of a VGG as the article has them, and as --quick trains them.
 ARTICLE_HIDDEN, QUICK_HIDDEN = 4096, 1024
 
 
@@ -143,7 +143,7 @@ class ExperimentPlan(Plan):
         return tuple(sorted({e for e in FRAMES if e < self.last_epoch} | {*self.epochs}))
 
     def runs(self) -> dict[str, Config]:
-        """Returns the trainings by name: sigmoid, softmax, VGG16_bn, and sigmoid's other seeds."""
+        """Returns the trainings by name: sigmoid, softmax, the VGG, and sigmoid's other seeds."""
         first, *others = self.sizes.seeds
         return {
             SIGMOID: self._run(norm=SIGMOID, seed=first, snapshots=self.frames),
@@ -161,7 +161,7 @@ class ExperimentPlan(Plan):
         return {first: SIGMOID, **{seed: seeded(SIGMOID, seed) for seed in others}}
 
     def article_models(self) -> tuple[ModelConfig, ModelConfig]:
-        """Returns AttnVGG and VGG16_bn at the article's sizes, to be counted and timed."""
+        """Returns AttnVGG and the VGG at the article's sizes, to be counted and timed."""
         model = replace(self.config.model, hidden=self.article_hidden)
         return model, replace(model, model=DENSE)
 

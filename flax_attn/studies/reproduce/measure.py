@@ -40,7 +40,7 @@ CAMS = {"grad_cam_conv4": "conv4", "grad_cam_conv5": "conv5"}
 PROBABILITIES = "probabilities"
 
 # The networks whose cost is compared; attention first, as everywhere in the report.
-NAMES = ("attn_vgg", "vgg16_bn")
+NAMES = ("attn_vgg", "vgg")
 
 STAGES = ("conv4", "conv5")
 # What is drawn anew: the part above the backbone, or everything.

@@ -129,7 +129,8 @@ PAPERS: dict[str, Paper] = {
         sections=_article_sections,
         setting={
             "images": "10,000 photographs of cats and dogs, 224 pixels",
-            "weights": "ImageNet (torchvision's VGG16_bn)",
+            "backbone": "VGG16_bn",
+            "weights": "ImageNet (torchvision's)",
             "epochs": "up to 20; curves over 15",
             "optimizer": "Adam, rate not named",
             "batch": "not named",
@@ -154,7 +155,8 @@ PAPERS: dict[str, Paper] = {
         setting={
             "images": "ISIC 2016 (900 training, 379 test images) and ISIC 2017 (2,000, 150 "
             "validation, 600 test), 224 pixels, every layer trained",
-            "weights": "ImageNet (VGG-16)",
+            "backbone": "VGG-16, without batch normalisation",
+            "weights": "ImageNet",
             "epochs": "50, the best by validation AUC",
             "optimizer": "SGD with Nesterov's momentum, rate 0.01, a tenth every 10 epochs",
             "batch": "32",

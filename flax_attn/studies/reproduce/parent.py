@@ -18,7 +18,7 @@ from flax_attn.studies.reproduce.parent_plan import GAP, UNTAUGHT, ParentPlan
 from flax_attn.studies.reproduce.stages import Stage
 from flax_attn.studies.reproduce.trained_networks import TOGETHER, TrainedNetworks
 
-# The name under which CAM of VGG-16-GAP is kept. For a network that averages its last map and
+# The name under which CAM of VGG-GAP is kept. For a network that averages its last map and
 # classifies the means, Grad-CAM of the last convolution is CAM, up to a factor and its sign.
 CAM = "cam"
 

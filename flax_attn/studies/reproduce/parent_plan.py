@@ -25,7 +25,7 @@ from flax_attn.studies.reproduce.experiment_plan import (
 )
 from flax_attn.training.sources import training_images
 
-GAP, POOLED = "vgg16_bn_gap", "vgg16_bn_pooled"
+GAP, POOLED = "vgg_gap", "vgg_pooled"
 UNTAUGHT, OBJECT, BACKGROUND = "attention", "attention-object", "attention-background"
 
 # The term's weights: the paper's, for networks trained in every layer, and those for gates that
@@ -58,8 +58,8 @@ NETWORKS: dict[str, NetworkRow] = {
     OBJECT: NetworkRow("AttnVGG, object masks", {"roi_masks": "object"}, taught=True),
     BACKGROUND: NetworkRow("AttnVGG, background masks", {"roi_masks": "background"}, taught=True),
     POOLED: NetworkRow("no attention", {"model": POOLED}),
-    GAP: NetworkRow("VGG-16-GAP", {"model": GAP}),
-    DENSE: NetworkRow("VGG-16", {"model": DENSE}),
+    GAP: NetworkRow("VGG-GAP", {"model": GAP}),
+    DENSE: NetworkRow("VGG", {"model": DENSE}),
 }
 
 

@@ -29,7 +29,7 @@ RANKED: dict[str, dict[int, Ranked]] = {
 }
 YEARS = (2016, 2017)
 
-# Jaccard index of map and lesion, ISIC 2017: by network and map; the map of VGG-16-GAP is CAM.
+# Jaccard index of map and lesion, ISIC 2017: by network and map; the map of VGG-GAP is CAM.
 CAM = "CAM"
 JACCARD: dict[tuple[str, str], float] = {
     (GAP, CAM): 0.2825,

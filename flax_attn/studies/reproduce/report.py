@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 
+from flax_attn.config import BACKBONES
 from flax_attn.runs.directory import package_versions
 from flax_attn.studies.reproduce.claims import ReportTable, Section
 from flax_attn.studies.reproduce.evidence import Evidence
@@ -77,6 +78,7 @@ def _how(evidence: Evidence, weights: Mapping[str, str], seconds: Mapping[str, f
     paper = PAPERS[plan.paper]
     ours = {
         "images": _setting(evidence),
+        "backbone": _backbone(evidence),
         "weights": weights.get("source", "unknown"),
         "epochs": str(config.train.epochs),
         "optimizer": _optimizer(evidence),
@@ -119,6 +121,13 @@ def _on_masks(evidence: Evidence) -> list[str]:
         return []
     n = len(evidence.places)
     return [f"{missing} of the {n} judged images have no mask: what needs one leaves them out."]
+
+
+def _backbone(evidence: Evidence) -> str:
+    model = evidence.plan.config.model
+    text = f"--backbone {model.backbone}"
+    other = model.depths != BACKBONES[model.backbone].depths
+    return f"{text}, {sum(model.depths)} convolutions" if other else text
 
 
 def _optimizer(evidence: Evidence) -> str:

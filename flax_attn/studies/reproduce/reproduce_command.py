@@ -86,7 +86,7 @@ def main(argv: Sequence[str]) -> None:
     reproduce(
         plan,
         dataset,
-        partial(resolve_initial, config.run, dataset.classes),
+        partial(resolve_initial, config, dataset.classes),
         workdir=workdir,
         out=out,
     )

@@ -22,11 +22,11 @@ def test_quick_and_full_plans() -> None:
     assert quick.runs().keys() == {
         "sigmoid",
         "softmax",
-        "vgg16_bn",
+        "vgg",
         "sigmoid-seed1",
         "sigmoid-seed2",
     }
-    assert quick.runs()["vgg16_bn"].model.hidden == QUICK_HIDDEN
+    assert quick.runs()["vgg"].model.hidden == QUICK_HIDDEN
     assert full.config.data.dataset == "cats_vs_dogs" and not full.config.train.freeze_backbone
     assert (full.config.data.image_size, full.config.model.hidden) == (224, ARTICLE_HIDDEN)
     for plan in (quick, full):

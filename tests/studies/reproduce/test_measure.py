@@ -27,7 +27,7 @@ def test_heads_are_on_the_animals() -> None:
 def test_parameters_and_operations_are_counted() -> None:
     model = ModelConfig(widths=(2, 2, 4, 4, 4), depths=(1,) * 5, attn_features=3, hidden=5)
     dense = ModelConfig(
-        model="vgg16_bn", widths=model.widths, depths=model.depths, attn_features=3, hidden=5
+        model="vgg", widths=model.widths, depths=model.depths, attn_features=3, hidden=5
     )
     found = measure.count((model, dense), size=32)
     channels = list(zip((3, 2, 2, 4, 4), model.widths, strict=True))
@@ -35,7 +35,7 @@ def test_parameters_and_operations_are_counted() -> None:
     gates = 2 * (4 * 3 + 4 * 3 + 3 + 1)
     assert found["parameters_attn_vgg"] == backbone + gates + (4 + 4 + 4) * 2 + 2
     layers = 4 * 49 * 5 + 5 + 5 * 5 + 5 + 5 * 2 + 2
-    assert found["parameters_vgg16_bn"] == backbone + layers
+    assert found["parameters_vgg"] == backbone + layers
 
     def products(side: int, a: int, b: int) -> int:
         """Of a convolution; a border pixel has fewer neighbours."""
@@ -52,6 +52,6 @@ def test_parameters_and_operations_are_counted() -> None:
 def test_article_sizes() -> None:
     """torchvision's vgg16_bn with two classes has 134,277,186 parameters."""
     found = measure.count(make_plan({}, {}, full=True).article_models(), size=224)
-    assert found["parameters_vgg16_bn"] == 134_277_186
+    assert found["parameters_vgg"] == 134_277_186
     assert found["parameters_attn_vgg"] == 15_184_964
-    assert 29.5e9 < found["operations_attn_vgg"] < found["operations_vgg16_bn"] < 31e9
+    assert 29.5e9 < found["operations_attn_vgg"] < found["operations_vgg"] < 31e9

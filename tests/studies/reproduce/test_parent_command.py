@@ -28,7 +28,7 @@ SIZES = "--sanity-images 2 --sanity-draws 1 --curve-images 4 --curve-steps 2 --m
 
 NETWORKS = {
     *("attention", "attention-object", "attention-background"),
-    *("vgg16_bn_pooled", "vgg16_bn_gap", "vgg16_bn"),
+    *("vgg_pooled", "vgg_gap", "vgg"),
 }
 
 

@@ -30,7 +30,7 @@ def test_the_networks_of_the_table_differ_in_what_they_should() -> None:
     runs = plan().runs()
     assert list(runs) == [
         *(UNTAUGHT, OBJECT, BACKGROUND),
-        *("vgg16_bn_pooled", "vgg16_bn_gap", "vgg16_bn"),
+        *("vgg_pooled", "vgg_gap", "vgg"),
     ]
     teaching = {name: (run.train.roi_weights, run.train.roi_masks) for name, run in runs.items()}
     weights = ("pool3=0.1", "pool4=0.1")

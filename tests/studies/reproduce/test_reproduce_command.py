@@ -60,11 +60,11 @@ def test_all_networks_differ_in_what_they_should(reproduced: Path) -> None:
         path.parent.name: json.loads(path.read_text())["config"]
         for path in (reproduced / "work").glob("*/config.json")
     }
-    assert configs.keys() == {"sigmoid", "softmax", "vgg16_bn"}
+    assert configs.keys() == {"sigmoid", "softmax", "vgg"}
     assert [configs[n]["model"]["norm"] for n in ("sigmoid", "softmax")] == ["sigmoid", "softmax"]
-    assert configs["vgg16_bn"]["model"]["model"] == "vgg16_bn"
+    assert configs["vgg"]["model"]["model"] == "vgg"
     for part in ("data", "train"):
-        assert configs["sigmoid"][part] == configs["softmax"][part] == configs["vgg16_bn"][part]
+        assert configs["sigmoid"][part] == configs["softmax"][part] == configs["vgg"][part]
 
 
 def test_a_finished_reproduction_is_only_written_again(

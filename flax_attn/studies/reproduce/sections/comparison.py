@@ -1,4 +1,4 @@
-"""AttnVGG against VGG16_bn: how well, how fast, how large."""
+"""AttnVGG against the VGG that it is made of: how well, how fast, how large."""
 
 from __future__ import annotations
 
@@ -29,18 +29,19 @@ from flax_attn.studies.reproduce.experiment_plan import DENSE, SIGMOID, SOFTMAX
 # Accuracies are comparable when AttnVGG's is at most this much lower.
 MARGIN = 0.02
 
-NAMES = {**NETWORK_NAMES, DENSE: "VGG16_bn"}
 ARTICLE_SECONDS = {SIGMOID: 14 * 60 + 43, DENSE: 15 * 60 + 44}
 
 
 def section(evidence: Evidence, out: Path) -> Section:
     """Draws the curves into ``out`` and judges accuracy, time and parameters."""
-    compared = {NAMES[name]: evidence.rows[name] for name in (SIGMOID, DENSE)}
+    vgg = _vgg(evidence)
+    names = _names(evidence)
+    compared = {names[name]: evidence.rows[name] for name in (SIGMOID, DENSE)}
     file = "curves.png"
-    draw_curves(compared, out / file, title="AttnVGG (sigmoid) against VGG16_bn")
+    draw_curves(compared, out / file, title=f"AttnVGG (sigmoid) against {vgg}")
     accuracy = paired_difference(evidence.right(SIGMOID), evidence.right(DENSE))
     return Section(
-        title="AttnVGG against VGG16_bn",
+        title=f"AttnVGG against {vgg}",
         quoted=(
             "AttnVGG16 is comparable with the original VGG16_bn (after 15 epochs 98.2 % against "
             "98.9 % validation accuracy), with fewer trainable parameters and faster computation "
@@ -48,31 +49,39 @@ def section(evidence: Evidence, out: Path) -> Section:
             "with more epochs, while those of VGG16 have plateaued."
         ),
         findings=[
-            _comparable(accuracy),
+            _comparable(accuracy, vgg),
             *_faster(evidence, accuracy),
             _fewer(evidence),
             *(_improving(evidence, measure) for measure in ("accuracy", "precision", "recall")),
         ],
-        pictures=[Picture(file, "Accuracy and loss plot: AttnVGG16 and VGG16_bn by epoch.")],
+        pictures=[Picture(file, f"Accuracy and loss plot: AttnVGG and {vgg} by epoch.")],
         tables=[_results(evidence), _costs(evidence)],
         remarks=_remarks(evidence),
     )
 
 
-def _comparable(accuracy: Interval) -> Finding:
+def _vgg(evidence: Evidence) -> str:
+    """The name of the network without attention, such as VGG16_bn."""
+    return evidence.plan.config.model.backbone.replace("vgg", "VGG")
+
+
+def _names(evidence: Evidence) -> dict[str, str]:
+    return {**NETWORK_NAMES, DENSE: _vgg(evidence)}
+
+
+def _comparable(accuracy: Interval, vgg: str) -> Finding:
     return Finding(
-        "the accuracy of AttnVGG is comparable with that of VGG16_bn",
+        f"the accuracy of AttnVGG is comparable with that of {vgg}",
         f"after the last epoch it is at most {points(MARGIN)} lower on the same validation images",
-        [Number("AttnVGG less VGG16_bn", accuracy, "+.2%")],
+        [Number(f"AttnVGG less {vgg}", accuracy, "+.2%")],
         above(accuracy, -MARGIN),
     )
 
 
 def _faster(evidence: Evidence, accuracy: Interval) -> list[Finding]:
-    cost = evidence.cost
+    cost, vgg = evidence.cost, _vgg(evidence)
     training, judging = (
-        median_ratio(cost[f"{kind}_attn_vgg"], cost[f"{kind}_vgg16_bn"])
-        for kind in ("train", "judge")
+        median_ratio(cost[f"{kind}_attn_vgg"], cost[f"{kind}_vgg"]) for kind in ("train", "judge")
     )
     sizes = evidence.plan.sizes
     epochs = [np.array([row["seconds"] for row in evidence.rows[n]]) for n in (SIGMOID, DENSE)]
@@ -83,30 +92,31 @@ def _faster(evidence: Evidence, accuracy: Interval) -> list[Finding]:
             f"{sizes.timing_size} pixels, batch {sizes.timing_batch}), and the accuracy is "
             "comparable as above",
             [
-                Number("step of AttnVGG over VGG16_bn", training, ".3f"),
+                Number(f"step of AttnVGG over {vgg}", training, ".3f"),
                 Number("epochs as trained here, for comparison", median_ratio(*epochs), ".3f"),
             ],
             all_of([below(training, 1), above(accuracy, -MARGIN)]),
         ),
         Finding(
             "attention is an attractive option for real-time applications",
-            "judging one image takes AttnVGG less time than VGG16_bn",
-            [Number("time of AttnVGG over VGG16_bn", judging, ".3f")],
+            f"judging one image takes AttnVGG less time than {vgg}",
+            [Number(f"time of AttnVGG over {vgg}", judging, ".3f")],
             below(judging, 1),
         ),
     ]
 
 
 def _fewer(evidence: Evidence) -> Finding:
-    ours, theirs = (int(evidence.cost[f"parameters_{n}"]) for n in ("attn_vgg", "vgg16_bn"))
+    ours, theirs = (int(evidence.cost[f"parameters_{n}"]) for n in ("attn_vgg", "vgg"))
+    vgg = _vgg(evidence)
     ratio = exactly(ours / theirs)
     return Finding(
         "attention reduces the number of trainable parameters",
         "counted, of the networks at the article's sizes",
         [
-            Number("AttnVGG over VGG16_bn", ratio, ".3f"),
+            Number(f"AttnVGG over {vgg}", ratio, ".3f"),
             Number("AttnVGG", exactly(ours), ",.0f"),
-            Number("VGG16_bn", exactly(theirs), ",.0f"),
+            Number(vgg, exactly(theirs), ",.0f"),
         ],
         below(ratio, 1),
     )
@@ -117,12 +127,12 @@ def _improving(evidence: Evidence, measure: str) -> Finding:
     ours, theirs = (
         [row["val"][measure] for row in evidence.rows[name]] for name in (SIGMOID, DENSE)
     )
-    half = len(ours) // 2
+    vgg, half = _vgg(evidence), len(ours) // 2
     lead = np.array(ours[half:]) - np.array(theirs[half:])
     gain = slope(range(half, len(ours)), lead)
     return Finding(
-        f"{measure} improves with more epochs for AttnVGG, while it plateaus for VGG16_bn",
-        f"over the second half of the epochs, the {measure} of AttnVGG gains on that of VGG16_bn",
+        f"{measure} improves with more epochs for AttnVGG, while it plateaus for {vgg}",
+        f"over the second half of the epochs, the {measure} of AttnVGG gains on that of {vgg}",
         [Number("gain in an epoch", gain, "+.3%")],
         above(gain),
     )
@@ -139,7 +149,7 @@ def _results(evidence: Evidence) -> ReportTable:
         measured = wilson(int(right.sum()), len(right))
         rows.append(
             [
-                NAMES[name],
+                _names(evidence)[name],
                 interval_text(measured, ".1%"),
                 *(f"{last[m]:.3f}" for m in ("precision", "recall")),
                 *(f"{last[m]:.4f}" for m in ("average_precision", "roc_auc")),
@@ -160,7 +170,7 @@ def _results(evidence: Evidence) -> ReportTable:
 def _costs(evidence: Evidence) -> ReportTable:
     cost, sizes = evidence.cost, evidence.plan.sizes
     rows = []
-    for label, name, run in (("AttnVGG", "attn_vgg", SIGMOID), ("VGG16_bn", "vgg16_bn", DENSE)):
+    for label, name, run in (("AttnVGG", "attn_vgg", SIGMOID), (_vgg(evidence), "vgg", DENSE)):
         rows.append(
             [
                 label,

@@ -24,7 +24,7 @@ def test_what_the_paper_claims_holds_where_it_was_made_to(tmp_path: Path) -> Non
     assert verdicts(section) == [S, S, S]
     (table,) = section.tables
     assert [row[0] for row in table.rows] == [
-        *("VGG-16", "VGG-16-GAP", "no attention", "AttnVGG"),
+        *("VGG", "VGG-GAP", "no attention", "AttnVGG"),
         *("AttnVGG, object masks", "AttnVGG, background masks"),
     ]
     assert table.rows[4][3:] == ["", "", "0.672", "0.883"], "published of 2017 only"
