@@ -67,9 +67,8 @@ def resolve_imagenet(
     if backbone not in WAYS:
         raise WeightsError(
             f"--weights imagenet knows none of {backbone}, only of {', '.join(WAYS)}: port "
-            f"torchvision's {backbone} (flax-attn port --backbone {backbone} --source FILE) and "
-            "name the result with --weights, or start from random weights with --weights none "
-            "--no-freeze-backbone"
+            f"torchvision's weights of {backbone} by flax-attn port and name the result with "
+            "--weights, or start from random weights with --weights none --no-freeze-backbone"
         )
     folder = weights_folder() if directory is None else Path(directory)
     ways = WAYS[backbone]

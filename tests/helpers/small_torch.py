@@ -68,10 +68,18 @@ def tensors_of(network: nn.Module) -> dict[str, np.ndarray]:
     return {key: tensor.numpy().copy() for key, tensor in network.state_dict().items()}
 
 
+# The network of a layout that is not called by the network's name.
+MODEL_OF = {"vgg16_bn": "vgg", "backbone": "vgg"}
+
+
 def small_config(model: str = "attn_vgg") -> ModelConfig:
-    """The configuration of our network of the same sizes."""
+    """The configuration of our network, or of a layout's, of the same sizes."""
     return ModelConfig(
-        model=model, widths=WIDTHS, depths=DEPTHS, attn_features=ATTN_FEATURES, hidden=HIDDEN
+        model=MODEL_OF.get(model, model),
+        widths=WIDTHS,
+        depths=DEPTHS,
+        attn_features=ATTN_FEATURES,
+        hidden=HIDDEN,
     )
 
 
@@ -85,7 +93,7 @@ def template(model: str = "attn_vgg", num_classes: int = 3) -> tuple[Arrays, Arr
 
 def leaves(layout: str) -> Arrays:
     """All arrays that a layout fills."""
-    params, stats = template("attn_vgg" if layout == "attn_vgg" else "vgg")
+    params, stats = template(layout)
     keep = "backbone/" if layout == "backbone" else ""
     return {path: leaf for path, leaf in {**params, **stats}.items() if path.startswith(keep)}
 

@@ -227,7 +227,7 @@ def test_a_backbone_has_files_of_its_own(tmp_path: Path, monkeypatch: pytest.Mon
         for unknown in BACKBONES.keys() - imagenet.WAYS.keys():
             with pytest.raises(WeightsError) as caught:
                 imagenet.resolve_imagenet(tmp_path, backbone=unknown)
-            for part in (f"none of {unknown}", "--weights none", f"port --backbone {unknown}"):
+            for part in (f"none of {unknown}", "--weights none", "flax-attn port"):
                 assert part in str(caught.value)
 
 

@@ -16,7 +16,16 @@ import pytest
 from matplotlib.figure import Figure
 
 from flax_attn.attention import ALIGNMENTS, SCORES
-from flax_attn.config import DATASETS, GATED, PRESETS, Config, make_config, settings, unmet
+from flax_attn.config import (
+    BACKBONES,
+    DATASETS,
+    GATED,
+    PRESETS,
+    Config,
+    make_config,
+    settings,
+    unmet,
+)
 from flax_attn.explain.methods import METHODS
 from flax_attn.figures import ScaleName
 from flax_attn.models import MODELS
@@ -35,6 +44,7 @@ SMALL = {**TINY, "train_count": 8, "val_count": 4, "epochs": 1}
 # Settings whose type is text, and the table of the names that they may take.
 NAMES: dict[str, Sequence[str]] = {
     "model": tuple(MODELS),
+    "backbone": tuple(BACKBONES),
     "norm": tuple(ALIGNMENTS),
     "score": tuple(SCORES),
     "dataset": tuple(DATASETS),
