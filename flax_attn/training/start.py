@@ -65,6 +65,11 @@ def from_file(path: Path) -> Initial:
       WeightsError: it cannot be read.
     """
     arrays, metadata = read_ported(path)
+    if metadata.get("pixels", "imagenet") != "imagenet":
+        raise WeightsError(
+            f"{path} takes pixels of another scale than training gives ({metadata['pixels']}): port "
+            "it again with --fold-pixels imagenet"
+        )
 
     def fill(params: Arrays, stats: Arrays) -> tuple[Arrays, Arrays]:
         loaded = load_into(arrays, params, stats, source=str(path))
@@ -147,9 +152,10 @@ def resolve_initial(
     with reading(path, WeightsError, remedy="--weights takes imagenet, none or a file"):
         if not path.is_file():
             raise WeightsError(f"no weight file {path}; --weights takes imagenet, none or a file")
-    if kind_of(path) != "safetensors":
+    kind = kind_of(path)
+    if kind != "safetensors":
         raise WeightsError(
-            f"{path} is a file of PyTorch's: port it first with "
+            f"{path} is a file of {'Keras' if kind == 'hdf5' else 'PyTorch'}'s: port it first with "
             f"flax-attn port --source {path} --out {path.stem}.safetensors"
         )
     return from_file(path)

@@ -8,7 +8,7 @@ import torch
 
 from flax_attn import models
 from flax_attn.errors import WeightsError
-from flax_attn.porting.convert import load_into, to_flax, to_torch
+from flax_attn.porting.convert import load_into, to_flax, from_flax
 from flax_attn.porting.tables import TABLES
 from tests.helpers.small_torch import (
     DEPTHS,
@@ -28,7 +28,7 @@ def test_round_trips_are_bit_identical(layout: str) -> None:
     table, network = TABLES[layout](DEPTHS), NETWORKS[layout]()
     tensors = tensors_of(network)
     arrays = to_flax(table, tensors, leaves(layout))
-    back = to_torch(table, arrays)
+    back = from_flax(table, arrays)
     assert same_bits(back, tensors)
     assert same_bits(to_flax(table, back, leaves(layout)), arrays)
     fresh = NETWORKS[layout]()
@@ -116,13 +116,13 @@ def test_tables_of_another_depth_do_not_fit_the_template() -> None:
         to_flax(TABLES["attn_vgg"]((2, 2, 3, 3, 3)), {}, leaves("attn_vgg"))
 
 
-def test_to_torch_is_strict() -> None:
+def test_from_flax_is_strict() -> None:
     arrays = ported_arrays("attn_vgg")
     del arrays["classifier/bias"]
     arrays["backbone/stages/9/x"] = arrays["classifier/kernel"]
     arrays["gates/pool3/score/phi"] = arrays["gates/pool3/score/phi"].astype(np.float64)
     with pytest.raises(WeightsError, match="1 not float32.*1 missing.*1 unexpected"):
-        to_torch(TABLES["attn_vgg"](DEPTHS), arrays)
+        from_flax(TABLES["attn_vgg"](DEPTHS), arrays)
 
 
 @pytest.mark.parametrize("name", models.MODELS)

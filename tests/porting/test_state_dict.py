@@ -193,7 +193,7 @@ def test_every_problem_is_in_one_error_and_nothing_changes() -> None:
         ({"depths": (1, 1, 1, 1, 1)}, "unexpected .*conv_block2.3.bias"),
         ({"depths": (2, 2, 1, 2, 1)}, "missing .*conv_block1.3.weight"),
         ({"attn_features": 4}, "misshapen .*attn1.W_l.weight is .5, 6, 1, 1., expected .4, 6"),
-        ({"heads": 2}, "4 without counterpart in PyTorch .gates/pool3/score/phi is .2, 5."),
+        ({"heads": 2}, "4 without counterpart there .gates/pool3/score/phi is .2, 5."),
     ],
     ids=["widths", "fewer layers", "more layers", "attn_features", "heads"],
 )
@@ -333,7 +333,7 @@ def test_a_network_without_a_layout_saves_its_backbone(tmp_path: Path) -> None:
 
 
 def test_gates_that_pytorch_has_not_are_not_saved(tmp_path: Path) -> None:
-    with pytest.raises(WeightsError, match="without counterpart in PyTorch .gates/pool3/score/phi"):
+    with pytest.raises(WeightsError, match="without counterpart there .gates/pool3/score/phi"):
         save_torch(network(heads=2), tmp_path / "a.safetensors")
     assert list(tmp_path.iterdir()) == []
 

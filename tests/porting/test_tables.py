@@ -36,7 +36,7 @@ def test_keys_are_those_of_torchvision_in_full_size() -> None:
     )[1:]
     for key, (path, transform) in table.entries.items():
         leaf = {**params, **stats}[path]
-        assert transform.torch_shape(leaf.shape) == tuple(state[key].shape), key
+        assert transform.foreign_shape(leaf.shape) == tuple(state[key].shape), key
 
 
 def test_every_parameter_has_a_place() -> None:
