@@ -67,8 +67,8 @@ def from_file(path: Path) -> Initial:
     arrays, metadata = read_ported(path)
     if metadata.get("pixels", "imagenet") != "imagenet":
         raise WeightsError(
-            f"{path} takes pixels of another scale than training gives ({metadata['pixels']}): port "
-            "it again with --fold-pixels imagenet"
+            f"{path} takes pixels of the scale {metadata['pixels']}, which training does not give: "
+            "port it again with --fold-pixels imagenet"
         )
 
     def fill(params: Arrays, stats: Arrays) -> tuple[Arrays, Arrays]:
@@ -154,9 +154,11 @@ def resolve_initial(
             raise WeightsError(f"no weight file {path}; --weights takes imagenet, none or a file")
     kind = kind_of(path)
     if kind != "safetensors":
+        of_keras = kind == "hdf5"
+        origin, folding = ("Keras", " --fold-pixels imagenet") if of_keras else ("PyTorch", "")
         raise WeightsError(
-            f"{path} is a file of {'Keras' if kind == 'hdf5' else 'PyTorch'}'s: port it first with "
-            f"flax-attn port --source {path} --out {path.stem}.safetensors"
+            f"{path} is a file of {origin}'s: port it first with "
+            f"flax-attn port --source {path} --out {path.stem}.safetensors{folding}"
         )
     return from_file(path)
 

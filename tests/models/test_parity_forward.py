@@ -129,7 +129,7 @@ def test_logits_of_plain_vgg16_bn(dense: nn.Module, side: int) -> None:
     images = random_images(2, side, seed=5)
     inputs = torch_images(images, torch.float64)
     expected = torch_rounding(dense, lambda network: {"logits": network(inputs).numpy()})
-    ours = from_torch(dense, config, layout="vgg16_bn", num_classes=1000)
+    ours = from_torch(dense, config, layout="torchvision", num_classes=1000)
     assert_within({"logits": evaluate(*ours, images).logits}, *expected, whole=True)
 
 

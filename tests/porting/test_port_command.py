@@ -107,7 +107,10 @@ def _bad_contents(canary: Path) -> dict[str, tuple[object, str]]:
         "meta": ({**state, "cls.bias": torch.empty(3, device="meta")}, "1 without values"),
         "nan": ({**state, "cls.bias": torch.full((3,), torch.nan)}, "1 not finite (cls.bias)"),
         "half": ({k: v.half() for k, v in state.items()}, f"{ARRAYS} not float32"),
-        "other": ({"layer1.weight": torch.zeros(3)}, "neither torchvision's vgg16_bn nor"),
+        "other": (
+            {"layer1.weight": torch.zeros(3)},
+            "neither a VGG of torchvision, timm or Keras nor",
+        ),
         "missing": ({k: v for k, v in state.items() if "cls" not in k}, "2 missing (cls.weight,"),
         "name": ({**state, "a\n\x1b[31m": torch.zeros(1)}, r"1 unexpected (a\n\x1b[31m)"),
     }

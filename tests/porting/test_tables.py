@@ -14,7 +14,8 @@ from torchvision.models import vgg16_bn
 from flax_attn.config import ModelConfig
 from flax_attn.models import baselines, build_model, functional
 from flax_attn.porting import tables
-from flax_attn.porting.tables import TABLES, dense_after_grid, vgg16_bn_table
+from flax_attn.porting.tables import TABLES, torchvision_table
+from flax_attn.porting.transforms import dense_after_grid
 from tests.helpers.bounds import assert_within, fan_in, rounding
 from tests.helpers.small_torch import (
     DEPTHS,
@@ -27,7 +28,7 @@ from tests.helpers.small_torch import (
 
 
 def test_keys_are_those_of_torchvision_in_full_size() -> None:
-    table = vgg16_bn_table((2, 2, 3, 3, 3))
+    table = torchvision_table((2, 2, 3, 3, 3))
     with torch.device("meta"):
         state = vgg16_bn(weights=None).state_dict()
     assert table.entries.keys() | table.counters == state.keys()
@@ -62,7 +63,7 @@ def test_logits_are_those_of_pytorch(layout: str) -> None:
 
     with torch.no_grad():
         output = network(torch.from_numpy(image.transpose(0, 3, 1, 2).copy()))
-    theirs = output if layout == "vgg16_bn" else output.logits
+    theirs = output if layout == "torchvision" else output.logits
     with jax.enable_x64(True):
         _, bound = rounding(logits, arrays, image, terms=fan_in, whole=True)
     assert_within(logits(arrays, image), theirs.numpy(), 2 * bound, whole=True)
