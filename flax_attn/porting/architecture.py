@@ -47,7 +47,7 @@ class Architecture(NamedTuple):
             if backbone == self.backbone:
                 return name
         depths = " ".join(map(str, self.backbone.depths))
-        return f"a VGG of depths {depths} {'with' if self.backbone.norm else 'without'} _bn"
+        return f"a VGG{'_bn' if self.backbone.norm else ''} of depths {depths}"
 
     def leaves(self) -> dict[str, Leaf]:
         """Returns the shape of every array of ours, by path."""
@@ -114,6 +114,27 @@ _HEADS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 }
 
 
+def origin_of(tensors: Mapping[str, ArraySpec], source: str) -> str:
+    """Returns whose names keys have, also of convolutions alone.
+
+    Raises:
+      WeightsError: nobody's that is known.
+    """
+    layout = detect_layout(tensors, source)
+    return _ORIGINS[naming_of(tensors) or ""] if layout == "backbone" else layout
+
+
+# torchvision and timm number the convolutions alike.
+_ORIGINS = {
+    "features.": "torchvision",
+    "": "torchvision",
+    "features_": "timm",
+    "conv_block": "attn_vgg",
+    "block": "keras",
+    COUNTED_CONV: "keras",
+}
+
+
 def has_norm(tensors: Mapping[str, ArraySpec]) -> bool:
     """Returns whether batch normalisation is among the convolutions."""
     return any(
@@ -173,7 +194,7 @@ def told_depths(tensors: Mapping[str, ArraySpec], norm: bool) -> tuple[int, ...]
 
 
 _STAGE = re.compile(r"(?:conv_)?block(\d)")
-_NUMBER = re.compile(r"(?:features\.)?(\d{1,6})\.weight$")
+_NUMBER = re.compile(r"(?:features[._])?(\d{1,6})\.weight$")
 
 
 def find_architecture(

@@ -14,13 +14,15 @@ from flax_attn.models.functional import BACKBONE
 from flax_attn.porting.architecture import (
     Architecture,
     Head,
-    detect_layout,
     find_architecture,
     find_backbone,
+    has_norm,
+    origin_of,
     told_depths,
 )
 from flax_attn.porting.convert import ArraySpec, is_statistic, sizes, to_flax
 from flax_attn.porting.filling import choose_table
+from flax_attn.porting.layer_names import COUNTED_CONV, is_backbone, naming_of
 from flax_attn.porting.pixels import as_pixels
 from flax_attn.porting.ported_files import is_ported, read_ported, sha256_of
 from flax_attn.porting.tables import KeyTable
@@ -87,20 +89,24 @@ class Inspection(NamedTuple):
     def __str__(self) -> str:
         """Returns it in one line."""
         network = self.architecture
-        sized = "" if network.widths == VGG16_WIDTHS else f" of widths {_listed(network.widths)}"
+        flags = ""
+        if network.backbone not in BACKBONES.values():
+            flags += (
+                f", by --depths {_listed(network.backbone.depths)}, for it is none of the eight"
+            )
+        if network.widths != VGG16_WIDTHS:
+            flags += f", by --widths {_listed(network.widths)}"
         kind = "AttnVGG on " if network.head == "gates" and self.whole else ""
         if network.head and self.whole:
-            head, fills = f"{network.classes:,} classes", "fills the whole network"
+            head, fills = f"{network.classes:,} classes", f"fills the whole network{flags}"
         else:
-            head, fills = "no classifier", "fills any network's backbone, the head is missing"
+            head, fills = "no classifier", f"fills any network's backbone{flags}; it has no head"
         if self.problems:
-            fills = (
-                f"fills any network's backbone (--layout backbone), not the head: {self.problems}"
-            )
+            fills = f"by --layout backbone fills any network's backbone{flags}: {self.problems}"
         numbers = ", ".join(self.dtypes)
         cast = "" if self.dtypes.keys() == {"float32"} else " (port takes it with --cast)"
         return (
-            f"layout {self.layout}, {kind}{network.name}{sized}, {head}, {numbers}{cast}, "
+            f"layout {self.layout}, {kind}{network.name}, {head}, {numbers}{cast}, "
             f"{self.arrays} arrays, {self.parameters:,} parameters, {self.statistics:,} running "
             f"statistics, {self.pixels} pixels, SHA-256 {self.sha256}: {fills}"
         )
@@ -124,20 +130,23 @@ def identify(
       WeightsError: they are of no known layout, or of sizes that are not given.
     """
     tensors = weights.tensors
-    if only_named and depths is None:
-        _refuse_other_depths(tensors, source)
+    if depths is None:
+        _refuse_other_depths(tensors, source, only_named=only_named)
     backbone = find_backbone(tensors, depths=depths, norm=norm)
     table = choose_table(layout, backbone, weights, source)
+    if widths is not None:
+        return Identified(table, find_architecture(table, backbone, tensors, widths=widths))
+    usual = find_architecture(table, backbone, tensors)
     told = find_architecture(table, backbone, tensors, widths=None)
-    if widths is None and told.widths != VGG16_WIDTHS and _have_shapes(table, tensors, told):
-        if only_named:
-            raise WeightsError(
-                f"{source} is {told.name} of widths {_listed(told.widths)}, not "
-                f"{_listed(VGG16_WIDTHS)}: if that is meant, name --widths {_listed(told.widths)}"
-            )
-        return Identified(table, told)
-    sized = find_architecture(table, backbone, tensors, widths=widths or VGG16_WIDTHS)
-    return Identified(table, sized)
+    wrong = _misshapen(table, tensors, told)
+    if len(wrong) >= len(_misshapen(table, tensors, usual)):
+        return Identified(table, usual)
+    if only_named and not any(path.startswith(BACKBONE) for path in wrong):
+        raise WeightsError(
+            f"{source} is {told.name} of widths {_listed(told.widths)}, not "
+            f"{_listed(VGG16_WIDTHS)}: if that is meant, name --widths {_listed(told.widths)}"
+        )
+    return Identified(table, told)
 
 
 def inspect_file(path: Path, *, entry: str | None = None, pixels: str | None = None) -> Inspection:
@@ -155,8 +164,6 @@ def inspect_file(path: Path, *, entry: str | None = None, pixels: str | None = N
         try:
             arrays = _arrays(weights, whole, path)
         except WeightsError as error:
-            if whole.architecture.head is None:
-                raise
             try:
                 alone = identify(weights, str(path), layout="backbone", only_named=False)
                 arrays = _arrays(weights, alone, path)
@@ -166,7 +173,7 @@ def inspect_file(path: Path, *, entry: str | None = None, pixels: str | None = N
         keys = {key for key, row in whole.table.entries.items() if row.path in arrays}
         dtypes = Counter(str(weights.tensors[key].dtype) for key in keys)
         return _inspection(
-            detect_layout(weights.tensors, str(path)),
+            origin_of(weights.tensors, str(path)),
             whole.architecture,
             arrays,
             dict(sorted(dtypes.items())),
@@ -250,26 +257,34 @@ def _arrays(weights: OpenWeights, found: Identified, path: Path) -> dict[str, An
     return dict(to_flax(found.table, weights.tensors, leaves, cast=True, source=str(path)))
 
 
-def _have_shapes(
+def _misshapen(
     table: KeyTable, tensors: Mapping[str, ArraySpec], architecture: Architecture
-) -> bool:
-    """Returns whether what is there of a network has its shapes."""
+) -> list[str]:
+    """Returns the paths whose tensors have other shapes than in a network."""
     leaves = architecture.leaves()
-    return all(
-        tuple(tensors[key].shape) == transform.foreign_shape(leaves[path].shape)
+    return [
+        path
         for key, (path, transform) in table.entries.items()
         if key in tensors
-    )
+        and tuple(tensors[key].shape) != transform.foreign_shape(leaves[path].shape)
+    ]
 
 
-def _refuse_other_depths(tensors: Mapping[str, ArraySpec], source: str) -> None:
-    backbone = find_backbone(tensors)
-    told = told_depths(tensors, backbone.norm)
-    if told is not None and backbone not in BACKBONES.values():
-        depths = _listed(told)
+def _refuse_other_depths(
+    tensors: Mapping[str, ArraySpec], source: str, *, only_named: bool
+) -> None:
+    norm = has_norm(tensors)
+    told = told_depths(tensors, norm)
+    if told is None and naming_of(tensors) == COUNTED_CONV:
+        count = sum(is_backbone(key) and len(tensors[key].shape) == 4 for key in tensors)
         raise WeightsError(
-            f"{source} has {depths} convolutions in its stages, as none of "
-            f"{', '.join(BACKBONES)}: layers are missing, or name --depths {depths}"
+            f"{source} has {count} convolutions, as no VGG of Keras, and they have no names: for "
+            "another VGG name --depths"
+        )
+    if only_named and told is not None and Backbone(told, norm) not in BACKBONES.values():
+        raise WeightsError(
+            f"{source} has {_listed(told)} convolutions in its stages, as none of "
+            f"{', '.join(BACKBONES)}: layers are missing, or name --depths {_listed(told)}"
         )
 
 

@@ -14,7 +14,7 @@ COUNTED_DENSE = "layers/dense"
 
 # The convolutions, by themselves numbered only, as in the state dict of vgg16_bn.features.
 _BACKBONE = re.compile(
-    rf"(?:features\.|conv_block|)\d+\.|block\d+_conv\d+/|{COUNTED_CONV}(?:_\d+)?/vars/"
+    rf"(?:features[._]|conv_block|)\d+\.|block\d+_conv\d+/|{COUNTED_CONV}(?:_\d+)?/vars/"
 )
 
 
@@ -26,10 +26,11 @@ def is_backbone(key: str) -> bool:
 def naming_of(keys: Iterable[str]) -> str | None:
     """Returns how convolutions are named: the beginning of their names; None if there are none.
 
-    That is one of "features.", "conv_block", "block", ``COUNTED_CONV``, or "" for mere numbers.
+    That is one of "features.", "features_" (timm's ``features_only``), "conv_block", "block",
+    ``COUNTED_CONV``, or "" for mere numbers.
     """
     found = {match[0] for key in keys if (match := _BACKBONE.match(key))}
-    for naming in ("features.", "conv_block", "block", COUNTED_CONV):
+    for naming in ("features.", "features_", "conv_block", "block", COUNTED_CONV):
         if any(name.startswith(naming) for name in found):
             return naming
     return "" if found else None
@@ -73,7 +74,7 @@ def keras_layers(depths: Sequence[int], norm: bool, counted: bool) -> Iterator[t
     """
     if norm:
         raise WeightsError(
-            "Keras's VGGs have no batch normalisation: write these weights for torchvision or timm"
+            "Keras's VGGs have no batch normalisation: take a network without it, or another layout"
         )
     for i, (stage, layer) in enumerate(places(depths)):
         name = f"{COUNTED_CONV}{nth(i)}" if counted else f"block{stage + 1}_conv{layer + 1}"

