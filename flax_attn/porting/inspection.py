@@ -91,9 +91,7 @@ class Inspection(NamedTuple):
         network = self.architecture
         flags = ""
         if network.backbone not in BACKBONES.values():
-            flags += (
-                f", by --depths {_listed(network.backbone.depths)}, for it is none of the eight"
-            )
+            flags += f", by --depths {_listed(network.backbone.depths)} (none of the eight)"
         if network.widths != VGG16_WIDTHS:
             flags += f", by --widths {_listed(network.widths)}"
         kind = "AttnVGG on " if network.head == "gates" and self.whole else ""
