@@ -18,7 +18,7 @@ from urllib.request import Request, urlopen
 from flax_attn.errors import DiskFullError, WeightsError
 from flax_attn.porting.downloads import download
 from flax_attn.porting.ported_files import read_ported, sha256_of
-from flax_attn.porting.published import DEFAULT, HOST, PUBLISHED, Published
+from flax_attn.porting.torchvision_files import DEFAULT, HOST, PUBLISHED, Published
 from flax_attn.system.files import remove_stale_partials, write_text, writing
 
 _log = logging.getLogger(__name__)

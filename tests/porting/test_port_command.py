@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from flax_attn.errors import UsageError, WeightsError
 from flax_attn.models.family import BACKBONES
 from flax_attn.porting import read_ported, sha256_of
-from flax_attn.porting.published import PUBLISHED, Published
+from flax_attn.porting.torchvision_files import PUBLISHED, Published
 from tests.helpers.plain_vgg import narrow
 from tests.helpers.small_torch import (
     ARRAYS,
