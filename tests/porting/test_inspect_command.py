@@ -227,6 +227,12 @@ CASES = {
         REFUSED,
         ("2 missing (features.12.weight, features.12.bias)",),
     ),
+    "a-gap-that-leaves-five-stages": Case(
+        "a.pth",
+        torch_file(lambda: without("features.2.", of="vgg13")),
+        REFUSED,
+        ("2 missing (features.2.weight, features.2.bias)",),
+    ),
     "no-running-statistics": Case(
         "a.pth", torch_file(no_statistics), REFUSED, ("26 missing (features.1.running_mean",)
     ),

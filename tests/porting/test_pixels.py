@@ -11,6 +11,7 @@ import pytest
 from flax import nnx
 from jax import lax
 
+from flax_attn.config import RunConfig
 from flax_attn.errors import UsageError, WeightsError
 from flax_attn.models import build_model
 from flax_attn.models.family import BACKBONES
@@ -20,7 +21,7 @@ from flax_attn.porting.convert import from_flax
 from flax_attn.porting.keras_h5 import open_keras, write_keras
 from flax_attn.porting.pixels import PIXELS, SCALES, as_pixels, fold_pixels
 from flax_attn.porting.tables import keras_table
-from flax_attn.training.start import from_file
+from flax_attn.training.start import from_file, resolve_initial
 from tests.helpers.plain_vgg import narrow, random_arrays
 from tests.helpers.small_torch import (
     DEPTHS,
@@ -121,6 +122,12 @@ def test_training_refuses_other_pixels(tmp_path: Path) -> None:
         from_file(ours)
     folded = port(source, tmp_path / "b.safetensors", "--fold-pixels", "imagenet", *WIDTHS)
     assert from_file(folded).provenance["batch_norm"] == "none"
+
+
+def test_training_says_how_a_file_of_keras_is_ported(tmp_path: Path) -> None:
+    source = keras_file(tmp_path / "a.weights.h5")
+    with pytest.raises(WeightsError, match="of Keras's: port it first with .* --fold-pixels imag"):
+        resolve_initial(RunConfig(weights=str(source)), ("cat", "dog"))
 
 
 def test_unknown_pixels() -> None:
