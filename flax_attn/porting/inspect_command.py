@@ -1,4 +1,4 @@
-"""``flax-attn port inspect`` says in one line what a file of weights is, and what it fills."""
+"""``flax-attn port inspect FILE`` says in one line what a file of weights is, and what it fills."""
 
 from __future__ import annotations
 
