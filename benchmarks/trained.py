@@ -18,7 +18,7 @@ from flax_attn.errors import DataError, UsageError
 from flax_attn.explain.forward import NetworkForward, network_forward
 from flax_attn.models.functional import Arrays
 from flax_attn.ops.images import IMAGENET_MEAN, IMAGENET_STD, normalize
-from flax_attn.porting import TABLES, to_torch
+from flax_attn.porting import TABLES, from_flax
 from flax_attn.runs.directory import Run
 from flax_attn.runs.load import restore_best
 from tests.helpers.torch_attn_vgg import TorchAttnVGG
@@ -61,7 +61,7 @@ class Trained(NamedTuple):
 
     def in_torch(self) -> Logits:
         arrays = {path: np.asarray(x) for path, x in {**self.params, **self.stats}.items()}
-        tensors = to_torch(TABLES["attn_vgg"](self.config.depths), arrays)
+        tensors = from_flax(TABLES["attn_vgg"](self.config.depths), arrays)
         network = TorchAttnVGG(
             self.num_classes,
             normalize_attn=self.config.norm == "softmax",

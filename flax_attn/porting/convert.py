@@ -1,4 +1,4 @@
-"""Arrays of PyTorch's layout into ours and back by a table, strict in both directions."""
+"""Arrays of another framework's layout into ours and back by a table, strict in both directions."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import numpy as np
 
 from flax_attn.errors import WeightsError
 from flax_attn.models.functional import BACKBONE, Mismatch, find_mismatches
-from flax_attn.porting.tables import KeyTable, is_backbone
+from flax_attn.porting.layer_names import is_backbone
+from flax_attn.porting.tables import KeyTable
 
 _CASTABLE = frozenset({"float16", "bfloat16", "float64"})
 _REMEDY = (
@@ -63,9 +64,9 @@ def to_flax(
             continue
         tensor, shape = tensors[key], tuple(template[path].shape)
         if len(shape) != transform.rank:
-            report.add("without counterpart in PyTorch", path, f" is {list(shape)}")
+            report.add("without counterpart there", path, f" is {list(shape)}")
             continue
-        expected = transform.torch_shape(shape)
+        expected = transform.foreign_shape(shape)
         if tuple(tensor.shape) != expected:
             report.add_misshapen(key, tuple(tensor.shape), expected)
         elif not _takes(str(tensor.dtype), cast=cast):
@@ -84,12 +85,12 @@ def to_flax(
     return arrays
 
 
-def to_torch(table: KeyTable, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Returns a state dict of ``arrays``; the inverse of ``to_flax``, with the counters at zero.
+def from_flax(table: KeyTable, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Returns tensors by foreign key; the inverse of ``to_flax``, with the counters at zero.
 
     Raises:
       WeightsError: once for all problems, paths are missing or unexpected, arrays are not
-        float32 or of a rank that PyTorch's network has not.
+        float32 or of a rank that the other network has not.
     """
     report = Report()
     tensors: dict[str, np.ndarray] = {}
@@ -99,10 +100,10 @@ def to_torch(table: KeyTable, arrays: Mapping[str, np.ndarray]) -> dict[str, np.
         elif arrays[path].dtype != np.float32:
             report.add("not float32", path, f" is {arrays[path].dtype}")
         elif arrays[path].ndim != transform.rank:
-            report.add("without counterpart in PyTorch", path, f" is {list(arrays[path].shape)}")
+            report.add("without counterpart there", path, f" is {list(arrays[path].shape)}")
         else:
             # np.array, not ascontiguousarray: that one turns scalars into vectors.
-            tensors[key] = np.array(transform.to_torch(np.asarray(arrays[path])), order="C")
+            tensors[key] = np.array(transform.from_flax(np.asarray(arrays[path])), order="C")
     for path in sorted(arrays.keys() - table.paths):
         report.add("unexpected", path)
     report.raise_if_any(
@@ -269,6 +270,11 @@ def sizes(arrays: Mapping[str, ArraySpec]) -> tuple[int, int]:
 def is_variance(path: str) -> bool:
     """Returns whether a path of ours is a running variance."""
     return path.endswith("/norm/var")
+
+
+def is_statistic(path: str) -> bool:
+    """Returns whether a path of ours is a running mean or variance."""
+    return is_variance(path) or path.endswith("/norm/mean")
 
 
 def _takes(dtype: str, *, cast: bool) -> bool:

@@ -15,6 +15,7 @@ from flax_attn.errors import WeightsError
 from flax_attn.system.files import reading
 
 ZIP = b"PK\x03\x04"
+_HDF5 = b"\x89HDF\r\n\x1a\n"
 
 _HEAD = 512
 _TAR_MAGIC = 257
@@ -27,15 +28,12 @@ _BEGINNINGS: dict[bytes, str] = {
     b"\x1f\x8b": "is packed by gzip: unpack it and name the file in it",
     b"BZh": "is packed by bzip2: unpack it and name the file in it",
     b"\xfd7zXZ\0": "is packed by xz: unpack it and name the file in it",
-    b"\x89HDF\r\n\x1a\n": (
-        "is an HDF5 file, as Keras writes: only PyTorch's and safetensors are read"
-    ),
-    b"\x93NUMPY": "is an array of NumPy: only PyTorch's files and safetensors are read",
-    b"GGUF": "is a GGUF file: only PyTorch's files and safetensors are read",
+    b"\x93NUMPY": "is an array of NumPy: PyTorch's files, safetensors and Keras's HDF5 are read",
+    b"GGUF": "is a GGUF file: PyTorch's files, safetensors and Keras's HDF5 are read",
 }
 
 
-def kind_of(path: Path) -> Literal["torch", "safetensors"]:
+def kind_of(path: Path) -> Literal["torch", "safetensors", "hdf5"]:
     """Returns the kind of a weight file; what is of no known kind is left to PyTorch's reader.
 
     Raises:
@@ -44,6 +42,8 @@ def kind_of(path: Path) -> Literal["torch", "safetensors"]:
     head = _head(path)
     if is_safetensors_head(head):
         return "safetensors"
+    if head.startswith(_HDF5):
+        return "hdf5"
     for beginning, problem in _BEGINNINGS.items():
         if head.startswith(beginning):
             raise WeightsError(f"{path} {problem}")

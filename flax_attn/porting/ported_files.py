@@ -14,13 +14,15 @@ import numpy as np
 from safetensors.numpy import save
 
 from flax_attn.errors import WeightsError
+from flax_attn.porting.file_kinds import kind_of
 from flax_attn.system.files import open_safetensors, write_bytes, writing
 from flax_attn.system.json_text import encode_json
 
 FORMAT = "flax_attn"
 
 # Metadata every ported file has; widths and depths are lists, the others text. ``batch_norm``
-# is "trained", "inserted" where it was calibrated only, or "none" where there is none.
+# is "trained", "inserted" where it was calibrated only, or "none". ``pixels`` names the scale of
+# the pixels where it is not ImageNet's.
 FIELDS = ("source", "source_sha256", "layout", "batch_norm", "widths", "depths")
 _LISTS = ("widths", "depths")
 _DIGEST = "content_sha256"
@@ -85,6 +87,18 @@ def write_ported(
     _write(path, _sort_header(save(contiguous, metadata=texts)))
 
 
+def is_ported(path: Path) -> bool:
+    """Returns whether a file is one that ``write_ported`` wrote.
+
+    Raises:
+      WeightsError: it cannot be read.
+    """
+    if kind_of(path) != "safetensors":
+        return False
+    with open_safetensors(path) as file:
+        return (file.metadata() or {}).get("format") == FORMAT
+
+
 def sha256_of(path: str | os.PathLike[str]) -> str:
     """Returns the SHA-256 of a file, in hexadecimal.
 
@@ -127,7 +141,8 @@ def open_tensors(path: Path) -> Iterator[dict[str, StoredArray]]:
     with open_safetensors(path) as file:
         if (file.metadata() or {}).get("format") == FORMAT:
             raise WeightsError(
-                f"{path} is ported already: name it with --weights, or port it back --to torch"
+                f"{path} is ported already: name it with --weights, or port it "
+                "--to torch, timm or keras"
             )
         yield {key: StoredArray(file, key) for key in file.keys()}
 

@@ -133,9 +133,15 @@ def write_state_dict(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
     """
     torch = import_torch()
     buffer = io.BytesIO()
-    torch.save({key: torch.from_numpy(value) for key, value in tensors.items()}, buffer)
+    torch.save({key: _as_tensor(torch, value) for key, value in tensors.items()}, buffer)
     with writing(path, WeightsError):
         write_bytes(Path(path), buffer.getvalue(), shared=True)
+
+
+def _as_tensor(torch: ModuleType, value: np.ndarray) -> Any:
+    if value.dtype.name == "bfloat16":
+        return torch.from_numpy(value.view(np.int16)).view(torch.bfloat16)
+    return torch.from_numpy(value)
 
 
 def _whole_model(path: Path, kind: str) -> WeightsError:

@@ -7,40 +7,22 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import replace
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 from flax import nnx
 
-from flax_attn.errors import WeightsError, name_some
-from flax_attn.models.functional import BACKBONE, merge, placed_like, split
-from flax_attn.models.vgg import VGG
-from flax_attn.porting.convert import (
-    ArraySpec,
-    Report,
-    describe_new_classes,
-    printable,
-    to_flax,
-    to_torch,
-    wanted_paths,
-)
-from flax_attn.porting.file_kinds import kind_of
-from flax_attn.porting.ported_files import open_tensors, write_tensors
-from flax_attn.porting.pth import read_state_dict, write_state_dict
-from flax_attn.porting.tables import TABLES, KeyTable, fitting_table, is_backbone
-from flax_attn.porting.wrappers import unwrap
+from flax_attn.errors import WeightsError
+from flax_attn.ops.images import IMAGENET
+from flax_attn.porting.convert import from_flax
+from flax_attn.porting.filling import arrays_of, backbone_of, check_layout, fill, with_backbone
+from flax_attn.porting.half_precision import Dtype
+from flax_attn.porting.tables import TABLES
+from flax_attn.porting.weight_files import SUFFIXES, Source, open_weights, write_torch
 
 _log = logging.getLogger(__name__)
 
-# Of files that are written; what is read is told by its content.
-TORCH_SUFFIXES = (".pth", ".pt")
-SUFFIXES = (*TORCH_SUFFIXES, ".safetensors")
-
-Source = str | os.PathLike[str] | Mapping[str, Any]
+TORCH_LAYOUTS = ("torchvision", "timm", "attn_vgg", "backbone")
 
 
 def load_torch(
@@ -53,10 +35,10 @@ def load_torch(
 ) -> list[str]:
     """Fills a network with weights of PyTorch; returns the paths that keep their values.
 
-    Known are torchvision's vgg16_bn and the article's AttnVGG, told apart by their keys. Where
-    the network has the same head, all of it is filled and the list is empty, but that the last
-    layer stays where the numbers of classes differ; elsewhere the backbone is. Nothing in a file
-    is executed, and the network stays as it is unless everything fits.
+    Known are torchvision's and timm's VGGs and the article's AttnVGG, told apart by their keys.
+    Where the network has the same head, all of it is filled and the list is empty, but that the
+    last layer stays where the numbers of classes differ; elsewhere the backbone is. Nothing in a
+    file is executed, and the network stays as it is unless everything fits.
 
     Args:
       source: a file of PyTorch's or safetensors, under any name; or a state dict in memory,
@@ -64,50 +46,43 @@ def load_torch(
         around one.
       into: the network, one of ``flax_attn.models`` or any other with a ``VGG`` as its
         ``backbone``, or a ``VGG`` alone; changed in place.
-      layout: "auto", "vgg16_bn", "attn_vgg", or "backbone" for the convolutions alone, whatever
-        the head.
+      layout: "auto", "torchvision", "timm", "attn_vgg", or "backbone" for the convolutions alone,
+        whatever the head.
       entry: where a checkpoint holds the weights, such as "ema"; without, the first that has a
         network, trained weights before averages of them.
       cast: makes float16, bfloat16 and float64 float32; without, they are refused.
 
     Raises:
-      WeightsError: the source cannot be read or is of neither network; or, once for all
+      WeightsError: the source cannot be read or is of no known network; or, once for all
         problems, keys are missing or unexpected, shapes or dtypes differ, values are not finite.
       TypeError: ``into`` has no such backbone.
       ValueError: there is no such layout.
     """
-    into = _Headless(into) if isinstance(into, VGG) else into
-    depths = _depths(into, "into")
-    _check_layout(layout)
+    network = with_backbone(into, "into")
+    check_layout(layout, TORCH_LAYOUTS)
     name = "the mapping" if isinstance(source, Mapping) else str(source)
-    structure, params, stats = split(into)
-    template = {**params, **stats}
-    with open_state_dict(source, entry=entry) as tensors:
-        whole = choose_table(layout, depths, tensors, name)
-        offered = _offered(whole, tensors)
-        table = whole.only(wanted_paths(offered, template))
-        leaves = {path: template[path] for path in table.paths}
-        arrays = to_flax(table, tensors, leaves, cast=cast, source=name)
-    for path, array in arrays.items():
-        (params if path in params else stats)[path] = placed_like(array, template[path])
-    nnx.update(into, nnx.state(merge(structure, params, stats)))
-    kept = sorted(template.keys() - arrays.keys())
-    changed = describe_new_classes(offered, template)
-    _log.info(
-        f"took {len(arrays)} arrays of {name} ({table.layout}), kept {len(kept)} of the network"
-        + (f" ({changed})" if changed else "")
-    )
-    return kept
+    with open_weights(source, entry=entry) as weights:
+        if weights.of_keras:
+            raise WeightsError(f"{name} is an HDF5 file, as Keras writes: load it with load_keras")
+        return fill(network, weights, layout, name, cast=cast, pixels=weights.pixels)
 
 
-def save_torch(model: nnx.Module, path: str | os.PathLike[str], *, layout: str = "auto") -> None:
+def save_torch(
+    model: nnx.Module,
+    path: str | os.PathLike[str],
+    *,
+    layout: str = "auto",
+    dtype: Dtype = "float32",
+) -> None:
     """Writes a network as a state dict of PyTorch, all or nothing; ``load_torch`` reads it.
 
     Args:
-      model: an AttnVGG whose gates are the article's, or a vgg16_bn; for "backbone" any network
-        with a ``VGG`` as its ``backbone``.
+      model: an AttnVGG whose gates are the article's, or a VGG with its dense classifier; for
+        "backbone" any network with a ``VGG`` as its ``backbone``.
       path: a ``.safetensors`` file, or ``.pth`` or ``.pt``, which PyTorch is needed to write.
-      layout: "auto", "vgg16_bn", "attn_vgg", or "backbone" for the convolutions alone.
+      layout: "auto" for torchvision's or the article's, "torchvision", "timm", "attn_vgg", or
+        "backbone" for the convolutions alone.
+      dtype: "float16" or "bfloat16" rounds to half precision.
 
     Raises:
       WeightsError: the network has no counterpart in PyTorch, or ``path`` cannot be written.
@@ -116,163 +91,21 @@ def save_torch(model: nnx.Module, path: str | os.PathLike[str], *, layout: str =
       TypeError: ``model`` has no such backbone.
       ValueError: there is no such layout, or ``path`` has another ending.
     """
-    depths = _depths(model, "model")
-    _check_layout(layout)
+    network = with_backbone(model, "model")
+    check_layout(layout, TORCH_LAYOUTS)
     if Path(path).suffix not in SUFFIXES:
         raise ValueError(f"path must end in {', '.join(SUFFIXES)}, got {path}")
-    _, params, stats = split(model)
-    arrays = {path: np.asarray(array) for path, array in {**params, **stats}.items()}
-    if layout == "backbone":
-        arrays = {path: array for path, array in arrays.items() if path.startswith(BACKBONE)}
-    elif layout == "auto":
-        fitting = [name for name in TABLES if TABLES[name](depths).paths == arrays.keys()]
+    arrays, backbone = arrays_of(network, layout), backbone_of(network)
+    if layout == "auto":
+        made = {name: TABLES[name](backbone.depths, backbone.norm) for name in TORCH_LAYOUTS}
+        fitting = [name for name, table in made.items() if table.paths == arrays.keys()]
         if not fitting:
             raise WeightsError(
-                f"this {type(model).__name__} has no counterpart among {', '.join(TABLES)}: save "
-                'its convolutions alone with layout="backbone"'
+                f"this {type(model).__name__} has no counterpart among {', '.join(TORCH_LAYOUTS)}: "
+                'save its convolutions alone with layout="backbone"'
             )
         layout = fitting[0]
-    write_any(Path(path), to_torch(TABLES[layout](depths), arrays))
-
-
-@contextmanager
-def open_state_dict(
-    source: Source, *, entry: str | None = None
-) -> Iterator[Mapping[str, ArraySpec]]:
-    """Yields the tensors of a file or a mapping; values are read while the context lasts.
-
-    A file's kind is told by its content. ``entry`` is that of ``unwrap``.
-
-    Raises:
-      WeightsError: the file cannot be read, or something in it is no dense tensor.
-    """
-    if isinstance(source, Mapping):
-        yield _in_memory(unwrap(source, entry=entry, source="the mapping"))
-        return
-    path = Path(source)
-    if kind_of(path) == "safetensors":
-        with open_tensors(path) as stored:
-            yield unwrap(stored, entry=entry, source=str(path))
-    else:
-        yield read_state_dict(path, entry=entry)
-
-
-def write_any(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
-    """Writes a state dict in the format that the ending of ``path`` names, all or nothing.
-
-    Raises:
-      WeightsError: it cannot be written.
-      DiskFullError: no space is left for it.
-      UsageError: PyTorch is not installed, and the format is its own.
-    """
-    write = write_state_dict if path.suffix in TORCH_SUFFIXES else write_tensors
-    write(path, tensors)
-
-
-def choose_table(
-    layout: str, depths: Sequence[int], tensors: Mapping[str, ArraySpec], source: str
-) -> KeyTable:
-    """Returns the table for tensors of a layout, or "auto", and says which it passes over.
-
-    Those are, for "backbone", all but the convolutions.
-
-    Raises:
-      WeightsError: they are of none of the known layouts.
-    """
-    found = detect_layout(tensors, source) if layout == "auto" else layout
-    table = fitting_table(found, depths, tensors.keys())
-    if layout == "backbone" and (head := {key for key in tensors if not is_backbone(key)}):
-        shown = name_some(sorted(head), text=printable)
-        _log.info(f"{source}: the convolutions alone, passed over {shown}")
-        table = replace(table, ignored=table.ignored | head)
-    return table
-
-
-def detect_layout(tensors: Mapping[str, ArraySpec], source: str) -> str:
-    """Returns the layout that keys belong to.
-
-    Raises:
-      WeightsError: it is none of the known ones.
-    """
-    keys = [str(key) for key in tensors]
-    if any(key.startswith("conv_block") for key in keys):
-        return "attn_vgg"
-    if any(map(is_backbone, keys)):
-        has_head = any(key.startswith("classifier.") for key in keys)
-        return "vgg16_bn" if has_head else "backbone"
-    shown = ", ".join(printable(key) for key in keys[:5])
-    raise WeightsError(
-        f"{source} is neither torchvision's vgg16_bn nor the article's AttnVGG: its keys are "
-        f"{shown}…, expected features.0.weight… or conv_block1.0.weight…"
-    )
-
-
-class TorchTensor:
-    """A tensor of PyTorch in memory: shape and dtype now, values with ``numpy.asarray``.
-
-    PyTorch is not imported: whoever has a tensor has done so.
-    """
-
-    def __init__(self, tensor: Any):
-        self._tensor = tensor.detach()
-        self.shape = tuple(tensor.shape)
-        self.dtype = str(tensor.dtype).removeprefix("torch.")
-
-    @property
-    def problem(self) -> str | None:
-        """Why its values cannot be read; None where they can."""
-        if self._tensor.device.type == "meta":
-            return "without values"
-        return None if str(self._tensor.layout) == "torch.strided" else "sparse"
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        # bfloat16 is none of numpy's; float32 holds all of its values.
-        tensor = self._tensor.float() if self.dtype == "bfloat16" else self._tensor
-        return np.array(tensor.cpu().numpy(), dtype=dtype)
-
-
-def _in_memory(values: Mapping[str, Any]) -> dict[str, ArraySpec]:
-    tensors = {
-        key: TorchTensor(value) if hasattr(value, "detach") else value
-        for key, value in values.items()
-    }
-    report = Report()
-    for key, tensor in tensors.items():
-        if isinstance(tensor, TorchTensor) and tensor.problem:
-            report.add(tensor.problem, key)
-    report.raise_if_any(
-        "the mapping holds tensors that are not read", remedy="Give dense tensors with values."
-    )
-    return tensors
-
-
-def _offered(
-    table: KeyTable, tensors: Mapping[str, ArraySpec]
-) -> dict[str, tuple[int, ...] | None]:
-    """Returns the shapes of a table's paths as PyTorch has them; None of what is not there."""
-    return {
-        path: tuple(tensors[key].shape) if key in tensors else None
-        for key, (path, _) in table.entries.items()
-    }
-
-
-class _Headless(nnx.Module):
-    """A backbone under the name that it has in a network."""
-
-    def __init__(self, backbone: VGG):
-        self.backbone = backbone
-
-
-def _depths(model: Any, argument: str) -> Sequence[int]:
-    backbone = getattr(model, "backbone", None)
-    if not isinstance(backbone, VGG):
-        raise TypeError(
-            f"{argument} must be a network with a VGG as its backbone, got "
-            f"{type(model).__name__}: take one of flax_attn.models"
-        )
-    return [len(stage.layers) for stage in backbone.stages]
-
-
-def _check_layout(layout: str) -> None:
-    if layout not in ("auto", *TABLES):
-        raise ValueError(f"layout must be auto, {', '.join(TABLES)}, got {layout!r}")
+    table = TABLES[layout](backbone.depths, backbone.norm)
+    write_torch(Path(path), from_flax(table, arrays), dtype)
+    if network.backbone.pixels != IMAGENET:
+        _log.info(f"{path} takes pixels normalised by {network.backbone.pixels}, not ImageNet's")

@@ -1,87 +1,53 @@
-"""Says which PyTorch key belongs to which array of ours, for VGGs of any depth.
+"""Says which key of another framework belongs to which array of ours, for VGGs of any depth.
 
-Layouts: ``vgg16_bn`` is torchvision's network with its dense classifier, ``backbone`` its
-convolutions alone, ``attn_vgg`` the network of the article.
-
-How one array is laid out in PyTorch and here is a pair of exact inverses. PyTorch keeps output
-channels first, this project keeps them last.
+Layouts: ``torchvision``, ``timm`` and ``keras`` are VGGs with their dense classifiers,
+``attn_vgg`` the network of the article, under the names that its code and AttnMel share;
+``backbone`` is the convolutions alone, in the names of any of these.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterable, Iterator, Sequence, Set
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
-import numpy as np
+from flax_attn.porting.layer_names import (
+    COUNTED_CONV,
+    COUNTED_DENSE,
+    Layer,
+    block_layers,
+    feature_layers,
+    keras_layers,
+    naming_of,
+    nth,
+)
+from flax_attn.porting.transforms import (
+    BGR_CONV,
+    CONV,
+    LINEAR,
+    POINTWISE,
+    PROBE,
+    SAME_CONV,
+    SAME_MATRIX,
+    SCALAR,
+    VECTOR,
+    Transform,
+    conv_over_grid,
+    dense_after_grid,
+)
 
-# torchvision's dense classifier reads a 7×7 map.
+# The dense classifier of every VGG reads a 7×7 map.
 DENSE_GRID = 7
-
-# torchvision numbers (convolution, normalisation, ReLU), and a pooling after each stage.
-_LAYER_MODULES = 3
 
 _DENSE = ("classifier.0", "classifier.3", "classifier.6")
 # Those of torchvision before 0.2 and of networks ported from Caffe, whose dropouts stand first.
 _OLD_DENSE = ("classifier.1", "classifier.4", "classifier.6")
-
-# The convolutions, by themselves numbered only, as in the state dict of vgg16_bn.features.
-_BACKBONE = re.compile(r"(features\.|conv_block|)\d+\.")
-
-
-class Transform(NamedTuple):
-    """Two functions that only move elements, so that either undoes the other bit for bit.
-
-    ``rank`` is that of our array.
-    """
-
-    rank: int
-    to_flax: Callable[[np.ndarray], np.ndarray]
-    to_torch: Callable[[np.ndarray], np.ndarray]
-
-    def torch_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """Returns the shape PyTorch gives an array of ``shape``; nothing is allocated."""
-        return self.to_torch(np.broadcast_to(np.float32(0), shape)).shape
-
-
-# [out, in, 3, 3] <-> [3, 3, in, out]
-CONV = Transform(4, lambda w: w.transpose(2, 3, 1, 0), lambda w: w.transpose(3, 2, 0, 1))
-
-# 1×1 convolution without a bias, [out, in, 1, 1] <-> a matrix [in, out]
-POINTWISE = Transform(2, lambda w: w[:, :, 0, 0].T, lambda w: w.T[:, :, None, None])
-
-# [out, in] <-> [in, out]
-LINEAR = Transform(2, lambda w: w.T, lambda w: w.T)
-
-# Biases, scales and statistics, [c] <-> [c]
-VECTOR = Transform(1, lambda v: v, lambda v: v)
-
-# 1×1 convolution with one output, [1, in, 1, 1] <-> [in], and its bias, [1] <-> []
-PROBE = Transform(1, lambda w: w[0, :, 0, 0], lambda w: w[None, :, None, None])
-SCALAR = Transform(0, lambda b: b[0], lambda b: np.reshape(b, (1,)))
-
-
-def dense_after_grid(grid: int) -> Transform:
-    """Returns the transform of a dense layer that reads a flattened ``grid`` × ``grid`` map.
-
-    PyTorch flattens the map as [c, h, w], this project as [h, w, c]:
-    [out, c * grid²] <-> [grid² * c, out].
-    """
-
-    def to_flax(w: np.ndarray) -> np.ndarray:
-        maps = w.reshape(w.shape[0], -1, grid, grid)
-        return maps.transpose(2, 3, 1, 0).reshape(-1, w.shape[0])
-
-    def to_torch(w: np.ndarray) -> np.ndarray:
-        maps = w.reshape(grid, grid, -1, w.shape[1])
-        return maps.transpose(3, 2, 0, 1).reshape(w.shape[1], -1)
-
-    return Transform(2, to_flax, to_torch)
+_TIMM_DENSE = ("pre_logits.fc1", "pre_logits.fc2", "head.fc")
+_KERAS_DENSE = ("fc1", "fc2", "predictions")
 
 
 class KeyEntry(NamedTuple):
-    """Where one PyTorch tensor goes, and how it is laid out there."""
+    """Where one foreign tensor goes, and how it is laid out there."""
 
     path: str
     transform: Transform
@@ -89,7 +55,7 @@ class KeyEntry(NamedTuple):
 
 @dataclass(frozen=True)
 class KeyTable:
-    """``entries`` by PyTorch key. Two kinds of keys have no array of ours:
+    """``entries`` by foreign key. Two kinds of keys have no array of ours:
 
     ``ignored`` ones are passed over; ``counters`` (how many batches a normalisation saw) are
     passed over, too, and written as int64 zeros on the way to PyTorch.
@@ -97,7 +63,7 @@ class KeyTable:
 
     layout: str
     entries: dict[str, KeyEntry]
-    counters: frozenset[str]
+    counters: frozenset[str] = frozenset()
     ignored: frozenset[str] = frozenset()
 
     @property
@@ -116,104 +82,137 @@ class KeyTable:
         return next((key for key, entry in self.entries.items() if entry.path == path), None)
 
 
-def is_backbone(key: str) -> bool:
-    """Returns whether a PyTorch key is of the convolutions, in any layout."""
-    return _BACKBONE.match(key) is not None
+class TableMaker(Protocol):
+    """Makes the table of a layout for a VGG of some depths, with or without normalisation."""
+
+    def __call__(self, depths: Sequence[int], norm: bool = True) -> KeyTable: ...
 
 
-def vgg16_bn_table(
-    depths: Sequence[int], *, grid: int = DENSE_GRID, dense: Sequence[str] = _DENSE
+def torchvision_table(
+    depths: Sequence[int],
+    norm: bool = True,
+    *,
+    grid: int = DENSE_GRID,
+    dense: Sequence[str] = _DENSE,
 ) -> KeyTable:
-    """Returns the table of torchvision's ``vgg16_bn`` <-> ``DenseVGG``.
+    """Returns the table of torchvision's VGGs <-> ``DenseVGG``.
 
     ``dense`` are the keys of the dense layers.
     """
-    features = list(_features(depths))
-    layers = zip(dense, (dense_after_grid(grid), LINEAR, LINEAR), strict=True)
-    heads = [_linear(key, f"dense/{i}", kernel) for i, (key, kernel) in enumerate(layers)]
-    return _table("vgg16_bn", [_backbone(features), *heads], features)
+    kernels = (dense_after_grid(grid), LINEAR, LINEAR)
+    return _table("torchvision", feature_layers(depths, norm), norm, _dense(dense, kernels))
 
 
-def backbone_table(depths: Sequence[int]) -> KeyTable:
-    """Returns that of ``vgg16_bn`` without its classifier <-> the backbone of any network."""
-    features = list(_features(depths))
-    ignored = {f"{key}.{part}" for key in _DENSE for part in ("weight", "bias")}
-    return _table("backbone", [_backbone(features)], features, ignored=ignored)
+def timm_table(depths: Sequence[int], norm: bool = True) -> KeyTable:
+    """Returns the table of timm's VGGs, whose dense layers are convolutions, <-> ``DenseVGG``."""
+    kernels = (conv_over_grid(DENSE_GRID), POINTWISE, LINEAR)
+    return _table("timm", feature_layers(depths, norm), norm, _dense(_TIMM_DENSE, kernels))
 
 
-def attn_vgg_table(depths: Sequence[int]) -> KeyTable:
+def keras_table(
+    depths: Sequence[int], norm: bool = False, *, bgr: bool = True, counted: bool = False
+) -> KeyTable:
+    """Returns the table of Keras's VGGs <-> ``DenseVGG``.
+
+    ``bgr`` says that the network takes blue before red; ``counted`` that layers have the names
+    of ``.weights.h5`` files.
+
+    Raises:
+      WeightsError: for networks with batch normalisation, which Keras has not.
+    """
+    layers = keras_layers(depths, norm, counted)
+    entries = _keras_backbone(layers, bgr)
+    dense = [f"{COUNTED_DENSE}{nth(i)}" for i in range(3)] if counted else _KERAS_DENSE
+    for i, key in enumerate(dense):
+        entries |= _keras_layer(key, f"dense/{i}", SAME_MATRIX)
+    return KeyTable("keras", entries)
+
+
+def attn_vgg_table(depths: Sequence[int], norm: bool = True) -> KeyTable:
     """Returns the table of the article's AttnVGG <-> ``AttnVGG`` with the gate score."""
-    features = list(_blocks(depths))
-    heads = [
-        _gate("attn1", "gates/pool3"),
-        _gate("attn2", "gates/pool4"),
-        _linear("cls", "classifier", LINEAR),
-    ]
-    return _table("attn_vgg", [_backbone(features), *heads], features)
+    heads = {
+        **_gate("attn1", "gates/pool3"),
+        **_gate("attn2", "gates/pool4"),
+        **_linear("cls", "classifier", LINEAR),
+    }
+    return _table("attn_vgg", block_layers(depths, norm), norm, heads)
 
 
-TABLES: dict[str, Callable[[Sequence[int]], KeyTable]] = {
-    "vgg16_bn": vgg16_bn_table,
-    "backbone": backbone_table,
+def backbone_table(
+    depths: Sequence[int], norm: bool = True, *, naming: str = "features.", bgr: bool = True
+) -> KeyTable:
+    """Returns that of the convolutions alone <-> the backbone of any network (``naming_of``).
+
+    Raises:
+      WeightsError: for normalisation under Keras's names.
+    """
+    if naming in ("block", COUNTED_CONV):
+        layers = keras_layers(depths, norm, naming == COUNTED_CONV)
+        return KeyTable("backbone", _keras_backbone(layers, bgr))
+    if naming == "conv_block":
+        return _table("backbone", block_layers(depths, norm), norm, {})
+    ignored = {f"{key}.{part}" for key in _DENSE for part in ("weight", "bias")}
+    return _table("backbone", feature_layers(depths, norm, naming), norm, {}, ignored=ignored)
+
+
+TABLES: dict[str, TableMaker] = {
+    "torchvision": torchvision_table,
+    "timm": timm_table,
+    "keras": keras_table,
     "attn_vgg": attn_vgg_table,
+    "backbone": backbone_table,
 }
 
 
-def fitting_table(layout: str, depths: Sequence[int], keys: Set[str]) -> KeyTable:
+def fitting_table(
+    layout: str, depths: Sequence[int], keys: Set[str], *, norm: bool = True, bgr: bool = True
+) -> KeyTable:
     """Returns the table of a layout whose names are those of ``keys``.
 
-    ``vgg16_bn`` may have old numbers, ``backbone`` the names of an AttnVGG or numbers alone.
+    ``torchvision`` may have old numbers, ``keras`` layers that are counted, ``backbone`` any names.
+
+    Raises:
+      WeightsError: there is normalisation in a layout that has none.
     """
-    if layout == "vgg16_bn" and f"{_DENSE[0]}.weight" not in keys:
+    naming = naming_of(keys)
+    if layout == "keras":
+        return keras_table(depths, norm, bgr=bgr, counted=naming == COUNTED_CONV)
+    if layout == "torchvision" and f"{_DENSE[0]}.weight" not in keys:
         if {f"{key}.weight" for key in _OLD_DENSE} <= keys:
-            return vgg16_bn_table(depths, dense=_OLD_DENSE)
-    names = {match[1] for key in keys if (match := _BACKBONE.match(key))}
-    if layout == "backbone" and "features." not in names and names:
-        layers = list(_blocks(depths) if "conv_block" in names else _features(depths, ""))
-        return _table(layout, [_backbone(layers)], layers)
-    return TABLES[layout](depths)
+            return torchvision_table(depths, norm, dense=_OLD_DENSE)
+    if layout == "backbone" and naming is not None:
+        return backbone_table(depths, norm, naming=naming, bgr=bgr)
+    return TABLES[layout](depths, norm)
 
 
-class _Layer(NamedTuple):
-    """The keys of a convolution and its normalisation, and the path of both together."""
-
-    conv: str
-    norm: str
-    path: str
-
-
-def _features(depths: Sequence[int], name: str = "features.") -> Iterator[_Layer]:
-    index = 0
-    for stage, depth in enumerate(depths):
-        for layer in range(depth):
-            yield _Layer(f"{name}{index}", f"{name}{index + 1}", _path(stage, layer))
-            index += _LAYER_MODULES
-        index += 1
-
-
-def _blocks(depths: Sequence[int]) -> Iterator[_Layer]:
-    for stage, depth in enumerate(depths):
-        for layer in range(depth):
-            block, index = f"conv_block{stage + 1}", layer * _LAYER_MODULES
-            yield _Layer(f"{block}.{index}", f"{block}.{index + 1}", _path(stage, layer))
-
-
-def _path(stage: int, layer: int) -> str:
-    return f"backbone/stages/{stage}/layers/{layer}"
-
-
-def _backbone(layers: Iterable[_Layer]) -> dict[str, KeyEntry]:
+def _keras_backbone(layers: Iterable[tuple[str, str]], bgr: bool) -> dict[str, KeyEntry]:
     entries: dict[str, KeyEntry] = {}
-    for conv, norm, path in layers:
-        entries |= {
-            f"{conv}.weight": KeyEntry(f"{path}/kernel", CONV),
-            f"{conv}.bias": KeyEntry(f"{path}/bias", VECTOR),
-            f"{norm}.weight": KeyEntry(f"{path}/norm/scale", VECTOR),
-            f"{norm}.bias": KeyEntry(f"{path}/norm/bias", VECTOR),
-            f"{norm}.running_mean": KeyEntry(f"{path}/norm/mean", VECTOR),
-            f"{norm}.running_var": KeyEntry(f"{path}/norm/var", VECTOR),
-        }
+    for key, path in layers:
+        first = bgr and not entries
+        entries |= _keras_layer(key, path, BGR_CONV if first else SAME_CONV)
     return entries
+
+
+def _keras_layer(key: str, path: str, kernel: Transform) -> dict[str, KeyEntry]:
+    counted = key.startswith("layers/")
+    names = (f"{key}/vars/0", f"{key}/vars/1") if counted else (f"{key}/kernel", f"{key}/bias")
+    targets = (KeyEntry(f"{path}/kernel", kernel), KeyEntry(f"{path}/bias", VECTOR))
+    return dict(zip(names, targets, strict=True))
+
+
+def _backbone(layers: Iterable[Layer], norm: bool) -> dict[str, KeyEntry]:
+    entries: dict[str, KeyEntry] = {}
+    for conv, normalisation, path in layers:
+        entries |= _linear(conv, path, CONV)
+        if norm:
+            entries |= {
+                f"{normalisation}.{theirs}": KeyEntry(f"{path}/norm/{ours}", VECTOR)
+                for theirs, ours in _NORM.items()
+            }
+    return entries
+
+
+_NORM = {"weight": "scale", "bias": "bias", "running_mean": "mean", "running_var": "var"}
 
 
 def _linear(key: str, path: str, kernel: Transform) -> dict[str, KeyEntry]:
@@ -221,6 +220,13 @@ def _linear(key: str, path: str, kernel: Transform) -> dict[str, KeyEntry]:
         f"{key}.weight": KeyEntry(f"{path}/kernel", kernel),
         f"{key}.bias": KeyEntry(f"{path}/bias", VECTOR),
     }
+
+
+def _dense(keys: Sequence[str], kernels: Sequence[Transform]) -> dict[str, KeyEntry]:
+    entries: dict[str, KeyEntry] = {}
+    for i, (key, kernel) in enumerate(zip(keys, kernels, strict=True)):
+        entries |= _linear(key, f"dense/{i}", kernel)
+    return entries
 
 
 def _gate(key: str, path: str) -> dict[str, KeyEntry]:
@@ -234,11 +240,13 @@ def _gate(key: str, path: str) -> dict[str, KeyEntry]:
 
 def _table(
     layout: str,
-    parts: Iterable[dict[str, KeyEntry]],
-    layers: Iterable[_Layer],
+    layers: Iterable[Layer],
+    norm: bool,
+    head: dict[str, KeyEntry],
     *,
     ignored: Iterable[str] = (),
 ) -> KeyTable:
-    entries = {key: entry for part in parts for key, entry in part.items()}
-    counters = frozenset(f"{layer.norm}.num_batches_tracked" for layer in layers)
-    return KeyTable(layout, entries, counters, frozenset(ignored))
+    layers = list(layers)
+    counters = {f"{layer.norm}.num_batches_tracked" for layer in layers if norm}
+    entries = {**_backbone(layers, norm), **head}
+    return KeyTable(layout, entries, frozenset(counters), frozenset(ignored))

@@ -51,7 +51,9 @@ COMMANDS = {
     "prepare": Command(
         "flax_attn.data.prepare.prepare_command", "lay out a public data set", False
     ),
-    "port": Command("flax_attn.porting.port_command", "port weights from and to PyTorch", False),
+    "port": Command(
+        "flax_attn.porting.port_command", "port weights from and to PyTorch, Keras", False
+    ),
 }
 
 

@@ -65,6 +65,11 @@ def from_file(path: Path) -> Initial:
       WeightsError: it cannot be read.
     """
     arrays, metadata = read_ported(path)
+    if metadata.get("pixels", "imagenet") != "imagenet":
+        raise WeightsError(
+            f"{path} takes pixels of the scale {metadata['pixels']}, which training does not give: "
+            "port it again with --fold-pixels imagenet"
+        )
 
     def fill(params: Arrays, stats: Arrays) -> tuple[Arrays, Arrays]:
         loaded = load_into(arrays, params, stats, source=str(path))
@@ -149,10 +154,13 @@ def resolve_initial(
     with reading(path, WeightsError, remedy="--weights takes imagenet, none or a file"):
         if not path.is_file():
             raise WeightsError(f"no weight file {path}; --weights takes imagenet, none or a file")
-    if kind_of(path) != "safetensors":
+    kind = kind_of(path)
+    if kind != "safetensors":
+        of_keras = kind == "hdf5"
+        origin, folding = ("Keras", " --fold-pixels imagenet") if of_keras else ("PyTorch", "")
         raise WeightsError(
-            f"{path} is a file of PyTorch's: port it first with "
-            f"flax-attn port --source {path} --out {path.stem}.safetensors"
+            f"{path} is a file of {origin}'s: port it first with "
+            f"flax-attn port --source {path} --out {path.stem}.safetensors{folding}"
         )
     return from_file(path)
 

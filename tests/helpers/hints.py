@@ -28,6 +28,7 @@ _FLAG = re.compile(r"(?<![\w-])--[a-z][a-z-]*[a-z]\b(?!…)")
 # What stands for values of the reader's own in texts, and the values it is typed with.
 SAMPLES = {
     "RUN": "runs/photos",
+    "inspect FILE": "inspect vgg16_bn.pth",
     "PATH": "holiday/ cat.jpg",
     "PATHS…": "holiday/ cat.jpg",
     "[flags]": "--help",
@@ -42,6 +43,8 @@ VALUES = {
     "workdir": "runs/photos",
     "path": "vgg16_bn.pth",
     "path.stem": "vgg16_bn",
+    # What is added for Keras's files.
+    "folding": "",
 }
 
 

@@ -60,7 +60,9 @@ def shallow_state() -> dict[str, np.ndarray]:
     return {k: v.numpy() for k, v in state.items() if "num_batches" not in k}
 
 
-NETWORKS = {"vgg16_bn": torch_vgg, "attn_vgg": torch_attn_vgg}
+NETWORKS = {"torchvision": torch_vgg, "attn_vgg": torch_attn_vgg}
+# Our network of each layout.
+MODEL_OF = {"torchvision": "vgg16_bn", "timm": "vgg16_bn", "backbone": "vgg16_bn"}
 
 
 def tensors_of(network: nn.Module) -> dict[str, np.ndarray]:
@@ -93,7 +95,7 @@ def template(model: str = "attn_vgg", num_classes: int = 3) -> tuple[Arrays, Arr
 
 def leaves(layout: str) -> Arrays:
     """All arrays that a layout fills."""
-    params, stats = template(layout)
+    params, stats = template(MODEL_OF.get(layout, layout))
     keep = "backbone/" if layout == "backbone" else ""
     return {path: leaf for path, leaf in {**params, **stats}.items() if path.startswith(keep)}
 

