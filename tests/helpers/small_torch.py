@@ -62,16 +62,12 @@ def shallow_state() -> dict[str, np.ndarray]:
 
 NETWORKS = {"torchvision": torch_vgg, "attn_vgg": torch_attn_vgg}
 # Our network of each layout.
-MODEL_OF = {"torchvision": "vgg16_bn", "timm": "vgg16_bn", "backbone": "vgg16_bn"}
+MODEL_OF = {"torchvision": "vgg", "timm": "vgg", "backbone": "vgg"}
 
 
 def tensors_of(network: nn.Module) -> dict[str, np.ndarray]:
     """A copy of its state dict, as arrays."""
     return {key: tensor.numpy().copy() for key, tensor in network.state_dict().items()}
-
-
-# The network of a layout that is not called by the network's name.
-MODEL_OF = {"vgg16_bn": "vgg", "backbone": "vgg"}
 
 
 def small_config(model: str = "attn_vgg") -> ModelConfig:
