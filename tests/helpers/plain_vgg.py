@@ -1,4 +1,4 @@
-"""The VGG that our arrays stand for, written out: of any depths, with normalisation or without."""
+"""VGGs of few channels, of any depths, with normalisation or without: arrays, and their logits."""
 
 from __future__ import annotations
 
@@ -7,16 +7,14 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
-from flax_attn.models.baselines import DENSE_GRID, adaptive_average_pool
-from flax_attn.models.family import Backbone
+from flax_attn.config import Backbone, ModelConfig
+from flax_attn.models import build_model, functional
+from flax_attn.models.functional import Arrays
 from flax_attn.ops.images import IMAGENET, PixelScale, normalize
 from flax_attn.porting.architecture import Architecture
 from flax_attn.porting.convert import is_variance
 from flax_attn.porting.layer_names import path_of
-
-EPSILON = 1e-5
 
 
 def narrow(backbone: Backbone, *, classes: int = 3, hidden: int = 11) -> Architecture:
@@ -47,29 +45,23 @@ def logits(
     *,
     pixels: PixelScale = IMAGENET,
 ) -> np.ndarray:
-    """Logits of images of bytes, [b, h, w, 3], at full precision."""
-
-    def forward(a: Mapping[str, jax.Array], x: jax.Array) -> jax.Array:
-        for stage, depth in enumerate(backbone.depths):
-            for layer in range(depth):
-                x = _layer(a, path_of(stage, layer), x, backbone.norm)
-            x = lax.reduce_window(x, -jnp.inf, lax.max, (1, 2, 2, 1), (1, 2, 2, 1), "VALID")
-        x = adaptive_average_pool(x, DENSE_GRID)
-        x = x.reshape(len(x), -1)
-        for i in range(3):
-            x = x @ a[f"dense/{i}/kernel"] + a[f"dense/{i}/bias"]
-            x = x if i == 2 else jax.nn.relu(x)
-        return x
-
-    return np.asarray(jax.jit(forward)(dict(arrays), normalize(images, scale=pixels)))
-
-
-def _layer(a: Mapping[str, jax.Array], path: str, x: jax.Array, norm: bool) -> jax.Array:
-    x = lax.conv_general_dilated(
-        x, a[f"{path}/kernel"], (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    """Logits that our network of these arrays gives images of bytes, [b, h, w, 3]."""
+    last = [path_of(stage, depth - 1) for stage, depth in enumerate(backbone.depths)]
+    config = ModelConfig(
+        model="vgg",
+        backbone="vgg16_bn" if backbone.norm else "vgg16",
+        depths=backbone.depths,
+        widths=tuple(len(arrays[f"{path}/bias"]) for path in last),
+        hidden=len(arrays["dense/0/bias"]),
+        conv="exact",
     )
-    x = x + a[f"{path}/bias"]
-    if norm:
-        mean, var = a[f"{path}/norm/mean"], a[f"{path}/norm/var"]
-        x = (x - mean) / jnp.sqrt(var + EPSILON) * a[f"{path}/norm/scale"] + a[f"{path}/norm/bias"]
-    return jax.nn.relu(x)
+    structure, *parts = functional.abstract(
+        lambda: build_model(config, num_classes=len(arrays["dense/2/bias"]))
+    )
+    params, stats = ({path: jnp.asarray(arrays[path]) for path in part} for part in parts)
+
+    @jax.jit
+    def forward(params: Arrays, stats: Arrays, x: jax.Array) -> jax.Array:
+        return functional.merge(structure, params, stats)(x, train=False).logits
+
+    return np.asarray(forward(params, stats, normalize(images, scale=pixels)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import torch
 
 from flax_attn.errors import WeightsError
 from flax_attn.models import build_model, functional
-from flax_attn.models.family import BACKBONES, Backbone
+from flax_attn.models.family import BACKBONES
 from flax_attn.porting import read_ported
 from flax_attn.porting.architecture import Architecture, find_backbone, told_depths
 from flax_attn.porting.convert import from_flax, to_flax
@@ -91,12 +92,13 @@ def _check_shapes(make: TableMaker, name: str, shapes: dict[str, list[int]]) -> 
         assert list(transform.foreign_shape(leaves[path].shape)) == shapes[key], key
 
 
-@pytest.mark.parametrize(("model", "head"), [("vgg16_bn", "dense"), ("attn_vgg", "gates")])
-def test_shapes_are_those_of_our_networks(model: str, head: str) -> None:
-    config = small_config(model)
+@pytest.mark.parametrize("backbone", BACKBONES)
+@pytest.mark.parametrize(("model", "head"), [("vgg", "dense"), ("attn_vgg", "gates")])
+def test_shapes_are_those_of_our_networks(model: str, head: str, backbone: str) -> None:
+    config = replace(small_config(model), backbone=backbone, depths=None)
     _, params, stats = functional.abstract(lambda: build_model(config, num_classes=3))
     ours = Architecture(
-        Backbone(config.depths, norm=True),
+        BACKBONES[backbone],
         config.widths,
         head,
         classes=3,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -11,7 +12,7 @@ import pytest
 from flax import nnx
 from jax import lax
 
-from flax_attn.config import RunConfig
+from flax_attn.config import Config
 from flax_attn.errors import UsageError, WeightsError
 from flax_attn.models import build_model
 from flax_attn.models.family import BACKBONES
@@ -127,7 +128,7 @@ def test_training_refuses_other_pixels(tmp_path: Path) -> None:
 def test_training_says_how_a_file_of_keras_is_ported(tmp_path: Path) -> None:
     source = keras_file(tmp_path / "a.weights.h5")
     with pytest.raises(WeightsError, match="of Keras's: port it first with .* --fold-pixels imag"):
-        resolve_initial(RunConfig(weights=str(source)), ("cat", "dog"))
+        resolve_initial(Config().updated(weights=str(source)), ("cat", "dog"))
 
 
 def test_unknown_pixels() -> None:
@@ -154,11 +155,7 @@ def test_an_attn_vgg_goes_to_other_libraries_without_its_gates(
 
 def plain_network() -> nnx.Module:
     """A VGG of ours with its dense classifier, and without normalisation."""
-    network = build_model(small_config("vgg16_bn"), num_classes=3)
-    for stage in network.backbone.stages:
-        for layer in stage.layers:
-            del layer.norm
-    return network
+    return build_model(replace(small_config("vgg"), backbone="vgg16"), num_classes=3)
 
 
 def arrays_of(network: nnx.Module) -> dict[str, np.ndarray]:
@@ -201,7 +198,7 @@ def test_each_loader_names_the_other(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="is no HDF5 file of Keras: load it with load_torch"):
         load_keras(torch_file, into=network)
     with pytest.raises(WeightsError, match="Keras's VGGs have no batch normalisation"):
-        load_keras(keras, into=build_model(small_config("vgg16_bn"), num_classes=3))
+        load_keras(keras, into=build_model(small_config("vgg"), num_classes=3))
     with pytest.raises(ValueError, match="path must end in .weights.h5 or .h5, got .*a.npz"):
         save_keras(network, tmp_path / "a.npz")
     network.backbone.pixels = SCALES["caffe"].__class__((0.5,) * 3, (0.5,) * 3)
