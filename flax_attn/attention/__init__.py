@@ -18,7 +18,8 @@ from typing import Any
 
 from flax_attn.attention import alignments, sampled, scores, sparse, spatial
 from flax_attn.attention.alignments import Alignment
-from flax_attn.attention.gate import AttentionGate, GateOutput, merge_heads, overlap, region_map
+from flax_attn.attention.gate import AttentionGate, GateOutput
+from flax_attn.attention.heads import merge_heads, overlap, region_map
 from flax_attn.attention.scores import Score
 from flax_attn.attention.self_attention import SelfAttention
 from flax_attn.config import ModelConfig, entry

@@ -56,7 +56,7 @@ class AttnVGG(Network):
             {
                 name: AttentionGate(
                     local_features=widths[name],
-                    guide_features=widths["pool5"],
+                    sources={"guide": widths["pool5"]},
                     attn_features=config.attn_features,
                     score=entry(SCORES, config.score, "score")(),
                     alignment=alignment,
@@ -94,7 +94,7 @@ class AttnVGG(Network):
         if self.self_attention is not None:
             guide = self.self_attention(guide)
         out = {
-            name: self.gates[name](features.take(name), guide, key=gate_keys[name])
+            name: self.gates[name](features.take(name), {"guide": guide}, key=gate_keys[name])
             for name in self.gated
         }
         pooled = {"pool5": global_average(guide)}
