@@ -15,7 +15,6 @@ from flax_attn.attention.alignments import Alignment, Sampled
 from flax_attn.attention.scores import Score, he_normal_init
 from flax_attn.ops.images import enlarge_bilinear
 
-
 # Projected features that score one channel, where each channel has weights of its own.
 CHANNEL_FEATURES = 4
 
@@ -204,7 +203,7 @@ class AttentionGate(nnx.Module):
     def _affinities(
         self, keys: Float[Array, "b n *u d"], others: Float[Array, "b m *u d"]
     ) -> Float[Array, "b n *u d"]:
-        """Returns ``Σ_m tanh(k_l A g_m) g_m`` for each location l; Lu et al. (2016), eq. 3 and 4."""
+        """Returns ``Σ_m tanh(k_l A g_m) g_m`` at each location l: Lu et al. (2016), eq. 3-4."""
         k, g = (x.reshape(*x.shape[:2], self.units, -1) for x in (keys, others))
         products = jnp.einsum("bnud,ude,bmue->bunm", k, self.affinity[...], g)
         return jnp.einsum("bunm,bmud->bnud", jnp.tanh(products), g).reshape(keys.shape)
