@@ -15,7 +15,7 @@ from flax import nnx
 from jax.test_util import check_grads
 from scipy import special
 
-from flax_attn.attention import ALIGNMENTS, SCORES, AttentionGate, scores
+from flax_attn.attention import ALIGNMENTS, RELATIONS, SCORES, AttentionGate, scores
 from flax_attn.attention.scores import Params
 from flax_attn.models import functional
 from tests.helpers.attention_references import ALIGNMENT_REFERENCES, SCORE_REFERENCES
@@ -412,8 +412,8 @@ def test_worked_example_of_the_documentation(monkeypatch: pytest.MonkeyPatch) ->
     blocks = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
     assert blocks
     # The example adds to the tables; the tests that follow must not see it.
-    for table in (SCORES, ALIGNMENTS):
-        for name in ("laplace", "squared"):
+    for table in (SCORES, ALIGNMENTS, RELATIONS):
+        for name in ("laplace", "squared", "relay"):
             monkeypatch.setitem(table, name, None)
             monkeypatch.delitem(table, name)
     exec("\n".join(blocks), {})
