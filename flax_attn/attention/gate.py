@@ -174,21 +174,21 @@ class AttentionGate(nnx.Module):
         if unknown := given.keys() - set(self.sources):
             raise ValueError(f"query: got {sorted(unknown)}, expected some of {self.sources}")
         parts = [
-            self._source(name, given.get(name), keys, shape)
-            for name in self.sources
-            if name in given or name == "learned"
+            self._source(name, given[name], keys, shape) for name in self.sources if name in given
         ]
+        if "learned" in self.sources:
+            vector = self._by_unit(_wide(self.project_learned(jnp.ones((1, 1))))[:, None])
+            parts.append(jnp.zeros_like(keys[:, :1]) + vector)
         return sum(parts[1:], start=parts[0]) if parts else jnp.zeros_like(keys[:, :1])
 
     def _source(
         self,
         name: str,
-        given: Array | None,
+        given: Array,
         keys: Float[Array, "b n *u d"],
         shape: tuple[int, int],
     ) -> Float[Array, "b #n *u d"]:
-        given = jnp.ones((len(keys), 1), keys.dtype) if given is None else given
-        b = len(given)
+        b = given.shape[0]
         if name in POOLED:
             given = given.reshape(b, self.groups, -1)
         projected = _wide(getattr(self, f"project_{name}")(given))

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Key
 
 from flax_attn.attention.gate import AttentionGate, GateOutput
@@ -161,16 +162,17 @@ def _array(ask: Ask, maps: CaseMaps, contexts: Sequence[Array], number: int) -> 
         return maps.deeper[number]
     if ask.source not in ("others", "affinity"):
         raise ValueError(f"nothing was given for the source {ask.source!r} of a query")
-    of = jnp.asarray(ask.of)
+    of = np.asarray(ask.of)
     guides = maps.guides[:, of]
     if maps.present is not None:
         guides = jnp.where(maps.present[:, of, None, None, None], guides, 0)
-    locations = guides.reshape(len(guides), -1, guides.shape[-1])
+    b, views, h, w, c = guides.shape
+    locations = guides.reshape(b, views * h * w, c)
     if ask.source == "affinity":
         return locations  # a location of zeros adds nothing to the sum over them
     total = locations.sum(1, dtype=jnp.promote_types(locations.dtype, jnp.float32))
-    count = len(ask.of) if maps.present is None else maps.present[:, of].sum(1, keepdims=True)
-    return total / (jnp.maximum(count, 1) * (locations.shape[1] // len(ask.of)))
+    count = views if maps.present is None else maps.present[:, of].sum(1, keepdims=True)
+    return total / (jnp.maximum(count, 1) * h * w)
 
 
 def _where(there: Bool[Array, "b"], x: Array, other: Array | None = None) -> Array:

@@ -269,7 +269,7 @@ class AttnVGG(Network):
         """Concatenates vectors; one that classes share goes to each that has vectors of its own."""
         if self.classes > 1:
             vectors = [
-                jnp.broadcast_to(v[:, None], (len(v), self.classes, v.shape[-1]))
+                jnp.broadcast_to(v[:, None], (v.shape[0], self.classes, v.shape[-1]))
                 if v.ndim == 2
                 else v
                 for v in vectors

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import jax
@@ -116,7 +117,7 @@ def merge_views(
     stacked = jnp.stack(views, axis=-2)  # [b, *k, v, f]
     each = stacked.shape[:-2]
     rows = stacked.reshape(-1, 1, *stacked.shape[-2:])
-    copies = len(rows) // len(stacked)
+    copies = math.prod(each[1:])
     query = {}
     if "meta" in gate.sources and meta is not None:
         query["meta"] = jnp.repeat(meta, copies, axis=0)

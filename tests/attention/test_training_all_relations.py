@@ -23,7 +23,7 @@ from flax_attn.attention.scores import Score
 from tests.helpers.small_relations import B, C, Gates, build, case_maps
 
 PAIRS = list(product(range(len(SCORES)), range(len(ALIGNMENTS))))
-STEPS = 40
+STEPS = 80
 PRESENT = np.array([[True, True], [True, False]])
 
 
@@ -92,7 +92,8 @@ def trained(relation: str) -> tuple[Gates, Callable, list]:
             score_number[0], alignment_number[0] = score, alignment
             found = gates.run(params["gates"], maps, key)
             contexts = [out.pooled for out, keep in zip(found, kept, strict=True) if keep]
-            error = (jnp.concatenate(contexts, -1) @ params["readout"] - target) ** 2
+            read = jnp.concatenate(contexts, -1) @ params["readout"] + params["bias"]
+            error = (read - target) ** 2
             draws = sum(out.log_prob for out in found)
             return error.mean() + (jax.lax.stop_gradient(error) * draws).mean(), error.mean()
 
@@ -109,7 +110,11 @@ def trained(relation: str) -> tuple[Gates, Callable, list]:
     return gates, train, traces
 
 
-@pytest.mark.parametrize("relation", RELATIONS)
+# In short the relation that has most to it: an affinity with a mask. The others in the long form.
+@pytest.mark.parametrize(
+    "relation",
+    [r if r == "parallel" else pytest.param(r, marks=pytest.mark.faults) for r in RELATIONS],
+)
 def test_every_score_and_alignment_trains(relation: str) -> None:
     gates, train, traces = trained(relation)
     views = 1 + max(look.view for look in gates.passes)
@@ -122,11 +127,11 @@ def test_every_score_and_alignment_trains(relation: str) -> None:
     target = np.array([1.0, -1.0], np.float32)
     assert target.shape == (B,)
     for score, alignment in PAIRS:
-        params = {"gates": gates.params, "readout": readout}
+        params = {"gates": gates.params, "readout": readout, "bias": np.zeros((), np.float32)}
         errors, after = train(score, alignment, params, maps, target)
         named = f"{list(SCORES)[score]} with {list(ALIGNMENTS)[alignment]}"
         assert np.isfinite(errors).all(), named
-        assert errors[-5:].mean() < 0.8 * errors[:5].mean(), named
+        assert errors[-20:].mean() < 0.8 * errors[:5].mean(), named
         for path, array in after["gates"].items():
             assert np.isfinite(array).all(), (named, path)
     assert traces == [relation]

@@ -63,27 +63,38 @@ def build(
         attn_features=D,
     )
     ((_, passes),) = relation_passes(config)
-    gates = nnx.Dict(
-        {
-            name: AttentionGate(
-                local_features=C,
-                sources=sources,
-                attn_features=D,
-                score=score or SCORES["additive"](),
-                alignment=alignment or ALIGNMENTS["softmax"](),
-                rngs=nnx.Rngs(number),
-                **settings,
-            )
-            for number, (name, sources) in enumerate(
-                gates_at(TAP, channels(config), config).items()
-            )
-        }
-    )
-    structure, params, _ = functional.split(gates)
-    # Nothing may hide behind a parameter that starts at zero.
-    params = {path: array + 0.1 for path, array in params.items()}
+
+    def gates() -> nnx.Dict:
+        return nnx.Dict(
+            {
+                name: AttentionGate(
+                    local_features=C,
+                    sources=sources,
+                    attn_features=D,
+                    score=score or SCORES["additive"](),
+                    alignment=alignment or ALIGNMENTS["softmax"](),
+                    rngs=nnx.Rngs(0),
+                    **settings,
+                )
+                for name, sources in gates_at(TAP, channels(config), config).items()
+            }
+        )
+
+    structure, params, _ = functional.abstract(gates)
     names = [gate_name(TAP, relation, look, config) for look in passes]
-    return Gates(passes, names, structure, params)
+    return Gates(passes, names, structure, draw(params))
+
+
+def draw(params: functional.Arrays, seed: int = 0) -> functional.Arrays:
+    """Draws arrays of these shapes: none starts at zero, where a wrong term would hide.
+
+    Not as a network does, which compiles a program for each shape.
+    """
+    rng = np.random.default_rng(seed)
+    return {
+        path: rng.normal(0.1, 0.5, array.shape).astype(np.float32)
+        for path, array in sorted(params.items())
+    }
 
 
 def case_maps(views: int = 3, *, seed: int = 0, side: int = SIDE, **more: Any) -> CaseMaps:

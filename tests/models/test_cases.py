@@ -15,6 +15,7 @@ from flax_attn.errors import UsageError
 from flax_attn.models import AttnOutput, build_model, functional
 from flax_attn.models.network import VIEWS, named_maps
 from flax_attn.models.vgg import Features
+from tests.helpers.small_relations import draw
 
 B, K = 2, 3
 WIDTHS = (2, 2, 4, 4, 4)
@@ -42,9 +43,8 @@ def features_of(views: int = 3, seed: int = 0) -> Features:
 
 @cache
 def built(config: ModelConfig) -> tuple[Any, Any, Any]:
-    structure, params, stats = functional.split(build_model(config, num_classes=K))
-    # Nothing may hide behind a parameter that starts at zero.
-    return structure, {path: array + 0.1 for path, array in params.items()}, stats
+    structure, params, stats = functional.abstract(lambda: build_model(config, num_classes=K))
+    return structure, draw(params), {path: np.ones(a.shape, a.dtype) for path, a in stats.items()}
 
 
 def classify(
@@ -72,11 +72,16 @@ def test_one_picture_with_an_axis_for_it_is_one_picture() -> None:
 def test_statistics_run_over_all_pictures_of_a_batch() -> None:
     structure, params, stats = built(config_of(2))
     image = jax.random.normal(jax.random.key(1), (B, 2, 32, 32, 3))
-    found = []
-    for shown in (image, image.reshape(-1, 32, 32, 3)):
+
+    @jax.jit
+    def features(shown):
         model = functional.merge(structure, params, stats)
         maps = model.features(shown, train=True)
-        found.append((maps.pool5.reshape(-1), functional.statistics(model)))
+        return maps.pool5.reshape(-1), functional.statistics(model)
+
+    found = []
+    for shown in (image, image.reshape(-1, 32, 32, 3)):
+        found.append(features(shown))
     (cases, moved), (flat, others) = found
     np.testing.assert_array_equal(cases, flat)
     for path, array in moved.items():
