@@ -20,7 +20,7 @@ from typing import Any
 from flax_attn.attention import alignments, sampled, scores, sparse, spatial
 from flax_attn.attention.alignments import Alignment
 from flax_attn.attention.gate import AttentionGate, GateOutput
-from flax_attn.attention.heads import merge_heads, overlap, region_map
+from flax_attn.attention.head_maps import merge_heads, overlap, region_map
 from flax_attn.attention.queries import QUERIES, check_case, check_query
 from flax_attn.attention.relations import RELATIONS
 from flax_attn.attention.scores import Score

@@ -177,8 +177,8 @@ class AttentionGate(nnx.Module):
             self._source(name, given[name], keys, shape) for name in self.sources if name in given
         ]
         if "learned" in self.sources:
-            vector = self._by_unit(_wide(self.project_learned(jnp.ones((1, 1))))[:, None])
-            parts.append(jnp.zeros_like(keys[:, :1]) + vector)
+            vector = self._projected("learned", jnp.ones((1, 1)))[:, None]
+            parts.append(jnp.zeros_like(keys[:, :1]) + self._by_unit(vector))
         return sum(parts[1:], start=parts[0]) if parts else jnp.zeros_like(keys[:, :1])
 
     def _source(
@@ -191,7 +191,7 @@ class AttentionGate(nnx.Module):
         b = given.shape[0]
         if name in POOLED:
             given = given.reshape(b, self.groups, -1)
-        projected = _wide(getattr(self, f"project_{name}")(given))
+        projected = self._projected(name, given)
         if name == "guide":
             return self._by_unit(
                 enlarge_bilinear(projected, shape).reshape(b, shape[0] * shape[1], -1)
@@ -199,6 +199,9 @@ class AttentionGate(nnx.Module):
         if name == "affinity":
             return self._affinities(keys, self._by_unit(projected))
         return self._refinement(projected) if name in POOLED else self._by_unit(projected[:, None])
+
+    def _projected(self, name: str, given: Array) -> Array:
+        return _wide(getattr(self, f"project_{name}")(given))
 
     def _affinities(
         self, keys: Float[Array, "b n *u d"], others: Float[Array, "b m *u d"]
