@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from flax_attn.attention import ALIGNMENTS, SCORES
+from flax_attn.attention import ALIGNMENTS, QUERIES, RELATIONS, SCORES
+from flax_attn.attention.gate import SOURCES
 from flax_attn.config import BACKBONES, DATASETS, PRESETS
 from flax_attn.explain.measures import MEASURES
 from flax_attn.models import MODELS
@@ -18,6 +19,8 @@ ROOT = Path(__file__).parents[1]
 LISTED = {
     "scores": (SCORES, ["README.md", "docs/attention.md"]),
     "alignments": (ALIGNMENTS, ["README.md", "docs/attention.md"]),
+    "relations": (RELATIONS, ["docs/attention.md"]),
+    "queries": ((*QUERIES, *SOURCES), ["docs/attention.md"]),
     "networks": (MODELS, ["README.md"]),
     "backbones": (BACKBONES, ["README.md", "docs/library.md"]),
     "data sets": (DATASETS, ["README.md"]),

@@ -1,9 +1,10 @@
-"""The attention family: score functions, alignment functions and the gate that joins them.
+"""The attention family: scores, alignments, the gate that joins them, relations of several maps.
 
 The zoo has one signature, ``score(query[..., #n, dq], keys[..., n, dk]) -> [..., n]`` and
 ``align(scores[..., n]) -> weights[..., n]``; how a gate pools follows the alignment's
 ``sums_to_one``. To add a score or an alignment, write it beside its kin and add a row to
-``SCORES`` or ``ALIGNMENTS``: commands and checks follow from the table.
+``SCORES`` or ``ALIGNMENTS``: commands and checks follow from the table. ``relations`` says whose
+maps ask a gate, as data: ``RELATIONS``.
 
 Refuses to know which backbone the maps come from.
 
@@ -18,7 +19,10 @@ from typing import Any
 
 from flax_attn.attention import alignments, sampled, scores, sparse, spatial
 from flax_attn.attention.alignments import Alignment
-from flax_attn.attention.gate import AttentionGate, GateOutput, merge_heads, overlap, region_map
+from flax_attn.attention.gate import AttentionGate, GateOutput
+from flax_attn.attention.head_maps import merge_heads, overlap, region_map
+from flax_attn.attention.queries import QUERIES, check_case, check_query
+from flax_attn.attention.relations import RELATIONS
 from flax_attn.attention.scores import Score
 from flax_attn.attention.self_attention import SelfAttention
 from flax_attn.config import ModelConfig, entry
@@ -81,8 +85,21 @@ def alignment_of(config: ModelConfig) -> Alignment:
     )
 
 
+def check_asked(config: ModelConfig) -> None:
+    """Checks what asks the gates of a network, and that the cases have what it needs.
+
+    Raises:
+      UsageError: unknown or contradictory settings, or cases of too few views or no metadata.
+    """
+    score = entry(SCORES, config.score, "score")()
+    check_query(config, needs_query=score.needs_query)
+    check_case(config)
+
+
 __all__ = [
     "ALIGNMENTS",
+    "QUERIES",
+    "RELATIONS",
     "SCORES",
     "Alignment",
     "AttentionGate",
@@ -90,6 +107,7 @@ __all__ = [
     "Score",
     "SelfAttention",
     "alignment_of",
+    "check_asked",
     "make_alignment",
     "merge_heads",
     "overlap",

@@ -29,11 +29,13 @@ class Score(NamedTuple):
 
     ``init(key, *, dq, dk) -> params`` draws its parameters and raises ValueError where query and
     keys must have one size and do not; the gate projects both to one size, so every score fits it.
-    ``apply(params, query, keys) -> scores`` computes the scores.
+    ``apply(params, query, keys) -> scores`` computes the scores. ``needs_query`` says that those of
+    a query of zero are the same for all keys.
     """
 
     init: Callable[..., Params]
     apply: Callable[[Params, Array, Array], Array]
+    needs_query: bool = False
 
 
 def gate() -> Score:
@@ -153,7 +155,7 @@ def dot() -> Score:
 
     Source: Luong, Pham and Manning (2015), section 3.1.
     """
-    return _without_parameters("dot", inner_product)
+    return _without_parameters("dot", inner_product)._replace(needs_query=True)
 
 
 def scaled_dot() -> Score:
@@ -167,7 +169,7 @@ def scaled_dot() -> Score:
     def scaled(query: Array, keys: Array) -> Array:
         return inner_product(query, keys) / jnp.sqrt(jnp.asarray(keys.shape[-1], keys.dtype))
 
-    return _without_parameters("scaled_dot", scaled)
+    return _without_parameters("scaled_dot", scaled)._replace(needs_query=True)
 
 
 def general() -> Score:
@@ -184,7 +186,7 @@ def general() -> Score:
     ) -> Float[Array, "... n"]:
         return inner_product(query @ params["kernel"], keys)
 
-    return Score(_init_kernel, apply)
+    return Score(_init_kernel, apply, needs_query=True)
 
 
 def biased_general() -> Score:
@@ -231,7 +233,7 @@ def cosine() -> Score:
     def apply(query: Array, keys: Array) -> Array:
         return inner_product(query, keys) * _inverse_norm(query) * _inverse_norm(keys)
 
-    return _without_parameters("cosine", apply)
+    return _without_parameters("cosine", apply)._replace(needs_query=True)
 
 
 def neg_euclidean() -> Score:

@@ -13,6 +13,9 @@ GATED = ("pool2", "pool3", "pool4")
 Estimator = Literal["score_function", "straight_through"]
 AttnDims = Literal["single", "multi"]
 HeadMerge = Literal["concat", "mean"]
+Levels = Literal["apart", "via"]
+ViewMerge = Literal["concat", "attend"]
+MetaInto = Literal["query", "classifier", "both"]
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,31 @@ class ModelConfig:
     gates: tuple[str, ...] = setting(
         ("pool3", "pool4"), "feature maps with a gate", commands=NOT_REPRODUCE
     )
+    relation: tuple[str, ...] = setting(
+        ("own",),
+        "how the pictures of a case attend to each other: own, interactive, parallel, alternating, "
+        "rotatory, or several side by side",
+        commands=NOT_REPRODUCE,
+    )
+    query: tuple[str, ...] | None = setting(
+        None,
+        "what asks the gates beside the relation: guide, learned, meta, or none (default: guide "
+        "for own, else none; and meta where cases have metadata)",
+        commands=NOT_REPRODUCE,
+    )
+    levels: Levels = setting(
+        "apart",
+        "gates apart, or via: each asked by what the next deeper one found",
+        commands=NOT_REPRODUCE,
+    )
+    view_merge: ViewMerge = setting(
+        "concat",
+        "how the vectors of a case's pictures join: concatenated, or attended to by a gate",
+        commands=NOT_REPRODUCE,
+    )
+    meta_into: MetaInto = setting(
+        "query", "where metadata of a case go: query, classifier, both", commands=NOT_REPRODUCE
+    )
     dropout: float | None = setting(
         None,
         "dropout rate before the classifier (default: 0.5 in vgg, 0 elsewhere)",
@@ -96,6 +124,18 @@ class ModelConfig:
         "standard deviation of red, green and blue in [0, 1] (default: ImageNet's)",
         decides="measured",
         commands=(),
+    )
+    view_names: tuple[str, ...] = setting(
+        (), "the pictures of a case (default: one)", decides="measured", commands=()
+    )
+    views_alike: bool = setting(
+        False,
+        "whether the pictures of a case may take each other's place, and share their gates",
+        decides="measured",
+        commands=(),
+    )
+    meta_features: int = setting(
+        0, "numbers in the metadata of a case", low=0, decides="measured", commands=()
     )
 
     def __post_init__(self) -> None:

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Bool, Float, Key
 
 from flax_attn.config import ModelConfig
 from flax_attn.models.network import (
@@ -38,7 +38,13 @@ class PooledVGG(Network):
         self.classifier = linear(sum(widths[name] for name in self.taps(config)), num_classes, rngs)
 
     def classify(
-        self, features: Features, *, train: bool, key: Key[Array, ""] | None = None
+        self,
+        features: Features,
+        *,
+        train: bool,
+        key: Key[Array, ""] | None = None,
+        meta: Float[Array, "b m"] | None = None,
+        present: Bool[Array, "b v"] | None = None,
     ) -> AttnOutput:
         pooled = {name: global_average(features.take(name)) for name in ("pool5", "pool3", "pool4")}
         joined = self.drop(jnp.concatenate(list(pooled.values()), axis=-1), key, train=train)
@@ -56,7 +62,13 @@ class GapVGG(Network):
         self.classifier = linear(config.widths[4], num_classes, rngs)
 
     def classify(
-        self, features: Features, *, train: bool, key: Key[Array, ""] | None = None
+        self,
+        features: Features,
+        *,
+        train: bool,
+        key: Key[Array, ""] | None = None,
+        meta: Float[Array, "b m"] | None = None,
+        present: Bool[Array, "b v"] | None = None,
     ) -> AttnOutput:
         pooled = {"pool5": global_average(features.take("pool5"))}
         logits = self.classifier(self.drop(pooled["pool5"], key, train=train))
@@ -83,7 +95,13 @@ class DenseVGG(Network):
         )
 
     def classify(
-        self, features: Features, *, train: bool, key: Key[Array, ""] | None = None
+        self,
+        features: Features,
+        *,
+        train: bool,
+        key: Key[Array, ""] | None = None,
+        meta: Float[Array, "b m"] | None = None,
+        present: Bool[Array, "b v"] | None = None,
     ) -> AttnOutput:
         grid = adaptive_average_pool(features.take("pool5"), DENSE_GRID)
         x = grid.reshape(grid.shape[0], -1)  # [b, 7 * 7 * c]

@@ -12,12 +12,16 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float, Key, UInt8
+from jaxtyping import Array, Bool, Float, Key, UInt8
 
 from flax_attn.config import BACKBONES, ModelConfig, check_depths, validate_model
+from flax_attn.errors import UsageError
 from flax_attn.models.recompute import staged_features
 from flax_attn.models.vgg import VGG, AnyArray, Features
 from flax_attn.ops.images import IMAGENET, PixelScale
+
+# The name of the weights of a case's pictures among the maps: a map of one row for each class.
+VIEWS = "views"
 
 classifier_init = nnx.initializers.normal(0.01)
 
@@ -41,7 +45,10 @@ class AttnOutput(NamedTuple):
 
     Args:
       logits: of each class or label.
-      attention: a map for each gate, by feature map; empty for networks without gates.
+      attention: a map for each gate, by feature map; empty for networks without gates. Of cases of
+        several pictures one for each picture, such as "clinic pool3", zero where it is missing; and
+        their weights, a map of one row without an axis for heads, as "views", where a gate joins
+        them.
       pooled: the vectors that the classifier reads, by feature map.
       features: the pooled maps of the backbone.
       policy: for the score-function estimator; None where no draw is to be learned from.
@@ -77,6 +84,8 @@ class Network(nnx.Module):
     dropout: float
     precision: str = "f32"
     remat: bool = False
+    # Whether it takes cases of several pictures, and metadata.
+    takes_cases = False
 
     @classmethod
     def taps(cls, config: ModelConfig) -> tuple[str, ...]:
@@ -92,6 +101,10 @@ class Network(nnx.Module):
         **settings: Any,
     ):
         config = configured(config, settings)
+        if not self.takes_cases and (len(config.view_names) > 1 or config.meta_features):
+            raise UsageError(
+                f"--model {config.model} takes single pictures without metadata: choose attn_vgg"
+            )
         self.backbone = backbone(config, rngs)
         self.dropout = config.dropout or 0.0
         self.precision = config.precision
@@ -102,15 +115,18 @@ class Network(nnx.Module):
         """Makes the layers that ``classify`` applies."""
         raise NotImplementedError
 
-    def normalize(self, image: UInt8[AnyArray, "b h w 3"]) -> Float[Array, "b h w 3"]:
+    def normalize(self, image: UInt8[AnyArray, "b *v h w 3"]) -> Float[Array, "b *v h w 3"]:
         """Returns bytes as the normalised images that this network takes."""
         return self.backbone.normalize(image)
 
-    def features(self, image: Float[Array, "b h w 3"], *, train: bool) -> Features:
+    def features(self, image: Float[Array, "b *v h w 3"], *, train: bool) -> Features:
         """Computes the pooled maps of normalised images; ``train`` normalises by the batch.
 
+        Those of cases of several pictures have their axis; the batch is then that of all pictures.
         They are bfloat16 under ``precision`` bf16; a head takes either type.
         """
+        if image.ndim == 5:
+            return self.features(_flat(image), train=train).of_cases(*image.shape[:2])
         if self.precision == "bf16":
             image = image.astype(jnp.bfloat16)
         if train and self.remat:
@@ -118,9 +134,19 @@ class Network(nnx.Module):
         return self.backbone(image, train=train)
 
     def classify(
-        self, features: Features, *, train: bool, key: Key[Array, ""] | None = None
+        self,
+        features: Features,
+        *,
+        train: bool,
+        key: Key[Array, ""] | None = None,
+        meta: Float[Array, "b m"] | None = None,
+        present: Bool[Array, "b v"] | None = None,
     ) -> AttnOutput:
-        """Classifies from feature maps; ``key`` feeds dropout and drawn weights in training."""
+        """Classifies from feature maps; ``key`` feeds dropout and drawn weights in training.
+
+        ``meta`` are the metadata of each case, and ``present`` says which of its pictures it has;
+        the first one is always there. What stands in the place of a missing one is not looked at.
+        """
         raise NotImplementedError
 
     def region_maps(self, output: AttnOutput) -> dict[str, Float[Array, "b k g _ _"]]:
@@ -132,20 +158,35 @@ class Network(nnx.Module):
         return {}
 
     def __call__(
-        self, image: Float[Array, "b h w 3"], *, train: bool, key: Key[Array, ""] | None = None
+        self,
+        image: Float[Array, "b *v h w 3"],
+        *,
+        train: bool,
+        key: Key[Array, ""] | None = None,
+        meta: Float[Array, "b m"] | None = None,
+        present: Bool[Array, "b v"] | None = None,
     ) -> AttnOutput:
         """Computes the output for normalised images: ``classify`` of ``features``."""
-        return self.classify(self.features(image, train=train), train=train, key=key)
+        features = self.features(image, train=train)
+        return self.classify(features, train=train, key=key, meta=meta, present=present)
 
     def with_activations(
         self,
-        image: Float[Array, "b h w 3"],
+        image: Float[Array, "b *v h w 3"],
         *,
-        perturb: Mapping[str, Float[Array, "b _ _ _"]] | None = None,
-    ) -> tuple[AttnOutput, dict[str, Float[Array, "b _ _ _"]]]:
-        """Evaluates, and returns the last activation of each stage (see ``VGG``)."""
-        features, activations = self.backbone.with_activations(image, train=False, perturb=perturb)
-        return self.classify(features, train=False), activations
+        perturb: Mapping[str, Float[Array, "_ _ _ _"]] | None = None,
+        meta: Float[Array, "b m"] | None = None,
+        present: Bool[Array, "b v"] | None = None,
+    ) -> tuple[AttnOutput, dict[str, Float[Array, "_ _ _ _"]]]:
+        """Evaluates, and returns the last activation of each stage (see ``VGG``).
+
+        Activations, and what perturbs them, are those of all pictures one after the other.
+        """
+        flat = _flat(image) if image.ndim == 5 else image
+        features, activations = self.backbone.with_activations(flat, train=False, perturb=perturb)
+        if image.ndim == 5:
+            features = features.of_cases(*image.shape[:2])
+        return self.classify(features, train=False, meta=meta, present=present), activations
 
     def drop(
         self, x: Float[Array, "b *k c"], key: Key[Array, ""] | None, *, train: bool
@@ -161,6 +202,10 @@ class Network(nnx.Module):
             raise ValueError("dropout needs a key in training, got None")
         keep = jax.random.bernoulli(key, 1 - self.dropout, x.shape)
         return jnp.where(keep, x / (1 - self.dropout), 0)
+
+
+def _flat(image: Float[Array, "b v h w 3"]) -> Float[Array, "_ h w 3"]:
+    return image.reshape(-1, *image.shape[2:])
 
 
 def configured(config: ModelConfig | None, settings: Mapping[str, Any]) -> ModelConfig:
@@ -237,7 +282,8 @@ def named_maps(
     maps = {}
     for gate, value in attention.items():
         each = np.asarray(value)
-        each = each.reshape(len(each), len(of_class), len(of_head), *each.shape[-2:])
-        for i, j in product(range(len(of_class)), range(len(of_head))):
-            maps[gate + of_class[i] + of_head[j]] = each[:, i, j]
+        heads = of_head if gate != VIEWS else [""]
+        each = each.reshape(len(each), len(of_class), len(heads), *each.shape[-2:])
+        for i, j in product(range(len(of_class)), range(len(heads))):
+            maps[gate + of_class[i] + heads[j]] = each[:, i, j]
     return maps

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from itertools import pairwise
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -29,6 +30,8 @@ AnyArray = Array | np.ndarray
 class Features(NamedTuple):
     """The pooled map of each stage, at 1/2 … 1/32 of the image's size; None for maps left out.
 
+    Maps of cases of several pictures have an axis v for them.
+
     Args:
       pool1: at 1/2 of the image's height and width, and so on.
       pool2: at 1/4.
@@ -37,13 +40,13 @@ class Features(NamedTuple):
       pool5: at 1/32.
     """
 
-    pool1: Float[Array, "b h w c"] | None = None
-    pool2: Float[Array, "b h w c"] | None = None
-    pool3: Float[Array, "b h w c"] | None = None
-    pool4: Float[Array, "b h w c"] | None = None
-    pool5: Float[Array, "b h w c"] | None = None
+    pool1: Float[Array, "b *v h w c"] | None = None
+    pool2: Float[Array, "b *v h w c"] | None = None
+    pool3: Float[Array, "b *v h w c"] | None = None
+    pool4: Float[Array, "b *v h w c"] | None = None
+    pool5: Float[Array, "b *v h w c"] | None = None
 
-    def take(self, name: str) -> Float[Array, "b h w c"]:
+    def take(self, name: str) -> Float[Array, "b *v h w c"]:
         """Returns the named map.
 
         Raises:
@@ -57,6 +60,10 @@ class Features(NamedTuple):
     def keep(self, *names: str) -> Features:
         """Returns the named maps alone, the others None."""
         return Features(**{name: getattr(self, name) for name in names})
+
+    def of_cases(self, cases: int, views: int) -> Features:
+        """Returns maps with an axis for the pictures of a case, which stand one after the other."""
+        return jax.tree.map(lambda x: x.reshape(cases, views, *x.shape[1:]), self)
 
 
 class ConvStage(nnx.Module):

@@ -228,9 +228,10 @@ def _argument(hint: Any, choices: Sequence[str] | None) -> dict[str, Any]:
         return {"action": argparse.BooleanOptionalAction}
     if get_origin(hint) is Literal:
         return {"choices": get_args(hint)}
+    chosen = {"choices": list(choices)} if choices else {}
     if get_args(hint):  # tuple[int, ...]
-        return {"type": get_args(hint)[0], "nargs": "+", "action": _Tuple}
-    return {"type": hint, **({"choices": list(choices)} if choices else {})}
+        return {"type": get_args(hint)[0], "nargs": "+", "action": _Tuple, **chosen}
+    return {"type": hint, **chosen}
 
 
 def _shown(value: Any) -> str:

@@ -15,7 +15,7 @@ from flax import nnx
 from jax.test_util import check_grads
 from scipy import special
 
-from flax_attn.attention import ALIGNMENTS, SCORES, AttentionGate, scores
+from flax_attn.attention import ALIGNMENTS, RELATIONS, SCORES, AttentionGate, scores
 from flax_attn.attention.scores import Params
 from flax_attn.models import functional
 from tests.helpers.attention_references import ALIGNMENT_REFERENCES, SCORE_REFERENCES
@@ -334,7 +334,7 @@ def test_sigmoid_softmax_over_the_whole_map_is_softmax_masked_by_sigmoid() -> No
 def build_gate(norm: str, score: str = "gate") -> AttentionGate:
     return AttentionGate(
         local_features=6,
-        guide_features=8,
+        sources={"guide": 8},
         attn_features=D,
         score=SCORES[score](),
         alignment=ALIGNMENTS[norm](),
@@ -345,7 +345,7 @@ def build_gate(norm: str, score: str = "gate") -> AttentionGate:
 @pytest.mark.parametrize("norm", ALIGNMENTS)
 def test_gate_pools_by_the_rule_of_its_alignment(norm: str) -> None:
     local, guide = normal(8, 2, 4, 4, 6), normal(9, 2, 2, 2, 8)
-    out = nnx.jit(build_gate(norm))(jnp.asarray(local), jnp.asarray(guide))
+    out = nnx.jit(build_gate(norm))(jnp.asarray(local), {"guide": jnp.asarray(guide)})
     assert out.attention.shape == (2, 4, 4)
     weighted = local.astype(np.float64) * np.asarray(out.attention)[..., None]
     pool = partial(np.sum if ALIGNMENTS[norm]().sums_to_one else np.mean, axis=(1, 2))
@@ -357,7 +357,7 @@ def test_gate_takes_every_score(score: str) -> None:
     structure, params = nnx.split(build_gate("softmax", score))
 
     def pooled(params, local, guide):
-        return nnx.merge(structure, params)(local, guide).pooled.sum()
+        return nnx.merge(structure, params)(local, {"guide": guide}).pooled.sum()
 
     # Shapes alone: values and gradients of every score are tested above.
     inputs = jnp.ones((2, 4, 4, 6)), jnp.ones((2, 2, 2, 8))
@@ -377,8 +377,12 @@ def test_projecting_before_or_after_upsampling_is_the_same() -> None:
     # Projections, score, and four pixels to each of the upsampled ones.
     terms = 6 + 8 + D + 4 + ELEMENTARY
     params = {path: np.asarray(a) for path, a in functional.split(gate)[1].items()}
-    assert_rounded(gate(local, guide).attention, reference, params, local, large, terms=terms)
-    assert_rounded(gate(local, large).attention, reference, params, local, large, terms=terms)
+    assert_rounded(
+        gate(local, {"guide": guide}).attention, reference, params, local, large, terms=terms
+    )
+    assert_rounded(
+        gate(local, {"guide": large}).attention, reference, params, local, large, terms=terms
+    )
 
 
 def test_gate_initialisation_is_he_normal_untruncated() -> None:
@@ -395,7 +399,12 @@ def test_second_call_of_a_gate_does_not_retrace() -> None:
         (params, jnp.asarray(normal(seed, 2, 4, 4, 6)), jnp.asarray(normal(seed, 2, 2, 2, 8)))
         for seed in (12, 13)
     ]
-    assert count_traces(lambda p, *maps: nnx.merge(structure, p)(*maps), *calls) == 1
+    assert (
+        count_traces(
+            lambda p, local, guide: nnx.merge(structure, p)(local, {"guide": guide}), *calls
+        )
+        == 1
+    )
 
 
 def test_worked_example_of_the_documentation(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -403,8 +412,8 @@ def test_worked_example_of_the_documentation(monkeypatch: pytest.MonkeyPatch) ->
     blocks = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
     assert blocks
     # The example adds to the tables; the tests that follow must not see it.
-    for table in (SCORES, ALIGNMENTS):
-        for name in ("laplace", "squared"):
+    for table in (SCORES, ALIGNMENTS, RELATIONS):
+        for name in ("laplace", "squared", "relay"):
             monkeypatch.setitem(table, name, None)
             monkeypatch.delitem(table, name)
     exec("\n".join(blocks), {})

@@ -49,7 +49,7 @@ def normal(seed: int, *shape: int) -> jax.Array:
 def build(**settings) -> AttentionGate:
     return AttentionGate(
         local_features=C,
-        guide_features=CG,
+        sources={"guide": CG},
         attn_features=D,
         score=SCORES[settings.pop("score", "gate")](),
         alignment=ALIGNMENTS[settings.pop("norm", "softmax")](),
@@ -77,7 +77,7 @@ def test_each_group_is_a_gate_of_its_own() -> None:
     gate = build(groups=3)
     local, guide, x, g = maps()
     p = arrays(gate)
-    out = gate(local, guide)
+    out = gate(local, {"guide": guide})
     assert out.attention.shape == (B, 3, SIDE, SIDE) and out.pooled.shape == (B, 3, C)
     for i in range(3):
         part = slice(i * D, (i + 1) * D)
@@ -102,7 +102,7 @@ def test_the_log_probability_is_of_every_draw() -> None:
     for project in gate.project_hops:
         project.kernel[...] = jnp.zeros_like(project.kernel[...])
     local, guide, _, _ = maps()
-    out = gate(local, guide, key=jax.random.key(0))
+    out = gate(local, {"guide": guide}, key=jax.random.key(0))
     # Scores of zero: each of the six draws has one of 16 locations.
     np.testing.assert_allclose(out.log_prob, -6 * np.log(SIDE * SIDE), rtol=probable(6 + 16))
 
@@ -112,7 +112,7 @@ def test_each_channel_has_weights_of_its_own(norm: str) -> None:
     gate = build(per_channel=True, score="dot", norm=norm)
     local, guide, x, g = maps()
     p = arrays(gate)
-    out = gate(local, guide)
+    out = gate(local, {"guide": guide})
 
     def reference(p, x, g):
         keys, query = x @ p["project_local/kernel"], g @ p["project_guide/kernel"]
@@ -132,7 +132,7 @@ def test_what_a_hop_pools_refines_the_next_query() -> None:
     gate = build(hops=2, groups=2, score="dot")
     local, guide, x, g = maps()
     p = arrays(gate)
-    out = gate(local, guide)
+    out = gate(local, {"guide": guide})
     for i in range(2):
         part = slice(i * D, (i + 1) * D)
 

@@ -47,7 +47,7 @@ def test_every_row_is_trained() -> None:
 def test_gradients_of_a_gate_are_finite(score: str, norm: str) -> None:
     gate = AttentionGate(
         local_features=6,
-        guide_features=8,
+        sources={"guide": 8},
         attn_features=4,
         score=SCORES[score](),
         alignment=ALIGNMENTS[norm](),
@@ -57,7 +57,7 @@ def test_gradients_of_a_gate_are_finite(score: str, norm: str) -> None:
     keys = jax.random.split(jax.random.key(0), 3)
 
     def total(params, local, guide):
-        out = functional.merge(structure, params, stats)(local, guide, key=keys[2])
+        out = functional.merge(structure, params, stats)(local, {"guide": guide}, key=keys[2])
         return (out.pooled * np.arange(6.0)).sum()
 
     local = jax.random.normal(keys[0], (2, 4, 4, 6))

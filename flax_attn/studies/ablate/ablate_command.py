@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from flax_attn.attention import alignment_of
+from flax_attn.attention import alignment_of, check_asked
 from flax_attn.config import Config, make_config
 from flax_attn.data import Dataset, open_dataset
 from flax_attn.data.dataset import settle_task
@@ -56,6 +56,8 @@ def main(argv: Sequence[str]) -> None:
         raise UsageError("the grid trains on frozen features: drop --no-freeze-backbone")
     for norm in args.norms:
         alignment_of(replace(config.model, norm=norm))
+    for score in args.scores:
+        check_asked(replace(config.model, score=score))
     if len(set(args.seeds)) < len(args.seeds) or min(args.seeds) < 0:
         raise UsageError(f"--seeds takes different numbers from 0 on, got {args.seeds}")
     out = Path(args.out or f"runs/ablation-{config.data.dataset}")

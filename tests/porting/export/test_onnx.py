@@ -95,9 +95,14 @@ def test_every_network(tiny: Config, model: str) -> None:
 @pytest.mark.parametrize(
     "options",
     [
-        {"heads": 2, "hops": 2, "norm": "entmax"},
-        {"per_class": True, "heads": 2, "head_merge": "mean"},
-        {"attn_dims": "multi", "self_attention": True, "gates": ("pool2", "pool4")},
+        {"heads": 2, "hops": 2, "norm": "entmax", "levels": "via"},
+        {"per_class": True, "heads": 2, "head_merge": "mean", "query": ("learned", "guide")},
+        {
+            "attn_dims": "multi",
+            "self_attention": True,
+            "gates": ("pool2", "pool4"),
+            "query": ("none",),
+        },
         {"task": "multilabel", "precision": "bf16"},
     ],
 )
