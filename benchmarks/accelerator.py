@@ -26,7 +26,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from benchmarks.compare import DTYPES, MACS_A_PIXEL, TITLES, Worker, matmul_gflops, print_table
+from benchmarks.compare import DTYPES, TITLES, Worker, macs_a_pixel, matmul_gflops, print_table
 from flax_attn.config import TrainConfig, make_config
 from flax_attn.models import MODELS, build_model, functional
 from flax_attn.models.network import AttnOutput
@@ -108,7 +108,7 @@ def speed(size: int, batch: int, rounds: int) -> list[str]:
                     worker.times[kind].append(worker.step(kind))
         peak = statistics.median(rates)
         say(f"{size} px, batch {batch}, {precision}; matrix product {peak / 1000:.0f} TFLOP/s")
-        forward = 2e-9 * MACS_A_PIXEL * size**2 * batch / peak
+        forward = 2e-9 * macs_a_pixel() * size**2 * batch / peak
         for kind, gflop in ((0, 3 * forward), (1, forward)):
             print_table(kind, workers, first[1 - kind], gflop)
             medians = [statistics.median(worker.times[kind]) for worker in workers.values()]

@@ -1,6 +1,7 @@
 """Training and evaluation of AttnVGG: ours, stock Flax and PyTorch in turn on the same images.
 
     python -m benchmarks.compare --size 224 --batch 8 [--precision bf16] [--rounds 5] [--only ours]
+                                 [--backbone vgg11]
 
 Every contender has a process of its own, as it has with its users, and in each round takes one
 step of either kind while the others wait, so that all see the same machine. Each round begins with
@@ -25,13 +26,24 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.contenders import CONTENDERS, Step, contender, held_mebibytes, peak_mebibytes
+from flax_attn.config import BACKBONES, VGG_WIDTHS
 
 TITLES = ("training", "evaluation")
 PAUSE_SECONDS = 0.3
 MATMUL_SIZE, MATMUL_SIZE_OF_ACCELERATORS = 2048, 8192
-# Multiply-adds of VGG16's convolutions for each pixel of the image, forward.
-MACS_A_PIXEL = 15_346_630_656 / 224**2
 DTYPES = {"f32": jnp.float32, "bf16": jnp.bfloat16}
+
+
+def macs_a_pixel(backbone: str = "vgg16_bn") -> float:
+    """Multiply-adds of a VGG's convolutions for each pixel of the image, forward."""
+    macs, before = 0.0, 3
+    for stage, (depth, width) in enumerate(
+        zip(BACKBONES[backbone].depths, VGG_WIDTHS, strict=True)
+    ):
+        for _ in range(depth):
+            macs += 9 * before * width / 4**stage
+            before = width
+    return macs
 
 
 def seconds(step: Step) -> float:
@@ -53,9 +65,11 @@ def matmul_gflops(precision: str) -> float:
     return 2e-9 * size**3 / best
 
 
-def serve(name: str, size: int, batch: int, precision: str, line: Connection) -> None:
+def serve(
+    name: str, size: int, batch: int, precision: str, backbone: str, line: Connection
+) -> None:
     """Takes the steps that are asked for, by number; answers with seconds and memory."""
-    steps = contender(name, size, batch, precision)
+    steps = contender(name, size, batch, precision, backbone)
     before = held_mebibytes() if jax.default_backend() == "cpu" else 0.0
     while (kind := line.recv()) is not None:
         line.send((seconds(steps[kind]), peak_mebibytes(name) - before))
@@ -64,10 +78,12 @@ def serve(name: str, size: int, batch: int, precision: str, line: Connection) ->
 class Worker:
     """A contender in a process of its own."""
 
-    def __init__(self, name: str, size: int, batch: int, precision: str):
+    def __init__(
+        self, name: str, size: int, batch: int, precision: str, backbone: str = "vgg16_bn"
+    ):
         fresh = multiprocessing.get_context("spawn")
         self._line, theirs = fresh.Pipe()
-        arguments = (name, size, batch, precision, theirs)
+        arguments = (name, size, batch, precision, backbone, theirs)
         self._process = fresh.Process(target=serve, args=arguments, daemon=True)
         self._process.start()
         self.batch = batch
@@ -107,11 +123,17 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--precision", choices=sorted(DTYPES), default="f32")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--only", nargs="+", choices=CONTENDERS, default=CONTENDERS)
+    parser.add_argument("--backbone", choices=BACKBONES, default="vgg16_bn")
+    parser.add_argument("--only", nargs="+", choices=CONTENDERS)
     args = parser.parse_args()
+    others = [name for name in CONTENDERS if name not in ("ours, masks", "stock Flax")]
+    stock = ["stock Flax"] if args.backbone == "vgg16_bn" else []  # written for this one
+    only = args.only or [*others, *stock]
     # Several processes share an accelerator, on which each JAX would take most of the memory.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
-    workers = {name: Worker(name, args.size, args.batch, args.precision) for name in args.only}
+    workers = {
+        name: Worker(name, args.size, args.batch, args.precision, args.backbone) for name in only
+    }
     # Evaluation first, for the memory of a training step is never less.
     first = [{name: worker.step(kind) for name, worker in workers.items()} for kind in (1, 0)][::-1]
     rates = []
@@ -126,10 +148,10 @@ def main() -> None:
     peak = statistics.median(rates)
     kind = jax.devices()[0].device_kind
     print(
-        f"{kind}: {args.size} px, batch {args.batch}, {args.precision}, "
+        f"{kind}: {args.backbone}, {args.size} px, batch {args.batch}, {args.precision}, "
         f"matrix product {peak:.0f} GFLOP/s"
     )
-    forward = 2e-9 * MACS_A_PIXEL * args.size**2 * args.batch / peak
+    forward = 2e-9 * macs_a_pixel(args.backbone) * args.size**2 * args.batch / peak
     print_table(0, workers, first[0], 3 * forward)
     print_table(1, workers, first[1], forward)
     for worker in workers.values():

@@ -8,6 +8,7 @@ PyTorch's automatic mixed precision.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -15,18 +16,23 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.stock_flax import stock_flax
-from flax_attn.config import TrainConfig, make_config
+from flax_attn.config import BACKBONES, VGG_WIDTHS, TrainConfig, make_config
 from flax_attn.models import Network, build_model, functional
 from flax_attn.system.memory import keep_freed_memory
 from flax_attn.training.optimizer import make_optimizer
+from flax_attn.training.region_term import Regions
 from flax_attn.training.step import Examples, init_state, make_eval_step, make_train_step
 
 Step = Callable[[], None]
-CONTENDERS = ["ours", "ours, --conv exact", "stock Flax", "torch", "torch.compile"]
+# "ours, masks" learns from masks of objects, too: what the region term costs.
+CONTENDERS = ["ours", "ours, masks", "ours, --conv exact", "stock Flax", "torch", "torch.compile"]
 TRAIN_CONFIG = TrainConfig(freeze_backbone=False)
+TAUGHT_CONFIG = replace(TRAIN_CONFIG, roi_weights=("pool3=0.001", "pool4=0.01"))
 
 
-def contender(name: str, size: int, batch: int, precision: str = "f32") -> tuple[Step, Step]:
+def contender(
+    name: str, size: int, batch: int, precision: str = "f32", backbone: str = "vgg16_bn"
+) -> tuple[Step, Step]:
     """The steps of a contender on a random batch, the same for all: training, evaluation.
 
     Each returns when its results are there.
@@ -35,23 +41,28 @@ def contender(name: str, size: int, batch: int, precision: str = "f32") -> tuple
     image = rng.integers(256, size=(batch, size, size, 3), dtype=np.uint8)
     label = rng.integers(2, size=batch).astype(np.int32)
     if name.startswith("torch"):
-        return _torch_steps(image, label, precision, compiled=name == "torch.compile")
+        compiled = name == "torch.compile"
+        return _torch_steps(image, label, precision, backbone, compiled=compiled)
     if name == "ours":
         keep_freed_memory()  # as our commands do
     conv = "exact" if "exact" in name else "auto"
-    config = make_config({"image_size": size, "conv": conv, "precision": precision}).model
+    settings = {"image_size": size, "conv": conv, "precision": precision, "backbone": backbone}
+    config = make_config(settings).model
     make = stock_flax if name == "stock Flax" else build_model
-    return _jax_steps(make(config, num_classes=2), image, label)
+    return _jax_steps(make(config, num_classes=2), image, label, taught="masks" in name)
 
 
-def _jax_steps(model: Network, image: np.ndarray, label: np.ndarray) -> tuple[Step, Step]:
+def _jax_steps(
+    model: Network, image: np.ndarray, label: np.ndarray, *, taught: bool
+) -> tuple[Step, Step]:
     structure, params, stats = functional.split(model)
-    tx = make_optimizer(TRAIN_CONFIG, steps_per_epoch=1)
-    train, evaluate = make_train_step(structure, tx, TRAIN_CONFIG), make_eval_step(structure)
-    examples = jax.device_put(Examples(image, label, np.ones(len(label), bool)))
-    held = [
-        init_state(jax.tree.map(jnp.copy, params), jax.tree.map(jnp.copy, stats), tx, TRAIN_CONFIG)
-    ]
+    config = TAUGHT_CONFIG if taught else TRAIN_CONFIG
+    tx = make_optimizer(config, steps_per_epoch=1)
+    train, evaluate = make_train_step(structure, tx, config), make_eval_step(structure)
+    known = np.ones(len(label), bool)
+    roi = Regions(image[..., 0] > 127, known) if taught else None
+    examples = jax.device_put(Examples(image, label, known, roi))
+    held = [init_state(jax.tree.map(jnp.copy, params), jax.tree.map(jnp.copy, stats), tx, config)]
 
     def train_step() -> None:
         held[0], sums, _ = train(held[0], examples)
@@ -64,15 +75,17 @@ def _jax_steps(model: Network, image: np.ndarray, label: np.ndarray) -> tuple[St
 
 
 def _torch_steps(
-    image: np.ndarray, label: np.ndarray, precision: str, *, compiled: bool
+    image: np.ndarray, label: np.ndarray, precision: str, backbone: str, *, compiled: bool
 ) -> tuple[Step, Step]:
     """The same network in PyTorch, channels last, as its users would write it."""
     import torch
 
-    from tests.helpers.torch_attn_vgg import TorchAttnVGG
+    from tests.helpers.torch_attn_vgg import TorchAttnVGG, torch_features
 
     device = "cpu" if jax.default_backend() == "cpu" else "cuda"
-    network = TorchAttnVGG(2, normalize_attn=False)
+    row = BACKBONES[backbone]
+    features = torch_features(VGG_WIDTHS, row.depths, norm=row.norm)
+    network = TorchAttnVGG(2, normalize_attn=False, features=features)
     network = network.to(device, memory_format=torch.channels_last)
     model = torch.compile(network) if compiled else network
     x = torch.from_numpy(image).to(device).permute(0, 3, 1, 2).float().div(255).sub(0.45)
