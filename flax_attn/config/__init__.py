@@ -12,7 +12,7 @@ Refuses anything but plain values: no arrays, no files, and never jax.
 Read ``setting`` first, then ``configuration``.
 """
 
-from flax_attn.config.checks import unmet, validate, validate_model
+from flax_attn.config.checks import require_pictures_alone, unmet, validate, validate_model
 from flax_attn.config.configuration import (
     OTHER_IMAGES,
     Config,
@@ -68,6 +68,7 @@ __all__ = [
     "of_other_data",
     "parse_class_weights",
     "parse_oversample",
+    "require_pictures_alone",
     "settings",
     "unmet",
     "validate",

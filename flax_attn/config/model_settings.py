@@ -93,6 +93,12 @@ class ModelConfig:
         decides="measured",
         commands=(),
     )
+    view_names: tuple[str, ...] = setting(
+        (), "the pictures of a case (default: one)", decides="measured", commands=()
+    )
+    meta_features: int = setting(
+        0, "numbers in the metadata of a case", low=0, decides="measured", commands=()
+    )
 
 
 def gated(model: ModelConfig) -> tuple[str, ...]:
