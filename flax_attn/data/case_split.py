@@ -24,7 +24,7 @@ from flax_attn.data.dataset import (
     read_image,
 )
 from flax_attn.data.metadata import CaseCells
-from flax_attn.data.views import SplitView, only_shown, substitutes, uncut
+from flax_attn.data.views import SplitView, substitutes, uncut
 from flax_attn.errors import DataError, name_some
 from flax_attn.system.json_text import encode_json
 
@@ -61,7 +61,8 @@ class CaseSplit(SplitView):
         return self._places[index] >= 0
 
     def photographs(self) -> tuple[Split, Int32[np.ndarray, "n v"]]:
-        return only_shown(self._flat, self._places)
+        # Those of cases that were left out, too: they are usable, and the split knows substitutes.
+        return self._flat, self._places
 
     def uncut(self) -> Split:
         flat = uncut(self._flat)

@@ -110,10 +110,10 @@ class Subset(SplitView):
         flat, places = photographs_of(self._whole)
         if flat is self._whole:
             return super().photographs()
-        return only_shown(flat, places[self._places])
+        return _only_shown(flat, places[self._places])
 
 
-def only_shown(
+def _only_shown(
     flat: Split, places: Int32[np.ndarray, "n v"]
 ) -> tuple[Split, Int32[np.ndarray, "n v"]]:
     """Returns the images that some case shows, in their order, and the places of the cases'."""

@@ -16,6 +16,7 @@ from flax_attn.data import Dataset, Sampler
 from flax_attn.data.case_split import metadata_of, presence_of
 from flax_attn.data.dataset import photographs_of
 from flax_attn.data.metadata import MetaScale
+from flax_attn.data.views import Subset
 from flax_attn.errors import CheckpointError, DataError, UsageError
 from flax_attn.models import functional
 from flax_attn.porting.export.export_run import export_run
@@ -131,6 +132,20 @@ def test_batches_hold_what_is_known_of_their_cases(
             np.testing.assert_allclose(batch.inputs.pool5, mean, rtol=1024 * 2.0**-23)
         else:
             np.testing.assert_array_equal(batch.inputs, images)
+
+
+def test_part_of_the_cases_needs_part_of_the_pictures(tiny: Config, dataset: Dataset) -> None:
+    """As where a study trains on some of the cases."""
+    train = dataset.splits["train"]
+    part = Subset(train, np.array([3, 1]))
+    flat, places = photographs_of(part)
+    assert list(flat.names) == ["D.jpg", "b.jpg", "d.jpg"]
+    assert places.tolist() == [[2, 0], [1, -1]]
+    config, metadata = settle_cases(tiny, part)
+    assert metadata is not None and metadata != settle_cases(tiny, train)[1]
+    meta, present = case_inputs(part, config, metadata, where="part")
+    assert meta is not None and present is not None
+    assert meta[:, 0].tolist() == [-1, 1] and present.tolist() == [[True, True], [True, False]]
 
 
 def test_a_case_whose_picture_was_lost_does_not_count() -> None:

@@ -172,6 +172,13 @@ def test_a_wrong_table_is_refused_in_one_line(
     assert caught.value.exit_code == 3 and "\n" not in str(caught.value)
 
 
+def test_every_view_may_have_a_name(tmp_path: Path) -> None:
+    header = HEADER.replace("name:clinic,", "name:Clinic,").replace("name,", "name:derm,", 1)
+    (train, val) = open_cases(put_cases(tmp_path, ROWS, header)).splits.values()
+    assert form_of(train).views == form_of(val).views == ("derm", "Clinic")
+    assert train.names[0] == "a.jpg|A.jpg"
+
+
 def test_the_same_case_again_is_used_once(tmp_path: Path) -> None:
     dataset = open_cases(put_cases(tmp_path, (*ROWS, ROWS[0])))
     assert len(dataset.splits["train"].labels) == 4
