@@ -25,9 +25,9 @@ from PIL import Image
 from flax_attn.config import DataConfig
 from flax_attn.data import Sampler, batches
 from flax_attn.data.dataset import OpenRequest, Split
+from flax_attn.data.decoded import DecodedSplit
 from flax_attn.data.pixel_cache import Shelf
 from flax_attn.data.sets.folder import open_set
-from flax_attn.data.views import DecodedSplit
 from flax_attn.training.sources import FeatureExamples
 
 # Channels and stride of the maps that AttnVGG's gates read.

@@ -13,7 +13,7 @@ Read ``setting`` first, then ``configuration``.
 """
 
 from flax_attn.config.backbones import BACKBONES, VGG_WIDTHS, Backbone, check_depths
-from flax_attn.config.checks import unmet, validate, validate_model
+from flax_attn.config.checks import require_pictures_alone, unmet, validate, validate_model
 from flax_attn.config.configuration import (
     OTHER_IMAGES,
     Config,
@@ -69,6 +69,7 @@ __all__ = [
     "of_other_data",
     "parse_class_weights",
     "parse_oversample",
+    "require_pictures_alone",
     "settings",
     "unmet",
     "validate",

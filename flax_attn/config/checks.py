@@ -62,6 +62,20 @@ def validate_model(model: ModelConfig) -> None:
         )
 
 
+def require_pictures_alone(model: ModelConfig, what: str) -> None:
+    """Checks that a network reads single pictures, for ``what`` can give it nothing else.
+
+    Raises:
+      UsageError: its cases have several pictures, or metadata.
+    """
+    if model.view_names or model.meta_features:
+        has = "several pictures" if model.view_names else "metadata"
+        raise UsageError(
+            f"{what} takes networks of single pictures without metadata, and the cases of this "
+            f"one have {has}: look at it with flax-attn eval"
+        )
+
+
 def unmet(name: str, values: Mapping[str, Any]) -> dict[str, Any]:
     """Returns what a setting would need of others to have an effect (``only_with``), by name.
 

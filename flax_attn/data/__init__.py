@@ -23,6 +23,7 @@ from pathlib import Path
 
 from flax_attn.config import DataConfig, TaskChoice, check_dataset, dataset_entry
 from flax_attn.data.batches import Batch, Sampler, batches, num_batches
+from flax_attn.data.case_split import assemble_cases
 from flax_attn.data.check import preflight
 from flax_attn.data.copies import describe_copies
 from flax_attn.data.dataset import (
@@ -165,11 +166,11 @@ def _open_checked(
         images=images,
         draw_again=open_without if dataset.found.drawn else None,
     )
-    if not config.crop_margin:
-        return checked
-    size = config.image_size
-    centred = {name: CentredSplit(split, size) for name, split in checked.splits.items()}
-    return replace(checked, splits=centred)
+    if config.crop_margin:
+        size = config.image_size
+        centred = {name: CentredSplit(split, size) for name, split in checked.splits.items()}
+        checked = replace(checked, splits=centred)
+    return assemble_cases(checked)
 
 
 def _limited(dataset: Dataset, config: DataConfig) -> Dataset:

@@ -112,10 +112,10 @@ class Batch(NamedTuple):
     Padding repeats images from the start of the epoch, so that batch statistics are of real
     images; the place of an image that is lost is padding, too, filled by its substitute
     (``quarantine``). ``index`` is the place of each image in its split. ``label`` has the form of
-    the split's labels.
+    the split's labels. Of cases of several pictures ``image`` has an axis for them.
     """
 
-    image: UInt8[np.ndarray, "b h w 3"]
+    image: UInt8[np.ndarray, "b *v h w 3"]
     label: Int32[np.ndarray, " b *k"]
     mask: Bool[np.ndarray, " b"]
     index: Int32[np.ndarray, " b"]  # type: ignore[assignment]  # hides tuple.index

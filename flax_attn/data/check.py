@@ -15,9 +15,10 @@ from tqdm import tqdm
 
 from flax_attn.data.dataset import Dataset, EncodedSplit, Split
 from flax_attn.data.decode import MAX_PIXELS, ImageError, decoder_version
+from flax_attn.data.decoded import DecodedSplit, decode_once
 from flax_attn.data.manifest import ManifestRow
 from flax_attn.data.quarantine import Quarantine
-from flax_attn.data.views import DecodedSplit, GuardedSplit, decode_once
+from flax_attn.data.views import GuardedSplit
 from flax_attn.errors import DataError, name_some
 from flax_attn.system.files import write_text
 from flax_attn.system.output import mark_output

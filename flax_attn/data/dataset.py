@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Bool, Int, UInt8
+from jaxtyping import Bool, Int, Int32, UInt8
 
 from flax_attn.config import DataConfig, TaskChoice
 from flax_attn.data.manifest import ManifestRow
@@ -36,8 +36,41 @@ class Split(Protocol):
     @property
     def fingerprint(self) -> str: ...
 
-    def image(self, index: int) -> UInt8[np.ndarray, "s s 3"]:
-        """Returns image ``index`` as RGB; safe to call from several threads."""
+    def image(self, index: int) -> UInt8[np.ndarray, "*v s s 3"]:
+        """Returns image ``index`` as RGB; safe to call from several threads.
+
+        Of a case of several pictures (``form_of``) it is all of them.
+        """
+        ...
+
+
+class CaseForm(NamedTuple):
+    """What each case of a split has: the names of its pictures, and columns of metadata.
+
+    ``views`` is empty where a case is a single picture.
+    """
+
+    views: tuple[str, ...] = ()
+    columns: tuple[str, ...] = ()
+
+
+@runtime_checkable
+class SplitOfCases(Split, Protocol):
+    """A split that may know more of a case than one picture (``case_split``)."""
+
+    @property
+    def form(self) -> CaseForm: ...
+
+    def cells(self, index: int) -> tuple[str, ...]:
+        """Returns what the columns of metadata say of a case, as text."""
+        ...
+
+    def present(self, index: int) -> Bool[np.ndarray, " v"]:
+        """Returns which of its pictures a case has; the first is always there."""
+        ...
+
+    def photographs(self) -> tuple[Split, Int32[np.ndarray, "n v"]]:
+        """Returns the pictures, each once, and the places of those of each case; -1: missing."""
         ...
 
 
@@ -86,7 +119,7 @@ class EncodedSplit(Split, Protocol):
 class SubstitutingSplit(Protocol):
     """A split that has something to show in the place of an image that is lost."""
 
-    def read(self, index: int) -> tuple[UInt8[np.ndarray, "s s 3"], int]:
+    def read(self, index: int) -> tuple[UInt8[np.ndarray, "*v s s 3"], int]:
         """Returns pixels for a place, and the place they come from: another if that is lost."""
         ...
 
@@ -104,7 +137,7 @@ def mask_digest_of(split: Split, index: int) -> str | None:
     return None if masks is None else hashlib.sha256(np.packbits(masks).tobytes()).hexdigest()
 
 
-def read_image(split: Split, index: int) -> tuple[UInt8[np.ndarray, "s s 3"], int]:
+def read_image(split: Split, index: int) -> tuple[UInt8[np.ndarray, "*v s s 3"], int]:
     """Returns an image and its place, or its substitute and that one's place (``quarantine``).
 
     Raises:
@@ -114,6 +147,21 @@ def read_image(split: Split, index: int) -> tuple[UInt8[np.ndarray, "s s 3"], in
     if isinstance(split, SubstitutingSplit):
         return split.read(index)
     return split.image(index), index
+
+
+def form_of(split: Split) -> CaseForm:
+    """Returns what each case of a split has; of most splits it is a single picture."""
+    return split.form if isinstance(split, SplitOfCases) else CaseForm()
+
+
+def photographs_of(split: Split) -> tuple[Split, Int32[np.ndarray, "n v"]]:
+    """Returns the pictures of a split's cases, each once, and where those of each case are.
+
+    A picture that is missing is at -1.
+    """
+    if isinstance(split, SplitOfCases):
+        return split.photographs()
+    return split, np.arange(len(split.labels), dtype=np.int32)[:, None]
 
 
 def evenly(n: int, count: int) -> list[int]:
@@ -139,6 +187,25 @@ class Found:
 
 
 @dataclass(frozen=True)
+class Cases:
+    """Which images of a split, and what else, each of its cases has.
+
+    Args:
+      form: the names of a case's pictures, and of its columns of metadata.
+      names: what each case is called.
+      labels: of each case, in the form of a split's.
+      pictures: the names of the images of each case, None for one that is missing.
+      cells: what the columns of metadata say of each case.
+    """
+
+    form: CaseForm
+    names: tuple[str, ...]
+    labels: Int[np.ndarray, "n *k"]
+    pictures: tuple[tuple[str | None, ...], ...]
+    cells: tuple[tuple[str, ...], ...]
+
+
+@dataclass(frozen=True)
 class Dataset:
     """Class names in label order, and splits of images.
 
@@ -150,6 +217,8 @@ class Dataset:
         Elsewhere every image has one class.
       quarantine: holds what had to be left out, and takes what is lost later.
       found: what was met beside the images.
+      cases: by split, the cases that its images belong to, of a data set whose cases are more than
+        an image each; ``open_dataset`` makes its splits splits of cases (``case_split``).
     """
 
     classes: tuple[str, ...]
@@ -157,6 +226,7 @@ class Dataset:
     multilabel: bool = False
     quarantine: Quarantine = field(default_factory=Quarantine)
     found: Found = field(default_factory=Found)
+    cases: Mapping[str, Cases] = field(default_factory=dict)
 
 
 def settle_task(dataset: Dataset, task: TaskChoice, name: str) -> TaskChoice:

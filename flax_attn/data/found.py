@@ -25,9 +25,9 @@ def describe_found(dataset: Dataset, *, source: str, out: Sequence[Path] = ()) -
       out: the folders that a command writes to.
     """
     found = dataset.found
+    labels = {n: dataset.cases.get(n, split).labels for n, split in dataset.splits.items()}
     parts = [
-        f"{name} {len(split.labels)} ({_classes(dataset, np.asarray(split.labels))})"
-        for name, split in dataset.splits.items()
+        f"{name} {len(of)} ({_classes(dataset, np.asarray(of))})" for name, of in labels.items()
     ]
     parts += [f"{name} {count} (not read)" for name, count in found.unread.items()]
     kind = "labels" if dataset.multilabel else "classes"

@@ -1,29 +1,28 @@
-"""Splits seen otherwise: without bad images, joined, in part, or with each image decoded once."""
+"""Splits seen otherwise: without bad images, joined, in part, or at their centre."""
 
 from __future__ import annotations
 
 import hashlib
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
 from itertools import accumulate
-from pathlib import Path
 
 import numpy as np
-from jaxtyping import Bool, Int, UInt8
+from jaxtyping import Bool, Int, Int32, UInt8
 
 from flax_attn.data.dataset import (
-    Dataset,
-    EncodedSplit,
+    CaseForm,
     Split,
+    SplitOfCases,
+    form_of,
     mask_digest_of,
     masks_of,
+    photographs_of,
     read_image,
 )
 from flax_attn.data.decode import ImageError
 from flax_attn.data.framing import centre, centre_of_image
 from flax_attn.data.manifest import ManifestRow
-from flax_attn.data.pixel_cache import DecodedImages, Shelf, cache_key
 from flax_attn.data.quarantine import Quarantine
 from flax_attn.errors import DataError, UsageError
 from flax_attn.system.json_text import encode_json
@@ -48,7 +47,26 @@ class SplitView:
         """Returns the same images with the margins that a ``CentredSplit`` below has cut."""
         return self
 
-    def image(self, index: int) -> UInt8[np.ndarray, "s s 3"]:
+    @property
+    def form(self) -> CaseForm:
+        """What each case has."""
+        return form_of(self._source(0)[0]) if len(self.labels) else CaseForm()
+
+    def cells(self, index: int) -> tuple[str, ...]:
+        """Returns what the columns of metadata say of a case, as text."""
+        split, place = self._source(index)
+        return split.cells(place) if isinstance(split, SplitOfCases) else ()
+
+    def present(self, index: int) -> Bool[np.ndarray, " v"]:
+        """Returns which of its pictures a case has."""
+        split, place = self._source(index)
+        return split.present(place) if isinstance(split, SplitOfCases) else np.ones(1, bool)
+
+    def photographs(self) -> tuple[Split, Int32[np.ndarray, "n v"]]:
+        """Returns the pictures, each once, and the places of those of each case; -1: missing."""
+        return self, np.arange(len(self.labels), dtype=np.int32)[:, None]
+
+    def image(self, index: int) -> UInt8[np.ndarray, "*v s s 3"]:
         """Returns an image as RGB.
 
         Raises:
@@ -86,6 +104,24 @@ class Subset(SplitView):
     def uncut(self) -> Split:
         whole = uncut(self._whole)
         return self if whole is self._whole else Subset(whole, self._places, self.fingerprint)
+
+    def photographs(self) -> tuple[Split, Int32[np.ndarray, "n v"]]:
+        """Returns the pictures, each once, and the places of those of each case; -1: missing."""
+        flat, places = photographs_of(self._whole)
+        if flat is self._whole:
+            return super().photographs()
+        return _only_shown(flat, places[self._places])
+
+
+def _only_shown(
+    flat: Split, places: Int32[np.ndarray, "n v"]
+) -> tuple[Split, Int32[np.ndarray, "n v"]]:
+    """Returns the images that some case shows, in their order, and the places of the cases'."""
+    shown = np.unique(places[places >= 0])
+    if len(shown) == len(flat.labels):
+        return flat, places
+    found = np.searchsorted(shown, places).astype(np.int32)
+    return Subset(flat, shown), np.where(places < 0, np.int32(-1), found)
 
 
 def random_subset(split: Split, count: int, *, seed: int) -> Split:
@@ -137,7 +173,7 @@ class GuardedSplit(Subset):
         Raises:
           DataError: the policy is "fail", or no usable image is left.
         """
-        for place in self._candidates(index):
+        for place in substitutes(self.labels, index):
             if place in self._lost:
                 continue
             try:
@@ -151,12 +187,16 @@ class GuardedSplit(Subset):
         """Returns the pixels of each object in an image; None where they are not known."""
         return None if index in self._lost else super().masks(index)
 
-    def _candidates(self, index: int) -> Iterator[int]:
-        yield index
-        # Cyclic, from the next place on; those of the same labels first.
-        others = np.roll(np.arange(len(self.labels)), -index - 1)[:-1]
-        differ = (self.labels[others] != self.labels[index]).reshape(len(others), -1).any(axis=1)
-        yield from others[np.argsort(differ, kind="stable")].tolist()
+
+def substitutes(labels: Int[np.ndarray, "n *k"], index: int) -> Iterator[int]:
+    """Yields a place and those that may fill it, cyclic from the next one on.
+
+    Those of the same labels come first.
+    """
+    yield index
+    others = np.roll(np.arange(len(labels)), -index - 1)[:-1]
+    differ = (labels[others] != labels[index]).reshape(len(others), -1).any(axis=1)
+    yield from others[np.argsort(differ, kind="stable")].tolist()
 
 
 def _without(fingerprint: str, absent: Sequence[int]) -> str:
@@ -234,64 +274,17 @@ class _Concatenation(SplitView):
         same = all(a is b for a, b in zip(parts, self._parts, strict=True))
         return self if same else _Concatenation(parts)
 
-    def read(self, index: int) -> tuple[UInt8[np.ndarray, "s s 3"], int]:
+    def photographs(self) -> tuple[Split, Int32[np.ndarray, "n v"]]:
+        """Returns the pictures, each once, and the places of those of each case; -1: missing."""
+        found = [photographs_of(part) for part in self._parts]
+        if all(flat is part for (flat, _), part in zip(found, self._parts, strict=True)):
+            return super().photographs()
+        first = np.cumsum([0, *(len(flat.labels) for flat, _ in found)])[:-1].tolist()
+        places = [np.where(p < 0, p, p + start) for (_, p), start in zip(found, first, strict=True)]
+        return concatenate(flat for flat, _ in found), np.concatenate(places).astype(np.int32)
+
+    def read(self, index: int) -> tuple[UInt8[np.ndarray, "*v s s 3"], int]:
         """Returns an image and its place, or its substitute of the same part."""
         split, place = self._source(index)
         pixels, shown = read_image(split, place)
         return pixels, index - place + shown
-
-
-class DecodedSplit(SplitView):
-    """``split``, with images kept as they are decoded, and read where they are kept.
-
-    An image that was decoded once is there to stay: its file may change or vanish meanwhile.
-    """
-
-    def __init__(self, split: EncodedSplit, shelf: Shelf) -> None:
-        super().__init__(split.names, split.labels, split.fingerprint)
-        self._split = split
-        self.rows, self.size, self.resize = split.rows, split.size, split.resize
-        self.max_pixels, self.centre_crop = split.max_pixels, split.centre_crop
-        key = cache_key(
-            [row.digest for row in split.rows],
-            size=split.size,
-            resize=split.resize,
-            centre_crop=split.centre_crop,
-        )
-        self._images = DecodedImages(shelf, key, count=len(split.rows), size=split.size)
-
-    def _source(self, index: int) -> tuple[Split, int]:
-        return self._split, index
-
-    def image(self, index: int) -> UInt8[np.ndarray, "s s 3"]:
-        """Returns an image as it was once decoded.
-
-        Raises:
-          ImageError: it is not kept, and its file cannot be used.
-        """
-        pixels = self._images.read(index)
-        return self.decode(index) if pixels is None else pixels
-
-    def decode(self, index: int) -> UInt8[np.ndarray, "s s 3"]:
-        """Decodes an image from its file, kept or not.
-
-        Raises:
-          ImageError: the file cannot be used.
-        """
-        try:
-            pixels = self._split.image(index)
-        except ImageError:
-            self._images.give_up(index)
-            raise
-        self._images.keep(index, pixels)
-        return pixels
-
-
-def decode_once(dataset: Dataset, folder: Path) -> Dataset:
-    """Returns the data set with its encoded images kept in ``folder``; drawn ones are not."""
-    shelf = Shelf(folder)
-    splits = {
-        name: DecodedSplit(split, shelf) if isinstance(split, EncodedSplit) else split
-        for name, split in dataset.splits.items()
-    }
-    return replace(dataset, splits=splits)

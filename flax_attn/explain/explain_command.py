@@ -10,6 +10,7 @@ from typing import get_args
 import numpy as np
 
 from flax_attn.attention import ALIGNMENTS
+from flax_attn.config import require_pictures_alone
 from flax_attn.data.dataset import evenly
 from flax_attn.data.listing import same_form
 from flax_attn.errors import UsageError
@@ -36,6 +37,7 @@ def main(argv: Sequence[str]) -> None:
     workdir = Path(args.workdir)
     out = Path(args.out or workdir / ("explain-" + args.split if args.split else "explain"))
     run = load(workdir)
+    require_pictures_alone(run.config.model, "explain")
     require_writable(out, remedy=REMEDY)
     request = Request(args.methods, args.stages, _numbers(args.classes, run.classes))
     explainer = Explainer(run.network, run.config, run.classes)

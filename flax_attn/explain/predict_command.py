@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from flax_attn.config import DataConfig, validate
+from flax_attn.config import DataConfig, require_pictures_alone, validate
 from flax_attn.data.decode import ImageError
 from flax_attn.data.framing import decode_photograph
 from flax_attn.errors import DataError, UsageError, name_some
@@ -48,6 +48,11 @@ def main(argv: Sequence[str]) -> None:
     run = load(args.run)
     config = run.config.updated(**cli.take_settings(vars(args), "predict"))
     validate(config)
+    if run.config.model.view_names:
+        require_pictures_alone(run.config.model, "predict")
+    if run.metadata is not None:
+        columns = ", ".join(scale.column for scale in run.metadata.columns)
+        _log.warning(f"metadata of photographs are not known: {columns} count as empty cells")
     paths = find_images([Path(given) for given in args.paths], out=out)
     started = time.perf_counter()
     with writing(out, remedy=REMEDY), replacing(out) as partial:

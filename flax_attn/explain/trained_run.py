@@ -13,9 +13,10 @@ import numpy as np
 from jaxtyping import Bool, Float, UInt8
 from PIL import Image
 
-from flax_attn.config import Config
+from flax_attn.config import Config, require_pictures_alone
 from flax_attn.data import Split
 from flax_attn.data.framing import decode_photograph
+from flax_attn.data.metadata import MetaScale
 from flax_attn.errors import DataError, UsageError
 from flax_attn.explain.forward import NetworkForward, network_forward
 from flax_attn.models import Network, functional
@@ -24,6 +25,7 @@ from flax_attn.models.network import named_maps
 from flax_attn.models.tasks import TASKS, Task, names_of
 from flax_attn.runs.directory import Run
 from flax_attn.runs.load import restore_best
+from flax_attn.training.case_inputs import case_inputs
 from flax_attn.training.evaluation import Evaluation, evaluate_examples
 from flax_attn.training.sources import ImageExamples
 from flax_attn.training.step import EvalStep, Examples, make_eval_step
@@ -65,6 +67,7 @@ class TrainedRun:
       stats: the running statistics by path.
       epoch: that of the checkpoint, counted from 1.
       step: that of the checkpoint.
+      metadata: how cells of metadata become numbers; None where cases have none.
     """
 
     config: Config
@@ -74,6 +77,7 @@ class TrainedRun:
     stats: Arrays
     epoch: int
     step: int
+    metadata: MetaScale | None = None
 
     @cached_property
     def model(self) -> Network:
@@ -93,10 +97,12 @@ class TrainedRun:
         They are brought to the run's image size as its validation images are (``--resize``,
         ``--centre-crop``, ``--crop-margin``). Not more than ``batch_size`` are computed at once.
 
+        Metadata that the run's cases have are not known of them.
+
         Raises:
           ImageError: a photograph cannot be used.
-          UsageError: no photograph, or one that is not in a list; pixels that are not of 8 bits,
-            or not [h, w, 3]; a ``batch_size`` below 1.
+          UsageError: cases of several pictures; no photograph, or one that is not in a list;
+            pixels that are not of 8 bits, or not [h, w, 3]; a ``batch_size`` below 1.
         """
         _refuse_one(images)
         if batch_size < 1:
@@ -110,14 +116,19 @@ class TrainedRun:
         self, squares: UInt8[np.ndarray, "n s s 3"], *, batch_size: int = 16
     ) -> Predictions:
         """Returns what the network says of images that are squares of its size already."""
+        if self.config.model.view_names:
+            require_pictures_alone(self.config.model, "prediction")
         size = min(batch_size, len(squares))
+        # Of photographs alone nothing else is known.
+        meta = None if self.metadata is None else self.metadata.unknown(size)
         labels, everyone = self._task.blank(size, len(self.classes)), np.ones(size, bool)
         outputs = []
         for start in range(0, len(squares), size):
             part = squares[start : start + size]
             # The last batch has the shape of the others, for which the network is compiled.
             filled = np.concatenate([part, np.repeat(part[-1:], size - len(part), axis=0)])
-            said = self.eval_step(self.params, self.stats, Examples(filled, labels, everyone))[1]
+            examples = Examples(filled, labels, everyone, meta=meta)
+            said = self.eval_step(self.params, self.stats, examples)[1]
             maps = named_maps(said.attention, self.config.model, self.classes)
             found = {name: value[: len(part)] for name, value in maps.items()}
             outputs.append((np.asarray(said.probabilities)[: len(part)], found))
@@ -161,6 +172,7 @@ def load(workdir: str | os.PathLike[str]) -> TrainedRun:
         best.stats,
         best.epoch,
         best.step,
+        run.metadata,
     )
 
 
@@ -174,7 +186,9 @@ def evaluate(run: TrainedRun, split: Split) -> Evaluation:
       DataError: the labels do not fit the run's task and classes, or an image cannot be used.
     """
     _require_labels(run, np.asarray(split.labels))
-    examples = ImageExamples(split, run.config.train.batch_size, run.config.data.workers)
+    cases = case_inputs(split, run.config, run.metadata, where="split")
+    size, workers = run.config.train.batch_size, run.config.data.workers
+    examples = ImageExamples(split, size, workers, cases=cases)
     return evaluate_examples(
         run.eval_step,
         run.params,

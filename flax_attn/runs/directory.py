@@ -16,6 +16,7 @@ from pathlib import Path
 import jax
 
 from flax_attn.config import Config, ModelConfig, gated
+from flax_attn.data.metadata import MetaScale
 from flax_attn.errors import CheckpointError, RunBusyError, UsageError
 from flax_attn.runs.remembered_paths import recall_paths, remember_paths
 from flax_attn.system.cpu import max_isa, threads
@@ -81,6 +82,7 @@ class Run:
       versions: of the packages that decide the numbers.
       device: ``describe_device`` of the process that trains.
       mask_fingerprint: digest of the masks that maps learn from; empty where none do.
+      metadata: how cells of metadata become numbers; None where cases have none.
     """
 
     config: Config
@@ -91,6 +93,7 @@ class Run:
     versions: Mapping[str, str] = field(default_factory=package_versions)
     device: str = field(default_factory=describe_device)
     mask_fingerprint: str = ""
+    metadata: MetaScale | None = None
 
     def save(self, workdir: Path) -> None:
         """Writes ``config.json``, all of it or nothing; paths in it are absolute.
@@ -108,6 +111,7 @@ class Run:
             "versions": dict(self.versions),
             "device": self.device,
             **({"mask_fingerprint": self.mask_fingerprint} if self.mask_fingerprint else {}),
+            **({"metadata": self.metadata.to_json()} if self.metadata else {}),
         }
         path = workdir / CONFIG_FILE
         with writing(path):
@@ -136,6 +140,7 @@ class Run:
                 versions=values["versions"],
                 device=values["device"],
                 mask_fingerprint=values.get("mask_fingerprint", ""),
+                metadata=MetaScale.from_json(values["metadata"]) if "metadata" in values else None,
             )
         except (KeyError, ValueError, TypeError, AttributeError, UsageError) as error:
             raise CheckpointError(f"{path} is damaged: {error!r}") from error

@@ -15,10 +15,9 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from flax_attn.config import Config
-from flax_attn.data import Split, read_image
-from flax_attn.figures import Panel, draw_attention
+from flax_attn.data import Split
+from flax_attn.figures import draw_attention
 from flax_attn.models.functional import Arrays
-from flax_attn.models.network import named_maps
 from flax_attn.models.tasks import TASKS, Task, names_of
 from flax_attn.runs.directory import Run, names_of_network
 from flax_attn.runs.load import restore_best
@@ -26,16 +25,17 @@ from flax_attn.system.console import bar, plain
 from flax_attn.system.files import write_json, writing
 from flax_attn.system.output import mark_output
 from flax_attn.system.processes import ALONE, Processes
+from flax_attn.training.case_inputs import case_inputs
 from flax_attn.training.devices import ONE, Devices, choose_devices
 from flax_attn.training.judging import EvaluationReport, judge, stored_thresholds
 from flax_attn.training.judging_figure import RANKING_FILE, draw_ranking
 from flax_attn.training.multihost import refuse_quarantine, require_same, shared_conditions
+from flax_attn.training.panels import attention_panels
 from flax_attn.training.sources import ExampleSource, ImageExamples, steps_per_epoch
-from flax_attn.training.step import EvalStep, Examples, make_eval_step
+from flax_attn.training.step import EvalStep, make_eval_step
 
 _log = logging.getLogger(__name__)
 
-PANELS = 8
 # What to do where the results cannot be written.
 REMEDY = "name a folder of your own with --out"
 
@@ -147,19 +147,21 @@ def evaluate_run(
 
     Raises:
       CheckpointError: there is no checkpoint, or it does not fit.
+      DataError: the cases are not such as the run was trained on (``case_inputs``).
       DiskFullError: no space is left for the results.
       UsageError: there are too few devices, ``processes`` disagree, or ``out`` cannot be written.
     """
     devices = choose_devices(config.train.devices)
     refuse_quarantine(config, processes)
     require_same(shared_conditions(config, run.classes, split.fingerprint), processes)
+    cases = case_inputs(split, run.config, run.metadata, where=_shown(config, split_name))
     run = replace(run, config=run.config.updated(conv=devices.network(run.config.model).conv))
     network = restore_best(run, workdir)
     params, stats = devices.replicate(processes.from_first((network.params, network.stats)))
     task = TASKS[run.config.train.task]
     step = make_eval_step(network.structure, task, devices)
     batch_size = -(-config.train.batch_size // devices.count) * devices.count
-    source = ImageExamples(split, batch_size, config.data.workers, devices.part)
+    source = ImageExamples(split, batch_size, config.data.workers, devices.part, cases=cases)
     result = evaluate_examples(
         step, params, stats, source, num_classes=len(run.classes), task=task, devices=devices
     )
@@ -187,7 +189,7 @@ def evaluate_run(
     if devices.count > 1:  # the panels are as few as one device computes
         params, stats = network.params, network.stats
         step = make_eval_step(network.structure, task)
-    panels = attention_panels(step, params, stats, split, run)
+    panels = attention_panels(step, params, stats, split, run, cases)
     truth = task.truth(labels, len(run.classes))
     with writing(f"the pictures in {out}", remedy=REMEDY):
         draw_ranking(report, truth, result.probabilities, out / RANKING_FILE)
@@ -197,6 +199,11 @@ def evaluate_run(
             draw_attention(panels, out / "attention.png", title=title)
     _log.info(f"wrote metrics.json, predictions.csv and pictures to {out}")
     return result, report
+
+
+def _shown(config: Config, split_name: str) -> str:
+    """Returns a split of a data set as messages name it."""
+    return f"{config.data.data_dir or config.data.dataset}, split {split_name}"
 
 
 def _holds_validation_images(split: Split, run: Run, config: Config, split_name: str) -> bool:
@@ -238,57 +245,3 @@ def confusion_lines(confusion: Int[np.ndarray, "k *k"], classes: Sequence[str]) 
         for n, r in zip(classes, rows, strict=True)
     ]
     return [header, *lines]
-
-
-def attention_panels(
-    step: EvalStep, params: Arrays, stats: Arrays, split: Split, run: Run
-) -> list[Panel]:
-    """Returns up to eight images of the split, the classes in turn, with their attention maps.
-
-    The list is empty when the network has no gates.
-    """
-    task, classes = TASKS[run.config.train.task], run.classes
-    truth = task.truth(np.asarray(split.labels), len(classes))
-    chosen = _in_turn(truth, PANELS)
-    # An image lost by now is replaced as in a batch, and shown with the label of the other.
-    pixels, places = zip(*(read_image(split, int(i)) for i in chosen), strict=True)
-    images, chosen = np.stack(pixels), np.array(places)
-    labels = np.asarray(split.labels)[chosen].astype(np.int32)
-    _, prediction = step(params, stats, Examples(images, labels, np.ones(len(chosen), bool)))
-    if not prediction.attention:
-        return []
-    maps = named_maps(prediction.attention, run.config.model, classes)
-    probabilities = np.asarray(prediction.probabilities)
-    decided = task.decide(probabilities)
-    return [
-        Panel(
-            image=images[i],
-            attention={name: value[i] for name, value in maps.items()},
-            title=_verdict(classes, truth[place], decided[i], probabilities[i]),
-            correct=bool((truth[place] == decided[i]).all()),
-        )
-        for i, place in enumerate(chosen)
-    ]
-
-
-def _in_turn(truth: Bool[np.ndarray, "n k"], count: int) -> Int[np.ndarray, "m"]:
-    """Returns the indices of up to ``count`` examples, taken from the kinds of labels in turn."""
-    _, kinds = np.unique(truth[:, ::-1], axis=0, return_inverse=True)
-    rank = np.empty(len(truth), np.int64)
-    for kind in np.unique(kinds):
-        members = np.flatnonzero(kinds == kind)
-        rank[members] = np.arange(len(members))
-    return np.lexsort((kinds, rank))[:count]
-
-
-def _verdict(
-    classes: Sequence[str],
-    truth: Bool[np.ndarray, "k"],
-    decided: Bool[np.ndarray, "k"],
-    probabilities: Float[np.ndarray, "k"],
-) -> str:
-    said = [f"{classes[j]} {probabilities[j]:.0%}" for j in np.flatnonzero(decided).tolist()]
-    text = ", ".join(said) or "nothing"
-    if (truth == decided).all():
-        return text
-    return f"{text} (is {', '.join(names_of(classes, truth)) or 'nothing'})"

@@ -23,7 +23,8 @@ from flax_attn.runs.directory import Run, names_of_network
 from flax_attn.runs.load import restore_best
 from flax_attn.runs.snapshots import load_snapshot, snapshot_epochs
 from flax_attn.system.console import attempt
-from flax_attn.training.evaluation import attention_panels
+from flax_attn.training.case_inputs import CaseInputs
+from flax_attn.training.panels import attention_panels
 from flax_attn.training.step import EvalStep, make_eval_step
 
 _log = logging.getLogger(__name__)
@@ -43,6 +44,7 @@ def draw_epochs(
     params: Arrays,
     stats: Arrays,
     split: Split,
+    cases: CaseInputs,
     workdir: Path,
 ) -> None:
     """Draws the attention at a run's snapshots: ``epochs.png``, and all of them in ``epochs.webp``.
@@ -58,7 +60,7 @@ def draw_epochs(
         arrays = load_snapshot(
             workdir, epoch, params, stats, freeze_backbone=run.config.train.freeze_backbone
         )
-        panels[epoch] = attention_panels(step, *arrays, split, run)[:IMAGES]
+        panels[epoch] = attention_panels(step, *arrays, split, run, cases)[:IMAGES]
     if not any(panels.values()):
         return
     last = panels[max(panels)]
@@ -85,9 +87,16 @@ def draw_epochs(
 
 
 def draw_run(
-    run: Run, structure: Structure, checkpoints: Checkpoints, val: Split, workdir: Path
+    run: Run,
+    structure: Structure,
+    checkpoints: Checkpoints,
+    val: Split,
+    cases: CaseInputs,
+    workdir: Path,
 ) -> None:
     """Draws the curves of a run, and the attention of its best checkpoint and its snapshots.
+
+    ``cases`` are what the network is given of the validation images beside.
 
     Raises:
       CheckpointError: there is no good checkpoint.
@@ -99,11 +108,11 @@ def draw_run(
         _log.info(f"curves: {curves}")
     best = restore_best(run, workdir)
     step = make_eval_step(structure, TASKS[run.config.train.task])
-    panels = attention_panels(step, best.params, best.stats, val, run)
+    panels = attention_panels(step, best.params, best.stats, val, run, cases)
     if panels and attempt(lambda: draw_attention(panels, attention, title=title), str(attention)):
         _log.info(f"attention: {attention}")
     attempt(
-        lambda: draw_epochs(run, step, best.params, best.stats, val, workdir),
+        lambda: draw_epochs(run, step, best.params, best.stats, val, cases, workdir),
         f"the pictures of the epochs in {workdir}",
     )
     if (row := best.row) is not None:

@@ -13,11 +13,12 @@ from typing import Any, Protocol, runtime_checkable
 
 import jax
 import numpy as np
-from jaxtyping import Bool, Float, Int, Shaped
+from jaxtyping import Bool, Float, Int, Int32, Shaped
 
 from flax_attn.config import Config, TrainConfig
 from flax_attn.data import Dataset, Sampler, Split, batches
 from flax_attn.data.batches import ahead
+from flax_attn.data.dataset import photographs_of
 from flax_attn.data.oversampling import Oversampling, make_oversampling
 from flax_attn.data.region_masks import RegionMasks
 from flax_attn.data.views import uncut
@@ -26,6 +27,7 @@ from flax_attn.models.functional import Arrays, Structure
 from flax_attn.models.network import pixel_scale
 from flax_attn.models.vgg import Features
 from flax_attn.system.console import bar
+from flax_attn.training.case_inputs import NO_INPUTS, CaseInputs
 from flax_attn.training.devices import ONE, Devices
 from flax_attn.training.features import cache_key, frozen_features
 from flax_attn.training.region_term import Regions
@@ -75,6 +77,7 @@ class ImageExamples:
       part: the part of each batch that this process reads, as in ``Sampler``.
       oversampling: how often each example occurs in an epoch, as in ``Sampler``.
       regions: masks of the objects in the images; None where no map learns from them.
+      cases: what else the network is given of each.
     """
 
     split: Split
@@ -83,6 +86,7 @@ class ImageExamples:
     part: tuple[int, int] = (0, 1)
     oversampling: Oversampling | None = None
     regions: RegionMasks | None = None
+    cases: CaseInputs = NO_INPUTS
 
     @property
     def names(self) -> Sequence[str]:
@@ -97,8 +101,10 @@ class ImageExamples:
     ) -> Generator[Examples, None, None]:
         sampler = Sampler(self.batch_size, seed, shuffle, self.part, self.oversampling)
         for batch in batches(self.split, sampler, epoch, start=start, workers=self.workers):
-            # The mask of a substitute is its own, as its pixels are.
-            yield Examples(batch.image, batch.label, batch.mask, _take(self.regions, batch.index))
+            # What is known of a substitute is its own, as its pixels are.
+            roi = _take(self.regions, batch.index)
+            beside = self.cases.take(batch.index)
+            yield Examples(batch.image, batch.label, batch.mask, roi, *beside)
 
 
 @dataclass(frozen=True)
@@ -106,7 +112,7 @@ class FeatureExamples:
     """Examples that are stored feature maps, read while the step before is computed.
 
     Args:
-      maps: by name, a row an example.
+      maps: by name, a row an example, or a row a picture of any example (``places``).
       labels: of every example.
       batch_size: examples in a batch, the padding included.
       present: whether an example has its maps; those without never count.
@@ -114,16 +120,21 @@ class FeatureExamples:
       part: the part of each batch that this process reads, as in ``Sampler``.
       oversampling: how often each example occurs in an epoch, as in ``Sampler``.
       regions: as in ``ImageExamples``.
+      cases: as in ``ImageExamples``.
+      places: the rows of ``maps``, and of ``present``, that are the pictures of each example, the
+        first in the place of one that is missing; None where it has the row of its own place.
     """
 
-    maps: Mapping[str, Float[np.ndarray, "n _ _ _"]]
+    maps: Mapping[str, Float[np.ndarray, "p _ _ _"]]
     labels: Int[np.ndarray, "n *k"]
     batch_size: int
-    present: Bool[np.ndarray, "n"]
+    present: Bool[np.ndarray, "p"]
     names: Sequence[str]
     part: tuple[int, int] = (0, 1)
     oversampling: Oversampling | None = None
     regions: RegionMasks | None = None
+    cases: CaseInputs = NO_INPUTS
+    places: Int32[np.ndarray, "n *v"] | None = None
 
     def epoch(
         self, epoch: int, *, seed: int, shuffle: bool, start: int = 0
@@ -134,22 +145,30 @@ class FeatureExamples:
 
     def _read(self, chunk: tuple[Int[np.ndarray, "b"], Bool[np.ndarray, "b"]]) -> Examples:
         index, mask = chunk
-        maps: dict[str, Any] = {name: take(array, index) for name, array in self.maps.items()}
+        rows = index if self.places is None else self.places[index]
+        maps: dict[str, Any] = {name: take(array, rows) for name, array in self.maps.items()}
         return Examples(
             Features(**maps),
             self.labels[index].astype(np.int32),
-            mask & self.present[index],
+            mask & self.present[rows].reshape(len(index), -1).all(1),
             _take(self.regions, index),
+            *self.cases.take(index),
         )
+
+
+def _rows(places: Int32[np.ndarray, "n v"], views: Sequence[str]) -> Int32[np.ndarray, "n *v"]:
+    """Returns the rows of cases among the images; of single pictures without an axis for them."""
+    filled = np.where(places < 0, places[:, :1], places)
+    return filled if views else filled[:, 0]
 
 
 def _take(masks: RegionMasks | None, index: Int[np.ndarray, "b"]) -> Regions | None:
     return None if masks is None else Regions(*masks.take(index))
 
 
-def take(array: Shaped[np.ndarray, "n *s"], index: Int[np.ndarray, "b"]) -> np.ndarray:
+def take(array: Shaped[np.ndarray, "n *s"], index: Int[np.ndarray, "b *v"]) -> np.ndarray:
     """Gathers rows into 64-byte-aligned memory, which XLA:CPU uses without a copy."""
-    shape = (len(index), *array.shape[1:])
+    shape = (*index.shape, *array.shape[1:])
     rows = np.empty(math.prod(shape) * array.itemsize + _ALIGNMENT, np.uint8)
     start = -rows.ctypes.data % _ALIGNMENT
     rows = rows[start : len(rows) - _ALIGNMENT + start].view(array.dtype).reshape(shape)
@@ -195,32 +214,36 @@ def example_sources(
     dataset: Dataset,
     devices: Devices = ONE,
     regions: RegionMasks | None = None,
+    cases: tuple[CaseInputs, CaseInputs] = (NO_INPUTS, NO_INPUTS),
 ) -> tuple[ExampleSource, ExampleSource]:
     """Returns training and validation examples: images, or features of the frozen backbone.
 
     ``params`` and ``stats`` lie on ``devices``, which compute the features. ``regions`` are masks
-    of the training images.
+    of the training images; ``cases`` are what the network is given beside (``inputs_of``).
     """
     batch_size, workers = config.train.batch_size, config.data.workers
     splits = (training_images(config, dataset), dataset.splits["val"])
     repeats = (sampler_of_training(config.train, splits[0].labels).oversampling, None)
     if not config.train.freeze_backbone:
         train, val = (
-            ImageExamples(split, batch_size, workers, devices.part, often, masks)
-            for split, often, masks in zip(splits, repeats, (regions, None), strict=True)
+            ImageExamples(split, batch_size, workers, devices.part, often, masks, beside)
+            for split, often, masks, beside in zip(
+                splits, repeats, (regions, None), cases, strict=True
+            )
         )
         return train, val
     taps = MODELS[config.model.model].taps(config.model)
     step = jax.tree_util.Partial(make_feature_step(structure, taps, devices), params, stats)
     started = time.perf_counter()
     sources = []
-    named = zip(("training", "validation"), splits, repeats, (regions, None), strict=True)
-    for name, split, often, masks in named:
+    named = zip(("training", "validation"), splits, repeats, (regions, None), cases, strict=True)
+    for name, split, often, masks, beside in named:
+        images, places = photographs_of(split)
         features = frozen_features(
-            split,
+            images,
             step,
             key=cache_key(
-                split, params, stats, taps, config.model.precision, pixel_scale(config.model)
+                images, params, stats, taps, config.model.precision, pixel_scale(config.model)
             ),
             taps=taps,
             folder=Path(config.run.feature_cache),
@@ -239,6 +262,8 @@ def example_sources(
                 devices.part,
                 often,
                 masks,
+                beside,
+                None if images is split else _rows(places, config.model.view_names),
             )
         )
     _log.info(

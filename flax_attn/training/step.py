@@ -29,20 +29,29 @@ from flax_attn.training.devices import ONE, Devices
 from flax_attn.training.finiteness import is_finite
 from flax_attn.training.region_term import Regions, RegionSums, counted_images, region_dice
 
-Inputs = UInt8[Array, "b h w 3"] | Features
+Inputs = UInt8[Array, "b *v h w 3"] | Features
 
 
 class Examples(NamedTuple):
     """A padded batch, on the host or the device: images, or features of a frozen backbone.
 
     ``roi`` are masks of objects, which the region term needs; they lie on the images as given,
-    before these are augmented.
+    before these are augmented. Of cases of several pictures the inputs have an axis for them, and
+    ``present`` says which there are; ``meta`` are the metadata of each case.
     """
 
     inputs: Any
     label: Int[Any, "b *k"]
     mask: Bool[Any, "b"]
     roi: Regions | None = None
+    meta: Float[Any, "b m"] | None = None
+    present: Bool[Any, "b v"] | None = None
+
+    @property
+    def beside(self) -> dict[str, Any]:
+        """What a network is given beside pixels, by name; nothing of pictures alone."""
+        found = {"meta": self.meta, "present": self.present}
+        return {name: value for name, value in found.items() if value is not None}
 
 
 class Prediction(NamedTuple):
@@ -239,11 +248,12 @@ def _train_output(
     augment_key, head_key = jax.random.split(key)
     inputs, roi = examples.inputs, examples.roi
     if isinstance(inputs, Features):
-        return model.classify(inputs, train=True, key=head_key), roi
+        return model.classify(inputs, train=True, key=head_key, **examples.beside), roi
     crop = None if config.crop_min_area is None else (config.crop_min_area, 1.0)
+    # Each picture of a case on its own.
     image, mask = augment(
         augment_key,
-        inputs,
+        inputs.reshape(-1, *inputs.shape[-3:]),
         None if roi is None else roi.mask,
         flip=config.flip,
         vertical_flip=config.vertical_flip,
@@ -251,9 +261,10 @@ def _train_output(
         crop_scale=crop,
         window=window,
     )
+    image = image.reshape(*inputs.shape[:-3], *image.shape[-3:])
     features = model.features(model.normalize(image), train=not config.freeze_backbone)
     moved = None if roi is None or mask is None else Regions(mask, roi.known)
-    return model.classify(features, train=True, key=head_key), moved
+    return model.classify(features, train=True, key=head_key, **examples.beside), moved
 
 
 def make_eval_step(
@@ -264,9 +275,9 @@ def make_eval_step(
     def step(params: Arrays, stats: Arrays, examples: Examples) -> tuple[AnySums, Prediction]:
         model = functional.merge(structure, params, stats)
         if isinstance(examples.inputs, Features):
-            output = model.classify(examples.inputs, train=False)
+            output = model.classify(examples.inputs, train=False, **examples.beside)
         else:
-            output = model(model.normalize(examples.inputs), train=False)
+            output = model(model.normalize(examples.inputs), train=False, **examples.beside)
         loss = task.loss(output.logits, examples.label)
         sums = task.sums.of(loss, output.logits, examples.label, examples.mask)
         return sums, Prediction(task.probabilities(output.logits), loss, output.attention)

@@ -24,7 +24,7 @@ from jaxtyping import Float32
 from flax_attn.config import Config
 from flax_attn.data import Dataset, Sampler
 from flax_attn.data import quarantine as quarantines
-from flax_attn.data.dataset import settle_task
+from flax_attn.data.dataset import photographs_of, settle_task
 from flax_attn.data.region_masks import read_region_masks
 from flax_attn.models import build_model, functional
 from flax_attn.models.calibrate import calibrate
@@ -36,6 +36,7 @@ from flax_attn.runs.resume import find_earlier
 from flax_attn.runs.state import Progress
 from flax_attn.system.processes import ALONE, Processes
 from flax_attn.system.signals import stop_on_signals
+from flax_attn.training.case_inputs import inputs_of, settle_cases
 from flax_attn.training.class_weights import describe_class_weights, resolve_class_weights
 from flax_attn.training.devices import devices_for
 from flax_attn.training.loop import fit
@@ -119,6 +120,7 @@ def train(
     if config.train.region_weights:
         regions = read_region_masks(training_images(config, dataset), workers=config.data.workers)
         _log.info(regions.describe())
+    config, metadata = settle_cases(config, dataset.splits["train"])
     if initial is None:  # other processes get what the first one has
         first = processes.first
         initial = resolve_initial(config, dataset.classes) if first else random_init()
@@ -129,6 +131,7 @@ def train(
         val_fingerprint=dataset.splits["val"].fingerprint,
         weights=initial.provenance,
         mask_fingerprint=regions.fingerprint if regions else "",
+        metadata=metadata,
     )
     fingerprints = run.data_fingerprint, run.val_fingerprint, run.mask_fingerprint
     require_same(shared_conditions(config, run.classes, *fingerprints), processes)
@@ -142,13 +145,17 @@ def train(
             earlier = find_earlier(run, checkpoints, workdir)
         if earlier is not None:
             run = replace(run, weights=earlier.run.weights)
+        before = None if earlier is None else earlier.run
         config = with_pixel_scale(
             config,
-            training_images(config, dataset),
-            earlier=None if earlier is None else earlier.run.config,
+            photographs_of(training_images(config, dataset))[0],
+            earlier=None if before is None else before.config,
             processes=processes,
         )
-        run = replace(run, config=config)
+        train = dataset.splits["train"]
+        config, metadata = settle_cases(config, train, earlier=before, processes=processes)
+        run = replace(run, config=config, metadata=metadata)
+        cases = inputs_of(dataset, config, metadata)
 
         # ---- The network, the optimizer, and the state to begin with.
         network = devices.network(config.model)
@@ -158,7 +165,7 @@ def train(
         if earlier is None and processes.first:
             params, stats = initial.fill(params, stats)
             if initial.calibrate and not config.train.freeze_backbone:
-                images = calibration_images(dataset.splits["train"], config.train.batch_size)
+                images = calibration_images(photographs_of(train)[0], config.train.batch_size)
                 params, stats = calibrate(structure, params, stats, images)
                 _log.info(f"batch normalisation calibrated on {CALIBRATION_IMAGES} training images")
         steps = sampler.num_batches(len(labels))
@@ -180,7 +187,7 @@ def train(
 
         # ---- The epochs.
         examples = example_sources(
-            config, structure, state.params, state.stats, dataset, devices, regions
+            config, structure, state.params, state.stats, dataset, devices, regions, cases
         )
         stop, agree = shared_stop(own_stop, processes)
         started = time.perf_counter()
@@ -217,7 +224,7 @@ def train(
 
         # ---- The pictures.
         if draw and checkpoints is not None:
-            draw_run(run, structure, checkpoints, dataset.splits["val"], workdir)
+            draw_run(run, structure, checkpoints, dataset.splits["val"], cases[1], workdir)
 
 
 def _tell_of_imbalance(

@@ -17,8 +17,8 @@ import pytest
 from flax_attn.data import pixel_cache as decoded
 from flax_attn.data.dataset import EncodedSplit
 from flax_attn.data.decode import ImageError
+from flax_attn.data.decoded import DecodedSplit
 from flax_attn.data.pixel_cache import IMAGES, INDEX, Shelf
-from flax_attn.data.views import DecodedSplit
 from flax_attn.system.files import seal
 from tests.helpers.image_folders import EncodedNoise
 

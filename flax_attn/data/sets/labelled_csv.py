@@ -12,12 +12,16 @@ column ``split`` may hold train, val or test, and columns such as ``patient_id``
 on two sides of a split. Images that the table does not name are not used, but
 counted. Where every row has exactly one label, labels are classes, unless the task says otherwise.
 Other spellings: ``table_cells``, ``table_columns``, ``table_names``, ``table_labels``.
+
+Columns ``name:VIEW`` name further images of a case, and ``number:X`` and ``category:X`` hold what
+else is known of it (``case_split``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 
@@ -25,12 +29,13 @@ import numpy as np
 from jaxtyping import Int
 
 from flax_attn.config import DataConfig
-from flax_attn.data.dataset import Dataset, Found, OpenRequest
-from flax_attn.data.division import split_by_digest
+from flax_attn.data.dataset import CaseForm, Cases, Dataset, OpenRequest
 from flax_attn.data.listing import same_form
 from flax_attn.data.manifest import ManifestRow, digest_files, sort_by_name
 from flax_attn.data.sets.folder import FolderSplit
-from flax_attn.data.sets.label_table import LabelTable, Row, read_table
+from flax_attn.data.sets.label_table import read_table
+from flax_attn.data.sets.table_division import divide
+from flax_attn.data.sets.table_rows import LabelTable, Row
 from flax_attn.errors import DataError
 
 TABLE = "labels.csv"
@@ -42,9 +47,12 @@ class LabelledImages(FolderSplit):
 
     @cached_property
     def labels(self) -> Int[np.ndarray, " n k"]:
-        bits = range(len(self.classes))
-        rows = [[row.label >> j & 1 for j in bits] for row in self.rows]
-        return np.array(rows, dtype=np.int32).reshape(len(rows), len(bits))
+        return _multi_hot(self.rows, len(self.classes))
+
+
+def _multi_hot(rows: Sequence[ManifestRow], k: int) -> Int[np.ndarray, " n k"]:
+    found = [[row.label >> j & 1 for j in range(k)] for row in rows]
+    return np.array(found, dtype=np.int32).reshape(len(rows), k)
 
 
 def open_set(config: DataConfig, request: OpenRequest) -> Dataset:
@@ -84,14 +92,11 @@ def open_set(config: DataConfig, request: OpenRequest) -> Dataset:
             f"{str(file)!r}: only one class, {classes[0]!r}: expected two or more, or --task "
             "multilabel with images that have none"
         )
-    digests = digest_files([root / row.path for row in table.rows])
     number = {same_form(name): j for j, name in enumerate(classes)}
-    listed = [
-        ManifestRow(row.path, _label([number[name] for name in row.labels], table), digest)
-        for row, digest in zip(table.rows, digests, strict=True)
-    ]
-    rows = [known.get(row.path, row) for row in listed]
-    splits, found = _divide(rows, table, classes, config.val_fraction, request, file)
+    labels = {row.name: _label([number[n] for n in row.labels], table) for row in table.rows}
+    images = _image_rows(table, labels, root, known)
+    rows = _case_rows(table, labels, images, file)
+    splits, found = divide(rows, images, table, classes, config.val_fraction, request, file)
     split = partial(
         FolderSplit if table.one_class else LabelledImages,
         root=root,
@@ -99,19 +104,77 @@ def open_set(config: DataConfig, request: OpenRequest) -> Dataset:
         size=config.image_size,
         resize=config.resize,
     )
-    return Dataset(
+    opened = Dataset(
         classes,
         {name: split(rows=sort_by_name(part)) for name, part in splits.items()},
         multilabel=not table.one_class,
         found=found,
     )
+    if len(table.views) == 1 and not table.meta:
+        return opened
+    of_name = {row.name: row for row in table.rows}
+    cases = {name: _cases(part, of_name, table, classes) for name, part in splits.items()}
+    # Each image once, in the splits of its cases, under the label of the first of them.
+    shown = {
+        name: split(rows=sort_by_name({images[p] for paths in c.pictures for p in paths if p}))
+        for name, c in cases.items()
+    }
+    return replace(opened, splits=shown, cases=cases)
 
 
-def _notes(table: LabelTable) -> list[str]:
-    """Returns what was found in a table, and what was passed over."""
-    passed = "; ".join(table.passed_over)
-    notes = [f"{TABLE} has {table.understood}", *([f"passed over: {passed}"] if passed else [])]
-    return [" ".join(note.split()) for note in notes]
+def _image_rows(
+    table: LabelTable, labels: Mapping[str, int], root: Path, known: Mapping[str, ManifestRow]
+) -> dict[str, ManifestRow]:
+    """Returns the row of each image by its path, labelled as the first case that shows it."""
+    first: dict[str, Row] = {}
+    for row in table.rows:
+        for path in filter(None, row.paths):
+            first.setdefault(path, row)
+    digests = digest_files([root / path for path in first])
+    listed = [
+        ManifestRow(path, labels[row.name], digest)
+        for (path, row), digest in zip(first.items(), digests, strict=True)
+    ]
+    return {row.path: known.get(row.path, row) for row in listed}
+
+
+def _case_rows(
+    table: LabelTable, labels: Mapping[str, int], images: Mapping[str, ManifestRow], file: Path
+) -> list[ManifestRow]:
+    """Returns a row a case, in the table's order; of a single image, that image's.
+
+    The digest of several is empty where one of them cannot be read.
+    """
+    if len(table.views) == 1:
+        return [images[row.path] for row in table.rows]
+    rows = []
+    for row in table.rows:
+        digests = ["-" if path is None else images[path].digest for path in row.paths]
+        whole = hashlib.sha256("\n".join(digests).encode()).hexdigest() if all(digests) else ""
+        rows.append(ManifestRow(row.name, labels[row.name], whole))
+    if len({row.path for row in rows}) < len(rows):
+        raise DataError(f"{str(file)!r}: names of pictures have '|', which joins them: rename them")
+    return rows
+
+
+def _cases(
+    rows: Sequence[ManifestRow],
+    of_name: Mapping[str, Row],
+    table: LabelTable,
+    classes: Sequence[str],
+) -> Cases:
+    """Returns the cases of a split in the order of their names' bytes."""
+    rows = sort_by_name(rows)
+    single = len(table.views) == 1
+    labels = np.array([row.label for row in rows], dtype=np.int32)
+    found = [of_name[row.path] for row in rows]
+    return Cases(
+        CaseForm(() if single else table.views, table.meta),
+        tuple(row.name for row in found),
+        labels if table.one_class else _multi_hot(rows, len(classes)),
+        tuple(row.paths for row in found),
+        tuple(row.meta for row in found),
+    )
 
 
 def _label(numbers: Sequence[int], table: LabelTable) -> int:
@@ -130,91 +193,3 @@ def _in_order(wanted: tuple[str, ...], table: LabelTable, file: Path) -> tuple[s
             f"missing {missing}, unexpected {unexpected}: correct the table"
         )
     return wanted
-
-
-def _divide(
-    rows: Sequence[ManifestRow],
-    table: LabelTable,
-    classes: Sequence[str],
-    val_fraction: float,
-    request: OpenRequest,
-    file: Path,
-) -> tuple[dict[str, Sequence[ManifestRow]], Found]:
-    """Returns the rows of each split that is asked for, and what is to be said of all of them."""
-    notes = _notes(table)
-    if request.undivided:
-        return {"all": rows}, Found(notes=notes)
-    if any(row.split is None for row in table.rows):
-        drawn = _draw(rows, table, classes, val_fraction, file, request.unusable)
-        return drawn, Found(notes=notes, drawn=True)
-    splits, unread = _split_by_column(rows, table, file), {}
-    if "val" not in splits:
-        splits["val"] = splits.pop("test")
-        notes.append("validation from the rows of split test")
-    elif "test" in splits and not request.test:
-        unread["test"] = len(splits.pop("test"))
-    return splits, Found(unread=unread, notes=notes)
-
-
-def _split_by_column(
-    rows: Sequence[ManifestRow], table: LabelTable, file: Path
-) -> dict[str, Sequence[ManifestRow]]:
-    """Returns the rows of each split that the table names: "train" and another at least."""
-    _refuse_divided_groups(table, file)
-    splits: dict[str, list[ManifestRow]] = {}
-    for row, of in zip(rows, table.rows, strict=True):
-        splits.setdefault(of.split or "", []).append(row)
-    if "train" not in splits or len(splits) < 2:
-        missing = "val" if "train" in splits else "train"
-        raise DataError(
-            f"{str(file)!r}: no row of split {missing!r}: expected both train and val, "
-            "or no column 'split'"
-        )
-    return {**splits}
-
-
-def _refuse_divided_groups(table: LabelTable, file: Path) -> None:
-    first: dict[str, Row] = {}
-    divided: dict[str, Row] = {}
-    for row in table.rows:
-        for group in row.groups:
-            if first.setdefault(group, row).split != row.split:
-                divided.setdefault(group, row)
-    if divided:
-        group, row = next(iter(divided.items()))
-        other = first[group]
-        rest = len(divided) - 1
-        more = f", and {rest} more group{'s' if rest > 1 else ''} on two sides" if rest else ""
-        raise DataError(
-            f"{str(file)!r}: {group} is in {other.split} (line {other.line}, {other.path!r}) "
-            f"and in {row.split} (line {row.line}, {row.path!r}){more}: give a group one "
-            "split, or remove the column 'split'"
-        )
-
-
-def _draw(
-    rows: Sequence[ManifestRow],
-    table: LabelTable,
-    classes: Sequence[str],
-    val_fraction: float,
-    file: Path,
-    unusable: Collection[str],
-) -> dict[str, Sequence[ManifestRow]]:
-    """Returns the rows of "train" and "val", drawn by the digests of the images."""
-    distinct = len({row.digest for row in rows})
-    if distinct < 2:
-        raise DataError(f"{str(file)!r}: {distinct} distinct image(s): a split needs at least 2")
-    # Sets of labels that occur once could not be divided: several labels divide nothing.
-    alike = rows if table.one_class else [row._replace(label=0) for row in rows]
-    try:
-        parts = split_by_digest(
-            alike,
-            classes=classes if table.one_class else ["image"],
-            val_fraction=val_fraction,
-            unusable=unusable,
-            groups={row.path: row.groups for row in table.rows},
-        )
-    except DataError as error:
-        raise DataError(f"{str(file)!r}: {error}, or a column 'split'") from error
-    labelled = {row.path: row for row in rows}
-    return {name: [labelled[row.path] for row in part] for name, part in parts.items()}

@@ -10,7 +10,7 @@ import codecs
 import csv
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -62,8 +62,8 @@ def fold(header: str) -> str:
     return re.sub(r"[\s_.-]+", "", same_form(header).casefold())
 
 
-def read_cells(file: Path, *, names: frozenset[str], forms: str) -> Table:
-    """Reads a table that has a column of one of these ``names`` (as ``fold`` gives them).
+def read_cells(file: Path, *, is_name: Callable[[str], bool], forms: str) -> Table:
+    """Reads a table that has a column of names, as ``is_name`` tells by its header.
 
     ``forms`` says in messages what is expected.
 
@@ -77,14 +77,14 @@ def read_cells(file: Path, *, names: frozenset[str], forms: str) -> Table:
         separator = found[1] or found[2]
         text = "\n" + text[found.end() :]  # lines keep their numbers
     else:
-        separator = _separator(shown, text, names)
+        separator = _separator(shown, text, is_name)
     lines = _lines(shown, text, separator)
     _, cells = next(lines, (0, []))
     rows = list(lines)
     header = _without_trailing(
         [same_form(cell.strip()) for cell in cells], [row for _, row in rows]
     )
-    if not names & {fold(cell) for cell in header}:
+    if not any(map(is_name, header)):
         bare = any(cell.lower().endswith(image_endings()) for cell in header)
         what = "no header, its first row is" if bare else "the header is"
         raise DataError(f"{shown}: {what} {header}: expected one with {forms}")
@@ -154,15 +154,15 @@ def _utf16_without_mark(data: bytes) -> str | None:
     return "utf-16-be" if low.count(0) == half and high.count(0) == 0 else None
 
 
-def _separator(shown: str, text: str, names: frozenset[str]) -> str:
-    """Returns the separator under which the header has one of the names as a cell of its own."""
+def _separator(shown: str, text: str, is_name: Callable[[str], bool]) -> str:
+    """Returns the separator under which the header has a column of names."""
     found = []
     for separator in SEPARATORS:
         try:
             _, header = next(_lines(shown, text, separator), (0, []))
         except DataError:
             continue
-        if len(header) > 1 and any(fold(cell.strip()) in names for cell in header):
+        if len(header) > 1 and any(is_name(cell.strip()) for cell in header):
             found.append(separator)
     if len(found) > 1:
         raise DataError(

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from flax_attn.data.metadata import CATEGORY, NUMBER, is_metadata
 from flax_attn.data.sets.layout import part_of
 from flax_attn.data.sets.table_cells import Table, fold
 from flax_attn.data.sets.table_labels import is_doubtful, is_mark
@@ -30,6 +31,8 @@ GROUP_HEADERS = frozenset(
     "group groupid patient patientid lesion lesionid subject subjectid".split()
 )
 _GROUP = "group:"
+# How the headers of the further pictures of a case begin.
+VIEW = "name:"
 _SPLIT = "split"
 _SPLIT_HEADERS = frozenset((_SPLIT, "set", "subset", "partition", "dataset", "fold"))
 _COUNT_HEADERS = frozenset(("index", "idx", "id", "no", "nr", "row", "#"))
@@ -52,6 +55,8 @@ class Columns(NamedTuple):
       listed: whether the one column of labels names them, instead of being named by its label.
       groups: those of groups, whose images stay on one side of a split.
       passed: headers of the columns that say nothing of labels.
+      views: those of the names of a case's further pictures.
+      meta: those of metadata.
     """
 
     name: int
@@ -60,6 +65,18 @@ class Columns(NamedTuple):
     listed: bool
     groups: tuple[int, ...]
     passed: tuple[str, ...]
+    views: tuple[int, ...] = ()
+    meta: tuple[int, ...] = ()
+
+
+def is_name(header: str) -> bool:
+    """Says whether the header of a column is that of names of images."""
+    return fold(header) in NAME_HEADERS or is_view(header)
+
+
+def is_view(header: str) -> bool:
+    """Says whether a column names a picture of each case by the name of the view."""
+    return header.casefold().startswith(VIEW)
 
 
 def find_columns(
@@ -77,10 +94,14 @@ def find_columns(
     header = table.header
     folded = [fold(cell) for cell in header]
     _refuse_repeated(table)
-    name = _name_column(table, images)
-    split = _split_column(table, folded)
-    rest = [i for i in range(len(header)) if i not in (name, split)]
     chosen = None if wanted is None else _named(table, wanted, "--label-column")
+    views = [i for i, cell in enumerate(header) if i != chosen and is_view(cell)]
+    meta = [i for i, cell in enumerate(header) if i != chosen and is_metadata(cell)]
+    _refuse_nameless(table, [*views, *meta])
+    name = _name_column(table, images, views)
+    views = [i for i in views if i != name]
+    split = _split_column(table, folded)
+    rest = [i for i in range(len(header)) if i not in (name, split, *views, *meta)]
     groups = _group_columns(table, [i for i in rest if i != chosen], whole=chosen is None)
     grouped = groups
     if group is not None:
@@ -111,8 +132,9 @@ def find_columns(
     )
     if len(labels) > 1:
         _refuse_others(table, labels, folded)
+    passed = tuple(header[i] for i in also)
     return Columns(
-        name, split, tuple(labels), listed, tuple(groups), tuple(header[i] for i in also)
+        name, split, tuple(labels), listed, tuple(groups), passed, tuple(views), tuple(meta)
     )
 
 
@@ -123,11 +145,25 @@ def _refuse_repeated(table: Table) -> None:
         raise DataError(f"{table.shown}: columns {repeated} are there twice: rename or remove one")
 
 
-def _name_column(table: Table, images: ImageNames) -> int:
-    """Returns the column of names of which most are images; the first of several alike."""
+def _refuse_nameless(table: Table, places: Sequence[int]) -> None:
+    for header in (table.header[i] for i in places):
+        if header.endswith(":"):
+            raise DataError(
+                f"{table.shown}: column {header!r} lacks a name: expected one after the colon, "
+                f"such as {header}X"
+            )
+
+
+def _name_column(table: Table, images: ImageNames, views: Sequence[int]) -> int:
+    """Returns the column of names of which most are images; the first of several alike.
+
+    Without one of them it is the first of the ``views``.
+    """
     found = [i for i, cell in enumerate(table.header) if fold(cell) in NAME_HEADERS]
-    if len(found) == 1:
-        return found[0]
+    if not (found or views):  # --label-column took the only one
+        raise DataError(f"{table.shown}: the header is {list(table.header)}: expected {FORMS}")
+    if len(found) < 2:
+        return (found or views)[0]
     # Cells of 1 and 0 are a label's, even beside files called so.
     marks = {i for i in found if _is_marked(table, i)}
     return max(found, key=lambda i: (i not in marks, _count_images(table, i, images)))
@@ -230,8 +266,10 @@ def _refuse_others(table: Table, labels: Sequence[int], folded: Sequence[str]) -
     others = [i for i in labels if _holds_other(table, i)]
     if others:
         guess = next((table.header[i] for i in others if folded[i] in LIST_HEADERS), "NAME")
+        marked = any(":" in table.header[i] for i in others)
+        known = ", ".join((NUMBER, CATEGORY, _GROUP, VIEW))
         raise DataError(
             f"{table.shown}: columns {[table.header[i] for i in others]} hold no 0 or 1: if one "
             f"column holds all labels, add --label-column '{guess}', else remove those that hold "
-            "none"
+            "none" + f" (headers may begin with {known})" * marked
         )

@@ -16,6 +16,7 @@ import jax
 import numpy as np
 from jaxtyping import UInt8
 
+from flax_attn.config import require_pictures_alone
 from flax_attn.data import Split, read_image
 from flax_attn.data.dataset import evenly
 from flax_attn.errors import WeightsError
@@ -64,6 +65,7 @@ def export_run(
       DiskFullError: no space is left for ``out``.
     """
     formats = list(dict.fromkeys(formats))
+    require_pictures_alone(run.config.model, "export")
     require_packages(formats)
     require_free(out, flag=flag)
     best = restore_best(run, workdir)

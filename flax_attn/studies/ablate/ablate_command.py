@@ -27,6 +27,7 @@ from flax_attn.studies.ablate.grid_figure import draw_grid
 from flax_attn.system import cli
 from flax_attn.system.compilation_cache import use_compilation_cache
 from flax_attn.system.files import write_text, writing
+from flax_attn.training.case_inputs import inputs_of, settle_cases
 from flax_attn.training.choices import CHOICES
 from flax_attn.training.class_weights import resolve_class_weights
 from flax_attn.training.features import require_cache
@@ -137,13 +138,15 @@ def _conditions(config: Config, dataset: Dataset, initial: Initial) -> dict[str,
 
 
 def _bench(config: Config, dataset: Dataset, initial: Initial) -> Bench:
+    config, metadata = settle_cases(config, dataset.splits["train"])
+    cases = inputs_of(dataset, config, metadata)
     # Of this network only the backbone is used: options of an alignment are for its gates.
     model = replace(config.model, temperature=None, window=None, estimator=None)
     structure, params, stats = functional.split(
         build_model(model, num_classes=len(dataset.classes))
     )
     params, stats = initial.fill(params, stats)
-    train, val = example_sources(config, structure, params, stats, dataset)
+    train, val = example_sources(config, structure, params, stats, dataset, cases=cases)
     return Bench(config, dataset.classes, train, val, object_masks(dataset.splits["val"]))
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Bool
 
+from flax_attn.config import require_pictures_alone
 from flax_attn.data import Dataset, Split
 from flax_attn.data.dataset import evenly
 from flax_attn.data.masks import objects
@@ -31,6 +32,7 @@ from flax_attn.studies.reproduce.report import write_report
 from flax_attn.studies.reproduce.stages import Stage, Stages
 from flax_attn.studies.reproduce.trained_networks import TrainedNetworks
 from flax_attn.system.files import writing
+from flax_attn.training.case_inputs import settle_cases
 from flax_attn.training.start import Initial
 from flax_attn.training.trainer import train
 
@@ -60,6 +62,8 @@ def reproduce(
       UsageError: nothing can be written into ``workdir`` or ``out``.
     """
     paper = PAPERS[plan.paper]
+    settled, _ = settle_cases(plan.config, dataset.splits["train"])
+    require_pictures_alone(settled.model, "reproduce")
     plan = paper.prepare(plan, dataset)
     images = {name: split.fingerprint[:16] for name, split in dataset.splits.items()}
     conditions = {**plan.conditions(), "images": images, "classes": list(dataset.classes)}

@@ -17,7 +17,7 @@ from flax_attn.data import (
     open_split,
 )
 from flax_attn.data.dataset import masks_of
-from flax_attn.data.views import decode_once
+from flax_attn.data.decoded import decode_once
 from tests.helpers.image_folders import (
     EncodedNoise,
     config_of,

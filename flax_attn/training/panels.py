@@ -1,0 +1,79 @@
+"""Images of a split with their attention maps, and what the network says of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from flax_attn.data import Split, read_image
+from flax_attn.data.dataset import form_of
+from flax_attn.figures import Panel
+from flax_attn.models.functional import Arrays
+from flax_attn.models.network import named_maps
+from flax_attn.models.tasks import TASKS, names_of
+from flax_attn.runs.directory import Run
+from flax_attn.training.case_inputs import CaseInputs
+from flax_attn.training.step import EvalStep, Examples
+
+PANELS = 8
+
+
+def attention_panels(
+    step: EvalStep, params: Arrays, stats: Arrays, split: Split, run: Run, cases: CaseInputs
+) -> list[Panel]:
+    """Returns up to eight images of the split, the classes in turn, with their attention maps.
+
+    ``cases`` are what the network is given beside. The list is empty when the network has no gates,
+    and for cases of several pictures, whose maps are not of one image.
+    """
+    if form_of(split).views:
+        return []
+    task, classes = TASKS[run.config.train.task], run.classes
+    truth = task.truth(np.asarray(split.labels), len(classes))
+    chosen = _in_turn(truth, PANELS)
+    # An image lost by now is replaced as in a batch, and shown with the label of the other.
+    pixels, places = zip(*(read_image(split, int(i)) for i in chosen), strict=True)
+    images, chosen = np.stack(pixels), np.array(places)
+    labels = np.asarray(split.labels)[chosen].astype(np.int32)
+    shown = np.ones(len(chosen), bool)
+    examples = Examples(images, labels, shown, None, *cases.take(chosen))
+    _, prediction = step(params, stats, examples)
+    if not prediction.attention:
+        return []
+    maps = named_maps(prediction.attention, run.config.model, classes)
+    probabilities = np.asarray(prediction.probabilities)
+    decided = task.decide(probabilities)
+    return [
+        Panel(
+            image=images[i],
+            attention={name: value[i] for name, value in maps.items()},
+            title=_verdict(classes, truth[place], decided[i], probabilities[i]),
+            correct=bool((truth[place] == decided[i]).all()),
+        )
+        for i, place in enumerate(chosen)
+    ]
+
+
+def _in_turn(truth: Bool[np.ndarray, "n k"], count: int) -> Int[np.ndarray, "m"]:
+    """Returns the indices of up to ``count`` examples, taken from the kinds of labels in turn."""
+    _, kinds = np.unique(truth[:, ::-1], axis=0, return_inverse=True)
+    rank = np.empty(len(truth), np.int64)
+    for kind in np.unique(kinds):
+        members = np.flatnonzero(kinds == kind)
+        rank[members] = np.arange(len(members))
+    return np.lexsort((kinds, rank))[:count]
+
+
+def _verdict(
+    classes: Sequence[str],
+    truth: Bool[np.ndarray, "k"],
+    decided: Bool[np.ndarray, "k"],
+    probabilities: Float[np.ndarray, "k"],
+) -> str:
+    said = [f"{classes[j]} {probabilities[j]:.0%}" for j in np.flatnonzero(decided).tolist()]
+    text = ", ".join(said) or "nothing"
+    if (truth == decided).all():
+        return text
+    return f"{text} (is {', '.join(names_of(classes, truth)) or 'nothing'})"
