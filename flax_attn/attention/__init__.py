@@ -85,15 +85,18 @@ def alignment_of(config: ModelConfig) -> Alignment:
     )
 
 
-def check_asked(config: ModelConfig) -> None:
+def check_asked(config: ModelConfig, *, cases_known: bool = True) -> None:
     """Checks what asks the gates of a network, and that the cases have what it needs.
+
+    Before a table is read, what its cases have is not known (``cases_known``).
 
     Raises:
       UsageError: unknown or contradictory settings, or cases of too few views or no metadata.
     """
     score = entry(SCORES, config.score, "score")()
     check_query(config, needs_query=score.needs_query)
-    check_case(config)
+    if cases_known:
+        check_case(config)
 
 
 __all__ = [

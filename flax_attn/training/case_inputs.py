@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float32, Int
 
+from flax_attn.attention import check_asked
 from flax_attn.config import Config
 from flax_attn.data import Dataset, Split
 from flax_attn.data.case_split import metadata_of, presence_of
@@ -56,6 +57,7 @@ def settle_cases(
 
     Raises:
       DataError: a column of metadata says nothing.
+      UsageError: settings of a network need what the cases have not.
     """
     if earlier is not None:
         views, scale = earlier.config.model.view_names, earlier.metadata
@@ -65,7 +67,10 @@ def settle_cases(
     names, columns = json.loads(processes.first_says("cases", found))
     scale = MetaScale.from_json(columns) if columns else None
     features = () if scale is None else scale.features
-    return config.updated(view_names=tuple(names), meta_features=len(features)), scale
+    config = config.updated(view_names=tuple(names), meta_features=len(features))
+    if config.model.model == "attn_vgg":
+        check_asked(config.model)
+    return config, scale
 
 
 def inputs_of(

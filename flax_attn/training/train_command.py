@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from flax_attn.attention import alignment_of, check_asked
-from flax_attn.config import Config, make_config
+from flax_attn.config import Config, dataset_entry, make_config
 from flax_attn.data import Quarantine, open_dataset
 from flax_attn.data.quarantine import FILE
 from flax_attn.runs.directory import default_workdir, require_usable
@@ -56,7 +56,7 @@ def _train(config: Config, processes: Processes) -> None:
         require_cache(Path(config.run.feature_cache))
     if config.model.model == "attn_vgg":
         alignment_of(config.model)
-        check_asked(config.model)
+        check_asked(config.model, cases_known=not dataset_entry(config.data.dataset).table)
     quarantine = Quarantine(config.data.on_bad_image, earlier=set_aside_before(workdir))
     dataset = open_dataset(
         config.data,

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from flax_attn.attention import alignment_of, check_asked
-from flax_attn.config import Config, make_config
+from flax_attn.config import Config, dataset_entry, make_config
 from flax_attn.data import Dataset, open_dataset
 from flax_attn.data.dataset import settle_task
 from flax_attn.data.views import random_subset
@@ -58,7 +58,8 @@ def main(argv: Sequence[str]) -> None:
     for norm in args.norms:
         alignment_of(replace(config.model, norm=norm))
     for score in args.scores:
-        check_asked(replace(config.model, score=score))
+        known = not dataset_entry(config.data.dataset).table
+        check_asked(replace(config.model, score=score), cases_known=known)
     if len(set(args.seeds)) < len(args.seeds) or min(args.seeds) < 0:
         raise UsageError(f"--seeds takes different numbers from 0 on, got {args.seeds}")
     out = Path(args.out or f"runs/ablation-{config.data.dataset}")
