@@ -124,25 +124,25 @@ class AskedPictures(DrawnPets):
     @property
     def cases(self) -> Cases:
         """All questions to all scenes, those of a scene one after the other."""
-        names, labels, pictures, cells = [], [], [], []
+        names: list[str] = []
+        labels: list[list[int]] = []
+        pictures: list[tuple[str | None, ...]] = []
+        cells: list[tuple[str, ...]] = []
         two = self.question == "pictures"
-        asked = list(permutations(range(_EACH), 2)) if two else [(k,) for k in range(_EACH)]
         for i in range(self.count):
-            species = species_of(seed=self.seed, index=self.first_index + i)
-            for ks in asked:
+            scene, species = self._scene_name(i), self._species(i)
+            for ks in permutations(range(_EACH), 2 if two else 1):
                 patterns = tuple(PATTERNS[k] for k in ks)
                 portraits = tuple(self._portrait_name(i, pattern) for pattern in patterns)
-                if self.question == "metadata":
-                    shown, said, name = (self._scene_name(i),), patterns, patterns
-                else:
-                    shown, said, name = (self._scene_name(i), *portraits), (), portraits
-                names.append("|".join((self._scene_name(i), *name)))
+                told = self.question == "metadata"
+                names.append("|".join((scene, *(patterns if told else portraits))))
                 labels.append([species[k] for k in ks])
-                pictures.append(shown)
-                cells.append(said)
+                pictures.append((scene,) if told else (scene, *portraits))
+                cells.append(patterns if told else ())
         form = CaseForm(_VIEWS[self.question], (_COLUMN,) if self.question == "metadata" else ())
-        of_cases = np.array(labels, np.int32).reshape(len(names), len(asked[0]))
-        of_cases = of_cases if two else of_cases[:, 0]
+        of_cases = np.array(labels, np.int32).reshape(len(names), len(LABELS) if two else 1)
+        if not two:
+            of_cases = of_cases[:, 0]
         return Cases(form, tuple(names), of_cases, tuple(pictures), tuple(cells))
 
     def scene(self, index: int) -> Scene:
@@ -160,6 +160,9 @@ class AskedPictures(DrawnPets):
             pair += self.first_index // 2
             plan = plan_portrait(seed=self.seed, pair=pair, pattern=PATTERNS[k])
         return render(plan, size=self.size)
+
+    def _species(self, index: int) -> tuple[int, ...]:
+        return species_of(seed=self.seed, index=self.first_index + index)
 
     def _scene_name(self, index: int) -> str:
         return f"{_NAME}/{self.first_index + index:06d}"
