@@ -12,6 +12,7 @@ MEGAPIXEL = 1_000_000
 Resize = Literal["crop", "stretch"]
 Normalise = Literal["imagenet", "data"]
 BadImagePolicy = Literal["fail", "quarantine"]
+Question = Literal["metadata", "picture", "pictures"]
 
 
 @dataclass(frozen=True)
@@ -88,13 +89,17 @@ class DataConfig:
     )
     train_count: int = setting(
         1200,
-        "training pictures drawn (drawn_pets)",
+        "training pictures drawn (drawn_pets); scenes of drawn_pets_asked",
         low=2,
         decides="data",
         commands=(*TRAINING, "explain"),
     )
     val_count: int = setting(
-        300, "validation pictures drawn (drawn_pets)", low=2, decides="data", commands=LOOKING
+        300,
+        "validation pictures drawn (drawn_pets); scenes of drawn_pets_asked",
+        low=2,
+        decides="data",
+        commands=LOOKING,
     )
     val_fraction: float = setting(
         0.2, "validation share of a data set without a split", low=0.01, high=0.99, decides="data"
@@ -121,6 +126,14 @@ class DataConfig:
         decides="data",
         commands=LOOKING,
         needs="table",
+    )
+    question: Question | None = setting(
+        None,
+        "how drawn_pets_asked asks for an animal by its coat: metadata, a picture of another "
+        "animal with that coat, or two pictures for two animals (default: metadata)",
+        decides="data",
+        commands=LOOKING,
+        needs="questions",
     )
     data_seed: int = setting(0, "seed of the drawn pictures", low=0, decides="data")
     max_megapixels: int = setting(

@@ -26,6 +26,7 @@ class DatasetEntry:
       table: whether it reads labels from a table, as ``--label-column``, ``--label-separator`` and
         ``--group-column`` say.
       parts: whether ``--train-dir`` and the like may choose the folders of its parts.
+      questions: whether its cases ask something, as ``--question`` says how.
     """
 
     module: str
@@ -34,6 +35,12 @@ class DatasetEntry:
     defaults: Mapping[str, Any] = field(default_factory=dict)
     table: bool = False
     parts: bool = False
+    questions: bool = False
+
+    @property
+    def may_have_cases(self) -> bool:
+        """Whether a case may be more than one picture, which is known once the set is open."""
+        return self.table or self.questions
 
 
 # Drawn pictures are small and few, so that the first command ends within minutes on a laptop.
@@ -43,6 +50,12 @@ DATASETS: dict[str, DatasetEntry] = {
     "drawn_pets": DatasetEntry("flax_attn.data.drawn.pets", masks="own", defaults=_DRAWN),
     "drawn_pets_scenes": DatasetEntry(
         "flax_attn.data.drawn.scenes", masks="own", defaults={**_DRAWN, "task": "multilabel"}
+    ),
+    "drawn_pets_asked": DatasetEntry(
+        "flax_attn.data.drawn.asked",
+        masks="own",
+        defaults={**_DRAWN, "task": "auto"},
+        questions=True,
     ),
     "folder": DatasetEntry(
         "flax_attn.data.sets.folder",

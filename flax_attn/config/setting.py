@@ -25,7 +25,7 @@ Decides = Literal["numbers", "order", "data", "course", "place", "speed", "measu
 PathKind = Literal["input", "cache", "output", "inner"]
 
 # What a data set must have for a setting to mean something (``DatasetEntry``).
-Ability = Literal["masks", "parts", "table"]
+Ability = Literal["masks", "parts", "table", "questions"]
 
 # The commands that take a setting, unless it says otherwise.
 TRAINING = ("train", "ablate", "reproduce")

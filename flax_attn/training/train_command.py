@@ -56,7 +56,8 @@ def _train(config: Config, processes: Processes) -> None:
         require_cache(Path(config.run.feature_cache))
     if config.model.model == "attn_vgg":
         alignment_of(config.model)
-        check_asked(config.model, cases_known=not dataset_entry(config.data.dataset).table)
+        row = dataset_entry(config.data.dataset)
+        check_asked(config.model, cases_known=not row.may_have_cases)
     quarantine = Quarantine(config.data.on_bad_image, earlier=set_aside_before(workdir))
     dataset = open_dataset(
         config.data,

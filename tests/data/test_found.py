@@ -71,7 +71,7 @@ def test_it_is_said_before_an_image_is_decoded(
     assert record.getMessage().endswith(f"output goes to {tmp_path / 'run'}")
 
 
-@pytest.mark.parametrize("name", ["drawn_pets", "drawn_pets_scenes"])
+@pytest.mark.parametrize("name", ["drawn_pets", "drawn_pets_scenes", "drawn_pets_asked"])
 def test_drawn_sets_say_it_too(name: str, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "flax_attn")
     config = DataConfig(dataset=name, image_size=32, train_count=4, val_count=2)

@@ -159,7 +159,7 @@ def test_without_a_crop_fingerprints_are_what_they_were() -> None:
     assert found == BEFORE
 
 
-@pytest.mark.parametrize("dataset", ["drawn_pets", "drawn_pets_scenes"])
+@pytest.mark.parametrize("dataset", ["drawn_pets", "drawn_pets_scenes", "drawn_pets_asked"])
 def test_drawn_pictures_are_drawn_larger_and_cut(dataset: str) -> None:
     small = {"dataset": dataset, "image_size": 32, "train_count": 2, "val_count": 2}
     split = open_dataset(DataConfig(**small, centre_crop=0.5, crop_margin=4)).splits["val"]

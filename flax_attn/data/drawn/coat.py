@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -19,6 +19,9 @@ from flax_attn.data.drawn.canvas import (
 )
 
 PATTERNS = ("plain", "stripes", "patches", "spots")
+
+# How far, of 255, the marks of a clear coat are from its base; three coats in four are as far.
+_STANDS_OUT = 48
 
 FUR: tuple[Colour, ...] = (
     (62, 58, 66),
@@ -57,6 +60,14 @@ def draw_coat(rng: np.random.Generator) -> Coat:
     edge = mix(base, INK, 0.62) if luminance(base) > 90 else mix(base, INK, 0.85)
     pattern = PATTERNS[int(rng.integers(len(PATTERNS)))]
     return Coat(base, mark, light, edge, pattern, bool(rng.random() < 0.4))
+
+
+def draw_clear_coat(rng: np.random.Generator, pattern: str) -> Coat:
+    """Returns a random coat of a pattern, whose marks stand out from its base."""
+    coat = draw_coat(rng)
+    while np.abs(np.subtract(coat.base, coat.mark)).max() < _STANDS_OUT:
+        coat = draw_coat(rng)
+    return replace(coat, pattern=pattern)
 
 
 def _jittered(colour: Colour, rng: np.random.Generator) -> Colour:

@@ -7,7 +7,7 @@ the shape of the animal tells them apart. Every picture depends on ``(seed, inde
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -218,7 +218,7 @@ def open_set(config: DataConfig, request: OpenRequest) -> Dataset:
 
 
 def open_drawn(
-    kind: type[DrawnPets],
+    kind: Callable[..., DrawnPets],
     classes: tuple[str, ...],
     config: DataConfig,
     *,

@@ -58,7 +58,7 @@ def main(argv: Sequence[str]) -> None:
     for norm in args.norms:
         alignment_of(replace(config.model, norm=norm))
     for score in args.scores:
-        known = not dataset_entry(config.data.dataset).table
+        known = not dataset_entry(config.data.dataset).may_have_cases
         check_asked(replace(config.model, score=score), cases_known=known)
     if len(set(args.seeds)) < len(args.seeds) or min(args.seeds) < 0:
         raise UsageError(f"--seeds takes different numbers from 0 on, got {args.seeds}")
