@@ -14,7 +14,7 @@ from flax_attn.models.functional import Arrays
 from flax_attn.models.network import named_maps
 from flax_attn.models.tasks import TASKS, names_of
 from flax_attn.runs.directory import Run
-from flax_attn.training.case_inputs import CaseInputs
+from flax_attn.runs.run_cases import CaseInputs
 from flax_attn.training.step import EvalStep, Examples
 
 PANELS = 8

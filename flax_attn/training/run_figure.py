@@ -21,9 +21,9 @@ from flax_attn.models.tasks import TASKS
 from flax_attn.runs.checkpoints import Checkpoints
 from flax_attn.runs.directory import Run, names_of_network
 from flax_attn.runs.load import restore_best
+from flax_attn.runs.run_cases import CaseInputs
 from flax_attn.runs.snapshots import load_snapshot, snapshot_epochs
 from flax_attn.system.console import attempt
-from flax_attn.training.case_inputs import CaseInputs
 from flax_attn.training.panels import attention_panels
 from flax_attn.training.step import EvalStep, make_eval_step
 
