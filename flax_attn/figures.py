@@ -133,10 +133,13 @@ def draw_attention(panels: Sequence[Panel], path: Path, *, title: str) -> None:
     """Draws images beside their attention maps, laid over them; two blocks of rows.
 
     All maps of one gate share one colour scale, drawn beneath its column: from the smallest
-    to the largest weight of that gate in these images.
+    to the largest weight of that gate in these images. An image may lack some of the maps.
     """
-    names = list(panels[0].attention)
-    scales = {name: _scale([panel.attention[name] for panel in panels]) for name in names}
+    names = dict.fromkeys(name for panel in panels for name in panel.attention)
+    scales = {
+        name: _scale([panel.attention[name] for panel in panels if name in panel.attention])
+        for name in names
+    }
     rows = -(-len(panels) // 2) if len(panels) > 2 else len(panels)
     blocks = [panels[start : start + rows] for start in range(0, len(panels), rows)]
     width = 1 + len(names)
@@ -159,7 +162,8 @@ def _draw_block(
         colour = "black" if panel.correct else "crimson"
         axes[0].set_title(plain(panel.title), fontsize=9, color=colour, parse_math=False)
         for place, (name, scale) in zip(axes[1:], scales.items(), strict=True):
-            place.imshow(overlay(panel.image, panel.attention[name], scale=scale))
+            if name in panel.attention:
+                place.imshow(overlay(panel.image, panel.attention[name], scale=scale))
     bar: dict[str, Any] = {"location": "bottom", "shrink": 0.8, "pad": 0.01}
     for column, (name, scale) in enumerate(scales.items(), start=1):
         title = plain(f"attention on {name}")

@@ -176,6 +176,16 @@ def map_name(tap: str, relation: str, look: Pass, config: ModelConfig) -> str:
     return " ".join(words)
 
 
+def views_of_maps(config: ModelConfig) -> dict[str, int]:
+    """Returns the view whose picture each map of a network is of, by the map's name."""
+    return {
+        map_name(tap, relation, look, config): look.view
+        for tap in config.gates
+        for relation, look in every_pass(config)
+        if look.kept
+    }
+
+
 def deeper_gates(config: ModelConfig) -> dict[str, str | None]:
     """Returns each gate and the next deeper one that asks it, in the order in which they attend."""
     if config.levels == "apart":

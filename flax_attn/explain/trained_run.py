@@ -25,7 +25,7 @@ from flax_attn.models.network import named_maps
 from flax_attn.models.tasks import TASKS, Task, names_of
 from flax_attn.runs.directory import Run
 from flax_attn.runs.load import restore_best
-from flax_attn.training.case_inputs import case_inputs
+from flax_attn.runs.run_cases import case_inputs
 from flax_attn.training.evaluation import Evaluation, evaluate_examples
 from flax_attn.training.sources import ImageExamples
 from flax_attn.training.step import EvalStep, Examples, make_eval_step

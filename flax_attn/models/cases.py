@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
 from flax_attn.attention import SCORES, AttentionGate, make_alignment
-from flax_attn.attention.queries import query_of
+from flax_attn.attention.queries import query_of, views_of_maps
 from flax_attn.attention.scores import he_normal_init
 from flax_attn.config import ModelConfig, entry
-from flax_attn.models.network import global_average, projected_in
+from flax_attn.models.network import global_average, named_maps, projected_in
 
 
 def by_view(x: Float[Array, "b *v h w c"], views: int) -> Float[Array, "b v h w c"]:
@@ -83,6 +85,24 @@ class MetaEmbedding(nnx.Module):
             got = None if meta is None else meta.shape[-1]
             raise ValueError(f"meta: got {got} numbers a case, expected {self.features}")
         return jax.nn.relu(self.dense(meta))
+
+
+def maps_by_view(
+    attention: Mapping[str, Any], config: ModelConfig, classes: Sequence[str]
+) -> list[dict[str, Float[np.ndarray, "b _ _"]]]:
+    """Returns the maps of each picture of a case as ``named_maps``, without the picture's name.
+
+    Those of networks of single pictures are of the only one.
+    """
+    if not config.view_names:
+        return [named_maps(attention, config, classes)]
+    view_of = views_of_maps(config)
+    found = []
+    for view, word in enumerate(config.view_names):
+        own = {name: value for name, value in attention.items() if view_of.get(name) == view}
+        maps = named_maps(own, config, classes)
+        found.append({name.removeprefix(f"{word} "): value for name, value in maps.items()})
+    return found
 
 
 def view_gate(config: ModelConfig, features: int, *, rngs: nnx.Rngs) -> AttentionGate:

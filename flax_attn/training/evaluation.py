@@ -21,11 +21,11 @@ from flax_attn.models.functional import Arrays
 from flax_attn.models.tasks import TASKS, Task, names_of
 from flax_attn.runs.directory import Run, names_of_network
 from flax_attn.runs.load import restore_best
+from flax_attn.runs.run_cases import case_inputs
 from flax_attn.system.console import bar, plain
 from flax_attn.system.files import write_json, writing
 from flax_attn.system.output import mark_output
 from flax_attn.system.processes import ALONE, Processes
-from flax_attn.training.case_inputs import case_inputs
 from flax_attn.training.devices import ONE, Devices, choose_devices
 from flax_attn.training.judging import EvaluationReport, judge, stored_thresholds
 from flax_attn.training.judging_figure import RANKING_FILE, draw_ranking

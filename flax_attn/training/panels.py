@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -10,11 +11,12 @@ from jaxtyping import Bool, Float, Int
 from flax_attn.data import Split, read_image
 from flax_attn.data.dataset import form_of
 from flax_attn.figures import Panel
+from flax_attn.models.cases import maps_by_view
 from flax_attn.models.functional import Arrays
-from flax_attn.models.network import named_maps
+from flax_attn.models.network import VIEWS
 from flax_attn.models.tasks import TASKS, names_of
 from flax_attn.runs.directory import Run
-from flax_attn.training.case_inputs import CaseInputs
+from flax_attn.runs.run_cases import CaseInputs
 from flax_attn.training.step import EvalStep, Examples
 
 PANELS = 8
@@ -25,35 +27,52 @@ def attention_panels(
 ) -> list[Panel]:
     """Returns up to eight images of the split, the classes in turn, with their attention maps.
 
-    ``cases`` are what the network is given beside. The list is empty when the network has no gates,
-    and for cases of several pictures, whose maps are not of one image.
+    ``cases`` are what the network is given beside. Each picture that a case has is a panel of its
+    own, titled by its name and, where a gate joins the pictures, its weight; there are up to eight
+    panels in all. The list is empty when the network has no gates.
     """
-    if form_of(split).views:
-        return []
     task, classes = TASKS[run.config.train.task], run.classes
     truth = task.truth(np.asarray(split.labels), len(classes))
-    chosen = _in_turn(truth, PANELS)
+    names = form_of(split).views or ("",)
+    chosen = _in_turn(truth, max(1, PANELS // len(names)))
     # An image lost by now is replaced as in a batch, and shown with the label of the other.
     pixels, places = zip(*(read_image(split, int(i)) for i in chosen), strict=True)
     images, chosen = np.stack(pixels), np.array(places)
     labels = np.asarray(split.labels)[chosen].astype(np.int32)
     shown = np.ones(len(chosen), bool)
-    examples = Examples(images, labels, shown, None, *cases.take(chosen))
+    beside = cases.take(chosen)
+    examples = Examples(images, labels, shown, None, *beside)
     _, prediction = step(params, stats, examples)
     if not prediction.attention:
         return []
-    maps = named_maps(prediction.attention, run.config.model, classes)
+    maps = maps_by_view(prediction.attention, run.config.model, classes)
     probabilities = np.asarray(prediction.probabilities)
     decided = task.decide(probabilities)
+    pictures = images.reshape(len(chosen), len(names), *images.shape[-3:])
+    weights = [[""] * len(names)] * len(chosen)
+    if VIEWS in prediction.attention:
+        weights = _weights(prediction.attention[VIEWS], probabilities)
     return [
         Panel(
-            image=images[i],
-            attention={name: value[i] for name, value in maps.items()},
-            title=_verdict(classes, truth[place], decided[i], probabilities[i]),
+            image=pictures[i, view],
+            attention={name: value[i] for name, value in maps[view].items()},
+            title=(f"{word}{weights[i][view]}: " if word else "")
+            + _verdict(classes, truth[place], decided[i], probabilities[i]),
             correct=bool((truth[place] == decided[i]).all()),
         )
         for i, place in enumerate(chosen)
+        for view, word in enumerate(names)
+        if beside.present is None or beside.present[i, view]
     ]
+
+
+def _weights(
+    found: Float[Any, "b *k 1 v"], probabilities: Float[np.ndarray, "b k"]
+) -> list[list[str]]:
+    """Returns the weights of each case's pictures in words; of several classes the likeliest's."""
+    each = np.asarray(found).reshape(len(probabilities), -1, np.shape(found)[-1])
+    likeliest = probabilities.argmax(-1) if each.shape[1] > 1 else np.zeros(len(each), int)
+    return [[f" ({w:.2f})" for w in case[k]] for case, k in zip(each, likeliest, strict=True)]
 
 
 def _in_turn(truth: Bool[np.ndarray, "n k"], count: int) -> Int[np.ndarray, "m"]:

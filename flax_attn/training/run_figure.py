@@ -21,9 +21,9 @@ from flax_attn.models.tasks import TASKS
 from flax_attn.runs.checkpoints import Checkpoints
 from flax_attn.runs.directory import Run, names_of_network
 from flax_attn.runs.load import restore_best
+from flax_attn.runs.run_cases import CaseInputs
 from flax_attn.runs.snapshots import load_snapshot, snapshot_epochs
 from flax_attn.system.console import attempt
-from flax_attn.training.case_inputs import CaseInputs
 from flax_attn.training.panels import attention_panels
 from flax_attn.training.step import EvalStep, make_eval_step
 
@@ -64,17 +64,19 @@ def draw_epochs(
     if not any(panels.values()):
         return
     last = panels[max(panels)]
+    # Pictures of a case may have other maps each; those of all make columns.
+    names = [n for n in last[0].attention if all(n in panel.attention for panel in last)]
+    if not names:
+        return
     shown = [Shown(panel.image, panel.title, panel.correct) for panel in last]
     by_epoch = {
-        epoch: {name: [panel.attention[name] for panel in each] for name in last[0].attention}
+        epoch: {name: [panel.attention[name] for panel in each] for name in names}
         for epoch, each in panels.items()
     }
     photographs = Strip("photograph")
     few = [list(by_epoch)[i] for i in evenly(len(by_epoch), COLUMNS)]
     columns = [
-        Strip(f"{name}\nepoch {epoch}", by_epoch[epoch][name])
-        for name in last[0].attention
-        for epoch in few
+        Strip(f"{name}\nepoch {epoch}", by_epoch[epoch][name]) for name in names for epoch in few
     ]
     title = ", ".join([*names_of_network(run.config.model), run.config.data.dataset])
     draw_strips(shown, [photographs, *columns], workdir / FIGURE, title=title, columns=True)

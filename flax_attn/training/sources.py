@@ -26,8 +26,8 @@ from flax_attn.models import MODELS
 from flax_attn.models.functional import Arrays, Structure
 from flax_attn.models.network import pixel_scale
 from flax_attn.models.vgg import Features
+from flax_attn.runs.run_cases import NO_INPUTS, CaseInputs
 from flax_attn.system.console import bar
-from flax_attn.training.case_inputs import NO_INPUTS, CaseInputs
 from flax_attn.training.devices import ONE, Devices
 from flax_attn.training.features import cache_key, frozen_features
 from flax_attn.training.region_term import Regions

@@ -17,11 +17,12 @@ from flax_attn.data.case_split import metadata_of, presence_of
 from flax_attn.data.dataset import photographs_of
 from flax_attn.data.metadata import MetaScale
 from flax_attn.data.views import Subset
-from flax_attn.errors import CheckpointError, DataError, UsageError
+from flax_attn.errors import CheckpointError, DataError
 from flax_attn.models import functional
 from flax_attn.porting.export.export_run import export_run
 from flax_attn.runs.directory import Run
-from flax_attn.training.case_inputs import CaseInputs, case_inputs, inputs_of, settle_cases
+from flax_attn.runs.run_cases import CaseInputs, case_inputs
+from flax_attn.training.case_inputs import inputs_of, settle_cases
 from flax_attn.training.evaluation import evaluate_run
 from flax_attn.training.optimizer import make_optimizer
 from flax_attn.training.sources import (
@@ -272,7 +273,7 @@ def test_commands_say_what_they_cannot_take_before_anything_is_computed(
         evaluate_run(
             run, flat, config=config, split_name="val", workdir=tmp_path / "no", out=tmp_path / "o"
         )
-    with pytest.raises(UsageError, match="export takes networks of single pictures without"):
+    with pytest.raises(DataError, match="export: a case has one picture"):
         export_run(run, flat, workdir=tmp_path / "no", out=tmp_path / "o", formats=["onnx"])
 
 

@@ -14,21 +14,24 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import UInt8
 
-from flax_attn.config import require_pictures_alone
 from flax_attn.data import Split, read_image
 from flax_attn.data.dataset import evenly
 from flax_attn.errors import WeightsError
 from flax_attn.porting.export.formats import (
     FORMATS,
-    INPUT,
+    IMAGES,
+    META,
     PLATFORMS,
+    PRESENT,
+    input_shapes,
     network_outputs,
     require_packages,
+    split_inputs,
 )
 from flax_attn.runs.directory import Run
 from flax_attn.runs.load import restore_best
+from flax_attn.runs.run_cases import case_inputs
 from flax_attn.system.files import sync, write_json, writing
 from flax_attn.system.folders import require_free
 from flax_attn.system.json_text import encode_json
@@ -54,28 +57,29 @@ def export_run(
 ) -> dict[str, Any]:
     """Writes the best checkpoint of a run to a new folder; returns what ``export.json`` says.
 
-    Every file is read back and compared with the network on images of ``split``, all together
-    and one alone. The folder appears when all have passed. ``flag`` names it in messages.
+    Every file is read back and compared with the network on images or cases of ``split``, all
+    together and one alone. The folder appears when all have passed. ``flag`` names it in messages.
 
     Raises:
       UsageError: ``out`` holds something or cannot be written, or the network or installation
         does not allow a format.
       WeightsError: a file differs from the network.
+      DataError: the cases are not such as the run was trained on (``case_inputs``).
       CheckpointError: there is no checkpoint, or it does not fit.
       DiskFullError: no space is left for ``out``.
     """
     formats = list(dict.fromkeys(formats))
-    require_pictures_alone(run.config.model, "export")
     require_packages(formats)
     require_free(out, flag=flag)
+    given = _compared(run, split)
+    images, beside = split_inputs(given)
     best = restore_best(run, workdir)
-    images = _images(split)
     # On accelerators the default precision is less than float32's.
     with jax.default_matmul_precision("highest"), _new_folder(out) as folder:
         network = jax.jit(network_outputs(run, conv=run.config.model.conv))
         expected = {
             name: np.asarray(value)
-            for name, value in network(best.params, best.stats, images).items()
+            for name, value in network(best.params, best.stats, images, **beside).items()
         }
         program = partial(network_outputs(run, conv="exact"), best.params, best.stats)
         info = {**_describe(run, expected), "epoch": best.epoch, "step": best.step}
@@ -83,8 +87,8 @@ def export_run(
         info["files"] = {}
         for name in formats:
             path = folder / FORMATS[name].file
-            FORMATS[name].write(program, run.config.data.image_size, path, about)
-            differences = _compare(name, path, images, expected)
+            FORMATS[name].write(program, input_shapes(run), path, about)
+            differences = _compare(name, path, given, expected)
             info["files"][path.name] = {
                 "format": name,
                 "bytes": path.stat().st_size,
@@ -120,25 +124,39 @@ def _new_folder(out: Path) -> Iterator[Path]:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _images(split: Split) -> UInt8[np.ndarray, "n s s 3"]:
-    """Returns a few images, evenly spread over the split, and so over its classes."""
+def _compared(run: Run, split: Split) -> dict[str, np.ndarray]:
+    """Returns inputs of the network: a few, evenly spread over the split, and so over its classes.
+
+    Of cases of several pictures the later half has the first alone: missing ones count, too.
+
+    Raises:
+      DataError: the cases are not such as the run was trained on.
+    """
     places = evenly(len(split.labels), CHECKED_IMAGES)
-    return np.stack([read_image(split, place)[0] for place in places])
+    cases = case_inputs(split, run.config, run.metadata, where="export")
+    images, found = zip(*(read_image(split, place) for place in places), strict=True)
+    meta, present = cases.take(np.array(found))
+    given = {IMAGES: np.stack(images)}
+    if meta is not None:
+        given[META] = meta
+    if present is not None:
+        later = np.arange(len(present))[:, None] >= -(-len(present) // 2)
+        given[PRESENT] = present & ~(later & (np.arange(present.shape[1]) > 0))
+    return given
 
 
 def _describe(run: Run, expected: dict[str, np.ndarray]) -> dict[str, Any]:
     """Returns what a user of the files must know."""
-    data, model = run.config.data, run.config.model
-    framing = {"centre_crop": data.centre_crop, "crop_margin": data.crop_margin}
+    model = run.config.model
+    said = _describe_inputs(run)
     return {
-        "input": {
-            "name": INPUT,
-            "dtype": "uint8",
-            "shape": ["batch", data.image_size, data.image_size, 3],
-            "channels": "RGB",
-            "resize": data.resize,
-            **{k: v for k, v in framing.items() if v},
-            "normalised": "inside the model",
+        "inputs": {
+            name: {
+                "dtype": str(shape.dtype),
+                "shape": ["batch", *shape.shape[1:]],
+                **said[name],
+            }
+            for name, shape in input_shapes(run).items()
         },
         "outputs": {
             name: {"dtype": str(value.dtype), "shape": ["batch", *value.shape[1:]]}
@@ -152,8 +170,25 @@ def _describe(run: Run, expected: dict[str, np.ndarray]) -> dict[str, Any]:
     }
 
 
+def _describe_inputs(run: Run) -> dict[str, dict[str, Any]]:
+    """Returns what a user must know of each input beside its shape."""
+    data, metadata, views = run.config.data, run.metadata, list(run.config.model.view_names)
+    framing = {"centre_crop": data.centre_crop, "crop_margin": data.crop_margin}
+    images = {
+        "channels": "RGB",
+        "resize": data.resize,
+        **{k: v for k, v in framing.items() if v},
+        "normalised": "inside the model",
+        **({"views": views} if views else {}),
+    }
+    if metadata is None:
+        return {IMAGES: images, PRESENT: {"views": views}}
+    meta = {"features": list(metadata.features), "columns": metadata.to_json()}
+    return {IMAGES: images, META: meta, PRESENT: {"views": views}}
+
+
 def _compare(
-    name: str, path: Path, images: UInt8[np.ndarray, "n s s 3"], expected: dict[str, np.ndarray]
+    name: str, path: Path, given: dict[str, np.ndarray], expected: dict[str, np.ndarray]
 ) -> dict[str, float]:
     """Returns the largest difference of each output, relative to its largest value.
 
@@ -163,12 +198,14 @@ def _compare(
     run = FORMATS[name].load(path)
     differences = dict.fromkeys(expected, 0.0)
     for part in (slice(None), slice(0, 1)):
-        got = run(images[part])
+        got = run({name: value[part] for name, value in given.items()})
         for output, value in expected.items():
             if got[output].shape != value[part].shape:
                 shapes = f"{got[output].shape}, expected {value[part].shape}"
                 raise WeightsError(f"export: {path.name} gives {output} {shapes}; nothing kept")
-            difference = np.abs(got[output] - value[part]).max() / np.abs(value).max()
+            # Maps of a picture that all cases lack are zero.
+            largest = np.abs(value).max() or 1.0
+            difference = np.abs(got[output] - value[part]).max() / largest
             differences[output] = max(differences[output], float(difference))
             if not difference <= TOLERANCE:
                 raise WeightsError(

@@ -33,23 +33,28 @@ _CALLED = ("jaxpr", "call_jaxpr", "fun_jaxpr")
 
 
 def to_onnx(
-    function: Callable[[Any], Mapping[str, Any]],
-    images: jax.ShapeDtypeStruct,
+    function: Callable[..., Mapping[str, Any]],
+    inputs: Mapping[str, jax.ShapeDtypeStruct],
     *,
-    input_name: str,
     about: Mapping[str, str],
 ) -> ModelProto:
-    """Returns the ONNX model of ``function(images) -> {name: array}``; the batch may be symbolic.
+    """Returns the ONNX model of ``function(first, name=…, …) -> {name: array}``.
 
-    ``about`` becomes the model's metadata.
+    ``inputs`` are the shapes of its arguments by the names that the model gives them. The first
+    axis of all is the batch, which may be symbolic. ``about`` becomes the model's metadata.
 
     Raises:
       UsageError: a primitive has no counterpart here; the first one is named.
     """
-    traced = jax.jit(function).trace(images)
-    names = sorted(traced.out_info)  # the order of a dictionary's leaves in JAX
-    graph = Graph(input_name)
-    results = _convert(graph, traced.jaxpr, [straight(input_name, images.shape)])
+    first, *others = inputs
+    others.sort()  # the order of a dictionary's leaves in JAX, as of the outputs
+    traced = jax.jit(function, keep_unused=True).trace(
+        inputs[first], **{name: inputs[name] for name in others}
+    )
+    names = sorted(traced.out_info)
+    graph = Graph(first, inputs[first].shape[0])
+    given = [straight(name, inputs[name].shape) for name in (first, *others)]
+    results = _convert(graph, traced.jaxpr, given)
     outputs = []
     for name, value, variable in zip(names, results, traced.jaxpr.jaxpr.outvars, strict=True):
         plain = graph.plain(value, shape_of(variable))
@@ -58,7 +63,11 @@ def to_onnx(
     nodes, constants = graph.used(names)
     model = helper.make_model(
         helper.make_graph(
-            nodes, "flax_attn", [_value_info(input_name, images)], outputs, constants
+            nodes,
+            "flax_attn",
+            [_value_info(name, shape) for name, shape in inputs.items()],
+            outputs,
+            constants,
         ),
         opset_imports=[helper.make_opsetid("", OPSET)],
         ir_version=IR_VERSION,

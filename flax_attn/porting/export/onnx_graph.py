@@ -38,10 +38,10 @@ Value = OnnxTensor | np.ndarray
 
 
 class Graph:
-    """Collects nodes and constants; ``images`` is the name of the input with the batch axis."""
+    """Collects nodes and constants; ``images`` names an input whose first axis is the ``batch``."""
 
-    def __init__(self, images: str) -> None:
-        self.images = images
+    def __init__(self, images: str, batch: Dim) -> None:
+        self.images, self.batch = images, batch
         self.nodes: list[NodeProto] = []
         self.constants: dict[str, TensorProto] = {}
         self._names: dict[tuple[Any, ...], str] = {}
@@ -93,8 +93,7 @@ class Graph:
         if all(isinstance(size, int) for size in target):
             sizes = self.sizes(target)
         else:
-            parts = [self.sizes([n]) if isinstance(n, int) else self.batch() for n in target]
-            sizes = self.add("Concat", parts, axis=0)
+            sizes = self.add("Concat", [self.length(n) for n in target], axis=0)
         return OnnxTensor(self.add("Expand", [value.name, sizes]), shape, value.order)
 
     def plain(self, value: Value, shape: Shape) -> str:
@@ -118,11 +117,14 @@ class Graph:
                 nodes.append(node)
         return nodes[::-1], [c for name, c in self.constants.items() if name in needed]
 
-    def batch(self) -> str:
-        """Returns the name of a vector of one number: how many images there are."""
+    def length(self, size: Dim) -> str:
+        """Returns the name of a vector of one number: a size, or a multiple of the batch."""
+        if isinstance(size, int):
+            return self.sizes([size])
         if self._batch is None:
             self._batch = self.add("Shape", [self.images], start=0, end=1)
-        return self._batch
+        times = int(size // self.batch)
+        return self._batch if times == 1 else self.add("Mul", [self._batch, self.sizes([times])])
 
 
 def is_known(value: Value) -> bool:

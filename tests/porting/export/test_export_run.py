@@ -11,18 +11,23 @@ import onnxruntime
 import pytest
 from jax import export
 
+from flax_attn.config import Config
 from flax_attn.data import open_split, read_image
 from flax_attn.models import build_model, functional
 from flax_attn.porting.export import export_run as command
 from flax_attn.porting.export import formats
+from flax_attn.porting.export.export_run import export_run
 from flax_attn.porting.export.onnx_elementwise import ELEMENTWISE
 from flax_attn.runs.checkpoints import Checkpoints
 from flax_attn.runs.directory import Run
+from flax_attn.runs.load import Restored
 from flax_attn.system import cli
 from flax_attn.system.output import MARK
 from flax_attn.training import eval_command
+from flax_attn.training.case_inputs import settle_cases
 from flax_attn.training.step import Examples, make_eval_step
 from tests.helpers.bounds import chain
+from tests.helpers.case_tables import open_cases, put_cases
 from tests.helpers.faulty_runs import Reference
 
 
@@ -53,13 +58,14 @@ def test_the_folder_says_how_the_files_are_used(exported: Path, run_directory: P
         assert file["relative_difference"].keys() == info["outputs"].keys()
         assert all(0 <= d <= command.TOLERANCE for d in file["relative_difference"].values())
     run = Run.load(run_directory)
-    assert info["input"] == {
-        "name": "images",
-        "dtype": "uint8",
-        "shape": ["batch", 32, 32, 3],
-        "channels": "RGB",
-        "resize": "crop",
-        "normalised": "inside the model",
+    assert info["inputs"] == {
+        "images": {
+            "dtype": "uint8",
+            "shape": ["batch", 32, 32, 3],
+            "channels": "RGB",
+            "resize": "crop",
+            "normalised": "inside the model",
+        }
     }
     assert info["classes"] == list(run.classes)
     assert info["outputs"]["attention_pool3"]["shape"] == ["batch", 4, 4]
@@ -76,7 +82,7 @@ def test_the_files_agree_on_any_batch(exported: Path) -> None:
     assert shapes == {name: output["shape"] for name, output in info["outputs"].items()}
     metadata = session.get_modelmeta().custom_metadata_map
     assert json.loads(metadata["classes"]) == info["classes"]
-    assert json.loads(metadata["input"]) == info["input"]
+    assert json.loads(metadata["inputs"]) == info["inputs"]
     for count in (2, 5):
         images = np.random.default_rng(0).integers(0, 256, (count, 32, 32, 3), dtype=np.uint8)
         ours = function.call(images)
@@ -145,7 +151,9 @@ def test_a_dynamic_batch_is_checked(
 
     def first_only(path: Path) -> formats.Loaded:
         run = load(path)
-        return lambda images: run(np.resize(images, (command.CHECKED_IMAGES, *images.shape[1:])))
+        return lambda given: run(
+            {n: np.resize(x, (command.CHECKED_IMAGES, *x.shape[1:])) for n, x in given.items()}
+        )
 
     fixed = formats.FORMATS["onnx"]._replace(load=first_only)
     monkeypatch.setitem(formats.FORMATS, "onnx", fixed)
@@ -202,3 +210,44 @@ def test_no_space_leaves_nothing(
 
     monkeypatch.setattr(command, "write_json", full)
     fails(run_directory, tmp_path, 7, "no space left", capsys)
+
+
+def test_a_run_of_cases_names_its_inputs_and_says_how_to_fill_them(
+    tiny: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From ``export.json`` alone a user fills ``meta``, and gets what evaluation says."""
+    data = open_cases(put_cases(tmp_path / "data"))
+    config, metadata = settle_cases(tiny, data.splits["train"])
+    config = config.updated(view_merge="attend")
+    structure, params, stats = functional.split(build_model(config.model, num_classes=2))
+    run = Run(config, data.classes, "", {}, metadata=metadata)
+    best = Restored(structure, params, stats, 1, 1, None)
+    monkeypatch.setattr(command, "restore_best", lambda *_: best)
+    out = tmp_path / "out"
+    export_run(run, data.splits["val"], workdir=tmp_path, out=out, formats=list(formats.FORMATS))
+    info = json.loads((out / "export.json").read_text())
+    assert {name: given["shape"] for name, given in info["inputs"].items()} == {
+        "images": ["batch", 2, 32, 32, 3],
+        "meta": ["batch", 4],
+        "present": ["batch", 2],
+    }
+    assert info["outputs"].keys() == {
+        *("logits", "probabilities", "views"),
+        *(
+            f"attention_{view} {gate}"
+            for gate in ("pool3", "pool4")
+            for view in ("first", "clinic")
+        ),
+    }
+    assert info["inputs"]["present"]["views"] == ["first", "clinic"]
+    age, sex = info["inputs"]["meta"]["columns"]
+    assert sex == {"column": "category:sex", "values": ["f", "m"]}
+    meta = np.array([[(35 - age["mean"]) / age["deviation"], 0, 0, 1]], np.float32)
+    images, alone = read_image(data.splits["val"], 0)[0][None], np.array([[True, False]])
+    batch = Examples(images, np.zeros(1, np.int32), np.ones(1, bool), None, meta, alone)
+    said = make_eval_step(structure)(params, stats, batch)[1]
+    given = {"images": images, "meta": meta, "present": alone}
+    for name, file in info["files"].items():
+        got = formats.FORMATS[file["format"]].load(out / name)(given)
+        np.testing.assert_allclose(got["probabilities"], said.probabilities, atol=chain(5, 72))
+        np.testing.assert_array_equal(got["views"], alone)

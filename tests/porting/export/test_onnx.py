@@ -13,19 +13,22 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from jax import lax
+from jax import export, lax
 
 from flax_attn.attention import ALIGNMENTS, SCORES
 from flax_attn.config import Config
 from flax_attn.errors import UsageError
 from flax_attn.models import MODELS, build_model, functional
-from flax_attn.porting.export.formats import any_batch, network_outputs
+from flax_attn.porting.export.formats import input_shapes, network_outputs
 from flax_attn.porting.export.onnx import to_onnx
 from flax_attn.runs.directory import Run
 from tests.helpers.bounds import chain
 
 SIZE = 32
 CLASSES = ("cat", "dog", "fox")
+ANY_IMAGES = {
+    "images": jax.ShapeDtypeStruct((*export.symbolic_shape("batch"), SIZE, SIZE, 3), "uint8")
+}
 # Float32 through five convolutions of at most 72 summands, relative to the largest value.
 TOLERANCE = chain(5, 72)
 
@@ -34,8 +37,12 @@ def images() -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (3, SIZE, SIZE, 3), dtype=np.uint8)
 
 
+def session_of(model: onnx.ModelProto) -> onnxruntime.InferenceSession:
+    return onnxruntime.InferenceSession(model.SerializeToString())
+
+
 def run_onnx(model: onnx.ModelProto, batch: np.ndarray) -> dict[str, np.ndarray]:
-    session = onnxruntime.InferenceSession(model.SerializeToString())
+    session = session_of(model)
     names = [output.name for output in session.get_outputs()]
     return dict(zip(names, session.run(names, {"images": batch}), strict=True))
 
@@ -56,7 +63,7 @@ Function = Callable[[jax.Array], Any]
 
 def assert_converted(program: Function) -> onnx.ModelProto:
     """The ONNX of a function of images, after a comparison on three and on one of them."""
-    model = to_onnx(program, any_batch(SIZE), input_name="images", about={})
+    model = to_onnx(program, ANY_IMAGES, about={})
     expected = program(jnp.asarray(images()))
     assert_same(run_onnx(model, images()), expected)
     assert_same(run_onnx(model, images()[:1]), {n: v[:1] for n, v in expected.items()})
@@ -108,6 +115,43 @@ def test_every_network(tiny: Config, model: str) -> None:
 )
 def test_options_of_the_gates(tiny: Config, options: dict[str, Any]) -> None:
     assert_exported(tiny.updated(**options))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        pytest.param(
+            {"relation": ("own", "interactive"), "view_merge": "attend", "per_class": True},
+            id="views weighed for each class",
+        ),
+        pytest.param(
+            {"relation": ("parallel", "alternating"), "meta_into": "both", "heads": 2},
+            id="affinity and contexts, heads, metadata classified",
+        ),
+    ],
+)
+def test_cases_of_several_pictures_with_metadata(tiny: Config, options: dict[str, Any]) -> None:
+    config = tiny.updated(view_names=("first", "clinic"), meta_features=3, **options)
+    run, params, stats = drawn_network(config)
+    program = partial(network_outputs(run, conv="exact"), params, stats)
+    session = session_of(to_onnx(program, input_shapes(run), about={}))
+    shapes = {given.name: (given.shape, given.type) for given in session.get_inputs()}
+    assert shapes == {
+        "images": (["batch", 2, SIZE, SIZE, 3], "tensor(uint8)"),
+        "meta": (["batch", 3], "tensor(float)"),
+        "present": (["batch", 2], "tensor(bool)"),
+    }
+    given = {
+        "images": np.stack([images(), images()[::-1]], axis=1),
+        "meta": np.random.default_rng(0).normal(size=(3, 3)).astype(np.float32),
+        "present": np.array([[True, True], [True, False], [True, True]]),
+    }
+    expected = jax.jit(program)(**given)
+    assert ("views" in expected) == ("view_merge" in options)
+    names = [output.name for output in session.get_outputs()]
+    for part in (slice(None), slice(1, 2)):
+        got = session.run(names, {name: value[part] for name, value in given.items()})
+        assert_same(dict(zip(names, got, strict=True)), {n: v[part] for n, v in expected.items()})
 
 
 def test_the_graph_has_no_more_transposes_than_the_maps_that_are_read(tiny: Config) -> None:
@@ -226,7 +270,7 @@ def test_what_no_output_needs_is_left_out() -> None:
         lax.sort(_rows(x))
         return {"out": jnp.maximum(_rows(x), 0)}
 
-    model = to_onnx(function, any_batch(SIZE), input_name="images", about={})
+    model = to_onnx(function, ANY_IMAGES, about={})
     read = {name for node in model.graph.node for name in node.input}
     assert "TopK" not in {node.op_type for node in model.graph.node}
     assert {constant.name for constant in model.graph.initializer} <= read
@@ -235,8 +279,7 @@ def test_what_no_output_needs_is_left_out() -> None:
 def test_equal_constants_are_kept_once() -> None:
     model = to_onnx(
         lambda x: {"a": _rows(x) @ M, "b": _rows(x) @ (M + 0)},
-        any_batch(SIZE),
-        input_name="images",
+        ANY_IMAGES,
         about={"classes": '["cat"]'},
     )
     matrices = [c for c in model.graph.initializer if list(c.dims) == [12, 5]]
@@ -258,6 +301,6 @@ def test_equal_constants_are_kept_once() -> None:
 )
 def test_what_has_no_counterpart_is_named(function: Function, said: str) -> None:
     with pytest.raises(UsageError, match=said) as caught:
-        to_onnx(lambda x: {"out": function(x)}, any_batch(SIZE), input_name="images", about={})
+        to_onnx(lambda x: {"out": function(x)}, ANY_IMAGES, about={})
     assert "\n" not in str(caught.value)
     assert "--export-formats stablehlo" in str(caught.value)
