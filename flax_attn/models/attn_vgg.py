@@ -1,4 +1,4 @@
-"""AttnVGG: a VGG with attention gates in place of its dense layers."""
+"""AttnVGG: a VGG, or another backbone, with attention gates in place of its dense layers."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from flax_attn.attention import (
     region_map,
 )
 from flax_attn.config import ModelConfig, entry
+from flax_attn.models.backbone import Features
 from flax_attn.models.network import (
     AttnOutput,
     Network,
@@ -27,26 +28,27 @@ from flax_attn.models.network import (
     linear,
     projected_in,
 )
-from flax_attn.models.vgg import Features
 
 
 class AttnVGG(Network):
-    """A VGG (``backbone``, by default VGG16_bn) with attention gates and a linear classifier.
+    """A backbone (by default VGG16_bn) with attention gates and a linear classifier.
 
     pool-3 and pool-4 (``gates``) are attended under the guidance of pool-5 and pooled; pool-5
     is averaged; the vectors, concatenated in the order pool-5, pool-3, pool-4, are classified.
     Source: Yan, Kawahara and Hamarneh (2019), figure 1; the article's AttnVGG.
 
     ``per_class`` gives each class gates of its own, and its logit their vectors alone;
-    ``self_attention`` refines pool-5 before it guides and is averaged.
+    ``self_attention`` refines pool-5 before it guides and is averaged. Of another backbone these
+    are the maps that its ``Family`` names: layer-2, layer-3 and layer-4 of a ResNet.
     """
 
     @classmethod
     def taps(cls, config: ModelConfig) -> tuple[str, ...]:
-        return (*config.gates, "pool5")
+        return (*config.gates, config.row.family.guide)
 
     def add_head(self, config: ModelConfig, num_classes: int, *, rngs: nnx.Rngs) -> None:
         self.gated = config.gates
+        self.guide = guide = config.row.family.guide
         self.classes = num_classes if config.per_class else 1
         self.heads = config.heads
         self.head_merge = config.head_merge
@@ -56,7 +58,7 @@ class AttnVGG(Network):
             {
                 name: AttentionGate(
                     local_features=widths[name],
-                    guide_features=widths["pool5"],
+                    guide_features=widths[guide],
                     attn_features=config.attn_features,
                     score=entry(SCORES, config.score, "score")(),
                     alignment=alignment,
@@ -70,11 +72,11 @@ class AttnVGG(Network):
             }
         )
         copies = self.heads if self.head_merge == "concat" else 1
-        joined = widths["pool5"] + copies * sum(widths[name] for name in config.gates)
+        joined = widths[guide] + copies * sum(widths[name] for name in config.gates)
         self.classifier = linear(joined, num_classes, rngs)
         self.self_attention = (
             SelfAttention(
-                widths["pool5"],
+                widths[guide],
                 attn_features=config.attn_features,
                 dtype=projected_in(config),
                 rngs=rngs,
@@ -84,20 +86,20 @@ class AttnVGG(Network):
         )
         self.samples = alignment.sample is not None
         self.sums_to_one = alignment.sums_to_one
-        self.baseline = linear(widths["pool5"], 1, rngs) if alignment.policy_gradient else None
+        self.baseline = linear(widths[guide], 1, rngs) if alignment.policy_gradient else None
 
     def classify(
         self, features: Features, *, train: bool, key: Key[Array, ""] | None = None
     ) -> AttnOutput:
         dropout_key, gate_keys = self._keys(key, train=train)
-        guide = features.take("pool5")
+        guide = features.take(self.guide)
         if self.self_attention is not None:
             guide = self.self_attention(guide)
         out = {
             name: self.gates[name](features.take(name), guide, key=gate_keys[name])
             for name in self.gated
         }
-        pooled = {"pool5": global_average(guide)}
+        pooled = {self.guide: global_average(guide)}
         for name in out:
             pooled[name] = self._merge(out[name].pooled)
         joined = self.drop(self._join(pooled), dropout_key, train=train)
@@ -106,7 +108,7 @@ class AttnVGG(Network):
             attention={name: self._maps(o.attention) for name, o in out.items()},
             pooled=pooled,
             features=features,
-            policy=self._policy(list(out.values()), pooled["pool5"]),
+            policy=self._policy(list(out.values()), pooled[self.guide]),
             overlap=None if self.heads == 1 else self._overlap(list(out.values())),
             soft=self._soft(out),
         )
@@ -171,10 +173,10 @@ class AttnVGG(Network):
         each = [overlap(m).reshape(m.shape[0], -1).mean(-1) for m in maps]
         return jnp.stack(each).mean(0)
 
-    def _policy(self, gates: list[GateOutput], pool5: Float[Array, "b c"]) -> Policy | None:
+    def _policy(self, gates: list[GateOutput], average: Float[Array, "b c"]) -> Policy | None:
         drawn = [gate.log_prob for gate in gates if gate.log_prob is not None]
         if self.baseline is None or not drawn:
             return None
         # Fitting the baseline must not change the features that it reads.
-        baseline = self.baseline(jax.lax.stop_gradient(pool5))[:, 0]
+        baseline = self.baseline(jax.lax.stop_gradient(average))[:, 0]
         return Policy(jnp.stack(drawn).sum(0), baseline)

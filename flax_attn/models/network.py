@@ -14,10 +14,15 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Key, UInt8
 
-from flax_attn.config import BACKBONES, ModelConfig, check_depths, validate_model
+from flax_attn.config import ModelConfig, check_depths, validate_model
+from flax_attn.models.backbone import AnyArray, Features, StagedBackbone
 from flax_attn.models.recompute import staged_features
-from flax_attn.models.vgg import VGG, AnyArray, Features
+from flax_attn.models.resnet import ResNet
+from flax_attn.models.vgg import VGG
 from flax_attn.ops.images import IMAGENET, PixelScale
+
+# What builds the backbones of each family.
+BUILDERS: dict[str, type[StagedBackbone]] = {kind.family.name: kind for kind in (VGG, ResNet)}
 
 classifier_init = nnx.initializers.normal(0.01)
 
@@ -43,7 +48,7 @@ class AttnOutput(NamedTuple):
       logits: of each class or label.
       attention: a map for each gate, by feature map; empty for networks without gates.
       pooled: the vectors that the classifier reads, by feature map.
-      features: the pooled maps of the backbone.
+      features: the maps of the backbone.
       policy: for the score-function estimator; None where no draw is to be learned from.
       overlap: the similarity of the heads' maps, in [0, 1]; None for a single head.
       soft: what drawn maps were drawn from, in the form of ``attention``; None without a draw.
@@ -73,7 +78,7 @@ class Network(nnx.Module):
       UsageError: a value outside its range, or settings that exclude each other.
     """
 
-    backbone: VGG
+    backbone: StagedBackbone
     dropout: float
     precision: str = "f32"
     remat: bool = False
@@ -107,7 +112,7 @@ class Network(nnx.Module):
         return self.backbone.normalize(image)
 
     def features(self, image: Float[Array, "b h w 3"], *, train: bool) -> Features:
-        """Computes the pooled maps of normalised images; ``train`` normalises by the batch.
+        """Computes the maps of normalised images; ``train`` normalises by the batch.
 
         They are bfloat16 under ``precision`` bf16; a head takes either type.
         """
@@ -143,7 +148,7 @@ class Network(nnx.Module):
         *,
         perturb: Mapping[str, Float[Array, "b _ _ _"]] | None = None,
     ) -> tuple[AttnOutput, dict[str, Float[Array, "b _ _ _"]]]:
-        """Evaluates, and returns the last activation of each stage (see ``VGG``)."""
+        """Evaluates, and returns the last activation of each stage (``StagedBackbone``)."""
         features, activations = self.backbone.with_activations(image, train=False, perturb=perturb)
         return self.classify(features, train=False), activations
 
@@ -199,16 +204,9 @@ def global_average(x: Float[Array, "b h w c"]) -> Float[Array, "b c"]:
     return x.mean((-3, -2), dtype=jnp.promote_types(x.dtype, jnp.float32))
 
 
-def backbone(config: ModelConfig, rngs: nnx.Rngs) -> VGG:
+def backbone(config: ModelConfig, rngs: nnx.Rngs) -> StagedBackbone:
     """Builds the backbone of a configuration."""
-    return VGG(
-        widths=config.widths,
-        depths=config.depths,
-        norm=BACKBONES[config.backbone].norm,
-        conv=config.conv,
-        pixels=pixel_scale(config),
-        rngs=rngs,
-    )
+    return BUILDERS[config.row.family.name].of(config, pixels=pixel_scale(config), rngs=rngs)
 
 
 def pixel_scale(config: ModelConfig) -> PixelScale:
@@ -220,8 +218,9 @@ def pixel_scale(config: ModelConfig) -> PixelScale:
 
 
 def channels(config: ModelConfig) -> dict[str, int]:
-    """Returns the number of channels of each pooled map, by name."""
-    return {f"pool{i + 1}": width for i, width in enumerate(config.widths)}
+    """Returns the number of channels of each map, by name."""
+    widths = (width * config.row.expansion for width in config.widths)
+    return dict(zip(config.row.family.maps, widths, strict=True))
 
 
 def named_maps(

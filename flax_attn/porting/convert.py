@@ -9,6 +9,7 @@ import numpy as np
 
 from flax_attn.errors import WeightsError
 from flax_attn.models.functional import BACKBONE, Mismatch, find_mismatches
+from flax_attn.porting.resnets import is_resnet_backbone
 from flax_attn.porting.tables import KeyTable, is_backbone
 
 _CASTABLE = frozenset({"float16", "bfloat16", "float64"})
@@ -79,7 +80,8 @@ def to_flax(
     unexpected = tensors.keys() - table.entries.keys() - table.counters - table.ignored
     for key in sorted(unexpected, key=str):
         report.add("unexpected", key)
-    remedy = _REMEDY if any(map(is_backbone, report.names)) else f"{_BACKBONE_REMEDY} {_REMEDY}"
+    of_backbone = any(is_backbone(key) or is_resnet_backbone(key) for key in report.names)
+    remedy = _REMEDY if of_backbone else f"{_BACKBONE_REMEDY} {_REMEDY}"
     report.raise_if_any(f"{source} does not fit the layout {table.layout}", remedy=remedy)
     return arrays
 

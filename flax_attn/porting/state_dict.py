@@ -16,8 +16,11 @@ from typing import Any
 import numpy as np
 from flax import nnx
 
+from flax_attn.config import RESNETS
 from flax_attn.errors import WeightsError, name_some
+from flax_attn.models.backbone import StagedBackbone
 from flax_attn.models.functional import BACKBONE, merge, placed_like, split
+from flax_attn.models.resnet import ResNet
 from flax_attn.models.vgg import VGG
 from flax_attn.porting.convert import (
     ArraySpec,
@@ -31,6 +34,13 @@ from flax_attn.porting.convert import (
 from flax_attn.porting.file_kinds import kind_of
 from flax_attn.porting.ported_files import open_tensors, write_tensors
 from flax_attn.porting.pth import read_state_dict, write_state_dict
+from flax_attn.porting.resnets import (
+    LAYOUT,
+    choose_resnet_table,
+    is_resnet,
+    resnet_table,
+    sizes_of,
+)
 from flax_attn.porting.tables import TABLES, KeyTable, fitting_table, is_backbone
 from flax_attn.porting.wrappers import unwrap
 
@@ -53,17 +63,17 @@ def load_torch(
 ) -> list[str]:
     """Fills a network with weights of PyTorch; returns the paths that keep their values.
 
-    Known are torchvision's vgg16_bn and the article's AttnVGG, told apart by their keys. Where
-    the network has the same head, all of it is filled and the list is empty, but that the last
-    layer stays where the numbers of classes differ; elsewhere the backbone is. Nothing in a file
-    is executed, and the network stays as it is unless everything fits.
+    Known are torchvision's vgg16_bn and ResNets and the article's AttnVGG, told by their keys.
+    Where the network has the same head, all of it is filled and the list is empty, but that the
+    last layer stays where the numbers of classes differ; elsewhere the backbone is. Nothing in a
+    file is executed, and the network stays as it is unless everything fits.
 
     Args:
       source: a file of PyTorch's or safetensors, under any name; or a state dict in memory,
         whose values are tensors of PyTorch or arrays; in either, what training scripts save
         around one.
-      into: the network, one of ``flax_attn.models`` or any other with a ``VGG`` as its
-        ``backbone``, or a ``VGG`` alone; changed in place.
+      into: the network, one of ``flax_attn.models`` or any other with a ``VGG`` or ``ResNet``
+        as its ``backbone``, or one of these alone; changed in place.
       layout: "auto", "vgg16_bn", "attn_vgg", or "backbone" for the convolutions alone, whatever
         the head.
       entry: where a checkpoint holds the weights, such as "ema"; without, the first that has a
@@ -71,19 +81,22 @@ def load_torch(
       cast: makes float16, bfloat16 and float64 float32; without, they are refused.
 
     Raises:
-      WeightsError: the source cannot be read or is of neither network; or, once for all
+      WeightsError: the source cannot be read or is of no such network; or, once for all
         problems, keys are missing or unexpected, shapes or dtypes differ, values are not finite.
       TypeError: ``into`` has no such backbone.
       ValueError: there is no such layout.
     """
-    into = _Headless(into) if isinstance(into, VGG) else into
-    depths = _depths(into, "into")
+    into = _Headless(into) if isinstance(into, StagedBackbone) else into
+    backbone = _backbone(into, "into")
     _check_layout(layout)
     name = "the mapping" if isinstance(source, Mapping) else str(source)
     structure, params, stats = split(into)
     template = {**params, **stats}
     with open_state_dict(source, entry=entry) as tensors:
-        whole = choose_table(layout, depths, tensors, name)
+        if isinstance(backbone, ResNet):
+            whole = choose_resnet_table(layout, *sizes_of(backbone), tensors, name)
+        else:
+            whole = choose_table(layout, _depths(backbone), tensors, name)
         offered = _offered(whole, tensors)
         table = whole.only(wanted_paths(offered, template))
         leaves = {path: template[path] for path in table.paths}
@@ -104,8 +117,9 @@ def save_torch(model: nnx.Module, path: str | os.PathLike[str], *, layout: str =
     """Writes a network as a state dict of PyTorch, all or nothing; ``load_torch`` reads it.
 
     Args:
-      model: an AttnVGG whose gates are the article's, or a vgg16_bn; for "backbone" any network
-        with a ``VGG`` as its ``backbone``.
+      model: an AttnVGG whose gates are the article's, a vgg16_bn, or a GapVGG on a ResNet, which
+        is torchvision's network; for "backbone" any network with a ``VGG`` or ``ResNet`` as its
+        ``backbone``.
       path: a ``.safetensors`` file, or ``.pth`` or ``.pt``, which PyTorch is needed to write.
       layout: "auto", "vgg16_bn", "attn_vgg", or "backbone" for the convolutions alone.
 
@@ -116,7 +130,7 @@ def save_torch(model: nnx.Module, path: str | os.PathLike[str], *, layout: str =
       TypeError: ``model`` has no such backbone.
       ValueError: there is no such layout, or ``path`` has another ending.
     """
-    depths = _depths(model, "model")
+    backbone = _backbone(model, "model")
     _check_layout(layout)
     if Path(path).suffix not in SUFFIXES:
         raise ValueError(f"path must end in {', '.join(SUFFIXES)}, got {path}")
@@ -124,15 +138,25 @@ def save_torch(model: nnx.Module, path: str | os.PathLike[str], *, layout: str =
     arrays = {path: np.asarray(array) for path, array in {**params, **stats}.items()}
     if layout == "backbone":
         arrays = {path: array for path, array in arrays.items() if path.startswith(BACKBONE)}
-    elif layout == "auto":
-        fitting = [name for name in TABLES if TABLES[name](depths).paths == arrays.keys()]
+    if isinstance(backbone, ResNet):
+        depths, expansion = sizes_of(backbone)
+        tables = {
+            LAYOUT: resnet_table(depths, expansion),
+            "backbone": resnet_table(depths, expansion, head=False),
+        }
+    else:
+        tables = {name: table(_depths(backbone)) for name, table in TABLES.items()}
+    if layout == "auto":
+        fitting = [name for name, table in tables.items() if table.paths == arrays.keys()]
         if not fitting:
             raise WeightsError(
-                f"this {type(model).__name__} has no counterpart among {', '.join(TABLES)}: save "
+                f"this {type(model).__name__} has no counterpart among {', '.join(tables)}: save "
                 'its convolutions alone with layout="backbone"'
             )
         layout = fitting[0]
-    write_any(Path(path), to_torch(TABLES[layout](depths), arrays))
+    if layout not in tables:
+        raise WeightsError(f"a {type(backbone).__name__} has no layout {layout}: leave it out")
+    write_any(Path(path), to_torch(tables[layout], arrays))
 
 
 @contextmanager
@@ -197,6 +221,11 @@ def detect_layout(tensors: Mapping[str, ArraySpec], source: str) -> str:
     keys = [str(key) for key in tensors]
     if any(key.startswith("conv_block") for key in keys):
         return "attn_vgg"
+    if is_resnet(keys):
+        raise WeightsError(
+            f"{source} is a ResNet of torchvision, and the network stands on a VGG: build it with "
+            f"--backbone, one of {', '.join(RESNETS)}"
+        )
     if any(map(is_backbone, keys)):
         has_head = any(key.startswith("classifier.") for key in keys)
         return "vgg16_bn" if has_head else "backbone"
@@ -259,20 +288,25 @@ def _offered(
 class _Headless(nnx.Module):
     """A backbone under the name that it has in a network."""
 
-    def __init__(self, backbone: VGG):
+    def __init__(self, backbone: StagedBackbone):
         self.backbone = backbone
 
 
-def _depths(model: Any, argument: str) -> Sequence[int]:
+def _backbone(model: Any, argument: str) -> VGG | ResNet:
     backbone = getattr(model, "backbone", None)
-    if not isinstance(backbone, VGG):
+    if not isinstance(backbone, VGG | ResNet):
         raise TypeError(
-            f"{argument} must be a network with a VGG as its backbone, got "
+            f"{argument} must be a network with a VGG or a ResNet as its backbone, got "
             f"{type(model).__name__}: take one of flax_attn.models"
         )
+    return backbone
+
+
+def _depths(backbone: VGG) -> Sequence[int]:
     return [len(stage.layers) for stage in backbone.stages]
 
 
 def _check_layout(layout: str) -> None:
-    if layout not in ("auto", *TABLES):
-        raise ValueError(f"layout must be auto, {', '.join(TABLES)}, got {layout!r}")
+    known = ("auto", *TABLES, LAYOUT)
+    if layout not in known:
+        raise ValueError(f"layout must be {', '.join(known)}, got {layout!r}")

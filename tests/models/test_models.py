@@ -10,9 +10,10 @@ import pytest
 from flax_attn.config import Config, ModelConfig
 from flax_attn.errors import UsageError
 from flax_attn.models import MODELS, build_model, count_parameters, functional
+from flax_attn.models.backbone import Features
 from flax_attn.models.baselines import adaptive_average_pool
 from flax_attn.models.conv_layer import BatchNorm
-from flax_attn.models.vgg import VGG, Features
+from flax_attn.models.vgg import VGG
 from tests.helpers.bounds import probable
 
 # PyTorch's counts for the same networks.

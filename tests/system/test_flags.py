@@ -16,11 +16,19 @@ import pytest
 from matplotlib.figure import Figure
 
 from flax_attn.attention import ALIGNMENTS, SCORES
-from flax_attn.config import DATASETS, GATED, PRESETS, Config, make_config, settings, unmet
+from flax_attn.config import (
+    DATASETS,
+    FAMILIES,
+    PRESETS,
+    VGG_FAMILY,
+    Config,
+    make_config,
+    settings,
+    unmet,
+)
 from flax_attn.explain.methods import METHODS
 from flax_attn.figures import ScaleName
 from flax_attn.models import MODELS
-from flax_attn.models.vgg import LAST_CONVS
 from flax_attn.porting import TABLES
 from flax_attn.porting.export.formats import FORMATS
 from flax_attn.runs.log import read_rows
@@ -40,7 +48,7 @@ NAMES: dict[str, Sequence[str]] = {
     "dataset": tuple(DATASETS),
     "optimizer": tuple(OPTIMIZERS),
     "schedule": tuple(SCHEDULES),
-    "gates": GATED,
+    "gates": VGG_FAMILY.gated,
 }
 # What a setting takes whose text has a form of its own.
 FORMED: dict[str, Sequence[str]] = {"roi_weights": ("pool4=0.01", "pool3=0")}
@@ -114,7 +122,7 @@ OWN: dict[str, dict[str, list[Typed]]] = {
         "--worst": on("--worst"),
         "--faithfulness": on("--faithfulness"),
         "--methods": several("--methods", *METHODS),
-        "--stages": several("--stages", *LAST_CONVS),
+        "--stages": several("--stages", *(s for f in FAMILIES.values() for s in f.activations)),
         "--classes": several("--classes", "cat", "a dog"),
         "--scale": one("--scale", *get_args(ScaleName)),
         "--batch-size": one("--batch-size", 1, 8),
