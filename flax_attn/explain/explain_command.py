@@ -37,7 +37,7 @@ def main(argv: Sequence[str]) -> None:
     out = Path(args.out or workdir / ("explain-" + args.split if args.split else "explain"))
     run = load(workdir)
     require_writable(out, remedy=REMEDY)
-    stages = _stages(args.stages, run.config.model)
+    stages = stages_of(args.stages, run.config.model)
     request = Request(args.methods, stages, _numbers(args.classes, run.classes))
     explainer = Explainer(run.network, run.config, run.classes)
     photographs, chosen = _photographs(args, run, explainer, out)
@@ -136,7 +136,7 @@ def _photographs(
     return found, f"{len(places)} of the {n} images of {args.split}, {which}"
 
 
-def _stages(names: Sequence[str] | None, model: ModelConfig) -> Sequence[str]:
+def stages_of(names: Sequence[str] | None, model: ModelConfig) -> Sequence[str]:
     """Returns the activations to explain: those named, or those of the run's backbone."""
     family = model.row.family
     if names is None:

@@ -33,7 +33,7 @@ def test_networks_give_their_activations_and_the_same_logits(tiny: Config, name:
         for i, (name, width) in enumerate(zip(VGG_FAMILY.activations, config.widths, strict=True))
     }
     # Activations are those that are pooled.
-    for activation, pooled in zip(activations.values(), output.features, strict=True):
+    for activation, pooled in zip(activations.values(), output.features.values(), strict=True):
         b, h, w, c = activation.shape
         blocks = activation.reshape(b, h // 2, 2, w // 2, 2, c)
         np.testing.assert_array_equal(blocks.max((2, 4)), pooled)

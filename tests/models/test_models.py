@@ -54,7 +54,7 @@ def test_every_network_at_every_size(tiny: Config, name: str, size: int) -> None
     assert np.isfinite(out.logits).all()
     for stage, width in enumerate(config.model.widths):
         side = size >> (stage + 1)
-        assert out.features[stage].shape == (2, side, side, width)
+        assert out.features[f"pool{stage + 1}"].shape == (2, side, side, width)
     gates = {"pool3": (2, size // 8, size // 8), "pool4": (2, size // 16, size // 16)}
     expected = gates if name == "attn_vgg" else {}
     assert {key: value.shape for key, value in out.attention.items()} == expected

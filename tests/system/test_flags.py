@@ -441,6 +441,8 @@ RUNS = [
     f"{FROZEN} --backbone vgg19_bn --model vgg_gap --task auto --loss focal "
     "--class-weights dog=2,cat=0.5 --oversample balanced",
     f"{FROZEN} --model vgg_pooled --normalise data --centre-crop 0.5",
+    "--backbone resnet18 --widths 4 4 8 8 --depths 1 1 1 1 --gates layer1 layer3 --flip "
+    "--roi-weights layer3=0.1",
 ]
 
 # Of settings that some networks and steps do not read: those that do, beside what a tag says.
