@@ -29,7 +29,7 @@ ENTRIES = (
 # What stands before every name of a network within another module, in the same order.
 PREFIXES = (
     *("module", "_orig_mod", "_fsdp_wrapped_module", "model", "network", "net", "backbone"),
-    *("encoder", "vgg", "model_ema", "ema_model", "ema"),
+    *("encoder", "vgg", "resnet", "model_ema", "ema_model", "ema"),
 )
 # Wrappers around a part of a network stand in the middle of its names.
 _WRAPPERS = ("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
