@@ -13,7 +13,7 @@ from typing import Any
 
 import jax
 
-from flax_attn.config import flag_of
+from flax_attn.config import VGGS, flag_of
 from flax_attn.data import Quarantine, open_dataset
 from flax_attn.errors import UsageError
 from flax_attn.explain.methods import METHODS
@@ -134,7 +134,8 @@ def _parse(argv: Sequence[str]) -> Namespace:
         several: dict[str, Any] = {"nargs": "+"} if name in ("seeds", "methods") else {}
         kind: dict[str, Any] = {"choices": list(METHODS)} if name == "methods" else {"type": int}
         group.add_argument(flag_of(name), help=f"{text} ({_default_text(name)})", **several, **kind)
-    cli.add_settings(parser, CHOICES, "reproduce")
+    # The papers' networks, and the maps that they are compared on, are of a VGG.
+    cli.add_settings(parser, {**CHOICES, "backbone": tuple(VGGS)}, "reproduce")
     return parser.parse_args(argv)
 
 
