@@ -255,6 +255,7 @@ WRONG: dict[str, list[str]] = {
         "--paper thesis",
         "--positive dog",  # of the article
         "--loss focal",
+        "--backbone resnet18",
         "--curve-steps 8",
         "--paper parent --timing-size 32",
         "--paper parent --methods grad_cam",
@@ -440,6 +441,7 @@ def test_a_flag_of_its_own_arrives(command: str, flag: str) -> None:
 # FROZEN or PLAIN train every layer, which takes several times as long, as do several gates.
 FROZEN = "--freeze-backbone --weights weights.safetensors --gates pool4"
 PLAIN = "--freeze-backbone --weights plain.safetensors --gates pool4"
+RESNET = "--freeze-backbone --weights resnet50.safetensors --widths 4 4 8 8 --depths 1 1 1 1"
 RUNS = [
     "--backbone vgg11 --norm softmax --score additive --temperature 0.5 --heads 2 "
     "--head-merge concat --head-diversity 0.1 --optimizer adamw --schedule cosine "
@@ -468,6 +470,7 @@ RUNS = [
     f"{FROZEN} --model vgg_pooled --normalise data --centre-crop 0.5",
     "--backbone resnet18 --widths 4 4 8 8 --depths 1 1 1 1 --gates layer1 layer3 --flip "
     "--roi-weights layer3=0.1",
+    f"{RESNET} --backbone resnet50 --norm softmax --score dot --gates layer2",
 ]
 
 # Of settings that some networks and steps do not read: those that do, beside what a tag says.
@@ -531,6 +534,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ported(folder / "weights.safetensors", make_config(SMALL))
     plain = make_config({**SMALL, "backbone": "vgg16"})
     ported(folder / "plain.safetensors", plain, batch_norm="none")
+    sizes = {"widths": (4, 4, 8, 8), "depths": (1, 1, 1, 1)}
+    resnet = make_config({**SMALL, "backbone": "resnet50", **sizes})
+    ported(folder / "resnet50.safetensors", resnet, batch_norm="trained")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         assert train("run", FROZEN) == 0
