@@ -26,7 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.contenders import CONTENDERS, Step, contender, held_mebibytes, peak_mebibytes
-from flax_attn.config import BACKBONES, VGG_FAMILY
+from flax_attn.config import BACKBONES, VGG_FAMILY, VGGS
 
 TITLES = ("training", "evaluation")
 PAUSE_SECONDS = 0.3
@@ -123,7 +123,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--precision", choices=sorted(DTYPES), default="f32")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--backbone", choices=BACKBONES, default="vgg16_bn")
+    parser.add_argument("--backbone", choices=VGGS, default="vgg16_bn")
     parser.add_argument("--only", nargs="+", choices=CONTENDERS)
     args = parser.parse_args()
     others = [name for name in CONTENDERS if name not in ("ours, masks", "stock Flax")]
