@@ -26,7 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.contenders import CONTENDERS, Step, contender, held_mebibytes, peak_mebibytes
-from flax_attn.config import BACKBONES, VGG_WIDTHS
+from flax_attn.config import BACKBONES, VGG_FAMILY, VGGS
 
 TITLES = ("training", "evaluation")
 PAUSE_SECONDS = 0.3
@@ -38,7 +38,7 @@ def macs_a_pixel(backbone: str = "vgg16_bn") -> float:
     """Multiply-adds of a VGG's convolutions for each pixel of the image, forward."""
     macs, before = 0.0, 3
     for stage, (depth, width) in enumerate(
-        zip(BACKBONES[backbone].depths, VGG_WIDTHS, strict=True)
+        zip(BACKBONES[backbone].depths, VGG_FAMILY.widths, strict=True)
     ):
         for _ in range(depth):
             macs += 9 * before * width / 4**stage
@@ -123,7 +123,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--precision", choices=sorted(DTYPES), default="f32")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--backbone", choices=BACKBONES, default="vgg16_bn")
+    parser.add_argument("--backbone", choices=VGGS, default="vgg16_bn")
     parser.add_argument("--only", nargs="+", choices=CONTENDERS)
     args = parser.parse_args()
     others = [name for name in CONTENDERS if name not in ("ours, masks", "stock Flax")]

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.stock_flax import stock_flax
-from flax_attn.config import BACKBONES, VGG_WIDTHS, TrainConfig, make_config
+from flax_attn.config import BACKBONES, VGG_FAMILY, TrainConfig, make_config
 from flax_attn.models import Network, build_model, functional
 from flax_attn.system.memory import keep_freed_memory
 from flax_attn.training.optimizer import make_optimizer
@@ -84,7 +84,7 @@ def _torch_steps(
 
     device = "cpu" if jax.default_backend() == "cpu" else "cuda"
     row = BACKBONES[backbone]
-    features = torch_features(VGG_WIDTHS, row.depths, norm=row.norm)
+    features = torch_features(VGG_FAMILY.widths, row.depths, norm=row.norm)
     network = TorchAttnVGG(2, normalize_attn=False, features=features)
     network = network.to(device, memory_format=torch.channels_last)
     model = torch.compile(network) if compiled else network

@@ -7,9 +7,9 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from flax_attn.config import ModelConfig
+from flax_attn.config import VGG_FAMILY, ModelConfig
 from flax_attn.models import Network, build_model
-from flax_attn.models.vgg import Features
+from flax_attn.models.backbone import Features
 
 
 class StockBackbone(nnx.Module):
@@ -34,16 +34,16 @@ class StockBackbone(nnx.Module):
             self.stages.append(layers)
 
     def __call__(self, image: Float[Array, "b h w 3"], *, train: bool) -> Features:
-        pooled, x = [], image
-        for stage in self.stages:
+        maps, x = {}, image
+        for name, stage in zip(VGG_FAMILY.maps, self.stages, strict=True):
             for layer in stage:
                 if isinstance(layer, nnx.BatchNorm):
                     x = nnx.relu(layer(x, use_running_average=not train))
                 else:
                     x = layer(x)
             x = nnx.max_pool(x, (2, 2), strides=(2, 2))
-            pooled.append(x)
-        return Features(*pooled)
+            maps[name] = x
+        return Features(**maps)
 
 
 def stock_flax(config: ModelConfig, *, num_classes: int) -> Network:

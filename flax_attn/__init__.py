@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from flax_attn.models.baselines import DenseVGG as DenseVGG
     from flax_attn.models.baselines import GapVGG as GapVGG
     from flax_attn.models.baselines import PooledVGG as PooledVGG
+    from flax_attn.models.family import resnet18 as resnet18
+    from flax_attn.models.family import resnet50 as resnet50
     from flax_attn.models.family import vgg11 as vgg11
     from flax_attn.models.family import vgg11_bn as vgg11_bn
     from flax_attn.models.family import vgg13 as vgg13
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
     from flax_attn.models.functional import merge as merge
     from flax_attn.models.functional import split as split
     from flax_attn.models.network import AttnOutput as AttnOutput
+    from flax_attn.models.resnet import ResNet as ResNet
     from flax_attn.models.vgg import VGG as VGG
     from flax_attn.ops.images import normalize as normalize
     from flax_attn.training.trainer import train as train
@@ -57,6 +60,7 @@ _STABLE = {
     "FlaxAttnError": "errors",
     "GapVGG": "models.baselines",
     "PooledVGG": "models.baselines",
+    "ResNet": "models.resnet",
     "TrainedRun": "explain.trained_run",
     "VGG": "models.vgg",
     "attention": None,
@@ -69,6 +73,8 @@ _STABLE = {
     "normalize": "ops.images",
     "ops": None,
     "porting": None,
+    "resnet18": "models.family",
+    "resnet50": "models.family",
     "split": "models.functional",
     "train": "training.trainer",
     "vgg11": "models.family",

@@ -11,9 +11,6 @@ from flax_attn.errors import UsageError
 # What ``--query`` may name.
 QUERIES = ("guide", "none", "learned", "meta")
 
-# Gates from the deepest on: the order in which one asks the next.
-_DEEPEST_FIRST = ("pool4", "pool3", "pool2")
-
 
 def check_query(config: ModelConfig, *, needs_query: bool) -> None:
     """Checks that relation, query and levels are known and do not contradict each other.
@@ -137,7 +134,7 @@ def gates_at(tap: str, widths: Mapping[str, int], config: ModelConfig) -> dict[s
     """Returns the gates at a feature map by name, each with the features of its sources."""
     deeper = deeper_gates(config)[tap]
     features = {
-        **dict.fromkeys(("guide", "others", "affinity"), widths["pool5"]),
+        **dict.fromkeys(("guide", "others", "affinity"), widths[config.row.family.guide]),
         "context": widths[tap],
         "deeper": 0 if deeper is None else widths[deeper],
         "meta": config.attn_features,
@@ -190,5 +187,5 @@ def deeper_gates(config: ModelConfig) -> dict[str, str | None]:
     """Returns each gate and the next deeper one that asks it, in the order in which they attend."""
     if config.levels == "apart":
         return dict.fromkeys(config.gates)
-    taps = [tap for tap in _DEEPEST_FIRST if tap in config.gates]
+    taps = [tap for tap in reversed(config.row.family.gated) if tap in config.gates]
     return dict(zip(taps, [None, *taps[:-1]], strict=True))

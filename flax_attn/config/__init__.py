@@ -12,8 +12,25 @@ Refuses anything but plain values: no arrays, no files, and never jax.
 Read ``setting`` first, then ``configuration``.
 """
 
-from flax_attn.config.backbones import BACKBONES, VGG_WIDTHS, Backbone, check_depths
-from flax_attn.config.checks import require_pictures_alone, unmet, validate, validate_model
+from flax_attn.config.backbones import (
+    BACKBONES,
+    FAMILIES,
+    RESNET_FAMILY,
+    RESNETS,
+    VGG_FAMILY,
+    VGGS,
+    Backbone,
+    Family,
+    check_depths,
+    each_family,
+)
+from flax_attn.config.checks import (
+    check_dense,
+    require_pictures_alone,
+    unmet,
+    validate,
+    validate_model,
+)
 from flax_attn.config.configuration import (
     OTHER_IMAGES,
     Config,
@@ -24,7 +41,6 @@ from flax_attn.config.configuration import (
 from flax_attn.config.data_settings import MEGAPIXEL, BadImagePolicy, DataConfig, Normalise, Resize
 from flax_attn.config.datasets import DATASETS, DatasetEntry, check_dataset, dataset_entry
 from flax_attn.config.model_settings import (
-    GATED,
     Estimator,
     HeadMerge,
     ModelConfig,
@@ -45,7 +61,8 @@ __all__ = [
     "DataConfig",
     "DatasetEntry",
     "Estimator",
-    "GATED",
+    "FAMILIES",
+    "Family",
     "HeadMerge",
     "MEGAPIXEL",
     "ModelConfig",
@@ -53,15 +70,20 @@ __all__ = [
     "OTHER_IMAGES",
     "PRESETS",
     "PathKind",
+    "RESNETS",
+    "RESNET_FAMILY",
     "Resize",
     "RunConfig",
     "TaskChoice",
     "TrainConfig",
-    "VGG_WIDTHS",
+    "VGGS",
+    "VGG_FAMILY",
+    "check_dense",
     "check_dataset",
     "check_depths",
     "dataset_entry",
     "deciding",
+    "each_family",
     "entry",
     "flag_of",
     "gated",

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from flax_attn.config.backbones import VGG_FAMILY, VGGS
 from flax_attn.config.configuration import Config, settings, values_of
 from flax_attn.config.datasets import check_dataset
-from flax_attn.config.model_settings import GATED, ModelConfig, gated
+from flax_attn.config.model_settings import ModelConfig, gated
 from flax_attn.config.ranges import check_ranges
 from flax_attn.config.setting import GIVEN, flag_of
 from flax_attn.config.values import parse_class_weights, parse_oversample
@@ -45,11 +46,21 @@ def validate_model(model: ModelConfig) -> None:
       UsageError: a value is outside its range.
     """
     check_ranges(model)
+    family = model.row.family
     for name, sizes in (("widths", model.widths), ("depths", model.depths)):
-        if len(sizes) != 5 or min(sizes) < 1:
-            raise UsageError(f"--{name} takes five positive numbers, got {list(sizes)}")
-    if not model.gates or len(set(model.gates)) < len(model.gates) or {*model.gates} - {*GATED}:
-        raise UsageError(f"--gates takes different ones of {', '.join(GATED)}, got {model.gates}")
+        if len(sizes) != len(family.maps) or min(sizes) < 1:
+            raise UsageError(
+                f"--{name} takes {len(family.maps)} positive numbers with --backbone "
+                f"{model.backbone}, one for each stage, got {list(sizes)}"
+            )
+    gates = set(model.gates)
+    if not gates or len(gates) < len(model.gates) or gates - set(family.gated):
+        raise UsageError(
+            f"--gates takes different ones of {', '.join(family.gated)} with --backbone "
+            f"{model.backbone}, got {' '.join(model.gates) or 'none'}"
+        )
+    if model.model == "vgg":
+        check_dense(model)
     mean, std = model.pixel_mean, model.pixel_std
     if (mean is None) != (std is None) or (
         mean is not None
@@ -73,6 +84,19 @@ def require_pictures_alone(model: ModelConfig, what: str) -> None:
         raise UsageError(
             f"{what} takes networks of single pictures without metadata, and the cases of this "
             f"one have {has}: look at it with flax-attn eval"
+        )
+
+
+def check_dense(model: ModelConfig) -> None:
+    """Checks that a backbone is one that has torchvision's dense layers: a VGG.
+
+    Raises:
+      UsageError: it is another.
+    """
+    if model.row.family is not VGG_FAMILY:
+        raise UsageError(
+            f"--model vgg has the dense layers of a VGG, got --backbone {model.backbone}: choose "
+            f"another model, such as vgg_gap, or one of {', '.join(VGGS)}"
         )
 
 

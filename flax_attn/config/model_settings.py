@@ -5,10 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from flax_attn.config.backbones import BACKBONES, VGG_WIDTHS
+from flax_attn.config.backbones import BACKBONES, Backbone, each_family
 from flax_attn.config.setting import NOT_REPRODUCE, TRAIN, TRAINING, entry, setting
-
-GATED = ("pool2", "pool3", "pool4")
 
 Estimator = Literal["score_function", "straight_through"]
 AttnDims = Literal["single", "multi"]
@@ -25,7 +23,7 @@ class ModelConfig:
     model: str = setting("attn_vgg", "network", commands=TRAIN)
     backbone: str = setting(
         "vgg16_bn",
-        "VGG of the network, with batch normalisation (_bn) or without",
+        "backbone of the network: a VGG, with batch normalisation (_bn) or without, or a ResNet",
         commands=(*TRAINING, "port"),
     )
     norm: str = setting("sigmoid", "alignment of the attention scores", commands=TRAIN)
@@ -59,10 +57,12 @@ class ModelConfig:
     )
     per_class: bool = setting(False, "gates of its own for each class", commands=NOT_REPRODUCE)
     self_attention: bool = setting(
-        False, "self-attention over pool-5, before it guides", commands=NOT_REPRODUCE
+        False, "self-attention over the last map, before it guides", commands=NOT_REPRODUCE
     )
     gates: tuple[str, ...] = setting(
-        ("pool3", "pool4"), "feature maps with a gate", commands=NOT_REPRODUCE
+        None,
+        f"feature maps with a gate (default: {each_family('gates')})",
+        commands=NOT_REPRODUCE,
     )
     relation: tuple[str, ...] = setting(
         ("own",),
@@ -96,11 +96,13 @@ class ModelConfig:
         high=0.99,
     )
     widths: tuple[int, ...] = setting(
-        VGG_WIDTHS, "channels of the five stages", commands=(*TRAINING, "port")
+        None,
+        "channels of the stages (default: those of BACKBONE)",
+        commands=(*TRAINING, "port"),
     )
     depths: tuple[int, ...] = setting(
         None,
-        "convolutions in the five stages (default: those of BACKBONE)",
+        "convolutions or blocks in the stages (default: those of BACKBONE)",
         commands=(*TRAINING, "port"),
     )
     hidden: int = setting(4096, "width of the dense layers of vgg", low=1)
@@ -139,19 +141,24 @@ class ModelConfig:
     )
 
     def __post_init__(self) -> None:
-        own = entry(BACKBONES, self.backbone, "backbone").depths
-        if self.depths is None:
-            object.__setattr__(self, "depths", own)
+        for name, own in entry(BACKBONES, self.backbone, "backbone").defaults.items():
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, own)
+
+    @property
+    def row(self) -> Backbone:
+        """What is told of its backbone."""
+        return BACKBONES[self.backbone]
 
     def replaced(self, **values: Any) -> ModelConfig:
-        """Returns a copy with settings replaced; depths that are the backbone's follow it.
+        """Returns a copy with settings replaced; sizes and gates of the backbone's follow it.
 
         Raises:
           UsageError: there is no backbone of this name.
         """
-        if self.depths == BACKBONES[self.backbone].depths:
-            values = {"depths": None, **values}
-        return replace(self, **values)
+        own = self.row.defaults.items()
+        following = {name: None for name, value in own if getattr(self, name) == value}
+        return replace(self, **{**following, **values})
 
 
 def gated(model: ModelConfig) -> tuple[str, ...]:

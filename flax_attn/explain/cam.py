@@ -1,7 +1,7 @@
 """Class activation maps: sums of an activation's channels under weights from its gradient.
 
 Every map is [b, h, w] at the activation's resolution and non-negative. ``stage`` names the
-activation (``vgg.LAST_CONVS``) and ``class_index`` each image's class, whose logit is
+activation (``Family.activations``) and ``class_index`` each image's class, whose logit is
 differentiated; there is no softmax, so that networks with several labels are served alike. A
 class the network does not have makes a map of NaN. Images are bytes, or normalised floats.
 

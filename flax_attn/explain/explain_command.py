@@ -10,7 +10,7 @@ from typing import get_args
 import numpy as np
 
 from flax_attn.attention import ALIGNMENTS
-from flax_attn.config import require_pictures_alone
+from flax_attn.config import FAMILIES, ModelConfig, each_family, require_pictures_alone
 from flax_attn.data.dataset import evenly
 from flax_attn.data.listing import same_form
 from flax_attn.errors import UsageError
@@ -20,7 +20,6 @@ from flax_attn.explain.methods import METHODS
 from flax_attn.explain.photographs import Photographs, from_paths, from_split
 from flax_attn.explain.trained_run import TrainedRun, load
 from flax_attn.figures import ScaleName
-from flax_attn.models.vgg import LAST_CONVS
 from flax_attn.runs.run_split import look_config, open_run_split
 from flax_attn.system import cli
 from flax_attn.system.compilation_cache import use_compilation_cache
@@ -39,7 +38,8 @@ def main(argv: Sequence[str]) -> None:
     run = load(workdir)
     require_pictures_alone(run.config.model, "explain")
     require_writable(out, remedy=REMEDY)
-    request = Request(args.methods, args.stages, _numbers(args.classes, run.classes))
+    stages = stages_of(args.stages, run.config.model)
+    request = Request(args.methods, stages, _numbers(args.classes, run.classes))
     explainer = Explainer(run.network, run.config, run.classes)
     photographs, chosen = _photographs(args, run, explainer, out)
     model = run.config.model
@@ -74,7 +74,10 @@ def _parse(argv: Sequence[str]) -> Namespace:
         "--methods", nargs="+", choices=list(METHODS), default=["grad_cam"], help="maps to add"
     )
     parser.add_argument(
-        "--stages", nargs="+", choices=LAST_CONVS, default=["conv4", "conv5"], help="where"
+        "--stages",
+        nargs="+",
+        choices=tuple(name for family in FAMILIES.values() for name in family.activations),
+        help=f"where (default: {each_family('explained')})",
     )
     parser.add_argument(
         "--classes", nargs="+", default=(), help="explain these, not the likeliest of each image"
@@ -132,6 +135,19 @@ def _photographs(
     found = from_split(split, places, workers=data.workers)
     which = how if len(places) < n else "all"
     return found, f"{len(places)} of the {n} images of {args.split}, {which}"
+
+
+def stages_of(names: Sequence[str] | None, model: ModelConfig) -> Sequence[str]:
+    """Returns the activations to explain: those named, or those of the run's backbone."""
+    family = model.row.family
+    if names is None:
+        return family.explained
+    if unknown := [name for name in names if name not in family.activations]:
+        raise UsageError(
+            f"--stages: no {', '.join(unknown)} in {model.backbone}, the run's backbone; it has "
+            f"{', '.join(family.activations)}"
+        )
+    return names
 
 
 def _numbers(names: Sequence[str], classes: Sequence[str]) -> list[int]:

@@ -1,6 +1,7 @@
 """The networks, by name, and the functional view of them.
 
-``vgg`` is the backbone, ``family`` the eight VGGs by name, ``attn_vgg`` the article's network,
+``backbone`` is what every backbone is, ``vgg`` and ``resnet`` are those that there are, ``family``
+has torchvision's networks by name; ``attn_vgg`` is the article's network,
 ``baselines`` what it is compared with; ``network`` is what all of them share; ``functional`` splits
 a network into its structure and flat dictionaries of arrays, which is what steps, checkpoints and
 ported files work on; ``tasks`` says what is asked of an image.

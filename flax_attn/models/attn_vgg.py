@@ -1,4 +1,4 @@
-"""AttnVGG: a VGG with attention gates in place of its dense layers."""
+"""AttnVGG: a VGG, or another backbone, with attention gates in place of its dense layers."""
 
 from __future__ import annotations
 
@@ -31,6 +31,7 @@ from flax_attn.attention.queries import (
 )
 from flax_attn.attention.relations import CaseMaps, present_in, run_passes
 from flax_attn.config import ModelConfig, entry
+from flax_attn.models.backbone import Features
 from flax_attn.models.cases import (
     MetaEmbedding,
     by_view,
@@ -51,21 +52,21 @@ from flax_attn.models.network import (
     linear,
     projected_in,
 )
-from flax_attn.models.vgg import Features
 
 # The outputs of every pass at a gate, by the gate's feature map.
 Found = dict[str, list[GateOutput]]
 
 
 class AttnVGG(Network):
-    """A VGG (``backbone``, by default VGG16_bn) with attention gates and a linear classifier.
+    """A backbone (by default VGG16_bn) with attention gates and a linear classifier.
 
     pool-3 and pool-4 (``gates``) are attended under the guidance of pool-5 and pooled; pool-5
     is averaged; the vectors, concatenated in the order pool-5, pool-3, pool-4, are classified.
     Source: Yan, Kawahara and Hamarneh (2019), figure 1; the article's AttnVGG.
 
     ``per_class`` gives each class gates of its own, and its logit their vectors alone;
-    ``self_attention`` refines pool-5 before it guides and is averaged.
+    ``self_attention`` refines pool-5 before it guides and is averaged. Of another backbone these
+    are the maps that its ``Family`` names: layer-2, layer-3 and layer-4 of a ResNet.
 
     A case may show several pictures (``view_names``) and have metadata (``meta_features``):
     ``relation`` and ``query`` say what asks the gates, ``levels`` whether deeper gates ask the
@@ -76,12 +77,13 @@ class AttnVGG(Network):
 
     @classmethod
     def taps(cls, config: ModelConfig) -> tuple[str, ...]:
-        return (*config.gates, "pool5")
+        return (*config.gates, config.row.family.guide)
 
     def add_head(self, config: ModelConfig, num_classes: int, *, rngs: nnx.Rngs) -> None:
         check_asked(config)
         self.config = config
         self.gated = config.gates
+        self.guide = guide = config.row.family.guide
         self.classes = num_classes if config.per_class else 1
         self.heads = config.heads
         self.head_merge = config.head_merge
@@ -108,7 +110,7 @@ class AttnVGG(Network):
         self.classifier = linear(self._joined_features(), num_classes, rngs)
         self.self_attention = (
             SelfAttention(
-                widths["pool5"],
+                widths[guide],
                 attn_features=config.attn_features,
                 dtype=projected_in(config),
                 rngs=rngs,
@@ -118,7 +120,7 @@ class AttnVGG(Network):
         )
         self.samples = alignment.sample is not None
         self.sums_to_one = alignment.sums_to_one
-        self.baseline = linear(widths["pool5"], 1, rngs) if alignment.policy_gradient else None
+        self.baseline = linear(widths[guide], 1, rngs) if alignment.policy_gradient else None
         self.embed = MetaEmbedding(config, rngs=rngs) if embeds_meta(config) else None
         merged = self._view_features(0)
         self.view_gate = (
@@ -136,7 +138,7 @@ class AttnVGG(Network):
     ) -> AttnOutput:
         config = self.config
         dropout_key, gate_keys = self._keys(key, train=train)
-        guides = by_view(features.take("pool5"), view_count(config))
+        guides = by_view(features.take(self.guide), view_count(config))
         if self.self_attention is not None:
             guides = self.self_attention(without_views(guides)).reshape(guides.shape)
         embedded = None if self.embed is None else self.embed(meta)
@@ -224,7 +226,7 @@ class AttnVGG(Network):
         views = []
         for view in range(view_count(self.config)):
             average = only_present(present, view, global_average(guides[:, view]))
-            vectors = {f"{names[view]} pool5" if len(names) > 1 else "pool5": average}
+            vectors = {f"{names[view]} {self.guide}" if len(names) > 1 else self.guide: average}
             for tap in self.gated:
                 for (relation, look), out in zip(looks, found[tap], strict=True):
                     if look.kept and look.view == view:
@@ -248,7 +250,7 @@ class AttnVGG(Network):
         widths = channels(self.config)
         copies = self.heads if self.head_merge == "concat" else 1
         looks = sum(look.kept and look.view == view for _, look in every_pass(self.config))
-        return widths["pool5"] + looks * copies * sum(widths[tap] for tap in self.gated)
+        return widths[self.guide] + looks * copies * sum(widths[tap] for tap in self.gated)
 
     def _joined_features(self) -> int:
         """Returns the size of what the classifier reads."""

@@ -1,4 +1,4 @@
-"""The networks that AttnVGG is compared with: a VGG with three classifiers without attention."""
+"""The networks that AttnVGG is compared with: three classifiers without attention."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Key
 
-from flax_attn.config import ModelConfig
+from flax_attn.config import ModelConfig, check_dense
+from flax_attn.models.backbone import Features
 from flax_attn.models.network import (
     AttnOutput,
     Network,
@@ -17,7 +18,6 @@ from flax_attn.models.network import (
     linear,
     projected_in,
 )
-from flax_attn.models.vgg import Features
 
 # The dense classifier of a VGG is built for a 7×7 map (a 224-pixel image).
 DENSE_GRID = 7
@@ -31,11 +31,14 @@ class PooledVGG(Network):
 
     @classmethod
     def taps(cls, config: ModelConfig) -> tuple[str, ...]:
-        return ("pool3", "pool4", "pool5")
+        family = config.row.family
+        return (*family.gates, family.guide)
 
     def add_head(self, config: ModelConfig, num_classes: int, *, rngs: nnx.Rngs) -> None:
         widths = channels(config)
-        self.classifier = linear(sum(widths[name] for name in self.taps(config)), num_classes, rngs)
+        family = config.row.family
+        self.read = (family.guide, *family.gates)
+        self.classifier = linear(sum(widths[name] for name in self.read), num_classes, rngs)
 
     def classify(
         self,
@@ -46,20 +49,24 @@ class PooledVGG(Network):
         meta: Float[Array, "b m"] | None = None,
         present: Bool[Array, "b v"] | None = None,
     ) -> AttnOutput:
-        pooled = {name: global_average(features.take(name)) for name in ("pool5", "pool3", "pool4")}
+        pooled = {name: global_average(features.take(name)) for name in self.read}
         joined = self.drop(jnp.concatenate(list(pooled.values()), axis=-1), key, train=train)
         return AttnOutput(self.classifier(joined), {}, pooled, features)
 
 
 class GapVGG(Network):
-    """A VGG with pool-5 averaged and classified."""
+    """A backbone with its last map (pool-5 of a VGG) averaged and classified.
+
+    With a ResNet it is torchvision's network.
+    """
 
     @classmethod
     def taps(cls, config: ModelConfig) -> tuple[str, ...]:
-        return ("pool5",)
+        return (config.row.family.guide,)
 
     def add_head(self, config: ModelConfig, num_classes: int, *, rngs: nnx.Rngs) -> None:
-        self.classifier = linear(config.widths[4], num_classes, rngs)
+        self.read = config.row.family.guide
+        self.classifier = linear(channels(config)[self.read], num_classes, rngs)
 
     def classify(
         self,
@@ -70,8 +77,8 @@ class GapVGG(Network):
         meta: Float[Array, "b m"] | None = None,
         present: Bool[Array, "b v"] | None = None,
     ) -> AttnOutput:
-        pooled = {"pool5": global_average(features.take("pool5"))}
-        logits = self.classifier(self.drop(pooled["pool5"], key, train=train))
+        pooled = {self.read: global_average(features.take(self.read))}
+        logits = self.classifier(self.drop(pooled[self.read], key, train=train))
         return AttnOutput(logits, {}, pooled, features)
 
 
@@ -83,11 +90,18 @@ class DenseVGG(Network):
 
     @classmethod
     def taps(cls, config: ModelConfig) -> tuple[str, ...]:
-        return ("pool5",)
+        return (config.row.family.guide,)
 
     def add_head(self, config: ModelConfig, num_classes: int, *, rngs: nnx.Rngs) -> None:
+        check_dense(config)
         self.dropout = 0.5 if config.dropout is None else config.dropout
-        sizes = (config.widths[4] * DENSE_GRID**2, config.hidden, config.hidden, num_classes)
+        self.read = config.row.family.guide
+        sizes = (
+            channels(config)[self.read] * DENSE_GRID**2,
+            config.hidden,
+            config.hidden,
+            num_classes,
+        )
         types = (projected_in(config), projected_in(config), None)
         self.dense = nnx.List(
             linear(before, after, rngs, dtype=dtype)
@@ -103,7 +117,7 @@ class DenseVGG(Network):
         meta: Float[Array, "b m"] | None = None,
         present: Bool[Array, "b v"] | None = None,
     ) -> AttnOutput:
-        grid = adaptive_average_pool(features.take("pool5"), DENSE_GRID)
+        grid = adaptive_average_pool(features.take(self.read), DENSE_GRID)
         x = grid.reshape(grid.shape[0], -1)  # [b, 7 * 7 * c]
         keys = (None, None) if key is None else jax.random.split(key)
         for layer, layer_key in zip(self.dense[:-1], keys, strict=True):

@@ -17,6 +17,7 @@ from flax import nnx
 from jaxtyping import Array, Float, UInt8
 
 from flax_attn.errors import DataError, NonFiniteError, UsageError
+from flax_attn.models.backbone import StagedBackbone
 from flax_attn.models.conv_layer import BatchNorm, ConvNorm
 from flax_attn.models.functional import Arrays, Structure, merge, split
 from flax_attn.models.vgg import VGG
@@ -43,7 +44,7 @@ def calibrate(
     Raises:
       DataError: there are no images.
       NonFiniteError: an activation is NaN or infinite.
-      UsageError: the network has no normalisations.
+      UsageError: the network is no VGG, or one without normalisations.
     """
 
     @jax.jit
@@ -149,4 +150,9 @@ def _layers(backbone: VGG) -> list[tuple[str, ConvNorm]]:
 
 
 def _backbone(model: Any) -> VGG:
-    return model if isinstance(model, VGG) else model.backbone
+    found = model if isinstance(model, StagedBackbone) else model.backbone
+    if not isinstance(found, VGG):
+        raise UsageError(
+            f"calibration is of a VGG, got a {type(found).__name__}: leave it as it is"
+        )
+    return found

@@ -34,9 +34,9 @@ class BatchNorm(nnx.Module):
         self.var = nnx.BatchStat(jnp.ones(features))
 
     def __call__(
-        self, x: Float[Array, "*b c"], shift: Float[Array, "c"], *, train: bool
+        self, x: Float[Array, "*b c"], shift: Float[Array, "c"] | float = 0.0, *, train: bool
     ) -> Float[Array, "*b c"]:
-        """Normalises ``x + shift``, where ``shift`` is the convolution's bias.
+        """Normalises ``x + shift``, where ``shift`` is the convolution's bias, if it has one.
 
         In training the batch mean cancels the shift, so it is never added to the map: only
         the running mean includes it, and its gradient is exactly zero.
@@ -51,7 +51,9 @@ class BatchNorm(nnx.Module):
             factor, offset = self.folded(shift)
         return (x * factor + offset).astype(x.dtype)
 
-    def folded(self, shift: Float[Array, "c"]) -> tuple[Float[Array, "c"], Float[Array, "c"]]:
+    def folded(
+        self, shift: Float[Array, "c"] | float = 0.0
+    ) -> tuple[Float[Array, "c"], Float[Array, "c"]]:
         """Returns factor and offset that normalise ``x + shift`` by the running statistics."""
         mean, var = self.mean[...] - shift, self.var[...]
         return affine(self.scale[...], self.bias[...], mean, var, epsilon=self.epsilon)
@@ -60,7 +62,7 @@ class BatchNorm(nnx.Module):
         self,
         mean: Float[Array, "c"],
         var: Float[Array, "c"],
-        shift: Float[Array, "c"],
+        shift: Float[Array, "c"] | float = 0.0,
         *,
         count: int,
     ) -> None:

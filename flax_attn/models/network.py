@@ -14,14 +14,19 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Key, UInt8
 
-from flax_attn.config import BACKBONES, ModelConfig, check_depths, validate_model
+from flax_attn.config import ModelConfig, check_depths, validate_model
 from flax_attn.errors import UsageError
+from flax_attn.models.backbone import AnyArray, Features, StagedBackbone
 from flax_attn.models.recompute import staged_features
-from flax_attn.models.vgg import VGG, AnyArray, Features
+from flax_attn.models.resnet import ResNet
+from flax_attn.models.vgg import VGG
 from flax_attn.ops.images import IMAGENET, PixelScale
 
 # The name of the weights of a case's pictures among the maps: a map of one row for each class.
 VIEWS = "views"
+
+# What builds the backbones of each family.
+BUILDERS: dict[str, type[StagedBackbone]] = {kind.family.name: kind for kind in (VGG, ResNet)}
 
 classifier_init = nnx.initializers.normal(0.01)
 
@@ -50,7 +55,7 @@ class AttnOutput(NamedTuple):
         their weights, a map of one row without an axis for heads, as "views", where a gate joins
         them.
       pooled: the vectors that the classifier reads, by feature map.
-      features: the pooled maps of the backbone.
+      features: the maps of the backbone.
       policy: for the score-function estimator; None where no draw is to be learned from.
       overlap: the similarity of the heads' maps, in [0, 1]; None for a single head.
       soft: what drawn maps were drawn from, in the form of ``attention``; None without a draw.
@@ -80,7 +85,7 @@ class Network(nnx.Module):
       UsageError: a value outside its range, or settings that exclude each other.
     """
 
-    backbone: VGG
+    backbone: StagedBackbone
     dropout: float
     precision: str = "f32"
     remat: bool = False
@@ -120,7 +125,7 @@ class Network(nnx.Module):
         return self.backbone.normalize(image)
 
     def features(self, image: Float[Array, "b *v h w 3"], *, train: bool) -> Features:
-        """Computes the pooled maps of normalised images; ``train`` normalises by the batch.
+        """Computes the maps of normalised images; ``train`` normalises by the batch.
 
         Those of cases of several pictures have their axis; the batch is then that of all pictures.
         They are bfloat16 under ``precision`` bf16; a head takes either type.
@@ -178,7 +183,7 @@ class Network(nnx.Module):
         meta: Float[Array, "b m"] | None = None,
         present: Bool[Array, "b v"] | None = None,
     ) -> tuple[AttnOutput, dict[str, Float[Array, "_ _ _ _"]]]:
-        """Evaluates, and returns the last activation of each stage (see ``VGG``).
+        """Evaluates, and returns the last activation of each stage (``StagedBackbone``).
 
         Activations, and what perturbs them, are those of all pictures one after the other.
         """
@@ -244,16 +249,9 @@ def global_average(x: Float[Array, "b h w c"]) -> Float[Array, "b c"]:
     return x.mean((-3, -2), dtype=jnp.promote_types(x.dtype, jnp.float32))
 
 
-def backbone(config: ModelConfig, rngs: nnx.Rngs) -> VGG:
+def backbone(config: ModelConfig, rngs: nnx.Rngs) -> StagedBackbone:
     """Builds the backbone of a configuration."""
-    return VGG(
-        widths=config.widths,
-        depths=config.depths,
-        norm=BACKBONES[config.backbone].norm,
-        conv=config.conv,
-        pixels=pixel_scale(config),
-        rngs=rngs,
-    )
+    return BUILDERS[config.row.family.name].of(config, pixels=pixel_scale(config), rngs=rngs)
 
 
 def pixel_scale(config: ModelConfig) -> PixelScale:
@@ -265,8 +263,9 @@ def pixel_scale(config: ModelConfig) -> PixelScale:
 
 
 def channels(config: ModelConfig) -> dict[str, int]:
-    """Returns the number of channels of each pooled map, by name."""
-    return {f"pool{i + 1}": width for i, width in enumerate(config.widths)}
+    """Returns the number of channels of each map, by name."""
+    widths = (width * config.row.expansion for width in config.widths)
+    return dict(zip(config.row.family.maps, widths, strict=True))
 
 
 def named_maps(

@@ -8,25 +8,26 @@ import jax
 from flax import nnx
 from jaxtyping import Array, Float
 
-from flax_attn.models.vgg import VGG, ConvStage, Features
+from flax_attn.models.backbone import Features, Stage, StagedBackbone, require_images
 from flax_attn.ops.order import after
 
 
-def staged_features(backbone: VGG, image: Float[Array, "b h w 3"]) -> Features:
-    """Computes ``backbone(image, train=True)``, storing only the pooled maps for the gradient.
+def staged_features(backbone: StagedBackbone, image: Float[Array, "b h w 3"]) -> Features:
+    """Computes ``backbone(image, train=True)``, storing only the maps for the gradient.
 
     The activations inside a stage are computed a second time when the gradient reaches it: memory
     for the largest stage instead of for all, at the price of another forward pass.
     """
-    pooled = []
-    x = image
-    for stage in backbone.stages:
+    require_images(image)
+    maps = {}
+    x = image if backbone.stem is None else _stage(backbone.stem, image)
+    for name, stage in zip(backbone.family.maps, backbone.stages, strict=True):
         x = _stage(stage, x)
-        pooled.append(x)
-    return Features(*pooled)
+        maps[name] = x
+    return Features(**maps)
 
 
-def _stage(stage: ConvStage, x: Float[Array, "b h w c"]) -> Float[Array, "b h//2 w//2 d"]:
+def _stage(stage: Stage, x: Float[Array, "b h w c"]) -> Float[Array, "b _ _ d"]:
     structure, params, stats = nnx.split(stage, nnx.Param, nnx.BatchStat)  # type: ignore[misc]
 
     def run(params: Any, stats: Any, x: Array) -> tuple[Array, Any]:

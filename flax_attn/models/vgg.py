@@ -5,65 +5,17 @@ Source: Simonyan and Zisserman (2015), configurations A, B, D and E (``family``)
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from itertools import pairwise
-from typing import NamedTuple
 
-import jax
-import jax.numpy as jnp
-import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import Array, Float
 
-from flax_attn.config import BACKBONES, VGG_WIDTHS
+from flax_attn.config import BACKBONES, VGG_FAMILY, ModelConfig
+from flax_attn.models.backbone import StagedBackbone
 from flax_attn.models.conv_layer import ConvNorm, ConvRelu
 from flax_attn.ops.choice import select_impl
-from flax_attn.ops.images import IMAGENET, PixelScale, normalize
+from flax_attn.ops.images import IMAGENET, PixelScale
 from flax_attn.ops.pooling import max_pool2x2
-
-# The last convolution of each stage, by the name of its activation.
-LAST_CONVS = ("conv1", "conv2", "conv3", "conv4", "conv5")
-
-AnyArray = Array | np.ndarray
-
-
-class Features(NamedTuple):
-    """The pooled map of each stage, at 1/2 … 1/32 of the image's size; None for maps left out.
-
-    Maps of cases of several pictures have an axis v for them.
-
-    Args:
-      pool1: at 1/2 of the image's height and width, and so on.
-      pool2: at 1/4.
-      pool3: at 1/8.
-      pool4: at 1/16.
-      pool5: at 1/32.
-    """
-
-    pool1: Float[Array, "b *v h w c"] | None = None
-    pool2: Float[Array, "b *v h w c"] | None = None
-    pool3: Float[Array, "b *v h w c"] | None = None
-    pool4: Float[Array, "b *v h w c"] | None = None
-    pool5: Float[Array, "b *v h w c"] | None = None
-
-    def take(self, name: str) -> Float[Array, "b *v h w c"]:
-        """Returns the named map.
-
-        Raises:
-          ValueError: it was left out.
-        """
-        value = getattr(self, name)
-        if value is None:
-            raise ValueError(f"{name} is not among these features")
-        return value
-
-    def keep(self, *names: str) -> Features:
-        """Returns the named maps alone, the others None."""
-        return Features(**{name: getattr(self, name) for name in names})
-
-    def of_cases(self, cases: int, views: int) -> Features:
-        """Returns maps with an axis for the pictures of a case, which stand one after the other."""
-        return jax.tree.map(lambda x: x.reshape(cases, views, *x.shape[1:]), self)
 
 
 class ConvStage(nnx.Module):
@@ -116,7 +68,7 @@ class ConvStage(nnx.Module):
         return max_pool2x2(x, impl=self.impl)
 
 
-class VGG(nnx.Module):
+class VGG(StagedBackbone):
     """The convolutional part of a VGG, by default VGG16_bn; width and depth of its stages are free.
 
     Args:
@@ -132,10 +84,23 @@ class VGG(nnx.Module):
       UsageError: an unknown ``conv``.
     """
 
+    family = VGG_FAMILY
+
+    @classmethod
+    def of(cls, config: ModelConfig, *, pixels: PixelScale, rngs: nnx.Rngs) -> VGG:
+        return cls(
+            widths=config.widths,
+            depths=config.depths,
+            norm=config.row.norm,
+            conv=config.conv,
+            pixels=pixels,
+            rngs=rngs,
+        )
+
     def __init__(
         self,
         *,
-        widths: tuple[int, ...] = VGG_WIDTHS,
+        widths: tuple[int, ...] = VGG_FAMILY.widths,
         depths: tuple[int, ...] = BACKBONES["vgg16_bn"].depths,
         norm: bool = True,
         conv: str = "auto",
@@ -150,56 +115,3 @@ class VGG(nnx.Module):
             ConvStage(before, width, depth=depth, norm=norm, impl=impl, rngs=rngs)
             for before, width, depth in zip((3, *widths[:-1]), widths, depths, strict=True)
         )
-
-    def normalize(self, image: UInt8[AnyArray, "b h w 3"]) -> Float[Array, "b h w 3"]:
-        """Returns bytes as the normalised images that this network takes."""
-        return normalize(image, scale=self.pixels)
-
-    def __call__(self, image: Float[Array, "b h w 3"], *, train: bool) -> Features:
-        """Returns all five pooled maps of normalised images.
-
-        Raises:
-          TypeError: the images are not of floats.
-          ValueError: a side of the images is no multiple of 32.
-        """
-        return self.with_activations(image, train=train)[0]
-
-    def with_activations(
-        self,
-        image: Float[Array, "b h w 3"],
-        *,
-        train: bool,
-        perturb: Mapping[str, Float[Array, "b _ _ _"]] | None = None,
-    ) -> tuple[Features, dict[str, Float[Array, "b _ _ _"]]]:
-        """Returns the pooled maps, and the last activation of each stage before pooling.
-
-        ``perturb`` is added to the activations it names (``LAST_CONVS``), so that a derivative in
-        it at zero takes every path from the activation to the output.
-
-        Raises:
-          TypeError: the images are not of floats.
-          ValueError: a name that is none of ``LAST_CONVS``, or a side of the images that is no
-            multiple of 32.
-        """
-        perturb = perturb or {}
-        unknown = perturb.keys() - set(LAST_CONVS)
-        if unknown:
-            known = ", ".join(LAST_CONVS)
-            raise ValueError(f"no activation {', '.join(unknown)} to perturb, expected {known}")
-        if not jnp.issubdtype(image.dtype, jnp.floating):
-            raise TypeError(
-                f"image: got {image.dtype}, expected normalised floats; call normalize first"
-            )
-        height, width = image.shape[-3:-1]
-        if height % 32 or width % 32:
-            raise ValueError(f"image sides must be multiples of 32, got {height}×{width}")
-        pooled, activations = [], {}
-        x = image
-        for name, stage in zip(LAST_CONVS, self.stages, strict=True):
-            x = stage.convolve(x, train=train)
-            if name in perturb:
-                x = x + perturb[name]
-            activations[name] = x
-            x = stage.pool(x)
-            pooled.append(x)
-        return Features(*pooled), activations

@@ -1,4 +1,4 @@
-"""Pooling: by the maximum of 2x2 windows, and by means over the cells of a coarser grid.
+"""Pooling: by the maximum of 2x2 or 3x3 windows, and by means over the cells of a coarser grid.
 
 The gradient of max pooling on a CPU avoids XLA's select-and-scatter, many times slower.
 """
@@ -69,6 +69,63 @@ def _pool_compare_bwd(residuals: tuple[Array, Array], g: Array) -> tuple[Array]:
 
 
 _pool_compare.defvjp(_pool_compare_fwd, _pool_compare_bwd)
+
+
+def max_pool3x3(
+    x: Float[Array, "b h w c"], *, impl: str = "auto"
+) -> Float[Array, "b (h+1)//2 (w+1)//2 c"]:
+    """Pools by the maximum of 3x3 windows, stride 2, with nothing for one pixel around the image.
+
+    The gradient goes to the first maximum of each window in row-major order. NaN propagates.
+    ``impl`` is as in ``conv3x3``.
+
+    Raises:
+      UsageError: an unknown ``impl``.
+    """
+    return _pool3x3_compare(x) if resolve_impl(impl) == "fast" else _pool3x3_xla(x)
+
+
+def _pool3x3_xla(x: Float[Array, "b h w c"]) -> Float[Array, "b _ _ c"]:
+    padding = ((0, 0), (1, 1), (1, 1), (0, 0))
+    return lax.reduce_window(x, -jnp.inf, lax.max, (1, 3, 3, 1), (1, 2, 2, 1), padding)
+
+
+@jax.custom_vjp
+def _pool3x3_compare(x: Float[Array, "b h w c"]) -> Float[Array, "b _ _ c"]:
+    return _pool3x3_xla(x)
+
+
+def _pool3x3_forward(
+    x: Float[Array, "b h w c"],
+) -> tuple[Array, tuple[UInt8[Array, "b _ _ c"], Array]]:
+    top = _pool3x3_xla(x)
+    h, w = x.shape[1:3]
+    rows, columns = top.shape[1:3]
+    padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=-jnp.inf)
+    first = jnp.full(top.shape, 8, jnp.uint8)
+    for place in reversed(range(8)):
+        u, v = divmod(place, 3)
+        seen = padded[:, u : u + 2 * rows - 1 : 2, v : v + 2 * columns - 1 : 2]
+        first = jnp.where(seen == top, jnp.uint8(place), first)
+    # An empty array carries the input's shape (static) into the backward pass.
+    return top, (first, jnp.zeros((0, h, w), x.dtype))
+
+
+def _pool3x3_backward(residuals: tuple[Array, Array], g: Array) -> tuple[Array]:
+    first, shape = residuals
+    h, w = shape.shape[1:]
+    b, rows, columns, c = g.shape
+    # Of each place in the windows, what goes there: spread by the stride, then moved and added.
+    dx = jnp.zeros((b, h + 2, w + 2, c), g.dtype)
+    for place in range(9):
+        u, v = divmod(place, 3)
+        here = jnp.where(first == place, g, jnp.zeros((), g.dtype))
+        ends = ((0, 0, 0), (u, h + 2 - u - 2 * rows + 1, 1), (v, w + 2 - v - 2 * columns + 1, 1))
+        dx = dx + lax.pad(here, jnp.zeros((), g.dtype), (*ends, (0, 0, 0)))
+    return (dx[:, 1 : h + 1, 1 : w + 1],)
+
+
+_pool3x3_compare.defvjp(_pool3x3_forward, _pool3x3_backward)
 
 
 @partial(jax.jit, static_argnames="size")

@@ -7,20 +7,29 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Literal, NamedTuple
 
-from flax_attn.config import VGG_WIDTHS
+from flax_attn.config import RESNET_FAMILY, RESNETS, VGGS
 from flax_attn.errors import WeightsError
 from flax_attn.models.family import BACKBONES, Backbone
 from flax_attn.porting.convert import ArraySpec, printable
-from flax_attn.porting.layer_names import COUNTED_CONV, is_backbone, naming_of, path_of, places
+from flax_attn.porting.layer_names import (
+    COUNTED_CONV,
+    is_backbone,
+    is_resnet,
+    naming_of,
+    path_of,
+    places,
+)
+from flax_attn.porting.resnets import has_bottlenecks, is_resnet_path, resnet_shapes, width_path
 from flax_attn.porting.tables import DENSE_GRID, KeyTable, fitting_table
 
 # Sizes of a head whose tensors do not tell them: those of ImageNet's networks and the article's.
 _CLASSES, _HIDDEN, _ATTN_FEATURES = 1000, 4096, 256
 
-Head = Literal["dense", "gates"]
+Head = Literal["dense", "gates", "average"]
 
 
 class Leaf(NamedTuple):
@@ -31,7 +40,9 @@ class Leaf(NamedTuple):
 
 
 class Architecture(NamedTuple):
-    """A VGG, and the head on it: its dense classifier, the article's gates, or none."""
+    """A backbone, and the head on it: a VGG's dense classifier, the article's gates, a classifier
+    of averages, or none.
+    """
 
     backbone: Backbone
     widths: tuple[int, ...]
@@ -42,18 +53,41 @@ class Architecture(NamedTuple):
 
     @property
     def name(self) -> str:
-        """The name among the eight, or the depths of another."""
+        """The name among ``BACKBONES``, or the depths of another."""
         for name, backbone in BACKBONES.items():
             if backbone == self.backbone:
                 return name
         depths = " ".join(map(str, self.backbone.depths))
+        if self.backbone.family is RESNET_FAMILY:
+            return f"a ResNet of depths {depths}"
         return f"a VGG{'_bn' if self.backbone.norm else ''} of depths {depths}"
+
+    @property
+    def flags(self) -> str:
+        """What ``port`` must be told of sizes that are of none of ``BACKBONES``."""
+        depths, widths = (
+            " ".join(map(str, sizes)) for sizes in (self.backbone.depths, self.widths)
+        )
+        flags, of_resnet = "", self.backbone.family is RESNET_FAMILY
+        if self.backbone not in BACKBONES.values():
+            known = "of neither ResNet" if of_resnet else "none of the eight"
+            flags += f", by --depths {depths} ({known})"
+        if self.widths != self.backbone.family.widths:
+            flags += f", by --widths {widths}"
+        named = f", by --backbone resnet{18 if self.backbone.expansion == 1 else 50}"
+        return named + flags if of_resnet and flags else flags
 
     def leaves(self) -> dict[str, Leaf]:
         """Returns the shape of every array of ours, by path."""
         return {path: Leaf(shape) for path, shape in self._shapes()}
 
     def _shapes(self) -> Iterator[tuple[str, tuple[int, ...]]]:
+        if self.backbone.family is RESNET_FAMILY:
+            yield from resnet_shapes(self.backbone, self.widths)
+            if self.head == "average":
+                features = self.widths[-1] * self.backbone.expansion
+                yield from _linear("classifier", features, self.classes)
+            return
         before = 3
         for stage, layer in places(self.backbone.depths):
             path, width = path_of(stage, layer), self.widths[stage]
@@ -78,6 +112,15 @@ class Architecture(NamedTuple):
             yield from _linear("classifier", before + self.widths[2] + self.widths[3], self.classes)
 
 
+def backbone_of_arrays(paths: Iterable[str], depths: Sequence[int]) -> Backbone:
+    """Returns the backbone of arrays of ours, by their paths."""
+    paths = list(paths)
+    if any(map(is_resnet_path, paths)):
+        row = RESNETS["resnet50" if has_bottlenecks(paths) else "resnet18"]
+        return replace(row, depths=tuple(depths))
+    return Backbone(tuple(depths), norm=any("/norm/" in path for path in paths))
+
+
 def _linear(path: str, inputs: int, outputs: int) -> Iterator[tuple[str, tuple[int, ...]]]:
     yield f"{path}/kernel", (inputs, outputs)
     yield f"{path}/bias", (outputs,)
@@ -98,6 +141,11 @@ def detect_layout(tensors: Mapping[str, ArraySpec], source: str) -> str:
             return layout
     if naming is not None:
         return "backbone"
+    if is_resnet(keys):
+        raise WeightsError(
+            f"{source} is a ResNet of torchvision, and the network stands on a VGG: build it with "
+            f"--backbone, one of {', '.join(RESNETS)}"
+        )
     shown = ", ".join(printable(key) for key in keys[:5])
     raise WeightsError(
         f"{source} is neither a VGG of torchvision, timm or Keras nor the article's AttnVGG: its "
@@ -120,6 +168,8 @@ def origin_of(tensors: Mapping[str, ArraySpec], source: str) -> str:
     Raises:
       WeightsError: nobody's that is known.
     """
+    if is_resnet(tensors):
+        return "torchvision"
     layout = detect_layout(tensors, source)
     return _ORIGINS[naming_of(tensors) or ""] if layout == "backbone" else layout
 
@@ -167,7 +217,7 @@ def find_backbone(
         table = fitting_table("backbone", backbone.depths, tensors.keys(), norm=norm)
         return len(keys - table.counters ^ table.entries.keys())
 
-    return min((b for b in BACKBONES.values() if b.norm == norm), key=unlike)
+    return min((b for b in VGGS.values() if b.norm == norm), key=unlike)
 
 
 def told_depths(tensors: Mapping[str, ArraySpec], norm: bool) -> tuple[int, ...] | None:
@@ -175,7 +225,7 @@ def told_depths(tensors: Mapping[str, ArraySpec], norm: bool) -> tuple[int, ...]
     naming = naming_of(tensors)
     kernels = {k for k in tensors if is_backbone(k) and len(tensors[k].shape) == 4}
     if naming == COUNTED_CONV:
-        counts = [b.depths for b in BACKBONES.values() if sum(b.depths) == len(kernels)]
+        counts = [b.depths for b in VGGS.values() if sum(b.depths) == len(kernels)]
         return counts[0] if counts else None
     if naming in ("conv_block", "block"):
         stages = Counter(int(match[1]) for k in kernels if (match := _STAGE.match(k)))
@@ -202,12 +252,14 @@ def find_architecture(
     backbone: Backbone,
     tensors: Mapping[str, ArraySpec],
     *,
-    widths: Sequence[int] | None = VGG_WIDTHS,
+    widths: Sequence[int] | None,
 ) -> Architecture:
     """Returns the network of tensors; sizes of the head that are free are the tensors'.
 
     So are the ``widths`` of the stages where None is given.
     """
+
+    of_resnet = backbone.family is RESNET_FAMILY
 
     def size(path: str, default: int, axis: int = 0) -> int:
         key = table.key_of(path)
@@ -216,15 +268,16 @@ def find_architecture(
         return shape[axis] if len(shape) > axis and 0 not in shape else default
 
     if widths is None:
-        # Of biases, which no exchange of axes changes.
-        widths = [
-            size(f"{path_of(stage, depth - 1)}/bias", default)
-            for stage, (depth, default) in enumerate(zip(backbone.depths, VGG_WIDTHS, strict=True))
-        ]
+        # Of vectors, which no exchange of axes changes.
+        told = (
+            width_path(stage) if of_resnet else f"{path_of(stage, depth - 1)}/bias"
+            for stage, depth in enumerate(backbone.depths)
+        )
+        widths = [size(*each) for each in zip(told, backbone.family.widths, strict=True)]
     head: Head | None = None
     if table.layout != "backbone":
-        head = "gates" if table.layout == "attn_vgg" else "dense"
-    last = "classifier/bias" if head == "gates" else "dense/2/bias"
+        head = "gates" if table.layout == "attn_vgg" else "average" if of_resnet else "dense"
+    last = "dense/2/bias" if head == "dense" else "classifier/bias"
     return Architecture(
         backbone,
         tuple(widths),

@@ -9,7 +9,7 @@ import numpy as np
 
 from flax_attn.errors import WeightsError
 from flax_attn.models.functional import BACKBONE, Mismatch, find_mismatches
-from flax_attn.porting.layer_names import is_backbone
+from flax_attn.porting.layer_names import is_backbone, is_resnet_backbone
 from flax_attn.porting.tables import KeyTable
 
 _CASTABLE = frozenset({"float16", "bfloat16", "float64"})
@@ -80,7 +80,8 @@ def to_flax(
     unexpected = tensors.keys() - table.entries.keys() - table.counters - table.ignored
     for key in sorted(unexpected, key=str):
         report.add("unexpected", key)
-    remedy = _REMEDY if any(map(is_backbone, report.names)) else f"{_BACKBONE_REMEDY} {_REMEDY}"
+    of_backbone = any(is_backbone(key) or is_resnet_backbone(key) for key in report.names)
+    remedy = _REMEDY if of_backbone else f"{_BACKBONE_REMEDY} {_REMEDY}"
     report.raise_if_any(f"{source} does not fit the layout {table.layout}", remedy=remedy)
     return arrays
 

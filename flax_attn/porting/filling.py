@@ -10,11 +10,14 @@ from typing import Any
 import numpy as np
 from flax import nnx
 
+from flax_attn.config import RESNET_FAMILY
 from flax_attn.errors import WeightsError, name_some
+from flax_attn.models.backbone import StagedBackbone
 from flax_attn.models.family import Backbone
 from flax_attn.models.functional import BACKBONE, merge, placed_like, split
+from flax_attn.models.resnet import ResNet
 from flax_attn.models.vgg import VGG
-from flax_attn.porting.architecture import detect_layout
+from flax_attn.porting.architecture import backbone_of_arrays, detect_layout
 from flax_attn.porting.convert import (
     ArraySpec,
     describe_new_classes,
@@ -24,6 +27,7 @@ from flax_attn.porting.convert import (
 )
 from flax_attn.porting.layer_names import is_backbone
 from flax_attn.porting.pixels import Pixels, fold_pixels
+from flax_attn.porting.resnets import choose_resnet_table
 from flax_attn.porting.tables import KeyTable, fitting_table
 from flax_attn.porting.weight_files import OpenWeights
 
@@ -39,6 +43,8 @@ def choose_table(layout: str, backbone: Backbone, weights: OpenWeights, source: 
       WeightsError: they are of none of the known layouts.
     """
     tensors = weights.tensors
+    if backbone.family is RESNET_FAMILY:
+        return choose_resnet_table(layout, backbone, tensors, source)
     found = detect_layout(tensors, source) if layout == "auto" else layout
     if (found == "keras") is not weights.of_keras and found != "backbone":
         kind = "Keras's" if weights.of_keras else "PyTorch's"
@@ -54,7 +60,7 @@ def choose_table(layout: str, backbone: Backbone, weights: OpenWeights, source: 
 
 def say_passed_over(table: KeyTable, tensors: Mapping[str, ArraySpec], source: str) -> None:
     """Says which tensors the table of a backbone passes over."""
-    head = sorted(key for key in tensors if not is_backbone(key))
+    head = sorted(tensors.keys() & table.ignored)
     if table.layout == "backbone" and head:
         shown = name_some(head, text=printable)
         _log.info(f"{source}: the convolutions alone, passed over {shown}")
@@ -101,32 +107,34 @@ def _offered(
 class _Headless(nnx.Module):
     """A backbone under the name that it has in a network."""
 
-    def __init__(self, backbone: VGG):
+    def __init__(self, backbone: StagedBackbone):
         self.backbone = backbone
 
 
-def with_backbone(model: Any, argument: str) -> Any:
+def with_backbone(
+    model: Any, argument: str, *, kinds: tuple[type[StagedBackbone], ...] = (VGG,)
+) -> Any:
     """Returns a network that has a backbone: the model, or one around a backbone alone.
 
     Raises:
-      TypeError: it is neither.
+      TypeError: it is neither, or the backbone is of another kind.
     """
-    model = _Headless(model) if isinstance(model, VGG) else model
-    if not isinstance(getattr(model, "backbone", None), VGG):
+    model = _Headless(model) if isinstance(model, kinds) else model
+    if not isinstance(getattr(model, "backbone", None), kinds):
+        known = " or a ".join(kind.__name__ for kind in kinds)
         raise TypeError(
-            f"{argument} must be a network with a VGG as its backbone, got "
+            f"{argument} must be a network with a {known} as its backbone, got "
             f"{type(model).__name__}: take one of flax_attn.models"
         )
     return model
 
 
 def backbone_of(model: Any) -> Backbone:
-    """Returns the depths of a network's backbone, and whether it has batch normalisation."""
-    stages = model.backbone.stages
-    _, params, _ = split(model.backbone)
-    return Backbone(
-        tuple(len(stage.layers) for stage in stages), norm=any("/norm/" in p for p in params)
-    )
+    """Returns what tells a network's backbone from others, its own depths among it."""
+    backbone = model.backbone
+    parts = [s.blocks if isinstance(backbone, ResNet) else s.layers for s in backbone.stages]
+    _, params, _ = split(backbone)
+    return backbone_of_arrays([BACKBONE + path for path in params], [len(each) for each in parts])
 
 
 def arrays_of(model: Any, layout: str) -> dict[str, np.ndarray]:

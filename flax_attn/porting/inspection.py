@@ -7,13 +7,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from flax_attn.config import VGG_WIDTHS
+from flax_attn.config import RESNET_FAMILY, VGGS
 from flax_attn.errors import WeightsError
 from flax_attn.models.family import BACKBONES, Backbone
 from flax_attn.models.functional import BACKBONE
 from flax_attn.porting.architecture import (
     Architecture,
     Head,
+    backbone_of_arrays,
     find_architecture,
     find_backbone,
     has_norm,
@@ -22,9 +23,10 @@ from flax_attn.porting.architecture import (
 )
 from flax_attn.porting.convert import ArraySpec, is_statistic, sizes, to_flax
 from flax_attn.porting.filling import choose_table
-from flax_attn.porting.layer_names import COUNTED_CONV, is_backbone, naming_of
+from flax_attn.porting.layer_names import COUNTED_CONV, is_backbone, is_resnet, naming_of
 from flax_attn.porting.pixels import as_pixels
 from flax_attn.porting.ported_files import is_ported, read_ported, sha256_of
+from flax_attn.porting.resnets import find_resnet
 from flax_attn.porting.tables import KeyTable
 from flax_attn.porting.weight_files import OpenWeights, open_weights
 
@@ -88,12 +90,7 @@ class Inspection(NamedTuple):
 
     def __str__(self) -> str:
         """Returns it in one line."""
-        network = self.architecture
-        flags = ""
-        if network.backbone not in BACKBONES.values():
-            flags += f", by --depths {_listed(network.backbone.depths)} (none of the eight)"
-        if network.widths != VGG_WIDTHS:
-            flags += f", by --widths {_listed(network.widths)}"
+        network, flags = self.architecture, self.architecture.flags
         kind = "AttnVGG on " if network.head == "gates" and self.whole else ""
         if network.head and self.whole:
             head, fills = f"{network.classes:,} classes", f"fills the whole network{flags}"
@@ -118,23 +115,29 @@ def identify(
     depths: Sequence[int] | None = None,
     norm: bool | None = None,
     widths: Sequence[int] | None = None,
+    named: Backbone | None = None,
     only_named: bool = True,
 ) -> Identified:
     """Returns table and network of open weights, by their names and sizes unless these are given.
 
-    With ``only_named`` other widths than VGG's, and other depths than the eight's, must be given.
+    With ``only_named`` other widths and depths than those of ``BACKBONES`` must be given. ``named``
+    is the backbone that is expected, if any.
 
     Raises:
       WeightsError: they are of no known layout, or of sizes that are not given.
+      UsageError: they are a ResNet's, and a VGG is named.
     """
     tensors = weights.tensors
-    if depths is None:
-        _refuse_other_depths(tensors, source, only_named=only_named)
-    backbone = find_backbone(tensors, depths=depths, norm=norm)
+    if is_resnet(tensors) or (named is not None and named.family is RESNET_FAMILY):
+        backbone = find_resnet(tensors, source, named=named, depths=depths, only_named=only_named)
+    else:
+        if depths is None:
+            _refuse_other_depths(tensors, source, only_named=only_named)
+        backbone = find_backbone(tensors, depths=depths, norm=norm)
     table = choose_table(layout, backbone, weights, source)
     if widths is not None:
         return Identified(table, find_architecture(table, backbone, tensors, widths=widths))
-    usual = find_architecture(table, backbone, tensors)
+    usual = find_architecture(table, backbone, tensors, widths=backbone.family.widths)
     told = find_architecture(table, backbone, tensors, widths=None)
     wrong = _misshapen(table, tensors, told)
     if len(wrong) >= len(_misshapen(table, tensors, usual)):
@@ -142,7 +145,7 @@ def identify(
     if only_named and not any(path.startswith(BACKBONE) for path in wrong):
         raise WeightsError(
             f"{source} is {told.name} of widths {_listed(told.widths)}, not "
-            f"{_listed(VGG_WIDTHS)}: if that is meant, name --widths {_listed(told.widths)}"
+            f"{_listed(usual.widths)}: if that is meant, name --widths {_listed(told.widths)}"
         )
     return Identified(table, told)
 
@@ -183,10 +186,12 @@ def inspect_file(path: Path, *, entry: str | None = None, pixels: str | None = N
 
 def _inspect_ported(path: Path) -> Inspection:
     arrays, metadata = read_ported(path)
-    backbone = Backbone(tuple(metadata["depths"]), norm=any("/norm/" in name for name in arrays))
+    backbone = backbone_of_arrays(arrays, metadata["depths"])
     head: Head | None = "gates" if any(name.startswith("gates/") for name in arrays) else None
     if "dense/0/kernel" in arrays:
         head = "dense"
+    elif head is None and "classifier/kernel" in arrays:
+        head = "average"
 
     def size(name: str) -> int:
         return arrays[name].shape[0] if name in arrays and arrays[name].ndim else 0
@@ -282,7 +287,7 @@ def _refuse_other_depths(
     if only_named and told is not None and Backbone(told, norm) not in BACKBONES.values():
         raise WeightsError(
             f"{source} has {_listed(told)} convolutions in its stages, as none of "
-            f"{', '.join(BACKBONES)}: layers are missing, or name --depths {_listed(told)}"
+            f"{', '.join(VGGS)}: layers are missing, or name --depths {_listed(told)}"
         )
 
 

@@ -1,4 +1,4 @@
-"""How the convolutions of a VGG are named elsewhere, in the order of the network."""
+"""How convolutions are named elsewhere: those of a VGG in the order of the network."""
 
 from __future__ import annotations
 
@@ -34,6 +34,21 @@ def naming_of(keys: Iterable[str]) -> str | None:
         if any(name.startswith(naming) for name in found):
             return naming
     return "" if found else None
+
+
+# torchvision's names of a ResNet's layers, and of its blocks by stage and place.
+_RESNET = re.compile(r"conv1\.|bn1\.|layer[1-4]\.\d+\.(?:conv[1-3]|bn[1-3]|downsample\.[01])\.")
+RESNET_BLOCK = re.compile(r"layer([1-4])\.(\d{1,3})\.")
+
+
+def is_resnet(keys: Iterable[object]) -> bool:
+    """Returns whether keys are of a ResNet in torchvision's names."""
+    return any(RESNET_BLOCK.match(str(key)) for key in keys)
+
+
+def is_resnet_backbone(key: str) -> bool:
+    """Returns whether a key is of a ResNet's backbone, in torchvision's names."""
+    return _RESNET.match(key) is not None
 
 
 class Layer(NamedTuple):

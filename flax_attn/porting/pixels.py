@@ -51,6 +51,9 @@ def fold_pixels(
     """Returns the arrays of a network that takes pixels of another scale, ours by path.
 
     Only the first convolution changes.
+
+    Raises:
+      UsageError: it has no bias, as in a ResNet.
     """
     if given == wanted:
         return dict(arrays)
@@ -59,6 +62,11 @@ def fold_pixels(
     factor = np.divide(after.std, before.std)
     offset = np.subtract(after.mean, before.mean) / before.std
     path = path_of(0, 0)
+    if f"{path}/bias" not in arrays:
+        raise UsageError(
+            "the first convolution of a ResNet has no bias to fold a scale of pixels into: leave "
+            "the pixels as they are"
+        )
     kernel = arrays[f"{path}/kernel"].astype(np.float64)
     bias = arrays[f"{path}/bias"] + np.einsum("hwio,i->o", kernel, offset)
     scaled = kernel * factor[:, None]

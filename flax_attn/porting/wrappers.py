@@ -29,7 +29,7 @@ ENTRIES = (
 # What stands before every name of a network within another module, in the same order.
 PREFIXES = (
     *("module", "_orig_mod", "_fsdp_wrapped_module", "model", "network", "net", "backbone"),
-    *("encoder", "vgg", "model_ema", "ema_model", "ema"),
+    *("encoder", "vgg", "resnet", "model_ema", "ema_model", "ema"),
 )
 # Wrappers around a part of a network stand in the middle of its names.
 _WRAPPERS = ("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
@@ -37,7 +37,7 @@ _WRAPPERS = ("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped
 _COUNTERS = ("total_ops", "total_params")
 
 _PREFIX = rf"((?:(?:{'|'.join(PREFIXES)})\.)*)"
-_NETWORK = re.compile(_PREFIX + r"(?:features[._]|conv_block\d)")
+_NETWORK = re.compile(_PREFIX + r"(?:features[._]|conv_block\d|layer[1-4]\.\d+\.)")
 # The layers of torchvision's ``features`` alone.
 _NUMBERED = re.compile(_PREFIX + r"\d+\.")
 

@@ -21,8 +21,8 @@ import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
 from flax_attn.data import Sampler, Split, batches, num_batches
+from flax_attn.models.backbone import Features
 from flax_attn.models.functional import BACKBONE, Arrays, digest_arrays
-from flax_attn.models.vgg import Features
 from flax_attn.ops.images import IMAGENET, PixelScale
 from flax_attn.system.files import writing
 from flax_attn.system.folders import Build, require_writable
@@ -181,8 +181,7 @@ def _compute(
     maps: dict[str, np.memmap] = {}
     epoch = batches(split, Sampler(batch_size, part=devices.part), workers=workers)
     for batch in progress(epoch, num_batches(n, batch_size)):
-        computed = step(devices.share(batch.image))
-        features = {k: v for k, v in computed._asdict().items() if v is not None}
+        features = step(devices.share(batch.image))
         if not maps:
             shapes = {name: (n, *value.shape[1:]) for name, value in features.items()}
             maps = _create(folder, shapes)

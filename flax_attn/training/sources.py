@@ -23,9 +23,9 @@ from flax_attn.data.oversampling import Oversampling, make_oversampling
 from flax_attn.data.region_masks import RegionMasks
 from flax_attn.data.views import uncut
 from flax_attn.models import MODELS
+from flax_attn.models.backbone import Features
 from flax_attn.models.functional import Arrays, Structure
 from flax_attn.models.network import pixel_scale
-from flax_attn.models.vgg import Features
 from flax_attn.runs.run_cases import NO_INPUTS, CaseInputs
 from flax_attn.system.console import bar
 from flax_attn.training.devices import ONE, Devices

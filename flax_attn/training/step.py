@@ -16,10 +16,10 @@ from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from flax_attn.config import TrainConfig
 from flax_attn.models import functional
+from flax_attn.models.backbone import Features
 from flax_attn.models.functional import Arrays, Structure, trainable
 from flax_attn.models.network import AttnOutput, Network
 from flax_attn.models.tasks import TASKS, Task
-from flax_attn.models.vgg import Features
 from flax_attn.ops.images import augment
 from flax_attn.ops.losses import score_function_terms
 from flax_attn.ops.metrics import LabelSums, Sums
@@ -290,7 +290,7 @@ def make_feature_step(
 ) -> Callable[[Arrays, Arrays, UInt8[Array, "b h w 3"]], Features]:
     """Returns ``step(params, stats, image) -> features`` in evaluation mode, jitted.
 
-    The features hold the maps named in ``taps``; the others are None.
+    The features hold the maps named in ``taps``.
     """
 
     def step(params: Arrays, stats: Arrays, image: UInt8[Array, "b h w 3"]) -> Features:

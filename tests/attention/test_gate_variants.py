@@ -13,8 +13,8 @@ from flax_attn.attention.gate import CHANNEL_FEATURES
 from flax_attn.config import Config, validate
 from flax_attn.errors import UsageError
 from flax_attn.models import build_model, functional
+from flax_attn.models.backbone import Features
 from flax_attn.models.network import named_maps
-from flax_attn.models.vgg import Features
 from flax_attn.training.optimizer import make_optimizer
 from flax_attn.training.step import Examples, init_state, make_train_step
 from tests.helpers.bounds import assert_rounded, probable

@@ -12,7 +12,7 @@ from flax import nnx
 from flax_attn.attention import ALIGNMENTS, SCORES, AttentionGate
 from flax_attn.config import Config
 from flax_attn.models import build_model, functional
-from flax_attn.models.vgg import Features
+from flax_attn.models.backbone import Features
 from flax_attn.training.optimizer import make_optimizer
 from flax_attn.training.step import Examples, init_state, make_train_step
 

@@ -7,12 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flax_attn.config import Config
+from flax_attn.config import VGG_FAMILY, Config
 from flax_attn.explain.forward import network_forward
 from flax_attn.explain.gradients import input_gradients
 from flax_attn.models import build_model, functional
 from flax_attn.models.functional import Arrays
-from flax_attn.models.vgg import LAST_CONVS
 from flax_attn.ops.images import normalize
 from tests.helpers.bounds import assert_within, fan_in, rounding
 
@@ -31,10 +30,10 @@ def test_networks_give_their_activations_and_the_same_logits(tiny: Config, name:
     np.testing.assert_array_equal(output.logits, expected.logits)
     assert {key: value.shape for key, value in activations.items()} == {
         name: (2, 64 >> i, 64 >> i, width)
-        for i, (name, width) in enumerate(zip(LAST_CONVS, config.widths, strict=True))
+        for i, (name, width) in enumerate(zip(VGG_FAMILY.activations, config.widths, strict=True))
     }
     # Activations are those that are pooled.
-    for activation, pooled in zip(activations.values(), output.features, strict=True):
+    for activation, pooled in zip(activations.values(), output.features.values(), strict=True):
         b, h, w, c = activation.shape
         blocks = activation.reshape(b, h // 2, 2, w // 2, 2, c)
         np.testing.assert_array_equal(blocks.max((2, 4)), pooled)

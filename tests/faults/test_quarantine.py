@@ -17,7 +17,7 @@ from flax_attn.data import Quarantine, open_dataset
 from flax_attn.data.quarantine import read_entries
 from flax_attn.data.views import GuardedSplit
 from flax_attn.figures import Panel, draw_attention
-from flax_attn.models.vgg import Features
+from flax_attn.models.backbone import Features
 from flax_attn.runs.log import read_rows
 from flax_attn.system import cli
 from flax_attn.system.output import MARK

@@ -16,7 +16,7 @@ import torch
 
 os.environ.setdefault("KERAS_BACKEND", "jax")
 
-from flax_attn.models.family import BACKBONES
+from flax_attn.models.family import VGGS
 from flax_attn.porting import read_ported
 from flax_attn.porting.architecture import Architecture
 from flax_attn.porting.pixels import SCALES
@@ -41,7 +41,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore"),
 ]
 
-PLAIN = [name for name in BACKBONES if not BACKBONES[name].norm]
+PLAIN = [name for name in VGGS if not VGGS[name].norm]
 FULL = (64, 128, 256, 512, 512)
 # Relative to the largest logit, at 224 pixels.
 BOUND = 1e-5
@@ -53,11 +53,11 @@ def port(source: Path, out: Path, *flags: object, widths: tuple[int, ...]) -> Pa
 
 
 @pytest.mark.parametrize("make", [torchvision_vgg, timm_vgg], ids=["torchvision", "timm"])
-@pytest.mark.parametrize("name", BACKBONES)
+@pytest.mark.parametrize("name", VGGS)
 def test_pytorch_there_and_back(
     name: str, make: Callable[[Architecture], Any], tmp_path: Path
 ) -> None:
-    network = narrow(BACKBONES[name])
+    network = narrow(VGGS[name])
     theirs, source = filled(make(network), seed=3), tmp_path / "a.pth"
     torch.save(theirs.state_dict(), source)
     ours = port(source, tmp_path / "o.safetensors", widths=network.widths)
@@ -75,13 +75,13 @@ def test_pytorch_there_and_back(
 @pytest.mark.parametrize("top", [True, False], ids=["top", "no top"])
 @pytest.mark.parametrize("name", PLAIN)
 def test_keras_there_and_back(name: str, top: bool, kind: str, tmp_path: Path) -> None:
-    network = narrow(BACKBONES[name])
+    network = narrow(VGGS[name])
     check_keras(network, tmp_path, kind=kind, top=top)
 
 
 @pytest.mark.parametrize("name", ["vgg16", "vgg19"])
 def test_keras_applications_in_full_size(name: str, tmp_path: Path) -> None:
-    check_keras(Architecture(BACKBONES[name], FULL, "dense"), tmp_path, kind="a.weights.h5")
+    check_keras(Architecture(VGGS[name], FULL, "dense"), tmp_path, kind="a.weights.h5")
 
 
 def check_keras(network: Architecture, folder: Path, *, kind: str, top: bool = True) -> None:
@@ -107,7 +107,7 @@ def check_keras(network: Architecture, folder: Path, *, kind: str, top: bool = T
 
 @pytest.mark.parametrize("name", PLAIN)
 def test_torchvisions_weights_run_in_keras(name: str, tmp_path: Path) -> None:
-    network = narrow(BACKBONES[name])
+    network = narrow(VGGS[name])
     theirs, source = filled(torchvision_vgg(network), seed=3), tmp_path / "a.pth"
     torch.save(theirs.state_dict(), source)
     there = port(source, tmp_path / "a.weights.h5", "--to", "keras", widths=network.widths)
@@ -126,7 +126,7 @@ def test_torchvisions_weights_run_in_keras(name: str, tmp_path: Path) -> None:
 def test_the_golden_files_are_what_the_peers_write_today(name: str, tmp_path: Path) -> None:
     golden, made = np.load(PEERS), small(name, tmp_path)
     assert relative(made[f"logits/{name}"], golden[f"logits/{name}"]) < BOUND
-    widths, found = narrow(BACKBONES[FILES[name]]).widths, {}
+    widths, found = narrow(VGGS[FILES[name]]).widths, {}
     for origin in (golden, made):
         source = tmp_path / name
         source.write_bytes(origin[f"file/{name}"].tobytes())

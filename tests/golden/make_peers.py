@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from flax_attn.models.family import BACKBONES
+from flax_attn.models.family import VGGS
 from tests.helpers.plain_vgg import narrow, random_arrays
 from tests.helpers.weight_peers import (
     fill_keras,
@@ -45,7 +45,7 @@ def images() -> np.ndarray:
 
 def small(name: str, folder: Path) -> dict[str, np.ndarray]:
     """A file that a library writes of a small network, and what the network says."""
-    network, path = narrow(BACKBONES[FILES[name]], hidden=HIDDEN), folder / name
+    network, path = narrow(VGGS[FILES[name]], hidden=HIDDEN), folder / name
     if name.startswith("timm"):
         from safetensors.torch import save_file
 
@@ -66,7 +66,7 @@ def full_keys() -> dict[str, dict[str, list[int]]]:
     import torch
 
     found = {}
-    for name in BACKBONES:
+    for name in VGGS:
         with torch.device("meta"):
             state = timm.create_model(name, pretrained=False).state_dict()
         found[f"timm {name}"] = {key: list(value.shape) for key, value in state.items()}

@@ -9,8 +9,8 @@ import numpy as np
 from flax import nnx
 from jax import Array
 
+from flax_attn.models.backbone import Features
 from flax_attn.models.network import AttnOutput
-from flax_attn.models.vgg import Features
 
 
 class AskedNetwork(nnx.Module):

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torchvision.models.vgg import VGG
 
-from flax_attn.models.family import BACKBONES
+from flax_attn.models.family import VGGS
 from tests.helpers.parity import randomize
 from tests.helpers.torch_attn_vgg import TorchAttnVGG, torch_features
 
@@ -21,7 +21,7 @@ def torch_dense(
     name: str, *, widths: Sequence[int], hidden: int, num_classes: int, seed: int = 1
 ) -> nn.Module:
     """torchvision's VGG of this name, narrower, randomised."""
-    row = BACKBONES[name]
+    row = VGGS[name]
     with torch.device("meta"):
         network = VGG(
             torch_features(widths, row.depths, norm=row.norm),
@@ -36,7 +36,7 @@ def torch_dense(
 
 def torch_gated(name: str, *, widths: Sequence[int], attn_features: int) -> TorchAttnVGG:
     """The article's network on this VGG, randomised."""
-    row = BACKBONES[name]
+    row = VGGS[name]
     features = torch_features(widths, row.depths, norm=row.norm)
     network = TorchAttnVGG(widths=widths, attn_features=attn_features, features=features)
     return randomize(network, seed=1)

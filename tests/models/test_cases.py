@@ -13,8 +13,8 @@ import pytest
 from flax_attn.config import Config, ModelConfig
 from flax_attn.errors import UsageError
 from flax_attn.models import AttnOutput, build_model, functional
+from flax_attn.models.backbone import Features
 from flax_attn.models.network import VIEWS, named_maps
-from flax_attn.models.vgg import Features
 from tests.helpers.small_relations import draw
 
 B, K = 2, 3

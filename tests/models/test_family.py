@@ -20,7 +20,7 @@ from flax_attn.config import ModelConfig
 from flax_attn.errors import UsageError
 from flax_attn.models import MODELS, build_model, family, functional
 from flax_attn.models.calibrate import calibrate
-from flax_attn.models.family import BACKBONES
+from flax_attn.models.family import VGGS
 from flax_attn.models.functional import Arrays, Structure
 from flax_attn.models.network import Network
 from flax_attn.ops.images import normalize
@@ -48,7 +48,7 @@ PARAMETERS = {
     "vgg19": 143_667_240,
     "vgg19_bn": 143_678_248,
 }
-PLAIN = [name for name, row in BACKBONES.items() if not row.norm]
+PLAIN = [name for name, row in VGGS.items() if not row.norm]
 # The smallest side at which every stage has a pixel to pool; two of them, as pool-5 is averaged.
 SIDE = 64
 SIZES = {"widths": (4, 6, 8, 8, 8), "hidden": 10, "attn_features": 6}
@@ -62,7 +62,7 @@ def abstract(**settings: Any) -> tuple[Arrays, Arrays]:
     return params, stats
 
 
-@pytest.mark.parametrize("name", BACKBONES)
+@pytest.mark.parametrize("name", VGGS)
 def test_sizes_are_torchvisions(name: str) -> None:
     build = getattr(fa, name)
     assert build is getattr(family, name) and build.__name__ == name
@@ -88,7 +88,7 @@ def test_without_normalisation_the_tree_is_the_other_ones_without_it(model: str)
 
 def test_vgg16_bn_is_the_default_and_draws_the_same_kernels_as_without() -> None:
     assert ModelConfig().backbone == "vgg16_bn"
-    assert ModelConfig().depths == BACKBONES["vgg16_bn"].depths
+    assert ModelConfig().depths == VGGS["vgg16_bn"].depths
     (_, default, _), (_, named, _), (_, plain, _) = (
         functional.split(fa.VGG(widths=(2,) * 5, depths=(1,) * 5, **which, rngs=nnx.Rngs(3)))
         for which in ({}, {"norm": True}, {"norm": False})
@@ -101,13 +101,13 @@ def test_vgg16_bn_is_the_default_and_draws_the_same_kernels_as_without() -> None
 
 
 def test_depths_follow_the_backbone_unless_they_are_given() -> None:
-    own, other = (1, 1, 1, 1, 2), BACKBONES["vgg11"].depths
+    own, other = (1, 1, 1, 1, 2), VGGS["vgg11"].depths
     assert ModelConfig(backbone="vgg11").depths == other
     assert ModelConfig().replaced(backbone="vgg11").depths == other
     assert ModelConfig(depths=own).replaced(backbone="vgg11").depths == own
     assert ModelConfig().replaced(backbone="vgg11", depths=own).depths == own
     assert fa.make_config({"backbone": "vgg11"}).updated(backbone="vgg19").model.depths == (
-        BACKBONES["vgg19"].depths
+        VGGS["vgg19"].depths
     )
     # As runs were, before there were others: what config.json says of no backbone.
     assert fa.Config.from_json({"model": {"depths": [1, 1, 2, 2, 2]}}).model == ModelConfig(
@@ -159,7 +159,7 @@ def value_and_gradient(
         # Dropout has no part in what is compared.
         model.dropout = 0.0
         logits = model.classify(features, train=train).logits
-        return cross_entropy(logits, LABELS).mean(), {**features._asdict(), "logits": logits}
+        return cross_entropy(logits, LABELS).mean(), {**features, "logits": logits}
 
     gradient, values = jax.grad(loss, has_aux=True)(params)
     return values, gradient
@@ -167,7 +167,7 @@ def value_and_gradient(
 
 def assert_parity(network: nn.Module, config: ModelConfig, side: int) -> None:
     """Fails unless maps, logits and every gradient are PyTorch's, in float64."""
-    norm = BACKBONES[config.backbone].norm
+    norm = VGGS[config.backbone].norm
     structure, params, stats = ours_of(network, config)
     double = network.double().eval()
     for module in double.modules():  # batch statistics, but no dropout
@@ -198,7 +198,7 @@ def assert_parity(network: nn.Module, config: ModelConfig, side: int) -> None:
     assert error < EXACT, f"{part}: {error:.1e}"
 
 
-@pytest.mark.parametrize("name", BACKBONES)
+@pytest.mark.parametrize("name", VGGS)
 def test_maps_logits_and_gradients_are_torchvisions(name: str) -> None:
     network = torch_dense(name, widths=SIZES["widths"], hidden=SIZES["hidden"], num_classes=2)
     assert_parity(network, config_of("vgg", name), SIDE)
@@ -213,7 +213,7 @@ WHOLE = {"widths": ModelConfig().widths, "hidden": 256}
 
 
 @pytest.mark.faults
-@pytest.mark.parametrize("name", BACKBONES)
+@pytest.mark.parametrize("name", VGGS)
 def test_whole_networks_are_torchvisions(name: str) -> None:
     """At full width and 224 pixels: gradients in float64, and float32 within its rounding."""
     network = torch_dense(name, widths=WHOLE["widths"], hidden=256, num_classes=2)

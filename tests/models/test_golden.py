@@ -32,7 +32,7 @@ def images() -> np.ndarray:
 
 def named(output: AttnOutput) -> dict[str, jax.Array]:
     return {
-        **{f"map {name}": x for name, x in output.features._asdict().items()},
+        **{f"map {name}": x for name, x in output.features.items()},
         **{f"attention {name}": x for name, x in output.attention.items()},
         **{f"pooled {name}": x for name, x in output.pooled.items()},
         "logits": output.logits,

@@ -10,9 +10,10 @@ import pytest
 from flax_attn.config import Config, ModelConfig
 from flax_attn.errors import UsageError
 from flax_attn.models import MODELS, build_model, count_parameters, functional
+from flax_attn.models.backbone import Features
 from flax_attn.models.baselines import adaptive_average_pool
 from flax_attn.models.conv_layer import BatchNorm
-from flax_attn.models.vgg import VGG, Features
+from flax_attn.models.vgg import VGG
 from tests.helpers.bounds import probable
 
 # PyTorch's counts for the same networks.
@@ -53,7 +54,7 @@ def test_every_network_at_every_size(tiny: Config, name: str, size: int) -> None
     assert np.isfinite(out.logits).all()
     for stage, width in enumerate(config.model.widths):
         side = size >> (stage + 1)
-        assert out.features[stage].shape == (2, side, side, width)
+        assert out.features[f"pool{stage + 1}"].shape == (2, side, side, width)
     gates = {"pool3": (2, size // 8, size // 8), "pool4": (2, size // 16, size // 16)}
     expected = gates if name == "attn_vgg" else {}
     assert {key: value.shape for key, value in out.attention.items()} == expected

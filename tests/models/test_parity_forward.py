@@ -73,7 +73,7 @@ def test_every_part_of_attn_vgg(reference: Reference, conv: str) -> None:
     config = ModelConfig(norm=reference.norm, conv=conv)
     ours = evaluate(*from_torch(reference.network, config), reference.images)
     got = {
-        **{f"map {name}": x for name, x in ours.features._asdict().items()},
+        **{f"map {name}": x for name, x in ours.features.items()},
         **{f"attention {name}": x for name, x in ours.attention.items()},
         **{f"pooled {name}": x for name, x in ours.pooled.items()},
         "logits": ours.logits,

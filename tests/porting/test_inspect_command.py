@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save_file
 
 from flax_attn.errors import WeightsError
-from flax_attn.models.family import BACKBONES
+from flax_attn.models.family import VGGS
 from flax_attn.porting import sha256_of, write_ported
 from flax_attn.porting.convert import from_flax
 from flax_attn.porting.keras_h5 import write_keras
@@ -39,12 +39,12 @@ class Case(NamedTuple):
 
 
 def arrays(name: str, head: str | None = "dense") -> dict[str, np.ndarray]:
-    return random_arrays(narrow(BACKBONES[name])._replace(head=head))
+    return random_arrays(narrow(VGGS[name])._replace(head=head))
 
 
 def state(name: str = "vgg16", layout: str = "torchvision") -> State:
     """A state dict, or what a file of Keras holds."""
-    backbone = BACKBONES[name]
+    backbone = VGGS[name]
     head = {"attn_vgg": "gates", "backbone": None}.get(layout, "dense")
     return from_flax(TABLES[layout](backbone.depths, backbone.norm), arrays(name, head))
 
@@ -87,9 +87,9 @@ def mixed_heads() -> State:
 
 
 def ours(path: Path, damage: bool = False) -> None:
-    network = narrow(BACKBONES["vgg13"])
+    network = narrow(VGGS["vgg13"])
     told = {"source": "x", "source_sha256": "0", "layout": "keras", "batch_norm": "none"}
-    depths = BACKBONES["vgg11" if damage else "vgg13"].depths
+    depths = VGGS["vgg11" if damage else "vgg13"].depths
     told |= {"pixels": "caffe", "widths": network.widths, "depths": depths}  # type: ignore[dict-item]
     write_ported(path, random_arrays(network), told)
 
@@ -104,7 +104,7 @@ def cut(write: Callable[[Path], object]) -> Callable[[Path], object]:
 
 def transfer() -> State:
     """A Keras network with another head, as a whole model holds it."""
-    table = backbone_table(BACKBONES["vgg19"].depths, False, naming="block")
+    table = backbone_table(VGGS["vgg19"].depths, False, naming="block")
     return {**from_flax(table, arrays("vgg19", None)), "dense/kernel": np.zeros((7, 2), "f4")}
 
 
@@ -122,7 +122,7 @@ CASES = {
         f"torchvision-{name}": Case(
             "a.pth", torch_file(lambda name=name: state(name)), OK, (f"torchvision, {name},", WHOLE)
         )
-        for name in BACKBONES
+        for name in VGGS
     },
     "timm": Case(
         "a.safetensors",

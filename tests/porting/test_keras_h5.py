@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from flax_attn.errors import UsageError, WeightsError
-from flax_attn.models.family import BACKBONES
+from flax_attn.models.family import VGGS
 from flax_attn.porting import keras_h5
 from flax_attn.porting.convert import from_flax
 from flax_attn.porting.half_precision import DTYPES, in_precision
@@ -22,13 +22,13 @@ from tests.helpers.plain_vgg import narrow, random_arrays
 from tests.helpers.small_torch import error_line, run_port, same_bits
 
 NAMES = ("a.h5", "a.weights.h5")
-DEPTHS = BACKBONES["vgg11"].depths
-WIDTHS = ("--widths", *narrow(BACKBONES["vgg11"]).widths)
+DEPTHS = VGGS["vgg11"].depths
+WIDTHS = ("--widths", *narrow(VGGS["vgg11"]).widths)
 
 
 def tensors(counted: bool = False) -> dict[str, np.ndarray]:
     table = keras_table(DEPTHS, counted=counted)
-    return from_flax(table, random_arrays(narrow(BACKBONES["vgg11"], hidden=2)))
+    return from_flax(table, random_arrays(narrow(VGGS["vgg11"], hidden=2)))
 
 
 def read(path: Path) -> dict[str, np.ndarray]:

@@ -13,7 +13,7 @@ import torch
 
 from flax_attn.errors import WeightsError
 from flax_attn.models import build_model, functional
-from flax_attn.models.family import BACKBONES
+from flax_attn.models.family import VGGS
 from flax_attn.porting import read_ported
 from flax_attn.porting.architecture import Architecture, find_backbone, told_depths
 from flax_attn.porting.convert import from_flax, to_flax
@@ -30,7 +30,7 @@ NAMINGS = ("features.", "features_", "", "conv_block", "block", COUNTED_CONV)
 
 def tables(name: str) -> dict[str, tuple[str | None, KeyTable]]:
     """Every table of a network, with the head that it has."""
-    depths, norm = BACKBONES[name].depths, BACKBONES[name].norm
+    depths, norm = VGGS[name].depths, VGGS[name].norm
     found: dict[str, tuple[str | None, KeyTable]] = {
         "torchvision": ("dense", TABLES["torchvision"](depths, norm)),
         "timm": ("dense", TABLES["timm"](depths, norm)),
@@ -44,18 +44,18 @@ def tables(name: str) -> dict[str, tuple[str | None, KeyTable]]:
     return found
 
 
-@pytest.mark.parametrize("name", BACKBONES)
+@pytest.mark.parametrize("name", VGGS)
 def test_round_trips_are_bit_identical_in_every_layout(name: str) -> None:
     for layout, (head, table) in tables(name).items():
-        network = narrow(BACKBONES[name])._replace(head=head, attn_features=5)
+        network = narrow(VGGS[name])._replace(head=head, attn_features=5)
         arrays, leaves = random_arrays(network), network.leaves()
         there = from_flax(table, arrays)
         assert len(there) == len(arrays) + len(table.counters), layout
         assert same_bits(to_flax(table, there, leaves), arrays), layout
         assert same_bits(from_flax(table, to_flax(table, there, leaves)), there), layout
         # Names and sizes alone tell the network.
-        assert find_backbone(there) == BACKBONES[name], layout
-        assert told_depths(there, BACKBONES[name].norm) == BACKBONES[name].depths, layout
+        assert find_backbone(there) == VGGS[name], layout
+        assert told_depths(there, VGGS[name].norm) == VGGS[name].depths, layout
 
 
 def test_keras_has_no_normalisation() -> None:
@@ -67,7 +67,7 @@ def test_keras_has_no_normalisation() -> None:
                 backbone_table((1,) * 5, True, naming="block")
 
 
-@pytest.mark.parametrize("name", BACKBONES)
+@pytest.mark.parametrize("name", VGGS)
 def test_keys_and_shapes_are_torchvisions_in_full_size(name: str) -> None:
     from torchvision import models
 
@@ -84,7 +84,7 @@ def test_keys_and_shapes_are_the_peers_in_full_size(peer: str) -> None:
 
 
 def _check_shapes(make: TableMaker, name: str, shapes: dict[str, list[int]]) -> None:
-    backbone = BACKBONES[name]
+    backbone = VGGS[name]
     table = make(backbone.depths, backbone.norm)
     assert table.entries.keys() | table.counters == shapes.keys()
     leaves = Architecture(backbone, (64, 128, 256, 512, 512), "dense").leaves()
@@ -92,13 +92,13 @@ def _check_shapes(make: TableMaker, name: str, shapes: dict[str, list[int]]) -> 
         assert list(transform.foreign_shape(leaves[path].shape)) == shapes[key], key
 
 
-@pytest.mark.parametrize("backbone", BACKBONES)
+@pytest.mark.parametrize("backbone", VGGS)
 @pytest.mark.parametrize(("model", "head"), [("vgg", "dense"), ("attn_vgg", "gates")])
 def test_shapes_are_those_of_our_networks(model: str, head: str, backbone: str) -> None:
     config = replace(small_config(model), backbone=backbone, depths=None)
     _, params, stats = functional.abstract(lambda: build_model(config, num_classes=3))
     ours = Architecture(
-        BACKBONES[backbone],
+        VGGS[backbone],
         config.widths,
         head,
         classes=3,
@@ -111,7 +111,7 @@ def test_shapes_are_those_of_our_networks(model: str, head: str, backbone: str) 
 
 @pytest.mark.parametrize("name", ["vgg11", "vgg13_bn"])
 def test_torchvision_says_the_same_and_takes_its_weights_back(name: str, tmp_path: Path) -> None:
-    backbone = BACKBONES[name]
+    backbone = VGGS[name]
     network = narrow(backbone)
     theirs = filled(torchvision_vgg(network), seed=3)
     source, ours, back = (tmp_path / n for n in ("a.pth", "o.safetensors", "b.pth"))
@@ -133,7 +133,7 @@ def test_torchvision_says_the_same_and_takes_its_weights_back(name: str, tmp_pat
 @pytest.mark.parametrize("name", FILES)
 def test_files_of_the_peers_say_what_the_peers_said(name: str, tmp_path: Path) -> None:
     """Written by timm and Keras themselves (tests/golden/make_peers.py)."""
-    golden, backbone = np.load(PEERS), BACKBONES[FILES[name]]
+    golden, backbone = np.load(PEERS), VGGS[FILES[name]]
     source, ours = tmp_path / name, tmp_path / "o.safetensors"
     source.write_bytes(golden[f"file/{name}"].tobytes())
     widths = ("--widths", *narrow(backbone).widths)

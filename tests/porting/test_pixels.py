@@ -15,7 +15,7 @@ from jax import lax
 from flax_attn.config import Config
 from flax_attn.errors import UsageError, WeightsError
 from flax_attn.models import build_model
-from flax_attn.models.family import BACKBONES
+from flax_attn.models.family import VGGS
 from flax_attn.ops.images import IMAGENET, normalize
 from flax_attn.porting import load_keras, load_torch, read_ported, save_keras, save_torch
 from flax_attn.porting.convert import from_flax
@@ -34,7 +34,7 @@ from tests.helpers.small_torch import (
     torch_attn_vgg,
 )
 
-VGG11 = BACKBONES["vgg11"]
+VGG11 = VGGS["vgg11"]
 WIDTHS = ("--widths", *narrow(VGG11).widths)
 FIRST = "backbone/stages/0/layers/0/"
 

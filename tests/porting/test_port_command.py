@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 
 from flax_attn.errors import UsageError, WeightsError
-from flax_attn.models.family import BACKBONES
+from flax_attn.models.family import VGGS
 from flax_attn.porting import read_ported, sha256_of
 from flax_attn.porting.torchvision_files import PUBLISHED, Published
 from tests.helpers.plain_vgg import narrow
@@ -104,7 +104,7 @@ def test_published_files_are_named(
     def fetch(wanted: Published) -> Path:
         fetched.append(wanted)
         path = tmp_path / "a.pth"
-        network = narrow(BACKBONES[wanted.network])
+        network = narrow(VGGS[wanted.network])
         torch.save(filled(torchvision_vgg(network), seed=1).state_dict(), path)
         return path
 
@@ -115,7 +115,7 @@ def test_published_files_are_named(
     assert [wanted.network for wanted in fetched] == [name or "vgg16_bn"]
     metadata = read_ported(out).metadata
     assert metadata["source"] == PUBLISHED[name or "vgg16_bn"].source
-    assert metadata["depths"] == list(BACKBONES[name or "vgg16_bn"].depths)
+    assert metadata["depths"] == list(VGGS[name or "vgg16_bn"].depths)
 
 
 def test_source_and_target_differ(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -19,8 +19,9 @@ from flax_attn.attention import ALIGNMENTS, QUERIES, RELATIONS, SCORES
 from flax_attn.config import (
     BACKBONES,
     DATASETS,
-    GATED,
+    FAMILIES,
     PRESETS,
+    VGG_FAMILY,
     Config,
     make_config,
     settings,
@@ -29,7 +30,6 @@ from flax_attn.config import (
 from flax_attn.explain.methods import METHODS
 from flax_attn.figures import ScaleName
 from flax_attn.models import MODELS
-from flax_attn.models.vgg import LAST_CONVS
 from flax_attn.porting import TABLES
 from flax_attn.porting.export.formats import FORMATS
 from flax_attn.runs.log import read_rows
@@ -50,7 +50,7 @@ NAMES: dict[str, Sequence[str]] = {
     "dataset": tuple(DATASETS),
     "optimizer": tuple(OPTIMIZERS),
     "schedule": tuple(SCHEDULES),
-    "gates": GATED,
+    "gates": VGG_FAMILY.gated,
     "relation": tuple(RELATIONS),
     "query": QUERIES,
 }
@@ -134,7 +134,7 @@ OWN: dict[str, dict[str, list[Typed]]] = {
         "--worst": on("--worst"),
         "--faithfulness": on("--faithfulness"),
         "--methods": several("--methods", *METHODS),
-        "--stages": several("--stages", *LAST_CONVS),
+        "--stages": several("--stages", *(s for f in FAMILIES.values() for s in f.activations)),
         "--classes": several("--classes", "cat", "a dog"),
         "--scale": one("--scale", *get_args(ScaleName)),
         "--batch-size": one("--batch-size", 1, 8),
@@ -255,6 +255,7 @@ WRONG: dict[str, list[str]] = {
         "--paper thesis",
         "--positive dog",  # of the article
         "--loss focal",
+        "--backbone resnet18",
         "--curve-steps 8",
         "--paper parent --timing-size 32",
         "--paper parent --methods grad_cam",
@@ -440,6 +441,7 @@ def test_a_flag_of_its_own_arrives(command: str, flag: str) -> None:
 # FROZEN or PLAIN train every layer, which takes several times as long, as do several gates.
 FROZEN = "--freeze-backbone --weights weights.safetensors --gates pool4"
 PLAIN = "--freeze-backbone --weights plain.safetensors --gates pool4"
+RESNET = "--freeze-backbone --weights resnet50.safetensors --widths 4 4 8 8 --depths 1 1 1 1"
 RUNS = [
     "--backbone vgg11 --norm softmax --score additive --temperature 0.5 --heads 2 "
     "--head-merge concat --head-diversity 0.1 --optimizer adamw --schedule cosine "
@@ -466,6 +468,9 @@ RUNS = [
     f"{FROZEN} --backbone vgg19_bn --model vgg_gap --task auto --loss focal "
     "--class-weights dog=2,cat=0.5 --oversample balanced",
     f"{FROZEN} --model vgg_pooled --normalise data --centre-crop 0.5",
+    "--backbone resnet18 --widths 4 4 8 8 --depths 1 1 1 1 --gates layer1 layer3 --flip "
+    "--roi-weights layer3=0.1",
+    f"{RESNET} --backbone resnet50 --norm softmax --score dot --gates layer2",
 ]
 
 # Of settings that some networks and steps do not read: those that do, beside what a tag says.
@@ -529,6 +534,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ported(folder / "weights.safetensors", make_config(SMALL))
     plain = make_config({**SMALL, "backbone": "vgg16"})
     ported(folder / "plain.safetensors", plain, batch_norm="none")
+    sizes = {"widths": (4, 4, 8, 8), "depths": (1, 1, 1, 1)}
+    resnet = make_config({**SMALL, "backbone": "resnet50", **sizes})
+    ported(folder / "resnet50.safetensors", resnet, batch_norm="trained")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         assert train("run", FROZEN) == 0

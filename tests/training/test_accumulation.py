@@ -13,8 +13,8 @@ import pytest
 from flax_attn.config import Config, make_config
 from flax_attn.errors import UsageError
 from flax_attn.models import build_model, functional
+from flax_attn.models.backbone import Features
 from flax_attn.models.functional import Arrays
-from flax_attn.models.vgg import Features
 from flax_attn.ops.direct import xla3x3
 from flax_attn.ops.images import normalize
 from flax_attn.runs.state import TrainState
@@ -38,7 +38,9 @@ def examples(config: Config, kept: int = 8) -> Examples:
     if not config.train.freeze_backbone:
         return Examples(rng.integers(256, size=(8, 32, 32, 3), dtype=np.uint8), label, mask)
     maps = [rng.normal(size=(8, side, side, 8)).astype(np.float32) for side in (4, 2, 1)]
-    return Examples(Features(None, None, *maps), label, mask)
+    return Examples(
+        Features(**dict(zip(("pool3", "pool4", "pool5"), maps, strict=True))), label, mask
+    )
 
 
 @lru_cache

@@ -13,8 +13,8 @@ import pytest
 from flax_attn.config import Config, make_config
 from flax_attn.errors import UsageError
 from flax_attn.models import build_model, functional
+from flax_attn.models.backbone import Features
 from flax_attn.models.functional import Arrays
-from flax_attn.models.vgg import Features
 from flax_attn.runs.state import TrainState
 from flax_attn.studies.ablate import ablate_command
 from flax_attn.system import cli

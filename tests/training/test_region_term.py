@@ -16,8 +16,8 @@ from flax_attn.attention import ALIGNMENTS, alignment_of, region_map
 from flax_attn.config import Config
 from flax_attn.data.region_masks import read_region_masks
 from flax_attn.models import build_model, functional
+from flax_attn.models.backbone import Features
 from flax_attn.models.functional import Arrays, Structure
-from flax_attn.models.vgg import Features
 from flax_attn.runs.state import TrainState
 from flax_attn.training.optimizer import make_optimizer
 from flax_attn.training.region_term import Regions, RegionSums, region_dice
@@ -45,7 +45,7 @@ DRAWN_ALIGNMENTS = [*ALIGNMENTS, "straight_through"]
 def features(seed: int, count: int = 4) -> Features:
     rng = np.random.default_rng(seed)
     maps = [rng.normal(size=(count, s, s, 8)).astype(np.float32) for s in (4, 2, 1)]
-    return Features(None, None, *maps)
+    return Features(**dict(zip(("pool3", "pool4", "pool5"), maps, strict=True)))
 
 
 def regions(count: int = 4, known: tuple[bool, ...] = ()) -> Regions:
@@ -278,9 +278,9 @@ def test_ten_steps_equal_pytorchs(
     optimizer = torch.optim.SGD(heads, lr=0.1, momentum=0.9, nesterov=True)
     terms = []
     for seed in range(10):
-        maps = [None if m is None else m.astype(np.float64) for m in features(seed)]
-        state, sums, _ = step(state, examples._replace(inputs=Features(*maps)))
-        pools = [torch.tensor(m).permute(0, 3, 1, 2) for m in maps[2:]]
+        maps = {name: m.astype(np.float64) for name, m in features(seed).items()}
+        state, sums, _ = step(state, examples._replace(inputs=Features(**maps)))
+        pools = [torch.tensor(m).permute(0, 3, 1, 2) for m in maps.values()]
         loss, dice = loss_of_torch(twin, pools, focal_gamma)
         optimizer.zero_grad()
         (loss + 0.5 * dice["pool3"] + 2 * dice["pool4"]).backward()

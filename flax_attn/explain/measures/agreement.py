@@ -45,10 +45,10 @@ def randomize(
 ) -> Iterator[Randomized]:
     """Yields the network's arrays, randomised level after level from the classifier to the image.
 
-    A level is a dense layer, a top-level part such as ``gates``, or a convolution with its
-    normalisation, whose running statistics go with it. ``fresh`` arrays come from the same
-    network built with another seed. Maps that survive do not show what was learned; attention
-    cannot change with the classifier, which only sees what it has pooled.
+    A level is a dense layer, a top-level part such as ``gates``, a convolution with its
+    normalisation, or a block of them; running statistics go with it. ``fresh`` arrays come from
+    the same network built with another seed. Maps that survive do not show what was learned;
+    attention cannot change with the classifier, which only sees what it has pooled.
 
     Source: Adebayo et al. (2018), Sanity checks for saliency maps, section 3.
 
@@ -82,13 +82,15 @@ def levels(params: Arrays) -> list[str]:
 def _level(name: str) -> str:
     parts = name.split("/")
     if parts[0] == "backbone":
-        return "/".join(parts[:5])  # backbone/stages/4/layers/2
+        # backbone/stages/4/layers/2 or …/blocks/2, and backbone/stem before them.
+        return "/".join(parts[: 5 if parts[1] == "stages" else 2])
     return "/".join(parts[:2]) if parts[1:] and parts[1].isdigit() else parts[0]
 
 
 def _depth(level: str) -> tuple[int, list[int], str]:
     parts = level.split("/")
     family = {"classifier": 0, "dense": 0, "backbone": 2}.get(parts[0], 1)
+    family += parts[:2] == ["backbone", "stem"]
     return family, [-int(part) for part in parts if part.isdigit()], level
 
 

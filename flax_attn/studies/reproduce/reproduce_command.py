@@ -13,7 +13,7 @@ from typing import Any
 
 import jax
 
-from flax_attn.config import flag_of
+from flax_attn.config import VGGS, ModelConfig, flag_of
 from flax_attn.data import Quarantine, open_dataset
 from flax_attn.errors import UsageError
 from flax_attn.explain.methods import METHODS
@@ -58,6 +58,11 @@ def main(argv: Sequence[str]) -> None:
     given = cli.take_settings(vars(args), "reproduce")
     values = {name: value for name, value in vars(args).items() if value is not None}
     _require_flags_of(args.paper, {*given, *values})
+    if given.get("backbone", ModelConfig.backbone) not in VGGS:
+        raise UsageError(
+            f"--backbone {given['backbone']}: the papers' networks, and the maps that they are "
+            f"compared on, are of a VGG: choose one of {', '.join(VGGS)}"
+        )
     sizes = {
         name: tuple(value) if isinstance(value, list) else value
         for name, value in values.items()

@@ -96,6 +96,17 @@ def test_levels_of_deeper_networks() -> None:
     ]
 
 
+def test_levels_of_residual_networks() -> None:
+    names = [f"backbone/stages/{i}/blocks/{j}/{part}" for i in (0, 1) for j in (0, 1)
+             for part in ("layers/0/kernel", "layers/1/norm/scale", "shortcut/kernel")]  # fmt: skip
+    names += ["backbone/stem/kernel", "backbone/stem/norm/scale", "classifier/bias"]
+    assert levels(dict.fromkeys(names, jnp.zeros(()))) == [
+        "classifier",
+        *(f"backbone/stages/{i}/blocks/{j}" for i in (1, 0) for j in (1, 0)),
+        "backbone/stem",
+    ]
+
+
 def test_the_cascade_replaces_level_after_level(networks) -> None:
     params, stats, fresh_params, fresh_stats = networks
     previous: set[str] = set()

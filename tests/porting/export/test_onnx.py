@@ -99,6 +99,15 @@ def test_every_network(tiny: Config, model: str) -> None:
     assert_exported(tiny.updated(model=model))
 
 
+RESNET = {"widths": (4, 4, 8, 8), "depths": (1, 1, 1, 1), "gates": None}
+
+
+def test_another_backbone(tiny: Config) -> None:
+    model = assert_exported(tiny.updated(backbone="resnet18", **RESNET))
+    kinds = [node.op_type for node in model.graph.node]
+    assert kinds.count("Conv") == 1 + 4 * 2 + 3 and kinds.count("MaxPool") == 1
+
+
 @pytest.mark.parametrize(
     "options",
     [
