@@ -110,6 +110,10 @@ def test_a_deeper_gate_asks_the_next() -> None:
         ("pool2", "pool3"),
     ]
     assert gates_at("pool2", channels(config), config)["pool2"] == {"guide": 512, "deeper": 256}
+    resnet = ModelConfig(backbone="resnet50", gates=("layer1", "layer3"), levels="via")
+    assert list(deeper_gates(resnet).items()) == [("layer3", None), ("layer1", "layer3")]
+    asked = gates_at("layer1", channels(resnet), resnet)
+    assert asked == {"layer1": {"guide": 2048, "deeper": 1024}}
     # Apart they attend in the order in which they are named: the sums of gradients depend on it.
     apart = ModelConfig(gates=config.gates)
     assert list(deeper_gates(apart).items()) == [(tap, None) for tap in config.gates]

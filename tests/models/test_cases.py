@@ -72,6 +72,29 @@ def test_one_picture_with_an_axis_for_it_is_one_picture() -> None:
         classify(config_of(1), features_of(3))
 
 
+def test_another_backbone_names_the_maps_of_each_picture() -> None:
+    config = ModelConfig(
+        backbone="resnet18",
+        widths=(2, 2, 4, 4),
+        depths=(1,) * 4,
+        attn_features=4,
+        relation=("interactive",),
+        levels="via",
+        view_names=NAMES[:2],
+    )
+    structure, params, stats = built(config)
+    model = functional.merge(structure, params, stats)
+    image = jax.ShapeDtypeStruct((B, 2, 32, 32, 3), jnp.float32)
+    out = jax.eval_shape(lambda x: model(x, train=False), image)
+    assert {name: value.shape for name, value in out.features.items()} == {
+        f"layer{i}": (B, 2, side, side, width)
+        for i, side, width in ((1, 8, 2), (2, 4, 2), (3, 2, 4), (4, 1, 4))
+    }
+    gated = {f"{name} {tap}" for name in NAMES[:2] for tap in ("layer2", "layer3")}
+    assert out.attention.keys() == gated
+    assert out.pooled.keys() == gated | {f"{name} layer4" for name in NAMES[:2]}
+
+
 def test_statistics_run_over_all_pictures_of_a_batch() -> None:
     structure, params, stats = built(config_of(2))
     image = jax.random.normal(jax.random.key(1), (B, 2, 32, 32, 3))
