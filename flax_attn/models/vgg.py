@@ -151,7 +151,7 @@ class VGG(nnx.Module):
             for before, width, depth in zip((3, *widths[:-1]), widths, depths, strict=True)
         )
 
-    def normalize(self, image: UInt8[AnyArray, "b h w 3"]) -> Float[Array, "b h w 3"]:
+    def normalize(self, image: UInt8[AnyArray, "b *v h w 3"]) -> Float[Array, "b *v h w 3"]:
         """Returns bytes as the normalised images that this network takes."""
         return normalize(image, scale=self.pixels)
 
