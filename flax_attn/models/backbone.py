@@ -112,7 +112,7 @@ class StagedBackbone(nnx.Module):
         """Builds the backbone of a configuration."""
         raise NotImplementedError
 
-    def normalize(self, image: UInt8[AnyArray, "b h w 3"]) -> Float[Array, "b h w 3"]:
+    def normalize(self, image: UInt8[AnyArray, "b *v h w 3"]) -> Float[Array, "b *v h w 3"]:
         """Returns bytes as the normalised images that this network takes."""
         return normalize(image, scale=self.pixels)
 

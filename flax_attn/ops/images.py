@@ -33,11 +33,11 @@ _SMALL = 64
 
 
 def normalize(
-    image: UInt8[Array, "b h w 3"] | UInt8[np.ndarray, "b h w 3"],
+    image: UInt8[Array, "b *v h w 3"] | UInt8[np.ndarray, "b *v h w 3"],
     *,
     scale: PixelScale = IMAGENET,
     dtype: DTypeLike = jnp.float32,
-) -> Float[Array, "b h w 3"]:
+) -> Float[Array, "b *v h w 3"]:
     """Returns bytes as normalised floats: ``(image / 255 - mean) / std``, ImageNet's by default.
 
     A network knows the scale it was trained with: ``model.normalize(image)``.

@@ -247,6 +247,13 @@ FUNCTIONS: dict[str, Function] = {
     "broadcast over the batch": lambda x: jnp.concatenate(
         [_rows(x), jnp.broadcast_to(M[:, :1].T, (x.shape[0], 2, 12))], axis=1
     ),
+    "broadcast over twice the batch": lambda x: jnp.concatenate(
+        [
+            _rows(x).reshape(2 * x.shape[0], 3, 12),
+            jnp.broadcast_to(M[:, :1].T, (2 * x.shape[0], 2, 12)),
+        ],
+        axis=1,
+    ).reshape(x.shape[0], 10, 12),
     "rounding": lambda x: jnp.floor(_rows(x)) + jnp.ceil(_rows(x)) + jnp.sign(_rows(x)),
     "powers": lambda x: _rows(x) ** 3 + jnp.abs(_rows(x)) ** 0.3 + lax.rsqrt(1 + _rows(x) ** 2),
     "exponentials": lambda x: jnp.expm1(_rows(x)) + jnp.log1p(jnp.abs(_rows(x))),
