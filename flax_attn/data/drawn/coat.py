@@ -20,7 +20,7 @@ from flax_attn.data.drawn.canvas import (
 
 PATTERNS = ("plain", "stripes", "patches", "spots")
 
-# How far, of 255, the marks of a clear coat are from its base; three coats in four are as far.
+# How far, of 255, the marks of a clear coat are from its base in some channel.
 _STANDS_OUT = 48
 
 FUR: tuple[Colour, ...] = (
