@@ -276,7 +276,9 @@ def test_the_baseline_does_not_change_what_it_predicts_from(tiny: Config) -> Non
     features = model.features(normal(8, 2, 64, 64, 3), train=False)
 
     def baseline(pool5: jax.Array) -> jax.Array:
-        output = model.classify(features._replace(pool5=pool5), train=True, key=jax.random.key(0))
+        output = model.classify(
+            Features(**{**features, "pool5": pool5}), train=True, key=jax.random.key(0)
+        )
         return output.policy.baseline.sum()
 
     assert np.abs(jax.grad(baseline)(features.pool5)).max() == 0

@@ -51,7 +51,7 @@ def _network(*, random_norms: bool) -> tuple[Structure, Arrays, Arrays]:
 
 def _pools(structure: Structure, params: Arrays, stats: Arrays, image: np.ndarray) -> list:
     def forward(params: Arrays, stats: Arrays) -> tuple:
-        return tuple(merge(structure, params, stats)(normalize(image), train=False))
+        return tuple(merge(structure, params, stats)(normalize(image), train=False).values())
 
     return list(jax.jit(forward)(params, stats))
 

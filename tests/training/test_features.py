@@ -128,7 +128,7 @@ def test_space_is_taken_before_it_is_written_to(tmp_path: Path) -> None:
             if self.calls:
                 taken.extend(p.stat().st_blocks * 512 for p in tmp_path.glob("*/pool4.npy"))
             small = super().__call__(image)
-            return small._replace(pool4=np.zeros((len(image), 100, 100, 3), np.float32))
+            return Features(**{**small, "pool4": np.zeros((len(image), 100, 100, 3), np.float32)})
 
     features(tmp_path, Looking())
     assert taken and min(taken) >= N * 100 * 100 * 3 * 4
