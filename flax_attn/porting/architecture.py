@@ -68,14 +68,20 @@ class Architecture(NamedTuple):
         depths, widths = (
             " ".join(map(str, sizes)) for sizes in (self.backbone.depths, self.widths)
         )
-        flags, of_resnet = "", self.backbone.family is RESNET_FAMILY
+        flags = ""
         if self.backbone not in BACKBONES.values():
-            known = "of neither ResNet" if of_resnet else "none of the eight"
-            flags += f", by --depths {depths} ({known})"
+            known = "of neither ResNet" if self.named else "none of the eight"
+            flags += f", by {self.named}--depths {depths} ({known})"
         if self.widths != self.backbone.family.widths:
-            flags += f", by --widths {widths}"
-        named = f", by --backbone resnet{18 if self.backbone.expansion == 1 else 50}"
-        return named + flags if of_resnet and flags else flags
+            flags += f", by {'' if flags else self.named}--widths {widths}"
+        return flags
+
+    @property
+    def named(self) -> str:
+        """What stands before the sizes of a ResNet, since those of a VGG are of five stages."""
+        if self.backbone.family is not RESNET_FAMILY:
+            return ""
+        return f"--backbone resnet{18 if self.backbone.expansion == 1 else 50} "
 
     def leaves(self) -> dict[str, Leaf]:
         """Returns the shape of every array of ours, by path."""

@@ -145,7 +145,8 @@ def identify(
     if only_named and not any(path.startswith(BACKBONE) for path in wrong):
         raise WeightsError(
             f"{source} is {told.name} of widths {_listed(told.widths)}, not "
-            f"{_listed(usual.widths)}: if that is meant, name --widths {_listed(told.widths)}"
+            f"{_listed(usual.widths)}: if that is meant, name {told.named}"
+            f"--widths {_listed(told.widths)}"
         )
     return Identified(table, told)
 

@@ -38,7 +38,7 @@ def naming_of(keys: Iterable[str]) -> str | None:
 
 # torchvision's names of a ResNet's layers, and of its blocks by stage and place.
 _RESNET = re.compile(r"conv1\.|bn1\.|layer[1-4]\.\d+\.(?:conv[1-3]|bn[1-3]|downsample\.[01])\.")
-RESNET_BLOCK = re.compile(r"layer([1-4])\.(\d{1,3})\.")
+RESNET_BLOCK = re.compile(r"layer([1-4])\.(\d{1,3})\.(?:conv\d|bn\d|downsample)\.")
 
 
 def is_resnet(keys: Iterable[object]) -> bool:

@@ -37,7 +37,7 @@ _WRAPPERS = ("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped
 _COUNTERS = ("total_ops", "total_params")
 
 _PREFIX = rf"((?:(?:{'|'.join(PREFIXES)})\.)*)"
-_NETWORK = re.compile(_PREFIX + r"(?:features[._]|conv_block\d|layer[1-4]\.\d+\.)")
+_NETWORK = re.compile(_PREFIX + r"(?:features[._]|conv_block\d|layer[1-4]\.\d+\.(?:conv|bn)\d\.)")
 # The layers of torchvision's ``features`` alone.
 _NUMBERED = re.compile(_PREFIX + r"\d+\.")
 

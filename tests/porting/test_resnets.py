@@ -140,7 +140,9 @@ def test_what_does_not_fit_is_refused_by_name(state: dict[str, torch.Tensor]) ->
             2,
             "is a ResNet, and the backbone named is a VGG: drop",
         ),
-        ("", 5, "missing (layer2.1.conv1.weight"),  # what a file lacks is no smaller network
+        ("", 5, "if that is meant, name --backbone resnet18 --widths 4 6 8 8"),
+        # What a file lacks is no smaller network.
+        ("--backbone resnet18 --widths 4 6 8 8", 5, "missing (layer2.1.conv1.weight"),
         ("--backbone resnet50 --widths 4 6 8 8 --depths 2 1 1 1", 5, "missing (layer1.0.conv3"),
     ],
 )
