@@ -13,14 +13,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from types import SimpleNamespace
+from typing import Any, NamedTuple, cast
 
+import jax
 import numpy as np
 import pytest
 from safetensors.torch import save_file
 
 from flax_attn.errors import DiskFullError
-from flax_attn.porting import imagenet, lpips_jax, port_command, pth, write_ported
+from flax_attn.porting import downloads, imagenet, lpips_jax, port_command, pth, write_ported
 from flax_attn.porting.export import export_run, formats
 from flax_attn.porting.ported_files import FIELDS, write_tensors
 from tests.helpers.servers import Quiet, serve
@@ -71,16 +73,15 @@ def port(place: Place) -> None:
 
 def download(place: Place) -> None:
     with serve(partial(Quiet, directory=str(place.inputs))) as address:
-        imagenet.download(address + "a.pth", place.out / "a.pth", digest="")
+        downloads.download(address + "a.pth", place.out / "a.pth", digest="")
 
 
 def digest_file(place: Place) -> None:
     """Of a file that is in PyTorch's cache already."""
     place.set(imagenet, "cache_folder", lambda: place.inputs)
-    place.set(imagenet, "URL", "http://127.0.0.1:9/a.pth")
     digest = hashlib.sha256((place.inputs / "a.pth").read_bytes()).hexdigest()
-    place.set(imagenet, "DIGEST", digest[:8])
-    imagenet.fetch_torchvision()
+    wanted = SimpleNamespace(url="http://127.0.0.1:9/a.pth", digest=digest[:8])
+    imagenet.fetch_torchvision(cast(Any, wanted))
 
 
 def requirements(place: Place) -> None:
@@ -90,14 +91,21 @@ def requirements(place: Place) -> None:
         lpips_jax._downloaded()
 
 
+SHAPES = {formats.IMAGES: jax.ShapeDtypeStruct((2, 32, 32, 3), "uint8")}
+
+
+def twice(images: jax.Array) -> dict[str, jax.Array]:
+    return {"twice": images + images}
+
+
 def stablehlo(place: Place) -> None:
     with export_run._new_folder(place.out / "network") as folder:
-        formats.write_stablehlo(lambda images: {"twice": images + images}, 32, folder / "a", {})
+        formats.write_stablehlo(twice, SHAPES, folder / "a", {})
 
 
 def onnx(place: Place) -> None:
     with export_run._new_folder(place.out / "network") as folder:
-        formats.write_onnx(lambda images: {"twice": images + images}, 32, folder / "a", {})
+        formats.write_onnx(twice, SHAPES, folder / "a", {})
 
 
 def weights_folder(place: Place) -> None:
