@@ -109,9 +109,10 @@ class Architecture(NamedTuple):
             for i, (inputs, outputs) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
                 yield from _linear(f"dense/{i}", inputs, outputs)
         if self.head == "gates":
-            for stage in (2, 3):
-                gate = f"gates/pool{stage + 1}"
-                yield f"{gate}/project_local/kernel", (self.widths[stage], self.attn_features)
+            family = self.backbone.family
+            for name in family.gates:
+                gate, width = f"gates/{name}", self.widths[family.maps.index(name)]
+                yield f"{gate}/project_local/kernel", (width, self.attn_features)
                 yield f"{gate}/project_guide/kernel", (before, self.attn_features)
                 yield f"{gate}/score/phi", (self.attn_features,)
                 yield f"{gate}/score/bias", ()
