@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Literal, NamedTuple
 
-from flax_attn.config import RESNET_FAMILY, RESNETS, VGGS
+from flax_attn.config import RESNET_FAMILY, RESNETS, VGG_FAMILY, VGGS
 from flax_attn.errors import WeightsError
 from flax_attn.models.family import BACKBONES, Backbone
 from flax_attn.porting.convert import ArraySpec, printable
@@ -109,10 +109,9 @@ class Architecture(NamedTuple):
             for i, (inputs, outputs) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
                 yield from _linear(f"dense/{i}", inputs, outputs)
         if self.head == "gates":
-            family = self.backbone.family
-            for name in family.gates:
-                gate, width = f"gates/{name}", self.widths[family.maps.index(name)]
-                yield f"{gate}/project_local/kernel", (width, self.attn_features)
+            for stage in (2, 3):
+                gate = f"gates/{VGG_FAMILY.maps[stage]}"
+                yield f"{gate}/project_local/kernel", (self.widths[stage], self.attn_features)
                 yield f"{gate}/project_guide/kernel", (before, self.attn_features)
                 yield f"{gate}/score/phi", (self.attn_features,)
                 yield f"{gate}/score/bias", ()

@@ -215,7 +215,7 @@ def test_relations_side_by_side_are_each_as_it_is_alone() -> None:
 
 def test_networks_without_gates_take_single_pictures(tiny: Config) -> None:
     for settings in ({"view_names": NAMES}, {"meta_features": 1}):
-        config = tiny.updated(model="vgg16_bn_gap", **settings).model
+        config = tiny.updated(model="vgg_gap", **settings).model
         with pytest.raises(UsageError, match="takes single pictures without metadata"):
             build_model(config, num_classes=K)
 
