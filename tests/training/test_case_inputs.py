@@ -57,7 +57,7 @@ def sources(
         freeze_backbone=frozen,
         batch_size=BATCH,
         feature_cache=str(tmp_path / "features"),
-        model="vgg16_bn",  # whose head reads the one map that the network has
+        model="vgg",  # whose head reads the one map that the network has
         **settings,
     )
     structure, params, stats = functional.split(AskedNetwork(metadata_size(metadata)))

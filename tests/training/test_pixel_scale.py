@@ -188,7 +188,7 @@ def test_a_network_normalises_by_its_own_scale(
     def see(image: object, *, scale: PixelScale, **_: object) -> NoReturn:
         raise Seen(scale)
 
-    monkeypatch.setattr("flax_attn.models.vgg.normalize", see)
+    monkeypatch.setattr("flax_attn.models.backbone.normalize", see)
     with pytest.raises(Seen) as seen:
         use(config, structure, *zeros, np.zeros((2, 32, 32, 3), np.uint8))
     assert seen.value.args == (SCALE,)
@@ -212,4 +212,4 @@ def test_nothing_normalises_but_through_a_network() -> None:
                 users.add(file.relative_to(package).as_posix())
     # The backbone's own method, methods of explanation given a network that is not ours, and the
     # public name.
-    assert users == {"models/vgg.py", "explain/forward.py", "__init__.py"}
+    assert users == {"models/backbone.py", "explain/forward.py", "__init__.py"}

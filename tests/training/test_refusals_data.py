@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from flax_attn.porting import imagenet
+from flax_attn.porting import imagenet, torchvision_files
 from flax_attn.porting import port_command as port
 from flax_attn.system import cli
 from flax_attn.training import train_command
@@ -283,8 +283,8 @@ WEIGHTS = {
     "nan": "1 not finite (conv_block2.0.weight)",
     "infinite": "1 not finite (cls.bias)",
     "negative-variance": "1 negative running variance (conv_block1.1.running_var)",
-    "other-network": "neither torchvision's vgg16_bn nor the article's AttnVGG",
-    "prefixed-twice": "neither torchvision's vgg16_bn nor the article's AttnVGG",
+    "other-network": "is neither a VGG of torchvision",
+    "prefixed-twice": "is neither a VGG of torchvision",
     "nothing": "no state dict",
 }
 
@@ -312,11 +312,12 @@ def test_weights_that_cannot_be_had(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    monkeypatch.setattr(imagenet, "URL", "http://127.0.0.1:9/a.pth")
+    monkeypatch.setattr(torchvision_files, "HOST", "http://127.0.0.1:9/")
     cache = imagenet.cache_folder()
     cache.mkdir(parents=True)
     if case == "damaged in the cache":
-        (cache / "a.pth").write_bytes(b"poison")
+        name = torchvision_files.PUBLISHED["vgg16_bn"].url.rpartition("/")[2]
+        (cache / name).write_bytes(b"poison")
     out = str(tmp_path / "a.safetensors")
     started = time.process_time()
     assert cli.run(port.main, ["--source", "torchvision", "--out", out]) == 5
