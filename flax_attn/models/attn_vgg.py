@@ -31,7 +31,7 @@ from flax_attn.attention.queries import (
 )
 from flax_attn.attention.relations import CaseMaps, present_in, run_passes
 from flax_attn.config import ModelConfig, entry
-from flax_attn.models.backbone import Features
+from flax_attn.models.backbone import Features, without_views
 from flax_attn.models.cases import (
     MetaEmbedding,
     by_view,
@@ -40,7 +40,6 @@ from flax_attn.models.cases import (
     merge_views,
     only_present,
     view_gate,
-    without_views,
 )
 from flax_attn.models.network import (
     VIEWS,

@@ -85,6 +85,11 @@ class Features(Mapping[str, Array]):
         return cls(**dict(zip(names, maps, strict=True)))
 
 
+def without_views(x: Float[Array, "b *v h w c"]) -> Float[Array, "_ h w c"]:
+    """Returns the maps or images of all views of all cases one after the other."""
+    return x.reshape(-1, *x.shape[-3:])
+
+
 class Stage(Protocol):
     """A part of a backbone that ends in a feature map."""
 

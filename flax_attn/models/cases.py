@@ -31,11 +31,6 @@ def by_view(x: Float[Array, "b *v h w c"], views: int) -> Float[Array, "b v h w 
     return x
 
 
-def without_views(x: Float[Array, "b *v h w c"]) -> Float[Array, "_ h w c"]:
-    """Returns the maps of all views of all cases one after the other."""
-    return x.reshape(-1, *x.shape[-3:])
-
-
 def only_present(
     present: Bool[Array, "b v"] | None, view: int, x: Float[Array, "b c"]
 ) -> Float[Array, "b c"]:

@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float, Key, UInt8
 
 from flax_attn.config import ModelConfig, check_depths, validate_model
 from flax_attn.errors import UsageError
-from flax_attn.models.backbone import AnyArray, Features, StagedBackbone
+from flax_attn.models.backbone import AnyArray, Features, StagedBackbone, without_views
 from flax_attn.models.recompute import staged_features
 from flax_attn.models.resnet import ResNet
 from flax_attn.models.vgg import VGG
@@ -131,7 +131,7 @@ class Network(nnx.Module):
         They are bfloat16 under ``precision`` bf16; a head takes either type.
         """
         if image.ndim == 5:
-            return self.features(_flat(image), train=train).of_cases(*image.shape[:2])
+            return self.features(without_views(image), train=train).of_cases(*image.shape[:2])
         if self.precision == "bf16":
             image = image.astype(jnp.bfloat16)
         if train and self.remat:
@@ -187,7 +187,7 @@ class Network(nnx.Module):
 
         Activations, and what perturbs them, are those of all pictures one after the other.
         """
-        flat = _flat(image) if image.ndim == 5 else image
+        flat = without_views(image) if image.ndim == 5 else image
         features, activations = self.backbone.with_activations(flat, train=False, perturb=perturb)
         if image.ndim == 5:
             features = features.of_cases(*image.shape[:2])
@@ -207,10 +207,6 @@ class Network(nnx.Module):
             raise ValueError("dropout needs a key in training, got None")
         keep = jax.random.bernoulli(key, 1 - self.dropout, x.shape)
         return jnp.where(keep, x / (1 - self.dropout), 0)
-
-
-def _flat(image: Float[Array, "b v h w 3"]) -> Float[Array, "_ h w 3"]:
-    return image.reshape(-1, *image.shape[2:])
 
 
 def configured(config: ModelConfig | None, settings: Mapping[str, Any]) -> ModelConfig:

@@ -152,8 +152,8 @@ def train(
             earlier=None if before is None else before.config,
             processes=processes,
         )
-        train = dataset.splits["train"]
-        config, metadata = settle_cases(config, train, earlier=before, processes=processes)
+        train_split = dataset.splits["train"]
+        config, metadata = settle_cases(config, train_split, earlier=before, processes=processes)
         run = replace(run, config=config, metadata=metadata)
         cases = inputs_of(dataset, config, metadata)
 
@@ -165,7 +165,7 @@ def train(
         if earlier is None and processes.first:
             params, stats = initial.fill(params, stats)
             if initial.calibrate and not config.train.freeze_backbone:
-                images = calibration_images(photographs_of(train)[0], config.train.batch_size)
+                images = calibration_images(photographs_of(train_split)[0], config.train.batch_size)
                 params, stats = calibrate(structure, params, stats, images)
                 _log.info(f"batch normalisation calibrated on {CALIBRATION_IMAGES} training images")
         steps = sampler.num_batches(len(labels))

