@@ -26,7 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.contenders import CONTENDERS, Step, contender, held_mebibytes, peak_mebibytes
-from flax_attn.config import BACKBONES, VGG_FAMILY, VGGS
+from flax_attn.config import BACKBONES, RESNETS, VGG_FAMILY
 
 TITLES = ("training", "evaluation")
 PAUSE_SECONDS = 0.3
@@ -35,7 +35,11 @@ DTYPES = {"f32": jnp.float32, "bf16": jnp.bfloat16}
 
 
 def macs_a_pixel(backbone: str = "vgg16_bn") -> float:
-    """Multiply-adds of a VGG's convolutions for each pixel of the image, forward."""
+    """Multiply-adds of a backbone's convolutions for each pixel of the image, forward."""
+    return _resnet_macs(backbone) if backbone in RESNETS else _vgg_macs(backbone)
+
+
+def _vgg_macs(backbone: str) -> float:
     macs, before = 0.0, 3
     for stage, (depth, width) in enumerate(
         zip(BACKBONES[backbone].depths, VGG_FAMILY.widths, strict=True)
@@ -43,6 +47,23 @@ def macs_a_pixel(backbone: str = "vgg16_bn") -> float:
         for _ in range(depth):
             macs += 9 * before * width / 4**stage
             before = width
+    return macs
+
+
+def _resnet_macs(backbone: str) -> float:
+    row = BACKBONES[backbone]
+    macs, before = 49 * 3 * row.family.widths[0] / 4, row.family.widths[0]
+    for stage, (depth, width) in enumerate(zip(row.depths, row.family.widths, strict=True)):
+        size, out = 4.0 ** -(2 + stage), width * row.expansion
+        for block in range(depth):
+            halved = stage > 0 and block == 0
+            if row.expansion == 1:
+                macs += 9 * (before * width + width * width) * size
+            else:
+                # The stride is that of the second convolution, as in torchvision.
+                macs += (before * width * (4 if halved else 1) + 9 * width**2 + width * out) * size
+            macs += before * out * size if before != out or halved else 0
+            before = out
     return macs
 
 
@@ -123,7 +144,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--precision", choices=sorted(DTYPES), default="f32")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--backbone", choices=VGGS, default="vgg16_bn")
+    parser.add_argument("--backbone", choices=BACKBONES, default="vgg16_bn")
     parser.add_argument("--only", nargs="+", choices=CONTENDERS)
     args = parser.parse_args()
     others = [name for name in CONTENDERS if name not in ("ours, masks", "stock Flax")]

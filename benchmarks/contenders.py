@@ -10,18 +10,22 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.stock_flax import stock_flax
-from flax_attn.config import BACKBONES, VGG_FAMILY, TrainConfig, make_config
+from flax_attn.config import BACKBONES, RESNETS, VGG_FAMILY, TrainConfig, make_config
 from flax_attn.models import Network, build_model, functional
 from flax_attn.system.memory import keep_freed_memory
 from flax_attn.training.optimizer import make_optimizer
 from flax_attn.training.region_term import Regions
 from flax_attn.training.step import Examples, init_state, make_eval_step, make_train_step
+
+if TYPE_CHECKING:
+    import torch
 
 Step = Callable[[], None]
 # "ours, masks" learns from masks of objects, too: what the region term costs.
@@ -80,13 +84,8 @@ def _torch_steps(
     """The same network in PyTorch, channels last, as its users would write it."""
     import torch
 
-    from tests.helpers.torch_attn_vgg import TorchAttnVGG, torch_features
-
     device = "cpu" if jax.default_backend() == "cpu" else "cuda"
-    row = BACKBONES[backbone]
-    features = torch_features(VGG_FAMILY.widths, row.depths, norm=row.norm)
-    network = TorchAttnVGG(2, normalize_attn=False, features=features)
-    network = network.to(device, memory_format=torch.channels_last)
+    network = _torch_network(backbone).to(device, memory_format=torch.channels_last)
     model = torch.compile(network) if compiled else network
     x = torch.from_numpy(image).to(device).permute(0, 3, 1, 2).float().div(255).sub(0.45)
     x = x.div(0.225).contiguous(memory_format=torch.channels_last)
@@ -114,6 +113,17 @@ def _torch_steps(
         wait()
 
     return train_step, eval_step
+
+
+def _torch_network(backbone: str) -> torch.nn.Module:
+    from tests.helpers.torch_attn_resnet import TorchAttnResNet
+    from tests.helpers.torch_attn_vgg import TorchAttnVGG, torch_features
+
+    if backbone in RESNETS:
+        return TorchAttnResNet(backbone)
+    row = BACKBONES[backbone]
+    features = torch_features(VGG_FAMILY.widths, row.depths, norm=row.norm)
+    return TorchAttnVGG(2, normalize_attn=False, features=features)
 
 
 def held_mebibytes() -> float:
