@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ast
+import re
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -36,3 +39,32 @@ def test_every_name_of_a_table_is_documented(kind: str) -> None:
     for document in documents:
         text = (ROOT / document).read_text(encoding="utf-8")
         assert [name for name in names if name not in text] == [], document
+
+
+def test_every_document_is_on_the_site() -> None:
+    shown = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    documents = [path.name for path in (ROOT / "docs").glob("*.md")]
+    assert [name for name in documents if name not in shown] == []
+
+
+@cache
+def _messages() -> str:
+    """The texts in the package's code; a value in the middle of one is …."""
+    texts = []
+    for path in (ROOT / "flax_attn").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.JoinedStr):
+                parts = [p.value if isinstance(p, ast.Constant) else "…" for p in node.values]
+                texts.append("".join(map(str, parts)))
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                texts.append(node.value)
+    return "\n".join(texts)
+
+
+def test_troubleshooting_quotes_messages_that_there_are() -> None:
+    text = (ROOT / "docs/troubleshooting.md").read_text(encoding="utf-8")
+    tables = text[: text.index("## Slow")]
+    quoted = re.findall(r"^\| `([^`]+)` \|", tables, re.MULTILINE)
+    assert len(quoted) > 8
+    parts = [part.strip(" ,") for line in quoted for part in line.split("…")]
+    assert [part for part in parts if part and part not in _messages()] == []
