@@ -15,7 +15,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
 
 from flax_attn.errors import DiskFullError, FlaxAttnError, UsageError, WeightsError
 from flax_attn.system.json_text import encode_json
@@ -28,6 +30,8 @@ _NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _OPENING = '{"sha256":"'
 _MIDDLE = '","content":'
 _DIGITS = 64
+
+_CHUNK = 1 << 20
 
 
 def is_no_space(error: OSError) -> bool:
@@ -190,6 +194,31 @@ def open_safetensors(
                 yield file
         except SafetensorError as error:
             raise kind(f"{path} is no safetensors file, or a damaged one: {error}") from error
+
+
+def encode_safetensors(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> bytes:
+    """Returns the content of a safetensors file, its header in order.
+
+    The library leaves that order to chance, and equal arrays would make different files.
+    """
+    content = save(dict(arrays), metadata=dict(metadata))
+    end = 8 + int.from_bytes(content[:8], "little")
+    header = encode_json(json.loads(content[8:end]), sort_keys=True, separators=(",", ":"))
+    padded = header.encode() + b" " * (-len(header) % 8)
+    return len(padded).to_bytes(8, "little") + padded + content[end:]
+
+
+def digest_file(path: str | os.PathLike[str]) -> str:
+    """Returns the SHA-256 of a file, in hexadecimal.
+
+    Raises:
+      OSError: it cannot be read.
+    """
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
 
 
 def seal(values: Mapping[str, Any]) -> str:

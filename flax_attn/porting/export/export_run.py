@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import logging
-import shutil
-import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -32,10 +29,9 @@ from flax_attn.porting.export.formats import (
 from flax_attn.runs.directory import Run
 from flax_attn.runs.load import restore_best
 from flax_attn.runs.run_cases import case_inputs
-from flax_attn.system.files import sync, write_json, writing
-from flax_attn.system.folders import require_free
+from flax_attn.system.files import write_json
+from flax_attn.system.folders import new_folder, require_free
 from flax_attn.system.json_text import encode_json
-from flax_attn.system.output import mark_output
 
 _log = logging.getLogger(__name__)
 
@@ -75,7 +71,7 @@ def export_run(
     images, beside = split_inputs(given)
     best = restore_best(run, workdir)
     # On accelerators the default precision is less than float32's.
-    with jax.default_matmul_precision("highest"), _new_folder(out) as folder:
+    with jax.default_matmul_precision("highest"), new_folder(out) as folder:
         network = jax.jit(network_outputs(run, conv=run.config.model.conv))
         expected = {
             name: np.asarray(value)
@@ -101,27 +97,6 @@ def export_run(
         write_json(folder / INFO_FILE, info)
     _log.info(f"wrote {', '.join(info['files'])} and {INFO_FILE} to {out}")
     return info
-
-
-@contextmanager
-def _new_folder(out: Path) -> Iterator[Path]:
-    """Yields a folder that takes the name ``out`` when the block ends well, else is removed.
-
-    Raises:
-      UsageError: something in it, or itself, cannot be written.
-      DiskFullError: no space is left for it.
-    """
-    with writing(out):
-        out.parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-        try:
-            folder.chmod(0o755)
-            mark_output(folder)
-            yield folder
-            folder.rename(out)
-            sync(out.parent)
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _compared(run: Run, split: Split) -> dict[str, np.ndarray]:
