@@ -18,6 +18,7 @@ from flax_attn.errors import WeightsError
 from flax_attn.porting.export.formats import (
     FORMATS,
     IMAGES,
+    INFO_FILE,
     META,
     PLATFORMS,
     PRESENT,
@@ -29,13 +30,12 @@ from flax_attn.porting.export.formats import (
 from flax_attn.runs.directory import Run
 from flax_attn.runs.load import restore_best
 from flax_attn.runs.run_cases import case_inputs
-from flax_attn.system.files import write_json
+from flax_attn.system.files import digest_file, write_json
 from flax_attn.system.folders import new_folder, require_free
 from flax_attn.system.json_text import encode_json
 
 _log = logging.getLogger(__name__)
 
-INFO_FILE = "export.json"
 CHECKED_IMAGES = 8
 # Of the largest value of an output: a hundred times what rounding makes of it in float32, with
 # Winograd's convolutions on one side, and far below what a wrong operator makes of it.
@@ -79,6 +79,7 @@ def export_run(
         }
         program = partial(network_outputs(run, conv="exact"), best.params, best.stats)
         info = {**_describe(run, expected), "epoch": best.epoch, "step": best.step}
+        info["row"] = best.row
         about = {name: encode_json(value) for name, value in info.items()}
         info["files"] = {}
         for name in formats:
@@ -88,6 +89,7 @@ def export_run(
             info["files"][path.name] = {
                 "format": name,
                 "bytes": path.stat().st_size,
+                "sha256": digest_file(path),
                 "relative_difference": differences,
             }
             _log.info(
@@ -140,6 +142,7 @@ def _describe(run: Run, expected: dict[str, np.ndarray]) -> dict[str, Any]:
         "classes": list(run.classes),
         "task": run.config.train.task,
         "network": {"model": model.model, "norm": model.norm, "score": model.score},
+        "maps": {"heads": model.heads, "per_class": model.per_class},
         "platforms": list(PLATFORMS),
         "versions": {name: version(name) for name in ("flax_attn", "jax", "jaxlib", "flax")},
     }
