@@ -30,7 +30,7 @@ from flax_attn.runs.published import (
 )
 from flax_attn.runs.remembered_paths import recall_paths, remember_paths
 from flax_attn.system.cpu import max_isa, threads
-from flax_attn.system.files import read_if_there, reading, write_json, writing
+from flax_attn.system.files import read_if_there, reading, with_digest, write_json, writing
 from flax_attn.system.folders import PROBE, require_writable
 from flax_attn.system.output import MARK, mark_output
 
@@ -123,13 +123,8 @@ class Run:
             write_json(path, self._to_json(workdir))
 
     def _to_json(self, workdir: Path) -> dict[str, Any]:
-        told: dict[str, Any] = {}
-        if self.published is not None:
-            told = {LIBRARY: "flax_attn", FORMAT: FORMAT_VERSION}
-            told |= {PUBLISHED: self.published.to_json()}
         config = self.config if self.published else remember_paths(self.config, workdir)
-        return {
-            **told,
+        values = {
             "config": config.to_json(),
             "classes": list(self.classes),
             "data_fingerprint": self.data_fingerprint,
@@ -140,6 +135,10 @@ class Run:
             **({"mask_fingerprint": self.mask_fingerprint} if self.mask_fingerprint else {}),
             **({"metadata": self.metadata.to_json()} if self.metadata else {}),
         }
+        if self.published is None:
+            return values
+        told = {LIBRARY: "flax_attn", FORMAT: FORMAT_VERSION, PUBLISHED: self.published.to_json()}
+        return with_digest({**told, **values})
 
     @staticmethod
     def load(workdir: Path) -> Run:
@@ -157,7 +156,13 @@ class Run:
             values = json.loads(text)
             require_known(values, path)
             return Run._from_json(values, workdir)
-        except (KeyError, ValueError, TypeError, AttributeError, UsageError) as error:
+        except UsageError as error:
+            wrote, reads = values.get("versions", {}).get("flax_attn"), _version("flax_attn")
+            raise CheckpointError(
+                f"{path} cannot be used: {error}; it was written by flax_attn {wrote}, this is "
+                f"{reads}"
+            ) from error
+        except (KeyError, ValueError, TypeError, AttributeError) as error:
             raise CheckpointError(f"{path} is damaged: {error!r}") from error
 
     @staticmethod

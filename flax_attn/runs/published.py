@@ -17,6 +17,7 @@ from typing import Any
 from flax_attn.config import Config
 from flax_attn.errors import CheckpointError
 from flax_attn.runs.log import Row
+from flax_attn.system.files import DIGEST, fits_digest
 from flax_attn.system.json_text import restore_undefined
 
 WEIGHTS_FILE = "model.safetensors"
@@ -84,7 +85,8 @@ def require_known(values: Any, path: Path) -> None:
     """Checks that the content of a ``config.json`` is that of a run or of a published folder.
 
     Raises:
-      CheckpointError: it is another library's, or of a version that is not known.
+      CheckpointError: it is another library's or of a version that is not known, or a published
+        one has changed.
     """
     if isinstance(values, dict) and values and not {"config", "classes"} & values.keys():
         names = ", ".join(sorted(values)[:5])
@@ -96,6 +98,11 @@ def require_known(values: Any, path: Path) -> None:
         raise CheckpointError(
             f"{path} has {FORMAT} {values.get(FORMAT)!r}, flax_attn {version('flax_attn')} reads "
             f"{FORMAT_VERSION}: install the version that wrote it, or publish the run again"
+        )
+    if isinstance(values, dict) and PUBLISHED in values and not fits_digest(values):
+        raise CheckpointError(
+            f"{path} is not what was published, its {DIGEST} differs: take the folder anew from "
+            "where it was published"
         )
 
 

@@ -33,6 +33,9 @@ _DIGITS = 64
 
 _CHUNK = 1 << 20
 
+# The field of ``with_digest``.
+DIGEST = "content_sha256"
+
 
 def is_no_space(error: OSError) -> bool:
     """Returns whether a write failed for want of space: full disk, quota, limit on file sizes."""
@@ -251,6 +254,21 @@ def read_sealed(path: Path) -> dict[str, Any]:
         return unseal(path.read_bytes().decode())
     except ValueError as error:
         raise ValueError(f"{path.name} has changed: {error}") from error
+
+
+def with_digest(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns an object of JSON with the SHA-256 of its other values, however it is laid out."""
+    return {**values, DIGEST: _digest_values(values)}
+
+
+def fits_digest(values: Mapping[str, Any]) -> bool:
+    """Returns whether the values of ``with_digest`` are those that they were."""
+    return values.get(DIGEST) == _digest_values(values)
+
+
+def _digest_values(values: Mapping[str, Any]) -> str:
+    told = {name: value for name, value in values.items() if name != DIGEST}
+    return _sha256(encode_json(told, sort_keys=True))
 
 
 def _sha256(text: str) -> str:

@@ -30,7 +30,7 @@ from flax_attn.porting.export.formats import (
 from flax_attn.runs.directory import Run
 from flax_attn.runs.load import restore_best
 from flax_attn.runs.run_cases import case_inputs
-from flax_attn.system.files import digest_file, write_json
+from flax_attn.system.files import digest_file, with_digest, write_json
 from flax_attn.system.folders import new_folder, require_free
 from flax_attn.system.json_text import encode_json
 
@@ -96,7 +96,7 @@ def export_run(
                 f"{path.name}: {path.stat().st_size / 1e6:.1f} MB, differs from the network "
                 f"by at most {max(differences.values()):.1e} of the largest value"
             )
-        write_json(folder / INFO_FILE, info)
+        write_json(folder / INFO_FILE, with_digest(info))
     _log.info(f"wrote {', '.join(info['files'])} and {INFO_FILE} to {out}")
     return info
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from flax_attn.errors import UsageError, WeightsError
 from flax_attn.porting.export.formats import FORMATS, INFO_FILE, Loaded
-from flax_attn.system.files import digest_file, reading
+from flax_attn.system.files import DIGEST, digest_file, fits_digest, reading
 
 _SUFFIXES = {Path(row.file).suffix for row in FORMATS.values()}
 
@@ -77,6 +77,6 @@ def _read_info(path: Path) -> Mapping[str, Any]:
         info = json.loads(text)
     except ValueError as error:
         raise WeightsError(f"{path} is damaged ({error}): export again") from error
-    if not isinstance(info, dict):
-        raise WeightsError(f"{path} is damaged (it holds no object): export again")
+    if not isinstance(info, dict) or not fits_digest(info):
+        raise WeightsError(f"{path} is not what was exported, its {DIGEST} differs: export again")
     return info

@@ -48,7 +48,7 @@ def publish_run(run: Run, workdir: Path, out: Path, *, photographs: bool = True)
       CheckpointError: there is no checkpoint, or it does not fit.
       DiskFullError: no space is left for ``out``.
     """
-    require_free(out, flag="another DIR")
+    require_free(out, flag="DIR")
     best = restore_best(run, workdir)
     arrays = {n: np.asarray(a, order="C") for n, a in {**best.params, **best.stats}.items()}
     wanted = [CURVES_FILE, *([ATTENTION_FILE] if photographs else [])]
