@@ -20,7 +20,7 @@ from flax_attn.explain.methods import METHODS
 from flax_attn.explain.photographs import Photographs, from_paths, from_split
 from flax_attn.explain.trained_run import TrainedRun, load
 from flax_attn.figures import ScaleName
-from flax_attn.runs.published import results_folder
+from flax_attn.runs.published_folder import results_folder
 from flax_attn.runs.run_split import look_config, open_run_split
 from flax_attn.system import cli
 from flax_attn.system.compilation_cache import use_compilation_cache

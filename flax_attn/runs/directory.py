@@ -19,12 +19,12 @@ import jax
 from flax_attn.config import Config, ModelConfig, gated, validate
 from flax_attn.data.metadata import MetaScale
 from flax_attn.errors import CheckpointError, RunBusyError, UsageError
-from flax_attn.runs.published import (
+from flax_attn.runs.published_folder import (
     FORMAT,
     FORMAT_VERSION,
     LIBRARY,
     PUBLISHED,
-    Published,
+    PublishedWeights,
     is_published,
     require_known,
 )
@@ -107,7 +107,7 @@ class Run:
     device: str = field(default_factory=describe_device)
     mask_fingerprint: str = ""
     metadata: MetaScale | None = None
-    published: Published | None = None
+    published: PublishedWeights | None = None
 
     def save(self, workdir: Path) -> None:
         """Writes ``config.json``, all of it or nothing; paths in it are absolute.
@@ -168,7 +168,7 @@ class Run:
     @staticmethod
     def _from_json(values: Mapping[str, Any], workdir: Path) -> Run:
         config = recall_paths(Config.from_json(values["config"]), workdir)
-        published = Published.from_json(values[PUBLISHED]) if PUBLISHED in values else None
+        published = PublishedWeights.from_json(values[PUBLISHED]) if PUBLISHED in values else None
         if published is not None:  # not written by a training here, which had looked at it
             validate(config, of_photographs=True)
         return Run(

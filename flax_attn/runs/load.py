@@ -12,7 +12,7 @@ from flax_attn.runs.checkpoint_format import MODEL, Info, LoadedCheckpoint
 from flax_attn.runs.checkpoints import Checkpoints
 from flax_attn.runs.directory import GET_RIGHTS, Run
 from flax_attn.runs.log import Row
-from flax_attn.runs.published import WEIGHTS_FILE, Published
+from flax_attn.runs.published_folder import WEIGHTS_FILE, PublishedWeights
 from flax_attn.system.files import digest_file, open_safetensors, reading
 
 
@@ -61,7 +61,9 @@ def restore_best(run: Run, workdir: Path) -> Restored:
     return Restored(structure, *best.model(params, stats), info.epoch, info.step, info.row)
 
 
-def _read_published(published: Published, classes: tuple[str, ...], path: Path) -> LoadedCheckpoint:
+def _read_published(
+    published: PublishedWeights, classes: tuple[str, ...], path: Path
+) -> LoadedCheckpoint:
     remedy = "take the folder anew from where it was published"
     with reading(path, CheckpointError, remedy=f"{remedy}, or {GET_RIGHTS}"):
         digest = digest_file(path)

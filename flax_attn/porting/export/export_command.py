@@ -10,7 +10,7 @@ from flax_attn.config import DATASETS
 from flax_attn.porting.export.export_run import export_run
 from flax_attn.porting.export.formats import FORMATS
 from flax_attn.runs.directory import Run
-from flax_attn.runs.published import results_folder
+from flax_attn.runs.published_folder import results_folder
 from flax_attn.runs.run_split import look_config, open_run_split
 from flax_attn.system import cli
 from flax_attn.system.compilation_cache import use_compilation_cache

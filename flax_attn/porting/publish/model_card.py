@@ -9,7 +9,7 @@ from typing import Any
 
 from flax_attn.runs.directory import ATTENTION_FILE, CURVES_FILE, Run, names_of_network
 from flax_attn.runs.log import Row
-from flax_attn.runs.published import WEIGHTS_FILE
+from flax_attn.runs.published_folder import WEIGHTS_FILE
 from flax_attn.system.files import write_text
 from flax_attn.system.json_text import encode_json
 

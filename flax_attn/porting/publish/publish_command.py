@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -22,11 +21,10 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("run", help="run directory of flax-attn train")
     parser.add_argument("out", metavar="DIR", help="new folder to write")
     parser.add_argument(
-        "--photographs",
-        action=argparse.BooleanOptionalAction,
-        default=True,
-        help="copy attention.png, which shows images of the validation part (default: yes)",
+        "--no-photographs",
+        action="store_true",
+        help="leave out attention.png, which shows images of the validation part",
     )
     args = parser.parse_args(argv)
     workdir = Path(args.run)
-    publish_run(Run.load(workdir), workdir, Path(args.out), photographs=args.photographs)
+    publish_run(Run.load(workdir), workdir, Path(args.out), photographs=not args.no_photographs)

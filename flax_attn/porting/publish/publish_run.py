@@ -14,9 +14,9 @@ from flax_attn.models.network import pixel_scale
 from flax_attn.porting.publish.model_card import CARD_FILE, write_card
 from flax_attn.runs.directory import ATTENTION_FILE, CURVES_FILE, Run
 from flax_attn.runs.load import restore_best
-from flax_attn.runs.published import (
+from flax_attn.runs.published_folder import (
     WEIGHTS_FILE,
-    Published,
+    PublishedWeights,
     without_folders,
     without_places,
 )
@@ -63,7 +63,7 @@ def publish_run(run: Run, workdir: Path, out: Path, *, photographs: bool = True)
             config=without_places(run.config),
             weights=without_folders(run.weights),
             device="",
-            published=Published(best.epoch, best.step, best.row, sha256),
+            published=PublishedWeights(best.epoch, best.step, best.row, sha256),
         )
         told.save(folder)
         write_json(folder / PREPROCESSING_FILE, describe_preprocessing(run))

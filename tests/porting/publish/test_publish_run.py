@@ -1,4 +1,4 @@
-"""``flax-attn publish``: a folder that any other place opens as the run, and tells nothing private."""
+"""``flax-attn publish``: a folder that opens as the run anywhere, and tells nothing private."""
 
 from __future__ import annotations
 
@@ -21,7 +21,12 @@ from flax_attn.models.functional import digest_arrays
 from flax_attn.porting.publish.publish_run import describe_preprocessing
 from flax_attn.runs.directory import Run, require_usable
 from flax_attn.runs.load import restore_best
-from flax_attn.runs.published import WEIGHTS_FILE, is_published, results_folder, without_places
+from flax_attn.runs.published_folder import (
+    WEIGHTS_FILE,
+    is_published,
+    results_folder,
+    without_places,
+)
 from flax_attn.system import cli
 from flax_attn.system.files import with_digest
 from flax_attn.system.output import MARK

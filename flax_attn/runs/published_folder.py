@@ -28,7 +28,7 @@ LIBRARY, FORMAT, PUBLISHED = "library_name", "format_version", "published"
 
 
 @dataclass(frozen=True)
-class Published:
+class PublishedWeights:
     """What a published folder says of its weights.
 
     Args:
@@ -48,7 +48,7 @@ class Published:
         return {f.name: getattr(self, f.name) for f in fields(self)}
 
     @staticmethod
-    def from_json(values: Mapping[str, Any]) -> Published:
+    def from_json(values: Mapping[str, Any]) -> PublishedWeights:
         """Returns what ``to_json`` gave.
 
         Raises:
@@ -57,7 +57,7 @@ class Published:
         """
         row = None if values["row"] is None else dict(restore_undefined(values["row"]))
         epoch, step, sha256 = int(values["epoch"]), int(values["step"]), str(values["sha256"])
-        return Published(epoch, step, row, sha256)
+        return PublishedWeights(epoch, step, row, sha256)
 
 
 def is_published(workdir: Path) -> bool:
