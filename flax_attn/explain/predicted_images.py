@@ -69,7 +69,8 @@ def predict_images(
     many files there are. Shows the progress; ``total`` is their number where it is known.
     """
     read = partial(_read, data=data)
-    files = ahead(read, paths, count=_AHEAD * batch_size, workers=data.workers)
+    # None beside a single image: who sends names one by one may wait for each answer.
+    files = ahead(read, paths, count=_AHEAD * (batch_size - 1), workers=data.workers)
     display = bar(files, total, "predicting")
     started = time.perf_counter()
     waiting: list[tuple[Path, Square | ImageError]] = []

@@ -81,3 +81,15 @@ def test_few_files_wait_however_many_there_are(kind: str, tmp_path: Path) -> Non
         # Two batches decoded ahead, and eight that wait for a full one.
         assert taken - given <= (2 + 8) * BATCH + 1
     stream.close()
+
+
+def test_a_single_image_is_answered_before_the_next_is_named(tmp_path: Path) -> None:
+    good, named = put_grey(tmp_path / "a.png", 9), list[int]()
+
+    def one_by_one() -> Iterator[Path]:
+        for number in range(1, 4):
+            named.append(number)
+            yield good
+
+    for image in predict_images(Brightness(), one_by_one(), DATA, batch_size=1):
+        assert named[-1] == image.number
