@@ -157,10 +157,9 @@ class Run:
             require_known(values, path)
             return Run._from_json(values, workdir)
         except UsageError as error:
-            wrote, reads = values.get("versions", {}).get("flax_attn"), _version("flax_attn")
             raise CheckpointError(
-                f"{path} cannot be used: {error}; it was written by flax_attn {wrote}, this is "
-                f"{reads}"
+                f"{path} cannot be used: {error}; it was written with {values.get('versions')}, "
+                f"this is flax_attn {_version('flax_attn')}"
             ) from error
         except (KeyError, ValueError, TypeError, AttributeError) as error:
             raise CheckpointError(f"{path} is damaged: {error!r}") from error
