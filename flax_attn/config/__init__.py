@@ -47,6 +47,7 @@ from flax_attn.config.model_settings import (
     gated,
 )
 from flax_attn.config.presets import PRESETS, make_config
+from flax_attn.config.ranges import check_ranges
 from flax_attn.config.run_settings import RunConfig
 from flax_attn.config.setting import PathKind, entry, flag_of
 from flax_attn.config.train_settings import TaskChoice, TrainConfig
@@ -81,6 +82,7 @@ __all__ = [
     "check_dense",
     "check_dataset",
     "check_depths",
+    "check_ranges",
     "dataset_entry",
     "deciding",
     "each_family",

@@ -17,8 +17,10 @@ from flax_attn.errors import UsageError
 _FIELDS = {f.name: f for f in settings()}
 
 
-def validate(config: Config) -> None:
+def validate(config: Config, *, of_photographs: bool = False) -> None:
     """Checks the range of every setting, and that no two settings exclude each other.
+
+    With ``of_photographs`` no data set is looked at: what it needs may be missing.
 
     Raises:
       UsageError: a value is outside its range, or settings exclude each other.
@@ -27,7 +29,8 @@ def validate(config: Config) -> None:
     for part in (config.data, config.train, config.run):
         check_ranges(part)
     _check_sizes(config)
-    check_dataset(config.data)
+    if not of_photographs:
+        check_dataset(config.data)
     _check_effects(config)
     _check_taught_gates(config)
     parse_class_weights(config.train.class_weights)

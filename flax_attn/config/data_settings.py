@@ -146,7 +146,11 @@ class DataConfig:
         commands=(*LOOKING, "predict"),
     )
     workers: int = setting(
-        2, "threads that decode images", low=1, decides="speed", commands=LOOKING
+        2,
+        "threads that decode images",
+        low=1,
+        decides="speed",
+        commands=(*LOOKING, "predict"),
     )
     on_bad_image: BadImagePolicy = setting(
         "fail",

@@ -39,11 +39,21 @@ def describe_found(dataset: Dataset, *, source: str, out: Sequence[Path] = ()) -
 
 
 def describe_images(
-    files: Sequence[Path], passed_over: Counter[str], *, sources: Sequence[Path], out: str | Path
+    count: int | None,
+    passed_over: Counter[str],
+    *,
+    sources: Sequence[str | Path],
+    out: str | Path,
+    more: bool = False,
 ) -> str:
-    """Returns how many images without labels there are, and what was passed over, in one line."""
+    """Returns how many images without labels there are, and what was passed over, in one line.
+
+    With ``more`` others follow whose number is not known; a ``count`` of None: no other ones.
+    """
     named = name_some(sources, limit=_SHOWN)
-    images = "1 image" if len(files) == 1 else f"{len(files)} images"
+    images = "1 image" if count == 1 else f"{count} images"
+    if more:
+        images = "as many images as are named" if count is None else f"{images} and more to come"
     return "; ".join([f"{named}: {images}", *_passed(passed_over), f"output goes to {out}"])
 
 

@@ -63,13 +63,24 @@ def list_images(folder: Path) -> Listing:
       DataError: a folder cannot be listed, or two names in it differ only in their Unicode form.
     """
     listing = Listing()
-    _list(folder, listing, frozenset(image_endings()), visited=set())
+    listing.images.extend(walk_images(folder, listing))
     return listing
 
 
-def _list(
+def walk_images(folder: Path, listing: Listing) -> Iterator[Path]:
+    """Yields the images of ``list_images`` one by one: in memory are the names of one folder.
+
+    What is passed over, and folders that commands wrote, are added to ``listing`` on the way.
+
+    Raises:
+      DataError: as ``list_images``.
+    """
+    return _walk(folder, listing, frozenset(image_endings()), visited=set())
+
+
+def _walk(
     folder: Path, listing: Listing, endings: frozenset[str], *, visited: set[tuple[int, int]]
-) -> None:
+) -> Iterator[Path]:
     status = folder.stat()
     if (status.st_dev, status.st_ino) in visited:
         return
@@ -80,11 +91,11 @@ def _list(
             if is_own_output(inner):
                 listing.own.append(inner)
             else:
-                _list(inner, listing, endings, visited=visited)
+                yield from _walk(inner, listing, endings, visited=visited)
         elif os.path.splitext(entry.name)[1].lower() in endings:
-            listing.images.append(folder / entry.name)
+            yield folder / entry.name
         elif (kind := _kind_of(entry)) is None:
-            listing.images.append(folder / entry.name)
+            yield folder / entry.name
         else:
             listing.passed_over[kind] += 1
 

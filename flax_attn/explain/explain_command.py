@@ -20,6 +20,7 @@ from flax_attn.explain.methods import METHODS
 from flax_attn.explain.photographs import Photographs, from_paths, from_split
 from flax_attn.explain.trained_run import TrainedRun, load
 from flax_attn.figures import ScaleName
+from flax_attn.runs.published_folder import results_folder
 from flax_attn.runs.run_split import look_config, open_run_split
 from flax_attn.system import cli
 from flax_attn.system.compilation_cache import use_compilation_cache
@@ -34,7 +35,8 @@ def main(argv: Sequence[str]) -> None:
     args = _parse(argv)
     use_compilation_cache(getattr(args, "compilation_cache", None))
     workdir = Path(args.workdir)
-    out = Path(args.out or workdir / ("explain-" + args.split if args.split else "explain"))
+    name = "explain-" + args.split if args.split else "explain"
+    out = Path(args.out) if args.out else results_folder(workdir, name)
     run = load(workdir)
     require_pictures_alone(run.config.model, "explain")
     require_writable(out, remedy=REMEDY)
@@ -111,7 +113,7 @@ def _photographs(
 ) -> tuple[Photographs, str]:
     """What to explain, and how it was chosen."""
     given = cli.take_settings(vars(args), "explain")
-    config = look_config(run.config, given)
+    config = look_config(run.config, given, of_photographs=bool(args.images))
     data = config.data
     if args.images:
         found = from_paths([Path(path) for path in args.images], data, out=out)

@@ -8,7 +8,7 @@ from typing import Any
 
 import matplotlib
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
@@ -66,6 +66,16 @@ def draw_explained(
         first.set_horizontalalignment("left")
         last.set_horizontalalignment("right")
     figure.savefig(path, dpi=100, metadata={"Software": _SOFTWARE})
+
+
+def overlay_whole(
+    image: UInt8[np.ndarray, "s s 3"], attention: Float[np.ndarray, "h w"]
+) -> UInt8[np.ndarray, "s s 3"]:
+    """Returns a map laid over an image, its colours from its smallest value to its largest."""
+    low, high = float(attention.min()), float(attention.max())
+    position = colour_scale(attention, "linear", shared=(low, high)).position(attention)
+    laid = overlay(image, position.astype(np.float32), scale=_WHOLE)
+    return (laid * 255 + 0.5).astype(np.uint8)
 
 
 def is_explained(path: Path) -> bool:

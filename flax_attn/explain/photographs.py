@@ -112,5 +112,5 @@ def find_images(paths: Sequence[Path], *, out: Path) -> list[Path]:
             )
         files += sorted(listing.images, key=os.fsencode)
         passed_over += listing.passed_over
-    _log.info(describe_images(files, passed_over, sources=paths, out=out))
+    _log.info(describe_images(len(files), passed_over, sources=paths, out=out))
     return files

@@ -1,118 +1,175 @@
-"""Say what is on new images: ``flax-attn predict RUN PATHS…``."""
+"""Say what is on new images: ``flax-attn predict RUN PATHS…``.
+
+RUN is a run directory, a folder that ``flax-attn publish`` wrote, or a folder or file of
+``flax-attn export``.
+"""
 
 from __future__ import annotations
 
-import csv
 import logging
 import os
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
+from argparse import Namespace
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
-import numpy as np
-
-from flax_attn.config import DataConfig, require_pictures_alone, validate
-from flax_attn.data.decode import ImageError
-from flax_attn.data.framing import decode_photograph
-from flax_attn.errors import DataError, UsageError, name_some
-from flax_attn.explain.photographs import find_images
-from flax_attn.explain.trained_run import Predictions, TrainedRun, load
+from flax_attn.config import DataConfig, check_ranges
+from flax_attn.errors import NAMED, DataError, UsageError
+from flax_attn.explain.named_images import STDIN, NamedImages
+from flax_attn.explain.predicted_images import PredictedImage, predict_images
+from flax_attn.explain.prediction_maps import MAPS, PLACES
+from flax_attn.explain.prediction_outputs import REMEDY, JsonLines, Output, open_table
+from flax_attn.explain.predictor import Predictor, open_predictor
 from flax_attn.system import cli
-from flax_attn.system.console import bar
-from flax_attn.system.files import replacing, writing
+from flax_attn.system.console import speak
 from flax_attn.system.folders import require_writable
 from flax_attn.training.choices import CHOICES
 
 FILE = "predictions.csv"
-REMEDY = "name a file of your own with --out"
 
 _log = logging.getLogger(__name__)
 
 
 def main(argv: Sequence[str]) -> None:
+    """Runs ``flax-attn predict``: writes what a network says of images without labels.
+
+    Raises:
+      FlaxAttnError: a failure that one line explains; ``cli.run`` prints it.
+    """
+    args = _parse(argv)
+    speak(on_stderr=args.json)
+    table = Path(args.out or FILE)
+    folders = [PLACES[args.maps](table)] if args.maps == "png" else []
+    if os.path.isdir(table):
+        raise UsageError(f"--out {table} is a folder: {REMEDY}")
+    if args.out or args.maps or not args.json:
+        require_writable(table.parent, remedy=REMEDY)
+    predictor = open_predictor(Path(args.run))
+    data = replace(predictor.data, **cli.take_settings(vars(args), "predict"))
+    check_ranges(data)
+    if args.maps and not predictor.has_maps:
+        raise UsageError(f"--maps {args.maps}: the network of {args.run} has no gates: drop it")
+    if predictor.metadata is not None:
+        columns = ", ".join(scale.column for scale in predictor.metadata.columns)
+        _log.warning(f"metadata of photographs are not known: {columns} count as empty cells")
+    if (found := predictor.thresholds) is not None and found.found:
+        cuts = ", ".join(f"{name} above {value:.4f}" for name, value in found.values.items())
+        _log.info(f"at_threshold: {cuts}; chosen on the validation images, epoch {found.epoch}")
+    written = _places(args, table)
+    images = NamedImages(args.paths)
+    images.look(out=" and ".join(written), folders=folders)
+    _predict(args, predictor, images, data, table, written)
+
+
+def _parse(argv: Sequence[str]) -> Namespace:
     parser = cli.Parser(prog="flax-attn predict", description=__doc__)
     cli.add_common(parser)
-    parser.add_argument("run", help="run directory of flax-attn train")
-    parser.add_argument("paths", nargs="+", help="images, or folders of images")
-    parser.add_argument("--out", default=FILE, help=f"table to write (default: {FILE})")
+    parser.add_argument("run", help="run directory, published folder, or export")
+    parser.add_argument(
+        "paths",
+        nargs="+",
+        help=f"images, folders of images, and {STDIN} for names from standard input, one a line",
+    )
+    parser.add_argument(
+        "--out", help=f"table to write (default: {FILE}, with --json none unless it is named)"
+    )
+    parser.add_argument(
+        "--json",
+        action="store_true",
+        help="an object a line on standard output, and all else on standard error",
+    )
+    parser.add_argument(
+        "--maps",
+        choices=list(MAPS),
+        help="the maps of every gate beside the table: a picture an image, or one file of arrays",
+    )
     parser.add_argument("--batch-size", type=int, default=16, help="images at a time (default: 16)")
     cli.add_settings(parser, CHOICES, "predict")
     args = parser.parse_args(argv)
     if args.batch_size < 1:
         parser.error(f"--batch-size must be at least 1, got {args.batch_size}")
-    out = Path(args.out)
-    if os.path.isdir(out):
-        raise UsageError(f"--out {out} is a folder: {REMEDY}")
-    require_writable(out.parent, remedy=REMEDY)
-    run = load(args.run)
-    config = run.config.updated(**cli.take_settings(vars(args), "predict"))
-    validate(config)
-    if run.config.model.view_names:
-        require_pictures_alone(run.config.model, "predict")
-    if run.metadata is not None:
-        columns = ", ".join(scale.column for scale in run.metadata.columns)
-        _log.warning(f"metadata of photographs are not known: {columns} count as empty cells")
-    paths = find_images([Path(given) for given in args.paths], out=out)
+    if args.paths.count(STDIN) > 1:
+        parser.error(f"{STDIN} stands for standard input, which is read once: name it once")
+    return args
+
+
+def _places(args: Namespace, table: Path) -> list[str]:
+    """Returns what is written, as messages name it."""
+    places = [str(table)] if args.out or not args.json else []
+    places += [str(PLACES[args.maps](table))] if args.maps else []
+    return [*places, *(["standard output"] if args.json else [])]
+
+
+def _predict(
+    args: Namespace,
+    predictor: Predictor,
+    images: NamedImages,
+    data: DataConfig,
+    table: Path,
+    written: Sequence[str],
+) -> None:
     started = time.perf_counter()
-    with writing(out, remedy=REMEDY), replacing(out) as partial:
-        count = _write(partial, run, paths, config.data, args.batch_size)
-    seconds = time.perf_counter() - started
-    _log.info(f"wrote {out}: {count} images, {count / seconds:.1f} images/s")
+    with ExitStack() as stack:
+        outputs: list[Output] = []
+        if args.out or not args.json:
+            outputs.append(stack.enter_context(open_table(table, predictor.classes)))
+        if args.maps:
+            outputs.append(stack.enter_context(MAPS[args.maps](table)))
+        if args.json:
+            exclusive = predictor.task.exclusive
+            outputs.append(JsonLines(predictor.classes, exclusive=exclusive))
+        said = predict_images(
+            predictor, images, data, batch_size=args.batch_size, total=images.count
+        )
+        with closing(said):
+            tally = _write(said, outputs)
+    if not tally.wanted:  # who read standard output has left
+        return
+    seconds, count = time.perf_counter() - started, tally.images - tally.unusable
+    if tally.unusable:
+        where = f"column error of {table}" if args.out or not args.json else "its error says why"
+        _log.warning(f"{tally.unusable} of {tally.images} images cannot be used ({where}): {tally}")
+    _log.info(f"wrote {' and '.join(written)}: {count} images, {count / seconds:.1f} images/s")
 
 
-def _write(
-    file: Path, run: TrainedRun, paths: Sequence[Path], data: DataConfig, batch_size: int
-) -> int:
-    """Writes a row an image: its name, the classes it is said to have, all probabilities.
+class _Tally(NamedTuple):
+    """How many images there were, how many of them unusable, and a few of these with the reason.
 
-    An image that cannot be used is a warning.
+    ``wanted`` is false where the outputs wanted no more of them.
+    """
+
+    images: int
+    unusable: int
+    shown: Sequence[str]
+    wanted: bool = True
+
+    def __str__(self) -> str:
+        more = self.unusable - len(self.shown)
+        return "; ".join(self.shown) + (f"; and {more} more" if more else "")
+
+
+def _write(said: Iterable[PredictedImage], outputs: Sequence[Output]) -> _Tally:
+    """Writes predictions to all outputs, while one of them wants more.
 
     Raises:
-      DataError: none can be used; up to five are named.
+      DataError: there is no image, or none can be used; up to five are named.
     """
-    count = 0
-    with open(file, "w", newline="", encoding="utf-8", errors="backslashreplace") as opened:
-        writer = csv.writer(opened)
-        writer.writerow(["name", "prediction", *run.classes])
-        refused: list[str] = []
-        usable = _decoded(bar(paths, len(paths), "predicting"), data, refused)
-        while chunk := list(islice(usable, batch_size)):
-            names, images = [name for name, _ in chunk], [image for _, image in chunk]
-            # The last batch has the shape of the others, for which the network is compiled.
-            missing = batch_size - len(images) if count else 0
-            filled = np.stack(images + images[-1:] * missing)
-            said: Predictions = run.predict_squares(filled, batch_size=batch_size)
-            for name, label, row in zip(names, said.labels, said.probabilities, strict=False):
-                writer.writerow([name, label, *(f"{p:.6f}" for p in row)])
-            count += len(names)
-    if not count:
-        shown = name_some(refused, separator="; ", last="; and")
-        raise DataError(f"none of the {len(paths)} images can be used: {shown}")
-    if count < len(paths):
-        _log.warning(f"{len(paths) - count} of {len(paths)} images cannot be used")
-    return count
-
-
-def _decoded(
-    paths: Iterable[Path], data: DataConfig, refused: list[str]
-) -> Iterator[tuple[str, np.ndarray]]:
-    """Yields what can be used, and warns of the rest once there is something that can.
-
-    ``refused`` takes what cannot be used before that: all of it, where nothing can.
-    """
-    one_is_usable = False
-    for path in paths:
-        try:
-            image = decode_photograph(path, data)
-        except ImageError as error:
-            if one_is_usable:
-                _log.warning(str(error))
-            else:
-                refused.append(str(error))
-            continue
-        if not one_is_usable:
-            one_is_usable = True
-            for text in refused:
-                _log.warning(text)
-        yield str(path), image
+    count = unusable = 0
+    shown: list[str] = []
+    for image in said:
+        count += 1
+        unusable += image.said is None
+        if image.said is None and len(shown) < NAMED:
+            shown.append(f"{image.name!r}: {image.error}")
+        # A list: each of them must get it.
+        if not any([output.write(image) for output in outputs]):
+            return _Tally(count, unusable, shown, wanted=False)
+    tally = _Tally(count, unusable, shown)
+    if count == 0:
+        raise DataError("no names of images on standard input: expected one a line")
+    if count == unusable:
+        raise DataError(f"none of the {count} images can be used: {tally}")
+    return tally

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Bool, Float, UInt8
 from PIL import Image
 
-from flax_attn.config import Config, require_pictures_alone
+from flax_attn.config import Config, DataConfig, gated, require_pictures_alone
 from flax_attn.data import Split
 from flax_attn.data.framing import decode_photograph
 from flax_attn.data.metadata import MetaScale
@@ -25,8 +25,10 @@ from flax_attn.models.network import named_maps
 from flax_attn.models.tasks import TASKS, Task, names_of
 from flax_attn.runs.directory import Run
 from flax_attn.runs.load import restore_best
+from flax_attn.runs.log import Row
 from flax_attn.runs.run_cases import case_inputs
 from flax_attn.training.evaluation import Evaluation, evaluate_examples
+from flax_attn.training.judging import Thresholds, stored_thresholds
 from flax_attn.training.sources import ImageExamples
 from flax_attn.training.step import EvalStep, Examples, make_eval_step
 
@@ -68,6 +70,7 @@ class TrainedRun:
       epoch: that of the checkpoint, counted from 1.
       step: that of the checkpoint.
       metadata: how cells of metadata become numbers; None where cases have none.
+      row: the metrics of the checkpoint's epoch; None before the first evaluation.
     """
 
     config: Config
@@ -78,6 +81,7 @@ class TrainedRun:
     epoch: int
     step: int
     metadata: MetaScale | None = None
+    row: Row | None = None
 
     @cached_property
     def model(self) -> Network:
@@ -118,46 +122,81 @@ class TrainedRun:
         """Returns what the network says of images that are squares of its size already."""
         if self.config.model.view_names:
             require_pictures_alone(self.config.model, "prediction")
-        size = min(batch_size, len(squares))
-        # Of photographs alone nothing else is known.
-        meta = None if self.metadata is None else self.metadata.unknown(size)
-        labels, everyone = self._task.blank(size, len(self.classes)), np.ones(size, bool)
-        outputs = []
-        for start in range(0, len(squares), size):
-            part = squares[start : start + size]
-            # The last batch has the shape of the others, for which the network is compiled.
-            filled = np.concatenate([part, np.repeat(part[-1:], size - len(part), axis=0)])
+
+        def compute(filled: UInt8[np.ndarray, "b s s 3"]) -> tuple[np.ndarray, dict]:
+            count = len(filled)
+            # Of photographs alone nothing else is known.
+            meta = None if self.metadata is None else self.metadata.unknown(count)
+            labels, everyone = self.task.blank(count, len(self.classes)), np.ones(count, bool)
             examples = Examples(filled, labels, everyone, meta=meta)
             said = self.eval_step(self.params, self.stats, examples)[1]
             maps = named_maps(said.attention, self.config.model, self.classes)
-            found = {name: value[: len(part)] for name, value in maps.items()}
-            outputs.append((np.asarray(said.probabilities)[: len(part)], found))
-        probabilities = np.concatenate([p for p, _ in outputs])
-        names = outputs[0][1]
-        return Predictions(
-            classes=self.classes,
-            probabilities=probabilities,
-            decided=self._task.decide(probabilities),
-            attention={name: np.concatenate([maps[name] for _, maps in outputs]) for name in names},
-            images=squares,
-        )
+            return np.asarray(said.probabilities), maps
+
+        return predict_in_batches(self.classes, self.task, squares, batch_size, compute)
 
     def _square(self, image: Photograph) -> UInt8[np.ndarray, "s s 3"]:
         given = Path(image) if isinstance(image, str | os.PathLike) else image
         return decode_photograph(given, self.config.data)
 
     @property
-    def _task(self) -> Task:
+    def data(self) -> DataConfig:
+        """How photographs are read."""
+        return self.config.data
+
+    @property
+    def task(self) -> Task:
+        """What the classes are to an image: one of them, or any number."""
         return TASKS[self.config.train.task]
+
+    @property
+    def has_maps(self) -> bool:
+        """Whether the network has gates, and so maps."""
+        return bool(gated(self.config.model))
+
+    @cached_property
+    def thresholds(self) -> Thresholds | None:
+        """The thresholds that training chose; None where the task has none."""
+        return stored_thresholds(self.task, self.classes, self, own_images=False)
 
     @cached_property
     def eval_step(self) -> EvalStep:
         """The evaluation step, compiled once for every shape of a batch."""
-        return make_eval_step(self.structure, self._task)
+        return make_eval_step(self.structure, self.task)
+
+
+def predict_in_batches(
+    classes: tuple[str, ...],
+    task: Task,
+    squares: UInt8[np.ndarray, "n s s 3"],
+    batch_size: int,
+    compute: Callable[..., tuple[Float[np.ndarray, "b k"], dict[str, Float[np.ndarray, "b _ _"]]]],
+) -> Predictions:
+    """Returns what ``compute`` gives of images in batches: probabilities, and maps by name.
+
+    All batches have one shape, for which the network is compiled.
+    """
+    size = min(batch_size, len(squares))
+    outputs = []
+    for start in range(0, len(squares), size):
+        part = squares[start : start + size]
+        filled = np.concatenate([part, np.repeat(part[-1:], size - len(part), axis=0)])
+        said, maps = compute(filled)
+        found = {name: value[: len(part)] for name, value in maps.items()}
+        outputs.append((said[: len(part)], found))
+    probabilities = np.concatenate([p for p, _ in outputs])
+    names = outputs[0][1]
+    return Predictions(
+        classes=classes,
+        probabilities=probabilities,
+        decided=task.decide(probabilities),
+        attention={name: np.concatenate([maps[name] for _, maps in outputs]) for name in names},
+        images=squares,
+    )
 
 
 def load(workdir: str | os.PathLike[str]) -> TrainedRun:
-    """Returns the best checkpoint of the run in ``workdir``.
+    """Returns the best checkpoint of the run in ``workdir``, or the network of a published folder.
 
     Raises:
       CheckpointError: it is no run directory, or no checkpoint is whole.
@@ -173,6 +212,7 @@ def load(workdir: str | os.PathLike[str]) -> TrainedRun:
         best.epoch,
         best.step,
         run.metadata,
+        best.row,
     )
 
 

@@ -11,11 +11,16 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from safetensors.numpy import save
 
 from flax_attn.errors import WeightsError
 from flax_attn.porting.file_kinds import kind_of
-from flax_attn.system.files import open_safetensors, write_bytes, writing
+from flax_attn.system.files import (
+    digest_file,
+    encode_safetensors,
+    open_safetensors,
+    write_bytes,
+    writing,
+)
 from flax_attn.system.json_text import encode_json
 
 FORMAT = "flax_attn"
@@ -29,8 +34,6 @@ _DIGEST = "content_sha256"
 
 # Names of dtypes in the format -> numpy's.
 _DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
-
-_CHUNK = 1 << 20
 
 
 class Ported(NamedTuple):
@@ -84,7 +87,7 @@ def write_ported(
         texts[name] = encode_json(list(value)) if name in _LISTS else str(value)
     contiguous = {name: np.asarray(array, order="C") for name, array in arrays.items()}
     texts[_DIGEST] = _content_sha256(contiguous, texts)
-    _write(path, _sort_header(save(contiguous, metadata=texts)))
+    _write(path, encode_safetensors(contiguous, texts))
 
 
 def is_ported(path: Path) -> bool:
@@ -105,14 +108,10 @@ def sha256_of(path: str | os.PathLike[str]) -> str:
     Raises:
       WeightsError: it cannot be read.
     """
-    digest = hashlib.sha256()
     try:
-        with open(path, "rb") as file:
-            while chunk := file.read(_CHUNK):
-                digest.update(chunk)
+        return digest_file(path)
     except OSError as error:
         raise WeightsError(f"cannot read {path}: {error.strerror}") from error
-    return digest.hexdigest()
 
 
 class StoredArray:
@@ -154,20 +153,12 @@ def write_tensors(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
       DiskFullError: no space is left for it.
       WeightsError: it cannot be written.
     """
-    _write(path, save(dict(tensors), metadata={"format": "pt"}))
+    _write(path, encode_safetensors(tensors, {"format": "pt"}))
 
 
 def _write(path: str | os.PathLike[str], content: bytes) -> None:
     with writing(path, WeightsError):
         write_bytes(Path(path), content, shared=True)
-
-
-def _sort_header(content: bytes) -> bytes:
-    """The same safetensors file with its header in order; the library leaves that to chance."""
-    end = 8 + int.from_bytes(content[:8], "little")
-    header = encode_json(json.loads(content[8:end]), sort_keys=True, separators=(",", ":"))
-    padded = header.encode() + b" " * (-len(header) % 8)
-    return len(padded).to_bytes(8, "little") + padded + content[end:]
 
 
 def _content_sha256(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> str:

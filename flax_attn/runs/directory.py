@@ -12,19 +12,31 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 import jax
 
-from flax_attn.config import Config, ModelConfig, gated
+from flax_attn.config import Config, ModelConfig, gated, validate
 from flax_attn.data.metadata import MetaScale
 from flax_attn.errors import CheckpointError, RunBusyError, UsageError
+from flax_attn.runs.published_folder import (
+    FORMAT,
+    FORMAT_VERSION,
+    LIBRARY,
+    PUBLISHED,
+    PublishedWeights,
+    is_published,
+    require_known,
+)
 from flax_attn.runs.remembered_paths import recall_paths, remember_paths
 from flax_attn.system.cpu import max_isa, threads
-from flax_attn.system.files import read_if_there, reading, write_json, writing
+from flax_attn.system.files import read_if_there, reading, with_digest, write_json, writing
 from flax_attn.system.folders import PROBE, require_writable
 from flax_attn.system.output import MARK, mark_output
 
 CONFIG_FILE = "config.json"
+# Pictures of a run: its metrics by epoch, and the attention on some validation images.
+CURVES_FILE, ATTENTION_FILE = "curves.png", "attention.png"
 # What a user may do about another user's run.
 GET_RIGHTS = "ask its owner for the right to read all of the run, or for a copy"
 LOCK_FILE = ".lock"
@@ -83,6 +95,7 @@ class Run:
       device: ``describe_device`` of the process that trains.
       mask_fingerprint: digest of the masks that maps learn from; empty where none do.
       metadata: how cells of metadata become numbers; None where cases have none.
+      published: what a published folder says of its weights; None of a run directory.
     """
 
     config: Config
@@ -94,16 +107,25 @@ class Run:
     device: str = field(default_factory=describe_device)
     mask_fingerprint: str = ""
     metadata: MetaScale | None = None
+    published: PublishedWeights | None = None
 
     def save(self, workdir: Path) -> None:
         """Writes ``config.json``, all of it or nothing; paths in it are absolute.
+
+        In a published folder no path is.
 
         Raises:
           DiskFullError: there is no space.
           UsageError: it cannot be written.
         """
+        path = workdir / CONFIG_FILE
+        with writing(path):
+            write_json(path, self._to_json(workdir))
+
+    def _to_json(self, workdir: Path) -> dict[str, Any]:
+        config = self.config if self.published else remember_paths(self.config, workdir)
         values = {
-            "config": remember_paths(self.config, workdir).to_json(),
+            "config": config.to_json(),
             "classes": list(self.classes),
             "data_fingerprint": self.data_fingerprint,
             "val_fingerprint": self.val_fingerprint,
@@ -113,16 +135,17 @@ class Run:
             **({"mask_fingerprint": self.mask_fingerprint} if self.mask_fingerprint else {}),
             **({"metadata": self.metadata.to_json()} if self.metadata else {}),
         }
-        path = workdir / CONFIG_FILE
-        with writing(path):
-            write_json(path, values)
+        if self.published is None:
+            return values
+        told = {LIBRARY: "flax_attn", FORMAT: FORMAT_VERSION, PUBLISHED: self.published.to_json()}
+        return with_digest({**told, **values})
 
     @staticmethod
     def load(workdir: Path) -> Run:
         """Reads ``config.json``; paths in it hold wherever this process was started.
 
         Raises:
-          CheckpointError: there is none, or it cannot be read or is damaged.
+          CheckpointError: there is none, or it cannot be read, is damaged or is another library's.
         """
         path = workdir / CONFIG_FILE
         try:
@@ -131,19 +154,34 @@ class Run:
             if text is None:
                 raise CheckpointError(f"no {CONFIG_FILE} in {workdir}: not a run directory")
             values = json.loads(text)
-            return Run(
-                config=recall_paths(Config.from_json(values["config"]), workdir),
-                classes=tuple(values["classes"]),
-                data_fingerprint=values["data_fingerprint"],
-                weights=values["weights"],
-                val_fingerprint=values["val_fingerprint"],
-                versions=values["versions"],
-                device=values["device"],
-                mask_fingerprint=values.get("mask_fingerprint", ""),
-                metadata=MetaScale.from_json(values["metadata"]) if "metadata" in values else None,
-            )
-        except (KeyError, ValueError, TypeError, AttributeError, UsageError) as error:
+            require_known(values, path)
+            return Run._from_json(values, workdir)
+        except UsageError as error:
+            raise CheckpointError(
+                f"{path} cannot be used: {error}; it was written with {values.get('versions')}, "
+                f"this is flax_attn {_version('flax_attn')}"
+            ) from error
+        except (KeyError, ValueError, TypeError, AttributeError) as error:
             raise CheckpointError(f"{path} is damaged: {error!r}") from error
+
+    @staticmethod
+    def _from_json(values: Mapping[str, Any], workdir: Path) -> Run:
+        config = recall_paths(Config.from_json(values["config"]), workdir)
+        published = PublishedWeights.from_json(values[PUBLISHED]) if PUBLISHED in values else None
+        if published is not None:  # not written by a training here, which had looked at it
+            validate(config, of_photographs=True)
+        return Run(
+            config=config,
+            classes=tuple(values["classes"]),
+            data_fingerprint=values["data_fingerprint"],
+            weights=values["weights"],
+            val_fingerprint=values["val_fingerprint"],
+            versions=values["versions"],
+            device=values["device"],
+            mask_fingerprint=values.get("mask_fingerprint", ""),
+            metadata=MetaScale.from_json(values["metadata"]) if "metadata" in values else None,
+            published=published,
+        )
 
 
 def default_workdir(config: Config) -> Path:
@@ -211,6 +249,11 @@ def locked(workdir: Path, *, flag: str = "--workdir") -> Iterator[None]:
 
 
 def _raise_unless_ours(workdir: Path, flag: str) -> None:
+    if is_published(workdir):
+        raise UsageError(
+            f"{workdir} is a published folder, which training would change: choose a new folder "
+            f"for {flag}, and start from it with --init-from {workdir}"
+        )
     found = (path.name for path in workdir.iterdir())
     names = {name for name in found if name != MARK and not name.startswith(PROBE)}
     if names and not names & {LOCK_FILE, CONFIG_FILE}:

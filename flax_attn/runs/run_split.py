@@ -18,17 +18,20 @@ class RunSplit(NamedTuple):
     quarantine: Quarantine
 
 
-def look_config(config: Config, given: Mapping[str, Any]) -> Config:
+def look_config(
+    config: Config, given: Mapping[str, Any], *, of_photographs: bool = False
+) -> Config:
     """Returns a run's settings for a look at it, with those ``given`` to the command.
 
     As many devices as there are here, whatever the run was trained on; places within its images are
-    left behind where others are named.
+    left behind where others are named. With ``of_photographs`` no data set is opened, and what it
+    needs may be missing.
 
     Raises:
       UsageError: a value is outside its range, or settings exclude each other.
     """
     found = config.updated(**{"devices": None, "accumulate": 1, **of_other_data(given)})
-    validate(found)
+    validate(found, of_photographs=of_photographs)
     return found
 
 

@@ -48,6 +48,9 @@ COMMANDS = {
     "export": Command(
         "flax_attn.porting.export.export_command", "write a network for other programs"
     ),
+    "publish": Command(
+        "flax_attn.porting.publish.publish_command", "write a run as a folder for others"
+    ),
     "prepare": Command(
         "flax_attn.data.prepare.prepare_command", "lay out a public data set", False
     ),

@@ -57,10 +57,11 @@ def cleared_line() -> str:
     return "\r\x1b[K" if os.isatty(2) else ""
 
 
-def bar(items: Iterable, total: int, text: str, *, done: int = 0) -> ProgressDisplay:
+def bar(items: Iterable, total: int | None, text: str, *, done: int = 0) -> ProgressDisplay:
     """Returns ``items`` under a progress bar; in a file or a pipe under whole lines now and then.
 
-    ``total`` is the number of items, ``done`` how many of them came before the first.
+    ``total`` is the number of items, None where nobody knows it; ``done`` how many of them came
+    before the first.
     """
     if sys.stderr is None or not sys.stderr.isatty():
         return ProgressLines(items, total, text, done=done)
@@ -100,7 +101,7 @@ class ProgressLines:
 
     Args:
       items: what is gone through.
-      total: their number, with those that came before the first.
+      total: their number, with those that came before the first; None where it is not known.
       text: the beginning of each line.
       done: how many came before the first.
       clock: returns the time in seconds.
@@ -110,7 +111,7 @@ class ProgressLines:
     def __init__(
         self,
         items: Iterable,
-        total: int,
+        total: int | None,
         text: str,
         *,
         done: int = 0,
@@ -145,11 +146,13 @@ class ProgressLines:
 
     def _tell(self) -> None:
         self._told, self._told_count = self._clock(), self._count
-        seconds, left = self._told - self._started, self._total - self._count
+        seconds = self._told - self._started
+        left = 0 if self._total is None else self._total - self._count
         # The first item takes longer than the others: what it needs is compiled.
         rated, since = self._count - self._before - 1, self._told - self._first_ended
         rest = f", {since / rated * left:.0f} s left" if left and rated > 0 else ""
-        line = f"{self._text}: {self._count}/{self._total}, {seconds:.0f} s{rest}{self._postfix}"
+        of = "" if self._total is None else f"/{self._total}"
+        line = f"{self._text}: {self._count}{of}, {seconds:.0f} s{rest}{self._postfix}"
         self._write(" ".join(line.split()))
 
 
@@ -180,7 +183,12 @@ attempt = Tolerant()
 
 
 class ConsoleHandler(logging.Handler):
-    """Prints the package's log: lines on standard output, warnings on standard error."""
+    """Prints the package's log: lines on standard output, warnings on standard error.
+
+    With ``on_stderr`` all of it goes to standard error: standard output is a program's.
+    """
+
+    on_stderr = False
 
     def emit(self, record: logging.LogRecord) -> None:
         """Prints one record; a full disk costs one warning."""
@@ -188,15 +196,25 @@ class ConsoleHandler(logging.Handler):
         if record.levelno >= logging.WARNING:
             warn(text)
             return
+        if self.on_stderr:
+            with suppress(OSError):
+                tqdm.write(text, file=sys.stderr)
+            return
         attempt(lambda: print(text), "standard output")
         attempt(flush_output, "standard output")
 
 
-def speak() -> None:
-    """Prints the package's log in this process from now on; called by every command."""
+def speak(*, on_stderr: bool = False) -> None:
+    """Prints the package's log in this process from now on; called by every command.
+
+    With ``on_stderr`` standard output is left to what a program reads there.
+    """
     attempt.reset()
     LOGGER.setLevel(logging.INFO)
     # Orbax gives the root logger a handler, which would print every line once more.
     LOGGER.propagate = False
     if not any(isinstance(handler, ConsoleHandler) for handler in LOGGER.handlers):
         LOGGER.addHandler(ConsoleHandler())
+    for handler in LOGGER.handlers:
+        if isinstance(handler, ConsoleHandler):
+            handler.on_stderr = on_stderr

@@ -15,7 +15,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
 
 from flax_attn.errors import DiskFullError, FlaxAttnError, UsageError, WeightsError
 from flax_attn.system.json_text import encode_json
@@ -28,6 +30,11 @@ _NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _OPENING = '{"sha256":"'
 _MIDDLE = '","content":'
 _DIGITS = 64
+
+_CHUNK = 1 << 20
+
+# The field of ``with_digest``.
+DIGEST = "content_sha256"
 
 
 def is_no_space(error: OSError) -> bool:
@@ -192,6 +199,31 @@ def open_safetensors(
             raise kind(f"{path} is no safetensors file, or a damaged one: {error}") from error
 
 
+def encode_safetensors(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> bytes:
+    """Returns the content of a safetensors file, its header in order.
+
+    The library leaves that order to chance, and equal arrays would make different files.
+    """
+    content = save(dict(arrays), metadata=dict(metadata))
+    end = 8 + int.from_bytes(content[:8], "little")
+    header = encode_json(json.loads(content[8:end]), sort_keys=True, separators=(",", ":"))
+    padded = header.encode() + b" " * (-len(header) % 8)
+    return len(padded).to_bytes(8, "little") + padded + content[end:]
+
+
+def digest_file(path: str | os.PathLike[str]) -> str:
+    """Returns the SHA-256 of a file, in hexadecimal.
+
+    Raises:
+      OSError: it cannot be read.
+    """
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
 def seal(values: Mapping[str, Any]) -> str:
     """Returns one line of JSON with the SHA-256 of its content; ``unseal`` is the inverse."""
     content = encode_json(values, separators=(",", ":"))
@@ -222,6 +254,21 @@ def read_sealed(path: Path) -> dict[str, Any]:
         return unseal(path.read_bytes().decode())
     except ValueError as error:
         raise ValueError(f"{path.name} has changed: {error}") from error
+
+
+def with_digest(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns an object of JSON with the SHA-256 of its other values, however it is laid out."""
+    return {**values, DIGEST: _digest_values(values)}
+
+
+def fits_digest(values: Mapping[str, Any]) -> bool:
+    """Returns whether the values of ``with_digest`` are those that they were."""
+    return values.get(DIGEST) == _digest_values(values)
+
+
+def _digest_values(values: Mapping[str, Any]) -> str:
+    told = {name: value for name, value in values.items() if name != DIGEST}
+    return _sha256(encode_json(told, sort_keys=True))
 
 
 def _sha256(text: str) -> str:

@@ -10,11 +10,13 @@ import shutil
 import tempfile
 import time
 import weakref
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from flax_attn.errors import UsageError
-from flax_attn.system.files import STALE_SECONDS, writing
+from flax_attn.system.files import STALE_SECONDS, sync, writing
+from flax_attn.system.output import mark_output
 
 # How a file begins that is there for a moment, to see whether there can be one.
 PROBE = ".writable-"
@@ -51,6 +53,27 @@ def require_free(out: Path, *, flag: str) -> None:
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
             raise UsageError(f"{out} holds something already: {remedy}")
     require_writable(out.parent, remedy=remedy)
+
+
+@contextmanager
+def new_folder(out: Path) -> Iterator[Path]:
+    """Yields a folder that takes the name ``out`` when the block ends well, else is removed.
+
+    Raises:
+      UsageError: something in it, or itself, cannot be written.
+      DiskFullError: no space is left for it.
+    """
+    with writing(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+        try:
+            folder.chmod(0o755)
+            mark_output(folder)
+            yield folder
+            folder.rename(out)
+            sync(out.parent)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _is_there(path: Path) -> bool:

@@ -11,6 +11,7 @@ from flax_attn.errors import UsageError
 from flax_attn.porting.export.export_command import add_formats
 from flax_attn.porting.export.export_run import export_run
 from flax_attn.runs.directory import Run
+from flax_attn.runs.published_folder import results_folder
 from flax_attn.runs.run_split import look_config, open_run_split
 from flax_attn.system import cli
 from flax_attn.system.compilation_cache import use_compilation_cache
@@ -57,7 +58,7 @@ def main(argv: Sequence[str]) -> None:
 
 def _judge(args: Namespace, processes: Processes) -> None:
     workdir = Path(args.workdir)
-    out = Path(args.out) if args.out else workdir / f"eval-{args.split}"
+    out = Path(args.out) if args.out else results_folder(workdir, f"eval-{args.split}")
     given = cli.take_settings(vars(args), "eval")
     run = Run.load(workdir)
     if args.export:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float, Int
 from flax_attn.models.tasks import Task
 from flax_attn.ops.resampled_metrics import resampled_ranking, resampled_rates
 from flax_attn.ops.threshold import choose_threshold
-from flax_attn.runs.load import Restored
+from flax_attn.runs.log import Row
 from flax_attn.statistics import UNKNOWN, Interval, measure_bounds, wilson
 
 # Measures of decisions, and of the order of probabilities.
@@ -125,8 +125,18 @@ def choose_thresholds(
     return [choose_threshold(truth[:, j], probabilities[:, j]) for j in task.cuts(k)]
 
 
+class JudgedCheckpoint(Protocol):
+    """A checkpoint, and the metrics of its epoch; None before the first evaluation."""
+
+    @property
+    def epoch(self) -> int: ...
+
+    @property
+    def row(self) -> Row | None: ...
+
+
 def stored_thresholds(
-    task: Task, classes: Sequence[str], checkpoint: Restored, *, own_images: bool
+    task: Task, classes: Sequence[str], checkpoint: JudgedCheckpoint, *, own_images: bool
 ) -> Thresholds | None:
     """Returns the thresholds that training chose for a checkpoint, None where a task has none.
 

@@ -19,7 +19,7 @@ from flax_attn.figures import (
 from flax_attn.models.functional import Arrays, Structure
 from flax_attn.models.tasks import TASKS
 from flax_attn.runs.checkpoints import Checkpoints
-from flax_attn.runs.directory import Run, names_of_network
+from flax_attn.runs.directory import ATTENTION_FILE, CURVES_FILE, Run, names_of_network
 from flax_attn.runs.load import restore_best
 from flax_attn.runs.run_cases import CaseInputs
 from flax_attn.runs.snapshots import load_snapshot, snapshot_epochs
@@ -28,9 +28,6 @@ from flax_attn.training.panels import attention_panels
 from flax_attn.training.step import EvalStep, make_eval_step
 
 _log = logging.getLogger(__name__)
-
-CURVES_FILE = "curves.png"
-ATTENTION_FILE = "attention.png"
 
 FIGURE, ANIMATION = "epochs.png", "epochs.webp"
 IMAGES = 4

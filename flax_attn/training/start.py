@@ -24,8 +24,8 @@ from flax_attn.porting.convert import OUTPUT_LAYERS, load_into, new_classes
 from flax_attn.porting.file_kinds import kind_of
 from flax_attn.porting.imagenet import resolve_imagenet
 from flax_attn.runs.checkpoint_format import MODEL
-from flax_attn.runs.checkpoints import Checkpoints
 from flax_attn.runs.directory import Run
+from flax_attn.runs.load import load_best
 from flax_attn.system.files import reading
 
 _log = logging.getLogger(__name__)
@@ -104,7 +104,7 @@ def from_run(folder: Path, classes: tuple[str, ...]) -> Initial:
             f"{', '.join(classes)}: name them alike if they are the same; for other classes start "
             "from its convolutions alone (fa.porting.save_torch, flax-attn port, --weights)"
         )
-    best = Checkpoints(folder, read_only=True).load_best()
+    best = load_best(other, folder)
     untouched = other.config.train.freeze_backbone and other.weights.get(BATCH_NORM) == INSERTED
     origin = {f"its_{name}": value for name, value in other.weights.items() if name != BATCH_NORM}
     provenance = {

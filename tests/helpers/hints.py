@@ -27,6 +27,7 @@ _FLAG = re.compile(r"(?<![\w-])--[a-z][a-z-]*[a-z]\b(?!…)")
 
 # What stands for values of the reader's own in texts, and the values it is typed with.
 SAMPLES = {
+    "RUN DIR": "runs/photos travelling",
     "RUN": "runs/photos",
     "inspect FILE": "inspect vgg16_bn.pth",
     "PATH": "holiday/ cat.jpg",

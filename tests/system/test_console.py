@@ -158,3 +158,19 @@ def test_a_line_in_a_file_needs_no_clearing(monkeypatch: pytest.MonkeyPatch) -> 
     assert cleared_line() == ""
     monkeypatch.setattr("os.isatty", lambda descriptor: descriptor == 2)
     assert cleared_line().startswith("\r")
+
+
+def test_progress_without_a_known_end_counts() -> None:
+    clock, lines = Clock(), list[str]()
+    for _ in ProgressLines(range(12), None, "predicting", clock=clock, write=lines.append):
+        clock.now += 1
+    assert lines == ["predicting: 5, 5 s", "predicting: 10, 10 s", "predicting: 12, 12 s"]
+
+
+def test_a_program_has_standard_output_to_itself(capsys: pytest.CaptureFixture[str]) -> None:
+    console.speak(on_stderr=True)
+    console.LOGGER.info("found")
+    assert capsys.readouterr() == ("", "found\n")
+    console.speak()
+    console.LOGGER.info("found")
+    assert capsys.readouterr() == ("found\n", "")

@@ -28,6 +28,7 @@ from flax_attn.config import (
     unmet,
 )
 from flax_attn.explain.methods import METHODS
+from flax_attn.explain.prediction_maps import MAPS
 from flax_attn.figures import ScaleName
 from flax_attn.models import MODELS
 from flax_attn.porting import TABLES
@@ -72,6 +73,7 @@ NEEDED = {
     "export": ["RUN"],
     "port": ["--source", "x.pth", "--out", "y.safetensors"],
     "predict": ["RUN", "cat.jpg", "holiday/"],
+    "publish": ["RUN", "DIR"],
     "prepare": ["isic", "--source", "downloads", "--out", "a folder"],
 }
 # Settings that an alignment checks, and one that takes them.
@@ -124,6 +126,12 @@ OWN: dict[str, dict[str, list[Typed]]] = {
         **DEBUG,
         "--out": one("--out", "a folder/table.csv"),
         "--batch-size": one("--batch-size", 1, 16),
+        "--json": on("--json"),
+        "--maps": one("--maps", *MAPS),
+    },
+    "publish": {
+        **DEBUG,
+        "--no-photographs": on("--no-photographs"),
     },
     "explain": {
         **DEBUG,
@@ -216,7 +224,8 @@ WRONG: dict[str, list[str]] = {
         "--coordinator host:1",
     ],
     "eval": ["--split other", "--export-formats pickle", "--process-id 0"],
-    "predict": ["--batch-size 0", "--batch-size many"],
+    "predict": ["--batch-size 0", "--batch-size many", "--maps gif", "--out ."],
+    "publish": ["--photographs some"],
     "explain": [
         "--split dev",
         "--images cat.jpg",  # beside --split
@@ -610,7 +619,7 @@ def beside(command: str, trained: Path) -> list[str]:
         return ["--workdir", str(trained / "run"), *NEEDED[command][2:]]
     if command in ("predict", "export"):
         return [str(trained / "run"), *([str(trained)] if command == "predict" else [])]
-    if command in ("port", "prepare"):
+    if command in ("port", "prepare", "publish"):
         return NEEDED[command]
     freeze = {"freeze_backbone": True, "weights": "imagenet"} if command == "ablate" else {}
     return flags_of({**SMALL, "epochs": 2, **freeze})

@@ -84,6 +84,7 @@ FOREIGN = {
     "--batch",
     *("--hash", "--quiet", "--no-deps", "--no-binary", "--require-hashes", "--requirement"),  # pip
     "--dest",
+    "--local-dir",  # hf
 }
 
 HINTS = collect()
@@ -205,7 +206,7 @@ def value_of(flag: str, argv: Sequence[str]) -> str | None:
 def needs(argv: Sequence[str]) -> Iterator[str]:
     """What a command reads that another one makes."""
     name = command_of(argv)[0]
-    if name in ("predict", "export") and "--help" not in argv:
+    if name in ("predict", "export", "publish") and "--help" not in argv:
         yield command_of(argv)[1]
     flags = ["--init-from"] if name == "train" else ["--workdir"]
     flags += ["--source"] if name == "port" else []
@@ -215,7 +216,10 @@ def needs(argv: Sequence[str]) -> Iterator[str]:
 
 def makes(argv: Sequence[str]) -> list[str | None]:
     name = command_of(argv)[0]
-    return [value_of({"train": "--workdir", "port": "--out"}.get(name, "-"), argv)]
+    if name == "publish":
+        return [command_of(argv)[2]]
+    flags = {"train": "--workdir", "port": "--out", "export": "--out"}
+    return [value_of(flags.get(name, "-"), argv)]
 
 
 def test_hints_are_found() -> None:

@@ -13,27 +13,11 @@ from flax_attn.config import Config
 from flax_attn.errors import CheckpointError, DataError, WeightsError
 from flax_attn.models import build_model, functional
 from flax_attn.porting import write_ported
-from flax_attn.runs.checkpoints import Checkpoints
-from flax_attn.runs.directory import Run
-from flax_attn.runs.state import Progress
 from flax_attn.training import start as initial
-from flax_attn.training.optimizer import make_optimizer
 from flax_attn.training.start import from_file, from_run, resolve_initial
-from flax_attn.training.step import init_state
 from tests.helpers.bounds import assert_within, fan_in, rounding
 from tests.helpers.ported_weights import arrays_of, ported
-
-CLASSES = ("cat", "dog")
-
-
-def saved_run(folder: Path, config: Config, weights: dict[str, str], seed: int = 3) -> Path:
-    folder.mkdir()
-    params, stats = arrays_of(config, seed)
-    Run(config, CLASSES, "fingerprint", weights).save(folder)
-    tx = make_optimizer(config.train, steps_per_epoch=1)
-    state = init_state(params, stats, tx, config.train)
-    Checkpoints(folder).save(state, Progress.start(1, 1, ()), classes=CLASSES, rows=[])
-    return folder
+from tests.helpers.saved_runs import CLASSES, saved_run
 
 
 def test_a_file_replaces_the_backbone_and_keeps_the_head(tmp_path: Path, tiny: Config) -> None:

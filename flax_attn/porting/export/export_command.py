@@ -10,6 +10,7 @@ from flax_attn.config import DATASETS
 from flax_attn.porting.export.export_run import export_run
 from flax_attn.porting.export.formats import FORMATS
 from flax_attn.runs.directory import Run
+from flax_attn.runs.published_folder import results_folder
 from flax_attn.runs.run_split import look_config, open_run_split
 from flax_attn.system import cli
 from flax_attn.system.compilation_cache import use_compilation_cache
@@ -38,7 +39,7 @@ def main(argv: Sequence[str]) -> None:
     cli.add_settings(parser, {"dataset": list(DATASETS)}, "export")
     args = parser.parse_args(argv)
     workdir = Path(args.run)
-    out = Path(args.out) if args.out else workdir / FOLDER
+    out = Path(args.out) if args.out else results_folder(workdir, FOLDER)
     given = cli.take_settings(vars(args), "export")
     use_compilation_cache(given.get("compilation_cache"))
     run = Run.load(workdir)

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import logging
-import shutil
-import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -21,6 +18,7 @@ from flax_attn.errors import WeightsError
 from flax_attn.porting.export.formats import (
     FORMATS,
     IMAGES,
+    INFO_FILE,
     META,
     PLATFORMS,
     PRESENT,
@@ -32,14 +30,12 @@ from flax_attn.porting.export.formats import (
 from flax_attn.runs.directory import Run
 from flax_attn.runs.load import restore_best
 from flax_attn.runs.run_cases import case_inputs
-from flax_attn.system.files import sync, write_json, writing
-from flax_attn.system.folders import require_free
+from flax_attn.system.files import digest_file, with_digest, write_json
+from flax_attn.system.folders import new_folder, require_free
 from flax_attn.system.json_text import encode_json
-from flax_attn.system.output import mark_output
 
 _log = logging.getLogger(__name__)
 
-INFO_FILE = "export.json"
 CHECKED_IMAGES = 8
 # Of the largest value of an output: a hundred times what rounding makes of it in float32, with
 # Winograd's convolutions on one side, and far below what a wrong operator makes of it.
@@ -75,7 +71,7 @@ def export_run(
     images, beside = split_inputs(given)
     best = restore_best(run, workdir)
     # On accelerators the default precision is less than float32's.
-    with jax.default_matmul_precision("highest"), _new_folder(out) as folder:
+    with jax.default_matmul_precision("highest"), new_folder(out) as folder:
         network = jax.jit(network_outputs(run, conv=run.config.model.conv))
         expected = {
             name: np.asarray(value)
@@ -83,6 +79,7 @@ def export_run(
         }
         program = partial(network_outputs(run, conv="exact"), best.params, best.stats)
         info = {**_describe(run, expected), "epoch": best.epoch, "step": best.step}
+        info["row"] = best.row
         about = {name: encode_json(value) for name, value in info.items()}
         info["files"] = {}
         for name in formats:
@@ -92,36 +89,16 @@ def export_run(
             info["files"][path.name] = {
                 "format": name,
                 "bytes": path.stat().st_size,
+                "sha256": digest_file(path),
                 "relative_difference": differences,
             }
             _log.info(
                 f"{path.name}: {path.stat().st_size / 1e6:.1f} MB, differs from the network "
                 f"by at most {max(differences.values()):.1e} of the largest value"
             )
-        write_json(folder / INFO_FILE, info)
+        write_json(folder / INFO_FILE, with_digest(info))
     _log.info(f"wrote {', '.join(info['files'])} and {INFO_FILE} to {out}")
     return info
-
-
-@contextmanager
-def _new_folder(out: Path) -> Iterator[Path]:
-    """Yields a folder that takes the name ``out`` when the block ends well, else is removed.
-
-    Raises:
-      UsageError: something in it, or itself, cannot be written.
-      DiskFullError: no space is left for it.
-    """
-    with writing(out):
-        out.parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-        try:
-            folder.chmod(0o755)
-            mark_output(folder)
-            yield folder
-            folder.rename(out)
-            sync(out.parent)
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _compared(run: Run, split: Split) -> dict[str, np.ndarray]:
@@ -165,6 +142,7 @@ def _describe(run: Run, expected: dict[str, np.ndarray]) -> dict[str, Any]:
         "classes": list(run.classes),
         "task": run.config.train.task,
         "network": {"model": model.model, "norm": model.norm, "score": model.score},
+        "maps": {"heads": model.heads, "per_class": model.per_class},
         "platforms": list(PLATFORMS),
         "versions": {name: version(name) for name in ("flax_attn", "jax", "jaxlib", "flax")},
     }

@@ -24,6 +24,8 @@ from flax_attn.system.files import write_bytes
 
 # The inputs of a file. Images stand first; the others are named when it is called.
 IMAGES, META, PRESENT = "images", "meta", "present"
+INFO_FILE = "export.json"
+
 LOGITS, PROBABILITIES, ATTENTION = "logits", "probabilities", "attention_"
 
 PLATFORMS = ("cpu", "cuda", "tpu")

@@ -10,9 +10,13 @@ import numpy as np
 import onnxruntime
 import pytest
 from jax import export
+from PIL import Image
 
 from flax_attn.config import Config
 from flax_attn.data import open_split, read_image
+from flax_attn.data.framing import decode_photograph
+from flax_attn.explain.predictor import open_predictor
+from flax_attn.explain.trained_run import load
 from flax_attn.models import build_model, functional
 from flax_attn.porting.export import export_run as command
 from flax_attn.porting.export import formats
@@ -251,3 +255,49 @@ def test_a_run_of_cases_names_its_inputs_and_says_how_to_fill_them(
         got = formats.FORMATS[file["format"]].load(out / name)(given)
         np.testing.assert_allclose(got["probabilities"], said.probabilities, atol=chain(5, 72))
         np.testing.assert_array_equal(got["views"], alone)
+
+
+@pytest.mark.parametrize("name", ["", "model.stablehlo", "model.onnx"])
+def test_an_export_predicts_as_the_run_does(
+    name: str, exported: Path, run_directory: Path, tmp_path: Path
+) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (3, 40, 50, 3), dtype=np.uint8)
+    files = [tmp_path / f"{i}.png" for i in range(3)]
+    for file, pixels in zip(files, images, strict=True):
+        Image.fromarray(pixels).save(file)
+    run, network = load(run_directory), open_predictor(exported / name)
+    assert (network.classes, network.task, network.metadata) == (run.classes, run.task, None)
+    np.testing.assert_equal(network.thresholds, run.thresholds)
+    squares = np.stack([decode_photograph(file, network.data) for file in files])
+    expected, got = run.predict(files), network.predict_squares(squares, batch_size=2)
+    np.testing.assert_array_equal(got.images, expected.images)
+    np.testing.assert_allclose(got.probabilities, expected.probabilities, atol=chain(5, 72))
+    assert got.attention.keys() == expected.attention.keys()
+    for gate, maps in expected.attention.items():
+        np.testing.assert_allclose(got.attention[gate], maps, atol=chain(5, 72))
+
+
+def edit(path: Path, old: bytes, new: bytes) -> None:
+    content = path.read_bytes()
+    assert old in content
+    path.write_bytes(content.replace(old, new, 1))
+
+
+CHANGED = {
+    "a file of the network": (lambda f: edit(f / "model.onnx", b"pool", b"loop"), "its SHA-256 is"),
+    "the description": (lambda f: edit(f / "export.json", b'"crop"', b'"stretch"'), "differs"),
+    "half of it": (lambda f: (f / "export.json").write_text('{"inputs": '), "is damaged"),
+    "no description": (lambda f: (f / "export.json").unlink(), "keep the files of an export"),
+}
+
+
+@pytest.mark.parametrize("change", CHANGED)
+def test_a_changed_export_is_not_run(
+    change: str, exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = Path(shutil.copytree(exported, tmp_path / "copy"))
+    damage, said = CHANGED[change]
+    damage(folder)
+    assert cli.main(["predict", str(folder / "model.onnx"), "a.png", "--json"]) == 5
+    error = capsys.readouterr().err
+    assert said in error and error.count("\n") == 1
