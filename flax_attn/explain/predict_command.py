@@ -6,9 +6,10 @@ import csv
 import logging
 import os
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -23,6 +24,7 @@ from flax_attn.system.console import bar
 from flax_attn.system.files import replacing, writing
 from flax_attn.system.folders import require_writable
 from flax_attn.training.choices import CHOICES
+from flax_attn.training.test_time import add_tta
 
 FILE = "predictions.csv"
 REMEDY = "name a file of your own with --out"
@@ -37,6 +39,12 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("paths", nargs="+", help="images, or folders of images")
     parser.add_argument("--out", default=FILE, help=f"table to write (default: {FILE})")
     parser.add_argument("--batch-size", type=int, default=16, help="images at a time (default: 16)")
+    add_tta(parser)
+    parser.add_argument(
+        "--uncalibrated",
+        action="store_true",
+        help="the network's own probabilities, not those at the run's temperature",
+    )
     cli.add_settings(parser, CHOICES, "predict")
     args = parser.parse_args(argv)
     if args.batch_size < 1:
@@ -56,16 +64,23 @@ def main(argv: Sequence[str]) -> None:
     paths = find_images([Path(given) for given in args.paths], out=out)
     started = time.perf_counter()
     with writing(out, remedy=REMEDY), replacing(out) as partial:
-        count = _write(partial, run, paths, config.data, args.batch_size)
+        options = {"tta": args.tta, "calibrated": not args.uncalibrated}
+        count = _write(partial, run, paths, config.data, args.batch_size, options)
     seconds = time.perf_counter() - started
     _log.info(f"wrote {out}: {count} images, {count / seconds:.1f} images/s")
 
 
 def _write(
-    file: Path, run: TrainedRun, paths: Sequence[Path], data: DataConfig, batch_size: int
+    file: Path,
+    run: TrainedRun,
+    paths: Sequence[Path],
+    data: DataConfig,
+    batch_size: int,
+    options: Mapping[str, Any],
 ) -> int:
     """Writes a row an image: its name, the classes it is said to have, all probabilities.
 
+    ``options`` are those of ``predict_squares``.
     An image that cannot be used is a warning.
 
     Raises:
@@ -82,7 +97,7 @@ def _write(
             # The last batch has the shape of the others, for which the network is compiled.
             missing = batch_size - len(images) if count else 0
             filled = np.stack(images + images[-1:] * missing)
-            said: Predictions = run.predict_squares(filled, batch_size=batch_size)
+            said: Predictions = run.predict_squares(filled, batch_size=batch_size, **options)
             for name, label, row in zip(names, said.labels, said.probabilities, strict=False):
                 writer.writerow([name, label, *(f"{p:.6f}" for p in row)])
             count += len(names)

@@ -23,12 +23,15 @@ from flax_attn.models import Network, functional
 from flax_attn.models.functional import Arrays, Structure
 from flax_attn.models.network import named_maps
 from flax_attn.models.tasks import TASKS, Task, names_of
+from flax_attn.ops.symmetries import Symmetry
 from flax_attn.runs.directory import Run
 from flax_attn.runs.load import restore_best
 from flax_attn.runs.run_cases import case_inputs
+from flax_attn.training.confidence import calibrated as calibrate
 from flax_attn.training.evaluation import Evaluation, evaluate_examples
 from flax_attn.training.sources import ImageExamples
 from flax_attn.training.step import EvalStep, Examples, make_eval_step
+from flax_attn.training.test_time import parse_tta
 
 # A photograph as people have it: a path, an opened image, or pixels [h, w, 3] of 8 bits.
 Photograph = str | os.PathLike[str] | Image.Image | UInt8[np.ndarray, "_ _ 3"]
@@ -68,6 +71,8 @@ class TrainedRun:
       epoch: that of the checkpoint, counted from 1.
       step: that of the checkpoint.
       metadata: how cells of metadata become numbers; None where cases have none.
+      temperature: what logits are divided by for calibrated probabilities; None where that is not
+        known, and probabilities are the network's own.
     """
 
     config: Config
@@ -78,6 +83,7 @@ class TrainedRun:
     epoch: int
     step: int
     metadata: MetaScale | None = None
+    temperature: float | None = None
 
     @cached_property
     def model(self) -> Network:
@@ -91,7 +97,14 @@ class TrainedRun:
             self.config.model, self.params, self.stats, num_classes=len(self.classes)
         )
 
-    def predict(self, images: Iterable[Photograph], *, batch_size: int = 16) -> Predictions:
+    def predict(
+        self,
+        images: Iterable[Photograph],
+        *,
+        batch_size: int = 16,
+        tta: str | None = None,
+        calibrated: bool = True,
+    ) -> Predictions:
         """Returns what the network says of photographs of any size.
 
         They are brought to the run's image size as its validation images are (``--resize``,
@@ -99,46 +112,66 @@ class TrainedRun:
 
         Metadata that the run's cases have are not known of them.
 
+        Args:
+          images: paths, opened images, pixels.
+          batch_size: how many are computed at once.
+          tta: "flips", "turns" or "flips,turns": probabilities and maps are the means over these
+            symmetries of each photograph, maps brought back to where they lie on it.
+          calibrated: whether probabilities are those at the run's temperature. What is decided is
+            the same either way.
+
         Raises:
           ImageError: a photograph cannot be used.
           UsageError: cases of several pictures; no photograph, or one that is not in a list;
-            pixels that are not of 8 bits, or not [h, w, 3]; a ``batch_size`` below 1.
+            pixels that are not of 8 bits, or not [h, w, 3]; a ``batch_size`` below 1; another
+            ``tta``.
         """
         _refuse_one(images)
+        parse_tta(tta)
         if batch_size < 1:
             raise UsageError(f"batch_size: got {batch_size}, expected at least 1")
         given = [self._square(image) for image in images]
         if not given:
             raise UsageError("images: got none, expected at least one photograph")
-        return self.predict_squares(np.stack(given), batch_size=batch_size)
+        return self.predict_squares(
+            np.stack(given), batch_size=batch_size, tta=tta, calibrated=calibrated
+        )
 
     def predict_squares(
-        self, squares: UInt8[np.ndarray, "n s s 3"], *, batch_size: int = 16
+        self,
+        squares: UInt8[np.ndarray, "n s s 3"],
+        *,
+        batch_size: int = 16,
+        tta: str | None = None,
+        calibrated: bool = True,
     ) -> Predictions:
-        """Returns what the network says of images that are squares of its size already."""
+        """Returns what ``predict`` does, of images that are squares of the run's size already."""
         if self.config.model.view_names:
             require_pictures_alone(self.config.model, "prediction")
         size = min(batch_size, len(squares))
         # Of photographs alone nothing else is known.
         meta = None if self.metadata is None else self.metadata.unknown(size)
         labels, everyone = self._task.blank(size, len(self.classes)), np.ones(size, bool)
-        outputs = []
+        step = self._step(tta)
+        outputs: list[tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]] = []
         for start in range(0, len(squares), size):
             part = squares[start : start + size]
             # The last batch has the shape of the others, for which the network is compiled.
             filled = np.concatenate([part, np.repeat(part[-1:], size - len(part), axis=0)])
             examples = Examples(filled, labels, everyone, meta=meta)
-            said = self.eval_step(self.params, self.stats, examples)[1]
+            said = step(self.params, self.stats, examples)[1]
             maps = named_maps(said.attention, self.config.model, self.classes)
             found = {name: value[: len(part)] for name, value in maps.items()}
-            outputs.append((np.asarray(said.probabilities)[: len(part)], found))
-        probabilities = np.concatenate([p for p, _ in outputs])
-        names = outputs[0][1]
+            own, logits = (np.asarray(x)[: len(part)] for x in (said.probabilities, said.logits))
+            outputs.append((own, logits, found))
+        own, logits = (np.concatenate([out[i] for out in outputs]) for i in (0, 1))
+        names = outputs[0][2]
+        temperature = self.temperature if calibrated else None
         return Predictions(
             classes=self.classes,
-            probabilities=probabilities,
-            decided=self._task.decide(probabilities),
-            attention={name: np.concatenate([maps[name] for _, maps in outputs]) for name in names},
+            probabilities=calibrate(self._task, own, logits, temperature),
+            decided=self._task.decide(own),
+            attention={name: np.concatenate([out[2][name] for out in outputs]) for name in names},
             images=squares,
         )
 
@@ -154,6 +187,17 @@ class TrainedRun:
     def eval_step(self) -> EvalStep:
         """The evaluation step, compiled once for every shape of a batch."""
         return make_eval_step(self.structure, self._task)
+
+    @cached_property
+    def _steps(self) -> dict[tuple[Symmetry, ...], EvalStep]:
+        return {(): self.eval_step}
+
+    def _step(self, tta: str | None) -> EvalStep:
+        """Returns the step that averages over symmetries, made once for each choice of them."""
+        under = parse_tta(tta)
+        if under not in self._steps:
+            self._steps[under] = make_eval_step(self.structure, self._task, under=under)
+        return self._steps[under]
 
 
 def load(workdir: str | os.PathLike[str]) -> TrainedRun:
@@ -173,11 +217,15 @@ def load(workdir: str | os.PathLike[str]) -> TrainedRun:
         best.epoch,
         best.step,
         run.metadata,
+        best.temperature,
     )
 
 
 def evaluate(run: TrainedRun, split: Split) -> Evaluation:
     """Returns the metrics, probabilities and losses of a run on every image of a split.
+
+    Probabilities are calibrated where the run has a temperature; metrics and losses are those of
+    the network's own, as training reports them.
 
     ``split`` is one of ``fa.data.open_dataset(config.data).splits``, or any object of that
     protocol whose images have the run's size and whose labels are numbers of its classes.
@@ -189,14 +237,12 @@ def evaluate(run: TrainedRun, split: Split) -> Evaluation:
     cases = case_inputs(split, run.config, run.metadata, where="split")
     size, workers = run.config.train.batch_size, run.config.data.workers
     examples = ImageExamples(split, size, workers, cases=cases)
-    return evaluate_examples(
-        run.eval_step,
-        run.params,
-        run.stats,
-        examples,
-        num_classes=len(run.classes),
-        task=TASKS[run.config.train.task],
+    task = TASKS[run.config.train.task]
+    found = evaluate_examples(
+        run.eval_step, run.params, run.stats, examples, num_classes=len(run.classes), task=task
     )
+    said = calibrate(task, found.probabilities, found.logits, run.temperature)
+    return found._replace(probabilities=said)
 
 
 def _refuse_one(images: object) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,6 +11,9 @@ from flax_attn.models.functional import Arrays, Structure
 from flax_attn.runs.checkpoints import Checkpoints
 from flax_attn.runs.directory import Run
 from flax_attn.runs.log import Row
+
+# The field of an epoch's row with the temperature fitted on its validation images.
+TEMPERATURE = "temperature"
 
 
 class Restored(NamedTuple):
@@ -30,6 +34,12 @@ class Restored(NamedTuple):
     epoch: int
     step: int
     row: Row | None
+
+    @property
+    def temperature(self) -> float | None:
+        """What logits are divided by for calibrated probabilities; None where that is not known."""
+        found = (self.row or {}).get(TEMPERATURE, math.nan)
+        return None if math.isnan(found) else found
 
 
 def restore_best(run: Run, workdir: Path) -> Restored:
