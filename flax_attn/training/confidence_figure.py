@@ -35,7 +35,9 @@ def draw_reliability(report: EvaluationReport, path: Path) -> None:
         return
     drawn = [("as the network says", confidence.before)]
     if confidence.after is not None:
-        drawn.append((f"at the temperature {confidence.temperature.value:.4g}", confidence.after))
+        value, _, own_images, _ = confidence.temperature
+        where = "these images" if own_images else "validation"
+        drawn.append((f"at the temperature {value:.4f}, fitted on {where}", confidence.after))
     figure = Figure(figsize=(5.25 * len(drawn), 6), layout="constrained")
     rows = figure.subplots(2, len(drawn), squeeze=False, sharex=True, height_ratios=(4, 1))
     labels = report.default.confusion.ndim == 3
