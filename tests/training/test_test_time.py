@@ -38,13 +38,13 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     return odds / odds.sum(-1, keepdims=True)
 
 
-def pixels(image: Any) -> tuple[Any, dict[str, Any]]:
+def pixels(image: Any, numbers: Any = jnp) -> tuple[Any, dict[str, Any]]:
     """A network without weights: rows and columns weigh differently, so that symmetries matter."""
-    weights = jnp.arange(16.0).reshape(4, 4) / 100
+    weights = np.arange(16.0, dtype=np.float32).reshape(4, 4) / 100
     brightness = image.mean(-1) * 2
     seen = brightness.reshape(len(image), -1, 4, 4) * weights
     shares = (seen, seen[..., :2], -seen[..., 1, :])
-    logits = jnp.stack([share.reshape(len(image), -1).sum(1) for share in shares], -1)
+    logits = numbers.stack([share.reshape(len(image), -1).sum(1) for share in shares], -1)
     maps = {name: seen[:, view] for view, name in enumerate(NAMES[: seen.shape[1]])}
     return logits, maps | {"views": brightness.reshape(len(image), 1, -1)[..., :2]}
 
@@ -61,10 +61,10 @@ def pixels(image: Any) -> tuple[Any, dict[str, Any]]:
 def test_it_is_the_mean_of_probabilities_and_of_maps_brought_back(
     tta: str, views: tuple[int, ...], task: str
 ) -> None:
-    image = RNG.random((3, *views, 4, 4, 3))
+    image = RNG.random((3, *views, 4, 4, 3), np.float32)
     under = parse_tta(tta)
-    logits, maps = average_under(under, pixels, jnp.asarray(image), TASKS[task])
-    each = [pixels(jnp.asarray(by_hand(image, *symmetry))) for symmetry in under]
+    logits, maps = jax.jit(lambda x: average_under(under, pixels, x, TASKS[task]))(image)
+    each = [pixels(by_hand(image, *symmetry), np) for symmetry in under]
     of = softmax if task == "multiclass" else lambda z: 1 / (1 + np.exp(-z.astype(float)))
     expected = np.mean([of(np.asarray(z)) for z, _ in each], axis=0)
     assert np.ptp([of(np.asarray(z)) for z, _ in each], axis=0).max() > 0.01
@@ -81,7 +81,7 @@ def test_it_is_the_mean_of_probabilities_and_of_maps_brought_back(
 def test_confident_views_keep_finite_logits() -> None:
     logits = jnp.array([[[200.0, -200.0]], [[180.0, -180.0]]])
     for task in TASKS.values():
-        joined = np.asarray(task.average(logits))
+        joined = np.asarray(jax.jit(task.average)(logits))
         assert np.isfinite(joined).all() and joined[0, 0] > joined[0, 1] + 100
 
 
