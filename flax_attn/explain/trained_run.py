@@ -41,9 +41,9 @@ class Predictions(NamedTuple):
     """What a network says of n images.
 
     ``probabilities`` are of ``classes``, in their order, at the run's temperature where it has one,
-    and ``decided`` says for each class whether an image is said to have it. ``attention`` holds the maps of the gates by name.
-    ``images`` are the photographs as the network sees them: what maps lie over, and what the
-    methods of ``explain`` take.
+    and ``decided`` says for each class whether an image is said to have it. ``attention`` holds the
+    maps of the gates by name. ``images`` are the photographs as the network sees them: what maps
+    lie over, and what the methods of ``explain`` take.
     """
 
     classes: tuple[str, ...]
