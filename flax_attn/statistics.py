@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -47,6 +47,25 @@ class Interval(NamedTuple):
 
 
 UNKNOWN = Interval(math.nan, math.nan, math.nan)
+
+
+def interval_text(found: Interval, digits: int = 4) -> str:
+    """Returns an estimate with its bounds, where it has any."""
+    if math.isnan(found.estimate):
+        return "undefined"
+    if math.isnan(found.low):
+        return f"{found.estimate:.{digits}f}"
+    return f"{found.estimate:.{digits}f} ({found.low:.{digits}f} to {found.high:.{digits}f})"
+
+
+# Estimates by what they are of.
+Measures = Mapping[str, Interval]
+
+
+def measures_to_json(measures: Measures) -> dict[str, Any]:
+    """Returns the estimates by name, and the bounds of each under ``intervals``."""
+    numbers: dict[str, Any] = {name: of.estimate for name, of in measures.items()}
+    return {**numbers, "intervals": {name: [of.low, of.high] for name, of in measures.items()}}
 
 
 def mean(values: Float[np.ndarray, "n"]) -> Interval:

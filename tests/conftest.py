@@ -169,7 +169,8 @@ def undrawn(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     """Commands without their pictures of curves, which take longer than a few steps."""
     if not request.node.get_closest_marker("drawn"):
         monkeypatch.setattr("flax_attn.training.trainer.draw_run", lambda *_: None)
-        monkeypatch.setattr("flax_attn.training.evaluation.draw_ranking", lambda *_: None)
+        for picture in ("draw_ranking", "draw_reliability"):
+            monkeypatch.setattr(f"flax_attn.training.evaluation.{picture}", lambda *_: None)
 
 
 @pytest.fixture

@@ -42,7 +42,7 @@ def main(argv: Sequence[str]) -> None:
     require_writable(out, remedy=REMEDY)
     stages = stages_of(args.stages, run.config.model)
     request = Request(args.methods, stages, _numbers(args.classes, run.classes))
-    explainer = Explainer(run.network, run.config, run.classes)
+    explainer = Explainer(run.network, run.config, run.classes, temperature=run.temperature)
     photographs, chosen = _photographs(args, run, explainer, out)
     model = run.config.model
     explain(

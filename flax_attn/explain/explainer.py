@@ -21,6 +21,7 @@ from flax_attn.explain.methods import METHODS
 from flax_attn.explain.photographs import Photographs
 from flax_attn.models.network import named_maps
 from flax_attn.models.tasks import TASKS, names_of
+from flax_attn.training.confidence import calibrated
 from flax_attn.training.step import Examples, Prediction, make_eval_step
 
 
@@ -79,10 +80,20 @@ class Explainer:
       network: as ``TrainedRun.network`` or ``forward_of`` give it.
       config: that of the run, which names its maps and its task.
       classes: their names, in the order of the logits.
+      temperature: that of the run, for the probabilities that are shown; measures of maps are of
+        the network without it.
     """
 
-    def __init__(self, network: NetworkForward, config: Config, classes: Sequence[str]):
+    def __init__(
+        self,
+        network: NetworkForward,
+        config: Config,
+        classes: Sequence[str],
+        *,
+        temperature: float | None = None,
+    ):
         self._network, self._config, self._classes = network, config, classes
+        self._temperature = temperature
         self._task = TASKS[config.train.task]
         self._step = make_eval_step(network.structure, self._task)
         # Compiled once for each shape, whatever is measured with it.
@@ -146,6 +157,8 @@ class Explainer:
         probabilities = np.asarray(judged.probabilities)
         maps, targets = self._maps(images, judged, request)
         decided = self._task.decide(probabilities)
+        logits = np.asarray(judged.logits)
+        probabilities = calibrated(self._task, probabilities, logits, self._temperature)
         truth = None if labels is None else self._task.truth(of_batch, k)
         for i, place in enumerate(wanted):
             item = Explained(

@@ -19,7 +19,7 @@ from typing import NamedTuple
 from flax_attn.config import DataConfig, check_ranges
 from flax_attn.errors import NAMED, DataError, UsageError
 from flax_attn.explain.named_images import STDIN, NamedImages
-from flax_attn.explain.predicted_images import PredictedImage, predict_images
+from flax_attn.explain.predicted_images import PredictedImage, cuts_of, predict_images
 from flax_attn.explain.prediction_maps import MAPS, PLACES
 from flax_attn.explain.prediction_outputs import REMEDY, JsonLines, Output, open_table
 from flax_attn.explain.predictor import Predictor, open_predictor
@@ -27,6 +27,7 @@ from flax_attn.system import cli
 from flax_attn.system.console import speak
 from flax_attn.system.folders import require_writable
 from flax_attn.training.choices import CHOICES
+from flax_attn.training.test_time import add_tta
 
 FILE = "predictions.csv"
 
@@ -55,7 +56,9 @@ def main(argv: Sequence[str]) -> None:
     if predictor.metadata is not None:
         columns = ", ".join(scale.column for scale in predictor.metadata.columns)
         _log.warning(f"metadata of photographs are not known: {columns} count as empty cells")
-    if (found := predictor.thresholds) is not None and found.found:
+    if args.tta and not predictor.takes_tta:
+        raise UsageError(f"--tta needs a run: {args.run} is an export: drop it, or name the run")
+    if (found := cuts_of(predictor, calibrated=not args.uncalibrated)) is not None:
         cuts = ", ".join(f"{name} above {value:.4f}" for name, value in found.values.items())
         _log.info(f"at_threshold: {cuts}; chosen on the validation images, epoch {found.epoch}")
     written = _places(args, table)
@@ -87,6 +90,12 @@ def _parse(argv: Sequence[str]) -> Namespace:
         help="the maps of every gate beside the table: a picture an image, or one file of arrays",
     )
     parser.add_argument("--batch-size", type=int, default=16, help="images at a time (default: 16)")
+    add_tta(parser)
+    parser.add_argument(
+        "--uncalibrated",
+        action="store_true",
+        help="the network's own probabilities, not those at the run's temperature",
+    )
     cli.add_settings(parser, CHOICES, "predict")
     args = parser.parse_args(argv)
     if args.batch_size < 1:
@@ -122,7 +131,13 @@ def _predict(
             exclusive = predictor.task.exclusive
             outputs.append(JsonLines(predictor.classes, exclusive=exclusive))
         said = predict_images(
-            predictor, images, data, batch_size=args.batch_size, total=images.count
+            predictor,
+            images,
+            data,
+            batch_size=args.batch_size,
+            total=images.count,
+            tta=args.tta,
+            calibrated=not args.uncalibrated,
         )
         with closing(said):
             tally = _write(said, outputs)

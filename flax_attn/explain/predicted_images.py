@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -19,6 +19,7 @@ from flax_attn.data.framing import decode_photograph
 from flax_attn.explain.predictor import Predictor
 from flax_attn.models.tasks import names_of
 from flax_attn.system.console import bar
+from flax_attn.training.judging import Thresholds
 
 # Decoded beside the batch that is computed, in batches.
 _AHEAD = 2
@@ -62,12 +63,16 @@ def predict_images(
     *,
     batch_size: int,
     total: int | None = None,
+    tta: str | None = None,
+    calibrated: bool = True,
 ) -> Generator[PredictedImage, None, None]:
     """Yields what is said of files in their order; unusable ones come with the reason.
 
     A few batches are decoded ahead by ``data.workers`` threads, and no more is in memory, however
     many files there are. Shows the progress; ``total`` is their number where it is known.
+    ``tta`` and ``calibrated`` are those of ``TrainedRun.predict``.
     """
+    say = partial(_say, predictor, tta=tta, calibrated=calibrated)
     read = partial(_read, data=data)
     # None beside a single image: who sends names one by one may wait for each answer.
     files = ahead(read, paths, count=_AHEAD * (batch_size - 1), workers=data.workers)
@@ -80,11 +85,11 @@ def predict_images(
             waiting.append((path, found))
             ready += not isinstance(found, ImageError)
             if ready == batch_size or len(waiting) >= _WAITING * batch_size:
-                yield from _predict(predictor, waiting, done, batch_size)
+                yield from _predict(say, waiting, done, batch_size)
                 done, ready, waiting = done + len(waiting), 0, []
                 display.set_postfix_str(f"{done / (time.perf_counter() - started):.1f} images/s")
         # The last batch has the shape of the others, for which the network is compiled.
-        yield from _predict(predictor, waiting, done, batch_size)
+        yield from _predict(say, waiting, done, batch_size)
 
 
 def _read(path: Path, data: DataConfig) -> tuple[Path, Square | ImageError]:
@@ -95,13 +100,13 @@ def _read(path: Path, data: DataConfig) -> tuple[Path, Square | ImageError]:
 
 
 def _predict(
-    predictor: Predictor,
+    say: Callable[[list[Square], int], Iterator[Said]],
     files: list[tuple[Path, Square | ImageError]],
     done: int,
     batch_size: int,
 ) -> Iterator[PredictedImage]:
     squares = [found for _, found in files if not isinstance(found, ImageError)]
-    each = iter(_say(predictor, squares, batch_size if done else len(squares)))
+    each = iter(say(squares, batch_size if done else len(squares)))
     for number, (path, found) in enumerate(files, start=done + 1):
         if isinstance(found, ImageError):
             yield PredictedImage(number, str(path), None, found.reason)
@@ -109,16 +114,30 @@ def _predict(
             yield PredictedImage(number, str(path), next(each), None)
 
 
-def _say(predictor: Predictor, squares: list[Square], size: int) -> Iterator[Said]:
+def cuts_of(predictor: Predictor, *, calibrated: bool) -> Thresholds | None:
+    """Returns the thresholds of what is said, at the temperature as its probabilities are."""
+    found = predictor.thresholds
+    if found is None or not found.found:
+        return None
+    return found.calibrated(predictor.temperature if calibrated else None)
+
+
+def _say(
+    predictor: Predictor,
+    squares: list[Square],
+    size: int,
+    *,
+    tta: str | None,
+    calibrated: bool,
+) -> Iterator[Said]:
     if not squares:
         return
     missing = size - len(squares)
-    said = predictor.predict_squares(np.stack(squares + squares[-1:] * missing), batch_size=size)
-    found = predictor.thresholds
+    filled = np.stack(squares + squares[-1:] * missing)
+    said = predictor.predict_squares(filled, batch_size=size, tta=tta, calibrated=calibrated)
     at_threshold = None
-    if found is not None and found.found:
-        cuts = list(found.values.values())
-        at_threshold = predictor.task.decide_at(said.probabilities, cuts)
+    if (found := cuts_of(predictor, calibrated=calibrated)) is not None:
+        at_threshold = predictor.task.decide_at(said.probabilities, list(found.values.values()))
     classes = predictor.classes
     for i in range(len(squares)):
         yield Said(

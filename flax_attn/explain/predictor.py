@@ -14,11 +14,12 @@ from jaxtyping import UInt8
 from flax_attn.config import DataConfig, ModelConfig, check_ranges, require_pictures_alone
 from flax_attn.data.metadata import MetaScale
 from flax_attn.errors import UsageError, WeightsError
-from flax_attn.explain.trained_run import Predictions, load, predict_in_batches
+from flax_attn.explain.trained_run import Computed, Predictions, load, predict_in_batches
 from flax_attn.models.network import named_maps
 from flax_attn.models.tasks import TASKS, Task
+from flax_attn.ops.temperature import calibrate
 from flax_attn.porting.export.exported_network import OpenExport, is_export, open_export
-from flax_attn.porting.export.formats import ATTENTION, IMAGES, META, PRESENT, PROBABILITIES
+from flax_attn.porting.export.formats import ATTENTION, IMAGES, LOGITS, META, PRESENT, PROBABILITIES
 from flax_attn.system.json_text import restore_undefined
 from flax_attn.training.judging import Thresholds, stored_thresholds
 
@@ -27,7 +28,9 @@ class Predictor(Protocol):
     """A network with what it takes to use it on photographs: ``TrainedRun``, ``ExportedNetwork``.
 
     ``data`` says how photographs are read; ``thresholds`` are None where the task has none, and
-    ``metadata`` where its cases have none; ``has_maps`` says whether there are gates.
+    ``metadata`` where its cases have none; ``has_maps`` says whether there are gates, ``takes_tta``
+    whether images may be asked about under symmetries, and ``temperature`` is None where
+    probabilities are the network's own.
     """
 
     @property
@@ -46,10 +49,21 @@ class Predictor(Protocol):
     def metadata(self) -> MetaScale | None: ...
 
     @property
+    def temperature(self) -> float | None: ...
+
+    @property
     def has_maps(self) -> bool: ...
 
+    @property
+    def takes_tta(self) -> bool: ...
+
     def predict_squares(
-        self, squares: UInt8[np.ndarray, "n s s 3"], *, batch_size: int = 16
+        self,
+        squares: UInt8[np.ndarray, "n s s 3"],
+        *,
+        batch_size: int = 16,
+        tta: str | None = None,
+        calibrated: bool = True,
     ) -> Predictions:
         """Returns what the network says of images that are squares of its size already."""
 
@@ -66,6 +80,7 @@ class ExportedNetwork:
       epoch: that of the checkpoint, counted from 1.
       row: the metrics of its epoch; None before the first evaluation.
       metadata: how cells of metadata become numbers; None where cases have none.
+      temperature: of the probabilities; None where they are the network's own.
       has_maps: whether it has gates.
       opened: the file.
     """
@@ -77,8 +92,10 @@ class ExportedNetwork:
     epoch: int
     row: dict[str, Any] | None
     metadata: MetaScale | None
+    temperature: float | None
     has_maps: bool
     opened: OpenExport
+    takes_tta = False
 
     @cached_property
     def thresholds(self) -> Thresholds | None:
@@ -86,20 +103,37 @@ class ExportedNetwork:
         return stored_thresholds(self.task, self.classes, self, own_images=False)
 
     def predict_squares(
-        self, squares: UInt8[np.ndarray, "n s s 3"], *, batch_size: int = 16
+        self,
+        squares: UInt8[np.ndarray, "n s s 3"],
+        *,
+        batch_size: int = 16,
+        tta: str | None = None,
+        calibrated: bool = True,
     ) -> Predictions:
-        """Returns what the network says of images that are squares of its size already."""
+        """Returns what the network says of images that are squares of its size already.
 
-        def compute(filled: UInt8[np.ndarray, "b s s 3"]) -> tuple[np.ndarray, dict]:
+        Raises:
+          UsageError: symmetries (``tta``) are asked for.
+        """
+        if tta is not None:
+            raise UsageError(f"tta {tta!r}: an export is asked about images as they are: drop it")
+
+        def compute(filled: UInt8[np.ndarray, "b s s 3"]) -> Computed:
             given = {IMAGES: filled}
             if self.metadata is not None:
                 given[META] = self.metadata.unknown(len(filled))
             said = self.opened.call(given)
             gates = [name for name in said if name.startswith(ATTENTION)]
             maps = {name.removeprefix(ATTENTION): said[name] for name in gates}
-            return said[PROBABILITIES], named_maps(maps, self.model, self.classes)
+            own = said[PROBABILITIES]
+            if self.temperature is not None:
+                own = calibrate(said[LOGITS], 1.0, exclusive=self.task.exclusive)
+            return Computed(own, said[LOGITS], named_maps(maps, self.model, self.classes))
 
-        return predict_in_batches(self.classes, self.task, squares, batch_size, compute)
+        temperature = self.temperature if calibrated else None
+        return predict_in_batches(
+            self.classes, self.task, squares, batch_size, compute, temperature=temperature
+        )
 
 
 def open_run(path: Path) -> Predictor | None:
@@ -152,6 +186,7 @@ def _described(opened: OpenExport) -> ExportedNetwork:
         epoch=info["epoch"],
         row=None if row is None else restore_undefined(row),
         metadata=None if meta is None else MetaScale.from_json(meta["columns"]),
+        temperature=info["temperature"],
         has_maps=any(name.startswith(ATTENTION) for name in info["outputs"]),
         opened=opened,
     )

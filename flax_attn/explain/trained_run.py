@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -23,14 +23,17 @@ from flax_attn.models import Network, functional
 from flax_attn.models.functional import Arrays, Structure
 from flax_attn.models.network import named_maps
 from flax_attn.models.tasks import TASKS, Task, names_of
+from flax_attn.ops.symmetries import Symmetry
 from flax_attn.runs.directory import Run
 from flax_attn.runs.load import restore_best
 from flax_attn.runs.log import Row
 from flax_attn.runs.run_cases import case_inputs
+from flax_attn.training.confidence import calibrated as calibrate
 from flax_attn.training.evaluation import Evaluation, evaluate_examples
 from flax_attn.training.judging import Thresholds, stored_thresholds
 from flax_attn.training.sources import ImageExamples
 from flax_attn.training.step import EvalStep, Examples, make_eval_step
+from flax_attn.training.test_time import parse_tta
 
 # A photograph as people have it: a path, an opened image, or pixels [h, w, 3] of 8 bits.
 Photograph = str | os.PathLike[str] | Image.Image | UInt8[np.ndarray, "_ _ 3"]
@@ -39,10 +42,10 @@ Photograph = str | os.PathLike[str] | Image.Image | UInt8[np.ndarray, "_ _ 3"]
 class Predictions(NamedTuple):
     """What a network says of n images.
 
-    ``probabilities`` are of ``classes``, in their order, and ``decided`` says for each class
-    whether an image is said to have it. ``attention`` holds the maps of the gates by name.
-    ``images`` are the photographs as the network sees them: what maps lie over, and what the
-    methods of ``explain`` take.
+    ``probabilities`` are of ``classes``, in their order, at the run's temperature where it has one,
+    and ``decided`` says for each class whether an image is said to have it. ``attention`` holds the
+    maps of the gates by name. ``images`` are the photographs as the network sees them: what maps
+    lie over, and what the methods of ``explain`` take.
     """
 
     classes: tuple[str, ...]
@@ -71,6 +74,8 @@ class TrainedRun:
       step: that of the checkpoint.
       metadata: how cells of metadata become numbers; None where cases have none.
       row: the metrics of the checkpoint's epoch; None before the first evaluation.
+      temperature: what logits are divided by for calibrated probabilities; None where that is not
+        known, and probabilities are the network's own.
     """
 
     config: Config
@@ -82,6 +87,8 @@ class TrainedRun:
     step: int
     metadata: MetaScale | None = None
     row: Row | None = None
+    temperature: float | None = None
+    takes_tta = True
 
     @cached_property
     def model(self) -> Network:
@@ -95,7 +102,14 @@ class TrainedRun:
             self.config.model, self.params, self.stats, num_classes=len(self.classes)
         )
 
-    def predict(self, images: Iterable[Photograph], *, batch_size: int = 16) -> Predictions:
+    def predict(
+        self,
+        images: Iterable[Photograph],
+        *,
+        batch_size: int = 16,
+        tta: str | None = None,
+        calibrated: bool = True,
+    ) -> Predictions:
         """Returns what the network says of photographs of any size.
 
         They are brought to the run's image size as its validation images are (``--resize``,
@@ -103,37 +117,59 @@ class TrainedRun:
 
         Metadata that the run's cases have are not known of them.
 
+        Args:
+          images: paths, opened images, pixels.
+          batch_size: how many are computed at once.
+          tta: "flips", "turns" or "flips,turns": probabilities and maps are the means over these
+            symmetries of each photograph, maps brought back to where they lie on it.
+          calibrated: whether probabilities are those at the run's temperature. What is decided is
+            the same either way.
+
         Raises:
           ImageError: a photograph cannot be used.
           UsageError: cases of several pictures; no photograph, or one that is not in a list;
-            pixels that are not of 8 bits, or not [h, w, 3]; a ``batch_size`` below 1.
+            pixels that are not of 8 bits, or not [h, w, 3]; a ``batch_size`` below 1; another
+            ``tta``.
         """
         _refuse_one(images)
+        parse_tta(tta)
         if batch_size < 1:
             raise UsageError(f"batch_size: got {batch_size}, expected at least 1")
         given = [self._square(image) for image in images]
         if not given:
             raise UsageError("images: got none, expected at least one photograph")
-        return self.predict_squares(np.stack(given), batch_size=batch_size)
+        return self.predict_squares(
+            np.stack(given), batch_size=batch_size, tta=tta, calibrated=calibrated
+        )
 
     def predict_squares(
-        self, squares: UInt8[np.ndarray, "n s s 3"], *, batch_size: int = 16
+        self,
+        squares: UInt8[np.ndarray, "n s s 3"],
+        *,
+        batch_size: int = 16,
+        tta: str | None = None,
+        calibrated: bool = True,
     ) -> Predictions:
-        """Returns what the network says of images that are squares of its size already."""
+        """Returns what ``predict`` does, of images that are squares of the run's size already."""
         if self.config.model.view_names:
             require_pictures_alone(self.config.model, "prediction")
+        step = self._step(tta)
 
-        def compute(filled: UInt8[np.ndarray, "b s s 3"]) -> tuple[np.ndarray, dict]:
+        def compute(filled: UInt8[np.ndarray, "b s s 3"]) -> Computed:
             count = len(filled)
             # Of photographs alone nothing else is known.
             meta = None if self.metadata is None else self.metadata.unknown(count)
             labels, everyone = self.task.blank(count, len(self.classes)), np.ones(count, bool)
             examples = Examples(filled, labels, everyone, meta=meta)
-            said = self.eval_step(self.params, self.stats, examples)[1]
+            said = step(self.params, self.stats, examples)[1]
             maps = named_maps(said.attention, self.config.model, self.classes)
-            return np.asarray(said.probabilities), maps
+            own, logits = np.asarray(said.probabilities), np.asarray(said.logits)
+            return Computed(own, logits, maps)
 
-        return predict_in_batches(self.classes, self.task, squares, batch_size, compute)
+        temperature = self.temperature if calibrated else None
+        return predict_in_batches(
+            self.classes, self.task, squares, batch_size, compute, temperature=temperature
+        )
 
     def _square(self, image: Photograph) -> UInt8[np.ndarray, "s s 3"]:
         given = Path(image) if isinstance(image, str | os.PathLike) else image
@@ -164,33 +200,59 @@ class TrainedRun:
         """The evaluation step, compiled once for every shape of a batch."""
         return make_eval_step(self.structure, self.task)
 
+    @cached_property
+    def _steps(self) -> dict[tuple[Symmetry, ...], EvalStep]:
+        return {(): self.eval_step}
+
+    def _step(self, tta: str | None) -> EvalStep:
+        """Returns the step that averages over symmetries, made once for each choice of them."""
+        under = parse_tta(tta)
+        if under not in self._steps:
+            self._steps[under] = make_eval_step(self.structure, self.task, under=under)
+        return self._steps[under]
+
+
+class Computed(NamedTuple):
+    """What a network computes of b images: its own probabilities, logits, and maps by name."""
+
+    probabilities: Float[np.ndarray, "b k"]
+    logits: Float[np.ndarray, "b k"]
+    maps: Mapping[str, Float[np.ndarray, "b _ _"]]
+
+    def first(self, count: int) -> Computed:
+        """Returns what is of the first ``count`` images."""
+        maps = {name: value[:count] for name, value in self.maps.items()}
+        return Computed(self.probabilities[:count], self.logits[:count], maps)
+
 
 def predict_in_batches(
     classes: tuple[str, ...],
     task: Task,
     squares: UInt8[np.ndarray, "n s s 3"],
     batch_size: int,
-    compute: Callable[..., tuple[Float[np.ndarray, "b k"], dict[str, Float[np.ndarray, "b _ _"]]]],
+    compute: Callable[..., Computed],
+    *,
+    temperature: float | None,
 ) -> Predictions:
-    """Returns what ``compute`` gives of images in batches: probabilities, and maps by name.
+    """Returns what ``compute`` gives of images in batches.
 
-    All batches have one shape, for which the network is compiled.
+    All batches have one shape, for which the network is compiled. Probabilities are those at the
+    ``temperature``, if there is one; what is decided is what the network's own say.
     """
     size = min(batch_size, len(squares))
     outputs = []
     for start in range(0, len(squares), size):
         part = squares[start : start + size]
         filled = np.concatenate([part, np.repeat(part[-1:], size - len(part), axis=0)])
-        said, maps = compute(filled)
-        found = {name: value[: len(part)] for name, value in maps.items()}
-        outputs.append((said[: len(part)], found))
-    probabilities = np.concatenate([p for p, _ in outputs])
-    names = outputs[0][1]
+        outputs.append(compute(filled).first(len(part)))
+    own = np.concatenate([out.probabilities for out in outputs])
+    logits = np.concatenate([out.logits for out in outputs])
+    names = outputs[0].maps
     return Predictions(
         classes=classes,
-        probabilities=probabilities,
-        decided=task.decide(probabilities),
-        attention={name: np.concatenate([maps[name] for _, maps in outputs]) for name in names},
+        probabilities=calibrate(task, own, logits, temperature),
+        decided=task.decide(own),
+        attention={name: np.concatenate([out.maps[name] for out in outputs]) for name in names},
         images=squares,
     )
 
@@ -213,11 +275,15 @@ def load(workdir: str | os.PathLike[str]) -> TrainedRun:
         best.step,
         run.metadata,
         best.row,
+        best.temperature,
     )
 
 
 def evaluate(run: TrainedRun, split: Split) -> Evaluation:
     """Returns the metrics, probabilities and losses of a run on every image of a split.
+
+    Probabilities are calibrated where the run has a temperature; metrics and losses are those of
+    the network's own, as training reports them.
 
     ``split`` is one of ``fa.data.open_dataset(config.data).splits``, or any object of that
     protocol whose images have the run's size and whose labels are numbers of its classes.
@@ -229,14 +295,12 @@ def evaluate(run: TrainedRun, split: Split) -> Evaluation:
     cases = case_inputs(split, run.config, run.metadata, where="split")
     size, workers = run.config.train.batch_size, run.config.data.workers
     examples = ImageExamples(split, size, workers, cases=cases)
-    return evaluate_examples(
-        run.eval_step,
-        run.params,
-        run.stats,
-        examples,
-        num_classes=len(run.classes),
-        task=TASKS[run.config.train.task],
+    task = TASKS[run.config.train.task]
+    found = evaluate_examples(
+        run.eval_step, run.params, run.stats, examples, num_classes=len(run.classes), task=task
     )
+    said = calibrate(task, found.probabilities, found.logits, run.temperature)
+    return found._replace(probabilities=said)
 
 
 def _refuse_one(images: object) -> None:

@@ -28,6 +28,7 @@ class Task(NamedTuple):
         losses.
       sums: the class that adds up the metrics of examples.
       probabilities: from logits [b, k].
+      average: from the logits [v, b, k] of several views, those of their mean probabilities.
       ranking: metrics of the order of probabilities, ``(probabilities, labels) -> {name: value}``.
       truth: ``truth(labels, k) -> [n, k]``, on the host: whether an image has each class.
       decide: ``decide(probabilities) -> [n, k]``, on the host: whether it is predicted to.
@@ -41,6 +42,7 @@ class Task(NamedTuple):
     weigh: Callable[[Array, Array], Array]
     sums: type[Sums] | type[LabelSums]
     probabilities: Callable[[Array], Array]
+    average: Callable[[Array], Array]
     ranking: Callable[..., dict[str, float]]
     truth: Callable[[np.ndarray, int], np.ndarray]
     decide: Callable[[np.ndarray], np.ndarray]
@@ -73,6 +75,16 @@ def _one_each(weights: Float[Array, "k"], labels: Int[Array, "b k"]) -> Float[Ar
     return jnp.ones(len(labels), weights.dtype)
 
 
+def _average_of_classes(logits: Float[Array, "v b k"]) -> Float[Array, "b k"]:
+    return jax.nn.logsumexp(jax.nn.log_softmax(logits), axis=0) - math.log(len(logits))
+
+
+def _average_of_labels(logits: Float[Array, "v b k"]) -> Float[Array, "b k"]:
+    # Each is the logarithm of v times a mean, of the probability and of what it lacks to 1.
+    there, absent = (jax.nn.logsumexp(jax.nn.log_sigmoid(s * logits), axis=0) for s in (1, -1))
+    return there - absent
+
+
 def _class_of(labels: Int[np.ndarray, "n"], k: int) -> Bool[np.ndarray, "n k"]:
     return labels[:, None] == np.arange(k)
 
@@ -101,6 +113,7 @@ TASKS: dict[str, Task] = {
         _weight_of_class,
         Sums,
         jax.nn.softmax,
+        _average_of_classes,
         ranking,
         truth=_class_of,
         decide=_likeliest,
@@ -113,6 +126,7 @@ TASKS: dict[str, Task] = {
         _one_each,
         LabelSums,
         jax.nn.sigmoid,
+        _average_of_labels,
         label_ranking,
         truth=_labels_of,
         decide=_more_likely_than_not,

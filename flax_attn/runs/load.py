@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,6 +15,9 @@ from flax_attn.runs.directory import GET_RIGHTS, Run
 from flax_attn.runs.log import Row
 from flax_attn.runs.published_folder import WEIGHTS_FILE, PublishedWeights
 from flax_attn.system.files import digest_file, open_safetensors, reading
+
+# The field of an epoch's row with the temperature fitted on its validation images.
+TEMPERATURE = "temperature"
 
 
 class Restored(NamedTuple):
@@ -34,6 +38,12 @@ class Restored(NamedTuple):
     epoch: int
     step: int
     row: Row | None
+
+    @property
+    def temperature(self) -> float | None:
+        """What logits are divided by for calibrated probabilities; None where that is not known."""
+        found = (self.row or {}).get(TEMPERATURE, math.nan)
+        return None if math.isnan(found) else found
 
 
 def load_best(run: Run, workdir: Path) -> LoadedCheckpoint:

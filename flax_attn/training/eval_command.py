@@ -22,6 +22,7 @@ from flax_attn.system.processes import Processes, joined
 from flax_attn.training.choices import CHOICES
 from flax_attn.training.evaluation import REMEDY, evaluate_run
 from flax_attn.training.judging_text import report_lines
+from flax_attn.training.test_time import add_tta
 
 _log = logging.getLogger(__name__)
 
@@ -45,12 +46,15 @@ def main(argv: Sequence[str]) -> None:
         help="do not judge the run: write its network to a new folder (docs/export.md)",
     )
     add_formats(parser)
+    add_tta(parser)
     cli.add_meeting(parser)
     cli.add_settings(parser, CHOICES, "eval")
     args = parser.parse_args(argv)
     meeting = cli.take_meeting(vars(args))
     if args.export and meeting is not None:
         raise UsageError("--export is the work of one process: drop --coordinator and the like")
+    if args.export and args.tta:
+        raise UsageError(f"--tta {args.tta} goes with judging a run, not with --export: drop one")
     use_compilation_cache(getattr(args, "compilation_cache", None))
     with joined(meeting) as processes:
         _judge(args, processes)
@@ -87,6 +91,7 @@ def _judge(args: Namespace, processes: Processes) -> None:
         split_name=args.split,
         workdir=workdir,
         out=out,
+        tta=args.tta,
         processes=processes,
     )
     if report is not None:

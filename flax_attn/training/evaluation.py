@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -18,7 +17,7 @@ from flax_attn.config import Config
 from flax_attn.data import Split
 from flax_attn.figures import draw_attention
 from flax_attn.models.functional import Arrays
-from flax_attn.models.tasks import TASKS, Task, names_of
+from flax_attn.models.tasks import TASKS, Task
 from flax_attn.runs.directory import Run, names_of_network
 from flax_attn.runs.load import restore_best
 from flax_attn.runs.run_cases import case_inputs
@@ -26,13 +25,17 @@ from flax_attn.system.console import bar, plain
 from flax_attn.system.files import write_json, writing
 from flax_attn.system.output import mark_output
 from flax_attn.system.processes import ALONE, Processes
+from flax_attn.training.confidence import calibrated, judge_confidence, stored_temperature
+from flax_attn.training.confidence_figure import RELIABILITY_FILE, draw_reliability
 from flax_attn.training.devices import ONE, Devices, choose_devices
 from flax_attn.training.judging import EvaluationReport, judge, stored_thresholds
 from flax_attn.training.judging_figure import RANKING_FILE, draw_ranking
 from flax_attn.training.multihost import refuse_quarantine, require_same, shared_conditions
 from flax_attn.training.panels import attention_panels
+from flax_attn.training.predictions_table import PREDICTIONS_FILE, write_predictions
 from flax_attn.training.sources import ExampleSource, ImageExamples, steps_per_epoch
 from flax_attn.training.step import EvalStep, make_eval_step
+from flax_attn.training.test_time import parse_tta
 
 _log = logging.getLogger(__name__)
 
@@ -49,6 +52,7 @@ class Evaluation(NamedTuple):
       probabilities: of each class or label.
       loss: of each example, in nats.
       attention: the maps of each example; empty unless asked for.
+      logits: of each class or label.
       judged: which of the split's n examples were evaluated: all m = n, unless images were lost and
         quarantined.
     """
@@ -58,6 +62,7 @@ class Evaluation(NamedTuple):
     probabilities: Float[np.ndarray, "m k"]
     loss: Float[np.ndarray, "m"]
     attention: dict[str, Float[np.ndarray, "m *g _ _"]]
+    logits: Float[np.ndarray, "m k"]
     judged: Bool[np.ndarray, "n"]
 
 
@@ -89,7 +94,7 @@ def evaluate_examples(
       devices: those of the step.
     """
     sums: Any = task.sums.zero(num_classes)
-    probabilities, losses, masks = [], [], []
+    probabilities, logits, losses, masks = [], [], [], []
     attention: dict[str, list[np.ndarray]] = {}
     started = time.perf_counter()
     with closing(source.epoch(0, seed=0, shuffle=False)) as batches:
@@ -98,6 +103,7 @@ def evaluate_examples(
             sums = sums.merge(devices.on_one(batch_sums))
             mask = devices.whole(examples.mask)
             probabilities.append(np.asarray(prediction.probabilities)[mask])
+            logits.append(np.asarray(prediction.logits)[mask])
             losses.append(np.asarray(prediction.loss)[mask])
             masks.append(mask)
             for name, maps in prediction.attention.items() if keep_attention else ():
@@ -114,7 +120,8 @@ def evaluate_examples(
     }
     kept = {name: np.concatenate(maps) for name, maps in attention.items()}
     confusion = np.asarray(sums.confusion)
-    return Evaluation(metrics, confusion, stacked, np.concatenate(losses), kept, judged)
+    loss, given = np.concatenate(losses), np.concatenate(logits)
+    return Evaluation(metrics, confusion, stacked, loss, kept, given, judged)
 
 
 def evaluate_run(
@@ -125,12 +132,13 @@ def evaluate_run(
     split_name: str,
     workdir: Path,
     out: Path,
+    tta: str | None = None,
     processes: Processes = ALONE,
 ) -> tuple[Evaluation, EvaluationReport | None]:
     """Evaluates the best checkpoint of a run on the images of a split.
 
-    Writes ``metrics.json``, ``predictions.csv``, ``roc_pr.png`` and, for networks with gates,
-    ``attention.png`` into ``out``; with several processes the first one does.
+    Writes ``metrics.json``, ``predictions.csv``, ``roc_pr.png``, ``reliability.png`` and, for
+    networks with gates, ``attention.png`` into ``out``; with several processes the first one does.
 
     Args:
       run: the run, as its directory has it.
@@ -140,10 +148,12 @@ def evaluate_run(
       split_name: the split's name in ``metrics.json``.
       workdir: the run directory.
       out: the folder of the results.
+      tta: over which symmetries of each image results are averaged (``parse_tta``).
       processes: those that share the evaluation.
 
     Returns:
-      The results, and what is said of them; None for the latter in all processes but the first.
+      The results, probabilities as the network has them, and what is said of them; None for the
+      latter in all processes but the first.
 
     Raises:
       CheckpointError: there is no checkpoint, or it does not fit.
@@ -151,15 +161,17 @@ def evaluate_run(
       DiskFullError: no space is left for the results.
       UsageError: there are too few devices, ``processes`` disagree, or ``out`` cannot be written.
     """
+    under = parse_tta(tta)
     devices = choose_devices(config.train.devices)
     refuse_quarantine(config, processes)
-    require_same(shared_conditions(config, run.classes, split.fingerprint), processes)
+    shared = shared_conditions(config, run.classes, split.fingerprint)
+    require_same({**shared, "tta": tta}, processes)
     cases = case_inputs(split, run.config, run.metadata, where=_shown(config, split_name))
     run = replace(run, config=run.config.updated(conv=devices.network(run.config.model).conv))
     network = restore_best(run, workdir)
     params, stats = devices.replicate(processes.from_first((network.params, network.stats)))
     task = TASKS[run.config.train.task]
-    step = make_eval_step(network.structure, task, devices)
+    step = make_eval_step(network.structure, task, devices, under=under)
     batch_size = -(-config.train.batch_size // devices.count) * devices.count
     source = ImageExamples(split, batch_size, config.data.workers, devices.part, cases=cases)
     result = evaluate_examples(
@@ -170,7 +182,11 @@ def evaluate_run(
     labels = np.asarray(split.labels)[result.judged]
     own_images = _holds_validation_images(split, run, config, split_name)
     thresholds = stored_thresholds(task, run.classes, network, own_images=own_images)
+    temperature = stored_temperature(network, own_images=own_images)
+    confidence = judge_confidence(task, result.probabilities, result.logits, labels, temperature)
     report = judge(task, run.classes, result.probabilities, labels, thresholds=thresholds)
+    report = report.calibrated(confidence)
+    truth = task.truth(labels, len(run.classes))
     summary = {
         **result.metrics,
         **report.to_json(),
@@ -181,18 +197,27 @@ def evaluate_run(
         "split": split_name,
         "epoch": network.epoch,
         "step": network.step,
+        **({"tta": tta} if tta else {}),
     }
     with writing(f"the results in {out}", remedy=REMEDY):
         mark_output(out)
         write_json(out / "metrics.json", summary)
-        write_predictions(out / "predictions.csv", result, split, run.classes, task)
+        write_predictions(
+            out / PREDICTIONS_FILE,
+            run.classes,
+            names=[split.names[place] for place in np.flatnonzero(result.judged).tolist()],
+            truth=truth,
+            decided=task.decide(result.probabilities),
+            loss=result.loss,
+            probabilities=calibrated(task, result.probabilities, result.logits, temperature.value),
+        )
     if devices.count > 1:  # the panels are as few as one device computes
         params, stats = network.params, network.stats
-        step = make_eval_step(network.structure, task)
-    panels = attention_panels(step, params, stats, split, run, cases)
-    truth = task.truth(labels, len(run.classes))
+        step = make_eval_step(network.structure, task, under=under)
+    panels = attention_panels(step, params, stats, split, run, cases, network.temperature)
     with writing(f"the pictures in {out}", remedy=REMEDY):
         draw_ranking(report, truth, result.probabilities, out / RANKING_FILE)
+        draw_reliability(report, out / RELIABILITY_FILE)
     if panels:
         title = ", ".join([*names_of_network(run.config.model), f"epoch {network.epoch}"])
         with writing(f"the pictures in {out}", remedy=REMEDY):
@@ -211,25 +236,6 @@ def _holds_validation_images(split: Split, run: Run, config: Config, split_name:
     own = (run.config.data.dataset, run.config.data.data_dir)
     same_data = (config.data.dataset, config.data.data_dir) == own
     return split.fingerprint == run.val_fingerprint or same_data and split_name in ("val", "all")
-
-
-def write_predictions(
-    path: Path, result: Evaluation, split: Split, classes: Sequence[str], task: Task
-) -> None:
-    """Writes a row an image: name, label, prediction, loss in nats, a probability a class.
-
-    Several labels are separated by ``|``.
-    """
-    truth = task.truth(np.asarray(split.labels), len(classes))[result.judged]
-    decided = task.decide(result.probabilities)
-    names = [split.names[place] for place in np.flatnonzero(result.judged).tolist()]
-    with open(path, "w", newline="", encoding="utf-8", errors="backslashreplace") as file:
-        writer = csv.writer(file)
-        writer.writerow(["name", "label", "prediction", "loss", *classes])
-        for i, name in enumerate(names):
-            said = ["|".join(names_of(classes, row[i])) for row in (truth, decided)]
-            shown = [f"{p:.6f}" for p in result.probabilities[i]]
-            writer.writerow([name, *said, f"{result.loss[i]:.6f}", *shown])
 
 
 def confusion_lines(confusion: Int[np.ndarray, "k *k"], classes: Sequence[str]) -> list[str]:

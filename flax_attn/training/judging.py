@@ -14,9 +14,18 @@ from jaxtyping import Bool, Float, Int
 
 from flax_attn.models.tasks import Task
 from flax_attn.ops.resampled_metrics import resampled_ranking, resampled_rates
+from flax_attn.ops.temperature import calibrate_probability
 from flax_attn.ops.threshold import choose_threshold
 from flax_attn.runs.log import Row
-from flax_attn.statistics import UNKNOWN, Interval, measure_bounds, wilson
+from flax_attn.statistics import (
+    UNKNOWN,
+    Interval,
+    Measures,
+    measure_bounds,
+    measures_to_json,
+    wilson,
+)
+from flax_attn.training.confidence import ConfidenceReport
 
 # Measures of decisions, and of the order of probabilities.
 DECIDED = ("accuracy", "balanced_accuracy", "sensitivity", "specificity")
@@ -24,8 +33,6 @@ RANKED = ("average_precision", "roc_auc")
 
 # The field of an epoch's row with the thresholds chosen on its validation images.
 THRESHOLDS = "thresholds"
-
-Measures = Mapping[str, Interval]
 
 
 class ClassJudgement(NamedTuple):
@@ -42,7 +49,7 @@ class ClassJudgement(NamedTuple):
     measures: Measures
 
     def to_json(self) -> dict[str, Any]:
-        return {"count": self.positives, **_to_json(self.measures)}
+        return {"count": self.positives, **measures_to_json(self.measures)}
 
 
 class Judgement(NamedTuple):
@@ -61,7 +68,7 @@ class Judgement(NamedTuple):
     def to_json(self) -> dict[str, Any]:
         """Returns the numbers by name, and the bounds of each under ``intervals``."""
         per_class = {name: of.to_json() for name, of in self.per_class.items()}
-        return {**_to_json(self.measures), "per_class": per_class}
+        return {**measures_to_json(self.measures), "per_class": per_class}
 
     @property
     def undefined(self) -> list[str]:
@@ -88,6 +95,13 @@ class Thresholds(NamedTuple):
         """Whether there is any."""
         return not all(map(math.isnan, self.values.values()))
 
+    def calibrated(self, temperature: float | None) -> Thresholds:
+        """Returns them for calibrated probabilities: the decisions are the same."""
+        if temperature is None:
+            return self
+        moved = {n: calibrate_probability(t, temperature) for n, t in self.values.items()}
+        return self._replace(values=moved)
+
 
 class EvaluationReport(NamedTuple):
     """What an evaluation says.
@@ -96,11 +110,13 @@ class EvaluationReport(NamedTuple):
       default: of the task's own decisions: the likeliest class, labels above 0.5.
       thresholds: None where the task has none: more than two classes.
       at_threshold: of the decisions by ``thresholds``; None where none was found.
+      confidence: how far the probabilities can be taken at their word; None where not looked at.
     """
 
     default: Judgement
     thresholds: Thresholds | None
     at_threshold: Judgement | None
+    confidence: ConfidenceReport | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Returns what ``metrics.json`` has of it."""
@@ -113,7 +129,19 @@ class EvaluationReport(NamedTuple):
                 **self.at_threshold.to_json(),
                 "confusion": self.at_threshold.confusion.tolist(),
             }
+        if self.confidence is not None:
+            found["confidence"] = self.confidence.to_json()
         return found
+
+    def calibrated(self, confidence: ConfidenceReport) -> EvaluationReport:
+        """Returns it with what is said of confidence, and thresholds of calibrated probabilities.
+
+        Decisions, and the order of probabilities, are judged by the network's own.
+        """
+        thresholds = self.thresholds
+        if thresholds is not None:
+            thresholds = thresholds.calibrated(confidence.temperature.value)
+        return self._replace(thresholds=thresholds, confidence=confidence)
 
 
 def choose_thresholds(
@@ -263,8 +291,3 @@ def _confusion(
         return truth.T.astype(np.int64) @ said
     kinds = [[(~truth & ~said), (~truth & said)], [(truth & ~said), (truth & said)]]
     return np.array([[kind.sum(0) for kind in row] for row in kinds]).transpose(2, 0, 1)
-
-
-def _to_json(measures: Measures) -> dict[str, Any]:
-    numbers: dict[str, Any] = {name: of.estimate for name, of in measures.items()}
-    return {**numbers, "intervals": {name: [of.low, of.high] for name, of in measures.items()}}

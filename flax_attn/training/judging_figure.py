@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -14,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from flax_attn.figures import COLOURS, tidy
-from flax_attn.statistics import LEVEL, Interval
+from flax_attn.statistics import LEVEL, interval_text
 from flax_attn.system.console import plain
 from flax_attn.training.judging import ClassJudgement, EvaluationReport, Judgement
 
@@ -168,7 +167,7 @@ def _entry(line: _Line, of: ClassJudgement) -> Line2D:
     name = plain(line.name)
     if len(name) > _NAME_WIDTH:
         name = f"{name[: _NAME_WIDTH - 3]}..."
-    auc, precision = (_text(of.measures[m]) for m in ("roc_auc", "average_precision"))
+    auc, precision = (interval_text(of.measures[m], 3) for m in ("roc_auc", "average_precision"))
     label = f"{name}: AUC {auc}, AP {precision}"
     return Line2D([], [], color=line.colour, linestyle=line.style, label=label)
 
@@ -186,9 +185,3 @@ def _points(report: EvaluationReport, lines: Sequence[_Line]) -> list[Line2D]:
         where = "these images" if report.thresholds.own_images else "validation"
         found.append(Line2D([], [], marker="D", label=f"{said}, chosen on {where}", **grey))
     return [*found, Line2D([], [], color="grey", linewidth=0.8, linestyle=_DOTS, label="chance")]
-
-
-def _text(found: Interval) -> str:
-    if math.isnan(found.low):
-        return f"{found.estimate:.3f}"
-    return f"{found.estimate:.3f} ({found.low:.3f} to {found.high:.3f})"

@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from flax_attn.statistics import LEVEL, MEASURE_RESAMPLES, Interval
+from flax_attn.statistics import LEVEL, MEASURE_RESAMPLES, Interval, Measures, interval_text
 from flax_attn.system.console import plain
+from flax_attn.training.confidence_text import confidence_lines
 from flax_attn.training.evaluation import confusion_lines
-from flax_attn.training.judging import EvaluationReport, Judgement, Measures, Thresholds
+from flax_attn.training.judging import EvaluationReport, Judgement, Thresholds
 
 # In the order of the screen. Recall, the same as sensitivity, is in metrics.json alone.
 SHOWN = {
@@ -56,6 +57,8 @@ def report_lines(
     lines += confusion_lines(default.confusion, classes)
     if report.thresholds is not None:
         lines += _threshold_lines(report.thresholds, report.at_threshold, classes)
+    if report.confidence is not None:
+        lines += confidence_lines(report.confidence)
     return lines
 
 
@@ -77,7 +80,7 @@ def _threshold_lines(
 
 def _measure_lines(measures: Measures) -> list[str]:
     return [
-        f"{title:<{_TITLE_WIDTH}}{_interval(measures[name])}"
+        f"{title:<{_TITLE_WIDTH}}{interval_text(measures[name])}"
         for name, title in SHOWN.items()
         if name in measures
     ]
@@ -92,17 +95,9 @@ def _class_lines(judgement: Judgement, thresholds: Mapping[str, float] | None = 
     above = f"{'above':<8}" if thresholds is not None else ""
     lines = [f"{'':<{width}}{'images':>6}  {above}{header}".rstrip()]
     for name, of in judgement.per_class.items():
-        cells = "".join(f"{_interval(of.measures[each]):<{_CELL_WIDTH}}" for each in measured)
+        cells = "".join(f"{interval_text(of.measures[each]):<{_CELL_WIDTH}}" for each in measured)
         if thresholds is not None:  # without one the default stays
             t = thresholds[name]
             cells = f"{'0.5' if math.isnan(t) else f'{t:.4f}':<8}{cells}"
         lines.append(f"{names[name]:<{width}}{of.positives:>6}  {cells}".rstrip())
     return lines
-
-
-def _interval(found: Interval) -> str:
-    if math.isnan(found.estimate):
-        return "undefined"
-    if math.isnan(found.low):
-        return f"{found.estimate:.4f}"
-    return f"{found.estimate:.4f} ({found.low:.4f} to {found.high:.4f})"

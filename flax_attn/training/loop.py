@@ -15,11 +15,13 @@ from flax_attn.config import Config
 from flax_attn.errors import NonFiniteError
 from flax_attn.models.tasks import TASKS
 from flax_attn.runs.checkpoints import Checkpoints
+from flax_attn.runs.load import TEMPERATURE
 from flax_attn.runs.log import Row, RunLog
 from flax_attn.runs.snapshots import save_snapshot
 from flax_attn.runs.state import Progress, TrainState
 from flax_attn.system.console import bar
 from flax_attn.system.signals import Stop
+from flax_attn.training.confidence import choose_temperature
 from flax_attn.training.devices import ONE, Devices
 from flax_attn.training.evaluation import evaluate_examples
 from flax_attn.training.finiteness import CHECKED, all_finite
@@ -143,6 +145,7 @@ def fit(
         )
 
         # ---- Log
+        labels = np.asarray(val_examples.labels)[judged.judged]
         rate = progress.images / max(progress.seconds, 1e-9)
         row = {
             "epoch": epoch,
@@ -150,9 +153,8 @@ def fit(
             "seconds": progress.seconds + time.perf_counter() - started,
             "train": {**progress.sums.compute(), "images_per_second": rate},
             "val": judged.metrics,
-            THRESHOLDS: choose_thresholds(
-                task, judged.probabilities, np.asarray(val_examples.labels)[judged.judged]
-            ),
+            THRESHOLDS: choose_thresholds(task, judged.probabilities, labels),
+            TEMPERATURE: choose_temperature(task, judged.logits, labels),
         }
         if checkpoints is not None:
             checkpoints.judge(step, row)

@@ -17,17 +17,25 @@ from flax_attn.models.network import VIEWS
 from flax_attn.models.tasks import TASKS, names_of
 from flax_attn.runs.directory import Run
 from flax_attn.runs.run_cases import CaseInputs
+from flax_attn.training.confidence import calibrated
 from flax_attn.training.step import EvalStep, Examples
 
 PANELS = 8
 
 
 def attention_panels(
-    step: EvalStep, params: Arrays, stats: Arrays, split: Split, run: Run, cases: CaseInputs
+    step: EvalStep,
+    params: Arrays,
+    stats: Arrays,
+    split: Split,
+    run: Run,
+    cases: CaseInputs,
+    temperature: float | None = None,
 ) -> list[Panel]:
     """Returns up to eight images of the split, the classes in turn, with their attention maps.
 
-    ``cases`` are what the network is given beside. Each picture that a case has is a panel of its
+    ``cases`` are what the network is given beside, and ``temperature`` calibrates the probabilities
+    that are shown. Each picture that a case has is a panel of its
     own, titled by its name and, where a gate joins the pictures, its weight; there are up to eight
     panels in all. The list is empty when the network has no gates.
     """
@@ -48,6 +56,7 @@ def attention_panels(
     maps = maps_by_view(prediction.attention, run.config.model, classes)
     probabilities = np.asarray(prediction.probabilities)
     decided = task.decide(probabilities)
+    probabilities = calibrated(task, probabilities, np.asarray(prediction.logits), temperature)
     pictures = images.reshape(len(chosen), len(names), *images.shape[-3:])
     weights = [[""] * len(names)] * len(chosen)
     if VIEWS in prediction.attention:

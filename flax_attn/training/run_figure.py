@@ -107,7 +107,7 @@ def draw_run(
         _log.info(f"curves: {curves}")
     best = restore_best(run, workdir)
     step = make_eval_step(structure, TASKS[run.config.train.task])
-    panels = attention_panels(step, best.params, best.stats, val, run, cases)
+    panels = attention_panels(step, best.params, best.stats, val, run, cases, best.temperature)
     if panels and attempt(lambda: draw_attention(panels, attention, title=title), str(attention)):
         _log.info(f"attention: {attention}")
     attempt(

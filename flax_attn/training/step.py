@@ -5,7 +5,7 @@ A batch may be computed in parts, one after the other, in the memory of one.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -23,11 +23,14 @@ from flax_attn.models.tasks import TASKS, Task
 from flax_attn.ops.images import augment
 from flax_attn.ops.losses import score_function_terms
 from flax_attn.ops.metrics import LabelSums, Sums
+from flax_attn.ops.symmetries import Symmetry
 from flax_attn.runs.state import TrainState
 from flax_attn.training.accumulation import accumulate, in_parts
+from flax_attn.training.class_weights import loss_options
 from flax_attn.training.devices import ONE, Devices
 from flax_attn.training.finiteness import is_finite
 from flax_attn.training.region_term import Regions, RegionSums, counted_images, region_dice
+from flax_attn.training.test_time import Judged, average_under
 
 Inputs = UInt8[Array, "b *v h w 3"] | Features
 
@@ -60,6 +63,7 @@ class Prediction(NamedTuple):
     probabilities: Float[Array, "b k"]
     loss: Float[Array, "b"]
     attention: dict[str, Float[Array, "b *g _ _"]]
+    logits: Float[Array, "b k"]
 
 
 AnySums = Sums | LabelSums | RegionSums
@@ -121,7 +125,7 @@ def make_train_step(
         def objective(variable: Arrays) -> tuple[Array, tuple[AnySums, Arrays]]:
             model = functional.merge(structure, {**state.params, **variable}, state.stats)
             output, roi = _train_output(model, examples, key, config, window)
-            options = _loss_options(config, class_weights)
+            options = loss_options(config, class_weights)
             loss = task.loss(output.logits, examples.label, **options)
             plain = task.loss(output.logits, examples.label) if options else loss
             if counts.weight is not None:
@@ -159,20 +163,6 @@ def make_train_step(
         return StepOutput(TrainState(state.step + 1, params, stats, opt_state), sums, finite)
 
     return devices.jit(step, donate_argnums=0)
-
-
-def _loss_options(
-    config: TrainConfig, class_weights: Float[np.ndarray, "k"] | None
-) -> dict[str, Any]:
-    """Returns the options of ``Task.loss`` by which it is other than the plain cross entropy."""
-    options: dict[str, Any] = {}
-    if config.label_smoothing:
-        options["label_smoothing"] = config.label_smoothing
-    if config.loss == "focal":
-        options["focal_gamma"] = config.focal_gamma
-    if class_weights is not None:
-        options["class_weights"] = jnp.asarray(class_weights)
-    return options
 
 
 def _mean_weight(
@@ -268,19 +258,28 @@ def _train_output(
 
 
 def make_eval_step(
-    structure: Structure, task: Task = TASKS["multiclass"], devices: Devices = ONE
+    structure: Structure,
+    task: Task = TASKS["multiclass"],
+    devices: Devices = ONE,
+    *,
+    under: Sequence[Symmetry] = (),
 ) -> EvalStep:
     """Returns ``step(params, stats, examples) -> (sums, prediction)``, jitted."""
 
     def step(params: Arrays, stats: Arrays, examples: Examples) -> tuple[AnySums, Prediction]:
         model = functional.merge(structure, params, stats)
-        if isinstance(examples.inputs, Features):
-            output = model.classify(examples.inputs, train=False, **examples.beside)
-        else:
-            output = model(model.normalize(examples.inputs), train=False, **examples.beside)
-        loss = task.loss(output.logits, examples.label)
-        sums = task.sums.of(loss, output.logits, examples.label, examples.mask)
-        return sums, Prediction(task.probabilities(output.logits), loss, output.attention)
+
+        def judge(inputs: Any) -> Judged:
+            if isinstance(inputs, Features):
+                output = model.classify(inputs, train=False, **examples.beside)
+            else:
+                output = model(model.normalize(inputs), train=False, **examples.beside)
+            return output.logits, output.attention
+
+        logits, attention = average_under(under, judge, examples.inputs, task)
+        loss = task.loss(logits, examples.label)
+        sums = task.sums.of(loss, logits, examples.label, examples.mask)
+        return sums, Prediction(task.probabilities(logits), loss, attention, logits)
 
     return devices.jit(step)
 

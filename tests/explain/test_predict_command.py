@@ -70,6 +70,17 @@ def test_every_image_has_a_row_whatever_the_batches(run: Path, tmp_path: Path) -
     np.testing.assert_allclose(probabilities, expected.probabilities, atol=1e-5)
 
 
+def test_flags_of_confidence_reach_the_prediction(run: Path, tmp_path: Path) -> None:
+    paths, out = photographs(tmp_path / "images", 2), tmp_path / "out.csv"
+    flags = ("--tta", "flips", "--uncalibrated", "--batch-size", 2, "--out", out)
+    assert predict(run, tmp_path / "images", *flags) == 0
+    expected = load(run).predict(paths, tta="flips", calibrated=False, batch_size=2)
+    table = rows(out)
+    columns = [table[0].index(name) for name in expected.classes]
+    written = np.array([[row[k] for k in columns] for row in table[1:]], float)
+    np.testing.assert_allclose(written, expected.probabilities, atol=1e-5)
+
+
 def test_unusable_images_have_a_row_with_the_reason(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -120,6 +120,45 @@ def test_prediction_is_what_the_commands_evaluation_writes(
     assert judged.metrics["accuracy"] == pytest.approx(np.mean(right))
 
 
+def test_probabilities_are_those_at_the_temperature_unless_told_otherwise(
+    run: TrainedRun, paths: Sequence[Path]
+) -> None:
+    own = run.predict(paths, calibrated=False)
+    run = replace(run, temperature=4.0)
+    said, untouched = run.predict(paths), run.predict(paths, calibrated=False)
+    np.testing.assert_array_equal(untouched.probabilities, own.probabilities)
+    np.testing.assert_array_equal(said.decided, own.decided)
+    odds = own.probabilities.astype(float) ** (1 / 4)
+    np.testing.assert_allclose(said.probabilities, odds / odds.sum(-1, keepdims=True), **BATCHED)
+    assert np.abs(said.probabilities - own.probabilities).max() > 100 * BATCHED["rtol"]
+    split = open_dataset(run.config.data).splits["val"]
+    judged = evaluate(run, split)
+    by_name = dict(zip(split.names, judged.probabilities, strict=True))
+    root = Path(run.config.data.data_dir or "")
+    expected = [by_name[str(path.relative_to(root))] for path in paths]
+    np.testing.assert_allclose(said.probabilities, expected, **BATCHED)
+    # Metrics stay the network's own.
+    assert judged.metrics["loss"] == pytest.approx(judged.loss.mean())
+
+
+def test_a_prediction_over_symmetries_is_the_mean_over_moved_photographs(
+    run: TrainedRun, paths: Sequence[Path]
+) -> None:
+    squares = run.predict(paths[:2], calibrated=False).images
+    both = np.concatenate([squares, squares[:, :, ::-1]])
+    each = run.predict_squares(both, calibrated=False)
+    said = run.predict(paths[:2], tta="flips", calibrated=False)
+    expected = each.probabilities.reshape(2, 2, -1).mean(0)
+    np.testing.assert_allclose(said.probabilities, expected, **BATCHED)
+    maps = each.attention["pool3"]
+    np.testing.assert_allclose(
+        said.attention["pool3"], (maps[:2] + maps[2:, :, ::-1]) / 2, **BATCHED
+    )
+    np.testing.assert_array_equal(said.images, squares)
+    with pytest.raises(UsageError, match="^tta: got 'flip', expected one of flips, or turns"):
+        run.predict(paths[:2], tta="flip")
+
+
 def test_grey_images_and_transparent_ones_are_read_as_files_are(
     run: TrainedRun, tmp_path: Path
 ) -> None:

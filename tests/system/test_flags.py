@@ -37,6 +37,7 @@ from flax_attn.runs.log import read_rows
 from flax_attn.studies.ablate.table import ROWS_FILE
 from flax_attn.system import cli
 from flax_attn.training.optimizer import OPTIMIZERS, SCHEDULES
+from flax_attn.training.test_time import TTA
 from tests.helpers.networks import TINY, flags_of
 from tests.helpers.ported_weights import ported
 
@@ -121,9 +122,12 @@ OWN: dict[str, dict[str, list[Typed]]] = {
         "--out": one("--out", "a folder"),
         "--export": one("--export", "exported"),
         "--export-formats": several("--export-formats", *FORMATS),
+        "--tta": one("--tta", *TTA),
     },
     "predict": {
         **DEBUG,
+        "--tta": one("--tta", *TTA),
+        "--uncalibrated": on("--uncalibrated"),
         "--out": one("--out", "a folder/table.csv"),
         "--batch-size": one("--batch-size", 1, 16),
         "--json": on("--json"),
@@ -223,8 +227,20 @@ WRONG: dict[str, list[str]] = {
         "--coordinator host:0 --num-processes 2 --process-id 0",
         "--coordinator host:1",
     ],
-    "eval": ["--split other", "--export-formats pickle", "--process-id 0"],
-    "predict": ["--batch-size 0", "--batch-size many", "--maps gif", "--out ."],
+    "eval": [
+        "--split other",
+        "--export-formats pickle",
+        "--process-id 0",
+        "--tta turns,flips,turns",
+        "--tta flips --export exported",
+    ],
+    "predict": [
+        "--batch-size 0",
+        "--batch-size many",
+        "--maps gif",
+        "--out .",
+        "--tta rotations",
+    ],
     "publish": ["--photographs some"],
     "explain": [
         "--split dev",

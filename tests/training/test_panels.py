@@ -19,6 +19,8 @@ from tests.helpers.case_tables import HEADER, ROWS, open_cases, put_cases
 
 # Of each view another value, so that a map beside a wrong picture is seen.
 FIRST, CLINIC = 0.25, 0.75
+# Of a probability of 7 / 8.
+LOGIT = float(np.log(7))
 
 
 def said(maps: dict[str, float], views: tuple[float, float] | None) -> Any:
@@ -30,18 +32,20 @@ def said(maps: dict[str, float], views: tuple[float, float] | None) -> Any:
         if views is not None:
             attention["views"] = np.tile(np.array(views), (n, 1, 1))
         probabilities = np.tile([0.875, 0.125], (n, 1))
-        return None, Prediction(probabilities, np.zeros(n), attention)  # type: ignore[arg-type]
+        logits = np.tile([LOGIT, 0.0], (n, 1))
+        return None, Prediction(probabilities, np.zeros(n), attention, logits)  # type: ignore[arg-type]
 
     return step
 
 
 @pytest.mark.parametrize(
-    ("settings", "maps", "views", "titles"),
+    ("settings", "maps", "views", "temperature", "titles"),
     [
         pytest.param(
             {"view_merge": "attend"},
             {"first pool3": FIRST, "clinic pool3": CLINIC},
             (0.6, 0.4),
+            None,
             ["first (0.60): cat 88%", "clinic (0.40): cat 88%", "first (0.60): cat 88% (is dog)"],
             id="weighed pictures, of which one is missing",
         ),
@@ -49,8 +53,9 @@ def said(maps: dict[str, float], views: tuple[float, float] | None) -> Any:
             {"relation": ("rotatory",)},
             {"first pool3 after clinic": FIRST, "clinic pool3": CLINIC},
             None,
-            ["first: cat 88%", "clinic: cat 88%", "first: cat 88% (is dog)"],
-            id="each picture has maps of its own names",
+            2.0,
+            ["first: cat 73%", "clinic: cat 73%", "first: cat 73% (is dog)"],
+            id="each picture has maps of its own names, and probabilities are calibrated",
         ),
     ],
 )
@@ -60,6 +65,7 @@ def test_each_picture_of_a_case_stands_beside_its_own_maps(
     settings: dict[str, Any],
     maps: dict[str, float],
     views: tuple[float, float] | None,
+    temperature: float | None,
     titles: list[str],
 ) -> None:
     rows = [*ROWS[:-1], "f.jpg,,45,x,dog,val"]
@@ -68,7 +74,7 @@ def test_each_picture_of_a_case_stands_beside_its_own_maps(
     run = Run(config.updated(gates=("pool3",), **settings), data.classes, "", {}, metadata=metadata)
     val = data.splits["val"]
     cases = case_inputs(val, run.config, metadata, where="val")
-    panels = attention_panels(said(maps, views), {}, {}, val, run, cases)
+    panels = attention_panels(said(maps, views), {}, {}, val, run, cases, temperature)
     assert [panel.title for panel in panels] == titles
     pictures = [val.image(0)[0], val.image(0)[1], val.image(1)[0]]
     for panel, picture, value in zip(panels, pictures, (FIRST, CLINIC, FIRST), strict=True):

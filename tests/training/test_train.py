@@ -97,17 +97,20 @@ def test_an_evaluation_decides_again_at_the_threshold_of_the_best_epoch(
     checkpoints = Checkpoints(tmp_path / "run")
     best = next(row for row in checkpoints.rows if row["step"] == checkpoints.best)
     assert len(best["thresholds"]) == 1
-    checkpoints.judge(best["step"], {**best, "thresholds": [0.375]})
+    checkpoints.judge(best["step"], {**best, "thresholds": [0.375], "temperature": 2.0})
+    # What is said of the threshold is of the probabilities that are written.
+    moved = 1 / (1 + math.sqrt(0.625 / 0.375))
     assert evaluate(tmp_path / "run", "--out", str(tmp_path / "out"), "--split", "train") == 0
     found = json.loads((tmp_path / "out" / "metrics.json").read_text())
     at = found["at_threshold"]
-    assert at["thresholds"] == {"dog": 0.375} and at["chosen_on_these_images"] is False
+    assert at["thresholds"] == {"dog": pytest.approx(moved)}
+    assert at["chosen_on_these_images"] is False
     assert at["chosen_on"] == f"validation images of the run, epoch {best['epoch']}"
     with open(tmp_path / "out" / "predictions.csv", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     counts = [[0, 0], [0, 0]]
     for row in rows:
-        counts[row["label"] == "dog"][float(row["dog"]) > 0.375] += 1
+        counts[row["label"] == "dog"][float(row["dog"]) > moved] += 1
     assert at["confusion"] == counts
     assert at["sensitivity"] == counts[1][1] / sum(counts[1])
     assert at["specificity"] == counts[0][0] / sum(counts[0])
@@ -115,16 +118,33 @@ def test_an_evaluation_decides_again_at_the_threshold_of_the_best_epoch(
     assert found["intervals"]["roc_auc"][0] <= found["roc_auc"] <= found["intervals"]["roc_auc"][1]
     said = capsys.readouterr().out
     where = f"chosen on the run's validation images in epoch {best['epoch']}\n"
-    assert f"at the threshold 0.3750, {where}" in said
-    with Image.open(tmp_path / "out" / "roc_pr.png") as picture:
-        assert picture.width > 800
+    assert f"at the threshold {moved:.4f}, {where}" in said
+    assert "confidence: temperature 2.0000, fitted on the run's validation images in epoch" in said
+    for name in ("roc_pr.png", "reliability.png"):
+        with Image.open(tmp_path / "out" / name) as picture:
+            assert picture.width > 800
+    confidence = found["confidence"]
+    assert (confidence["temperature"], confidence["fitted_on_these_images"]) == (2.0, False)
+    # The loss is the network's own, what is written are the probabilities at the temperature.
+    assert confidence["before"]["negative_log_likelihood"] == pytest.approx(found["loss"], rel=1e-5)
+    own = [float(row[row["label"]]) for row in rows]
+    after = confidence["after"]["negative_log_likelihood"]
+    assert after == pytest.approx(-np.mean(np.log(own)), abs=1e-5)
 
 
 def test_evaluation_gives_what_training_logged_and_its_threshold(
     trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert evaluate(trained, "--out", str(tmp_path)) == 0
+    shutil.copytree(trained, tmp_path / "run")
+    checkpoints = Checkpoints(tmp_path / "run")
+    best = next(row for row in checkpoints.rows if row["step"] == checkpoints.best)
+    # As in a checkpoint from before there were temperatures: probabilities are the network's own.
+    without = {name: value for name, value in best.items() if name != "temperature"}
+    assert len(best) == len(without) + 1
+    checkpoints.judge(best["step"], without)
+    assert evaluate(tmp_path / "run", "--out", str(tmp_path)) == 0
     metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert metrics["confidence"]["temperature"] is metrics["confidence"]["after"] is None
     logged = read_rows(trained)[metrics["epoch"] - 1]["val"]
     for name in ("loss", "accuracy", "roc_auc", "average_precision"):
         assert metrics[name] == pytest.approx(logged[name], rel=chain(5, 72))

@@ -72,14 +72,20 @@ def export_run(
     best = restore_best(run, workdir)
     # On accelerators the default precision is less than float32's.
     with jax.default_matmul_precision("highest"), new_folder(out) as folder:
-        network = jax.jit(network_outputs(run, conv=run.config.model.conv))
+        outputs = partial(network_outputs, run, temperature=best.temperature)
+        network = jax.jit(outputs(conv=run.config.model.conv))
         expected = {
             name: np.asarray(value)
             for name, value in network(best.params, best.stats, images, **beside).items()
         }
-        program = partial(network_outputs(run, conv="exact"), best.params, best.stats)
-        info = {**_describe(run, expected), "epoch": best.epoch, "step": best.step}
-        info["row"] = best.row
+        program = partial(outputs(conv="exact"), best.params, best.stats)
+        info = {
+            **_describe(run, expected),
+            "temperature": best.temperature,
+            "epoch": best.epoch,
+            "step": best.step,
+            "row": best.row,
+        }
         about = {name: encode_json(value) for name, value in info.items()}
         info["files"] = {}
         for name in formats:

@@ -39,12 +39,15 @@ Shapes = Mapping[str, jax.ShapeDtypeStruct]
 Loaded = Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]
 
 
-def network_outputs(run: Run, *, conv: Literal["auto", "exact"]) -> Callable[..., Outputs]:
+def network_outputs(
+    run: Run, *, conv: Literal["auto", "exact"], temperature: float | None = None
+) -> Callable[..., Outputs]:
     """Returns ``outputs(params, stats, images, meta, present)``, whatever the run computed in.
 
     In float32: ``logits`` and ``probabilities`` [b, k], and ``attention_<map>`` for each gate, with
     axes for classes and heads before the map's where there are several; of several pictures that
-    a gate joins also their weights, ``views`` [b, v], with an axis for classes before v.
+    a gate joins also their weights, ``views`` [b, v], with an axis for classes before v. The
+    probabilities are those of the logits divided by ``temperature``, where there is one.
     """
     model = replace(run.config.model, conv=conv, precision="f32")
     structure, _, _ = functional.abstract(lambda: build_model(model, num_classes=len(run.classes)))
@@ -62,7 +65,8 @@ def network_outputs(run: Run, *, conv: Literal["auto", "exact"]) -> Callable[...
         maps = {ATTENTION + name: m for name, m in out.attention.items() if name != VIEWS}
         if VIEWS in out.attention:
             maps[VIEWS] = out.attention[VIEWS][..., 0, :]  # a map of one row
-        return {LOGITS: out.logits, PROBABILITIES: task.probabilities(out.logits), **maps}
+        scaled = out.logits if temperature is None else out.logits / temperature
+        return {LOGITS: out.logits, PROBABILITIES: task.probabilities(scaled), **maps}
 
     return outputs
 

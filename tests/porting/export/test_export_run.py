@@ -18,6 +18,7 @@ from flax_attn.data.framing import decode_photograph
 from flax_attn.explain.predictor import open_predictor
 from flax_attn.explain.trained_run import load
 from flax_attn.models import build_model, functional
+from flax_attn.ops.temperature import calibrate
 from flax_attn.porting.export import export_run as command
 from flax_attn.porting.export import formats
 from flax_attn.porting.export.export_run import export_run
@@ -99,7 +100,7 @@ def test_the_files_agree_on_any_batch(exported: Path) -> None:
 
 def test_the_files_say_what_evaluation_says(exported: Path, run_directory: Path) -> None:
     """Evaluation does not know the exported function, so normalisation and all else must agree."""
-    run = Run.load(run_directory)
+    run, info = Run.load(run_directory), json.loads((exported / "export.json").read_text())
     structure, params, stats = functional.abstract(
         lambda: build_model(run.config.model, num_classes=len(run.classes))
     )
@@ -111,7 +112,10 @@ def test_the_files_say_what_evaluation_says(exported: Path, run_directory: Path)
     session = onnxruntime.InferenceSession(exported / "model.onnx")
     names = ["probabilities", "attention_pool3", "attention_pool4"]
     got = session.run(names, {"images": images})
-    expected = [said.probabilities, said.attention["pool3"], said.attention["pool4"]]
+    probabilities = np.asarray(said.probabilities)
+    if (temperature := info["temperature"]) is not None:
+        probabilities = calibrate(np.asarray(said.logits), temperature, exclusive=True)
+    expected = [probabilities, said.attention["pool3"], said.attention["pool4"]]
     for name, ours, theirs in zip(names, got, expected, strict=True):
         np.testing.assert_allclose(ours, theirs, atol=chain(5, 72), err_msg=name)
 
@@ -225,7 +229,7 @@ def test_a_run_of_cases_names_its_inputs_and_says_how_to_fill_them(
     config = config.updated(view_merge="attend")
     structure, params, stats = functional.split(build_model(config.model, num_classes=2))
     run = Run(config, data.classes, "", {}, metadata=metadata)
-    best = Restored(structure, params, stats, 1, 1, None)
+    best = Restored(structure, params, stats, 1, 1, {"temperature": 2.5})
     monkeypatch.setattr(command, "restore_best", lambda *_: best)
     out = tmp_path / "out"
     export_run(run, data.splits["val"], workdir=tmp_path, out=out, formats=list(formats.FORMATS))
@@ -243,6 +247,7 @@ def test_a_run_of_cases_names_its_inputs_and_says_how_to_fill_them(
             for view in ("first", "clinic")
         ),
     }
+    assert info["temperature"] == 2.5
     assert info["inputs"]["present"]["views"] == ["first", "clinic"]
     age, sex = info["inputs"]["meta"]["columns"]
     assert sex == {"column": "category:sex", "values": ["f", "m"]}
@@ -253,7 +258,10 @@ def test_a_run_of_cases_names_its_inputs_and_says_how_to_fill_them(
     given = {"images": images, "meta": meta, "present": alone}
     for name, file in info["files"].items():
         got = formats.FORMATS[file["format"]].load(out / name)(given)
-        np.testing.assert_allclose(got["probabilities"], said.probabilities, atol=chain(5, 72))
+        np.testing.assert_allclose(got["logits"], said.logits, atol=chain(5, 72))
+        expected = calibrate(np.asarray(said.logits), 2.5, exclusive=True)
+        assert np.abs(expected - said.probabilities).max() > 100 * chain(5, 72)
+        np.testing.assert_allclose(got["probabilities"], expected, atol=chain(5, 72))
         np.testing.assert_array_equal(got["views"], alone)
 
 
