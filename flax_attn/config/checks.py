@@ -34,7 +34,7 @@ def validate(config: Config) -> None:
     _check_taught_gates(config)
     if config.train.mixup and config.train.region_weights:
         raise UsageError(
-            f"--mixup {config.train.mixup} mixes images whose masks --roi-weights would need apart: "
+            f"--mixup {config.train.mixup} mixes images whose masks --roi-weights needs apart: "
             "drop one of the two"
         )
     parse_class_weights(config.train.class_weights)

@@ -102,12 +102,17 @@ class DataConfig:
         commands=LOOKING,
     )
     val_fraction: float = setting(
-        0.2, "validation share of a data set without a split", low=0.01, high=0.99, decides="data"
+        0.2,
+        "validation share of a data set without a split",
+        low=0.01,
+        high=0.99,
+        decides="data",
+        commands=("train", "ablate", "reproduce"),  # ``cross-validate`` divides in folds
     )
     folds: int | None = setting(
         None,
         "parts that the training and validation images are divided into, of which FOLD validates "
-        "(default: no folds)",
+        "(default: none; of cross-validate: 5)",
         low=2,
         decides="data",
         commands=TRAIN,
@@ -117,7 +122,7 @@ class DataConfig:
         "the fold that validates, from 1 to FOLDS; the others train",
         low=1,
         decides="data",
-        commands=TRAIN,
+        commands=("train",),
         only_with={"folds": GIVEN},
     )
     label_column: str | None = setting(

@@ -13,7 +13,7 @@ Loss = Literal["ce", "focal"]
 RegionRatio = Literal["batch", "image"]
 RegionSide = Literal["object", "background"]
 
-_TAUGHT = ("train", "reproduce")  # which teaches the parent paper's networks
+_TAUGHT = (*TRAIN, "reproduce")  # which teaches the parent paper's networks
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class TrainConfig:
         None,
         "devices that share each batch (default: all there are)",
         low=1,
-        commands=("train", "reproduce", "eval"),
+        commands=(*TRAIN, "reproduce", "eval"),
     )
     optimizer: str = setting("adam", "optimizer")
     patience: int | None = setting(

@@ -33,7 +33,7 @@ from flax_attn.models import MODELS
 from flax_attn.porting import TABLES
 from flax_attn.porting.export.formats import FORMATS
 from flax_attn.runs.log import read_rows
-from flax_attn.studies.ablate.table import ROWS_FILE
+from flax_attn.studies.rows import ROWS_FILE
 from flax_attn.system import cli
 from flax_attn.training.optimizer import OPTIMIZERS, SCHEDULES
 from tests.helpers.networks import TINY, flags_of
