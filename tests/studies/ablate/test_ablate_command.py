@@ -21,6 +21,7 @@ from flax_attn.data.views import random_subset
 from flax_attn.errors import UsageError
 from flax_attn.studies.ablate import ablate_command as ablate
 from flax_attn.studies.ablate import table
+from flax_attn.studies.rows import ROWS_FILE
 from flax_attn.system import cli
 from tests.helpers.ported_weights import ported
 
