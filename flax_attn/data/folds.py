@@ -34,9 +34,10 @@ def deal_folds(
 
     What hangs together by ``groups`` or copies (``join_copies``) is one whole. Wholes are dealt the
     largest first, then by their class, then by their smallest digest, each to the fold that has the
-    smallest share of its classes, of equal ones the one with fewest images. Without groups the
-    counts of each class, and those of all images, differ by one at most. Rows that cannot be read
-    do not count.
+    smallest share of its classes, of equal ones the one with fewest images; but where no more
+    wholes of a class are left than folds without it, to one of these. Without groups the counts of
+    each class, and those of all images, differ by one at most. Rows that cannot be read do not
+    count.
 
     Raises:
       DataError: a class of fewer wholes than folds, or one that groups keep out of a fold.
@@ -48,26 +49,38 @@ def deal_folds(
     wholes: dict[str, Counter[int]] = {}
     for digest, label in label_of.items():
         wholes.setdefault(whole_of[digest], Counter())[label] += 1
-    total = Counter(label_of.values())
-    _require_enough(wholes, total, classes, folds)
+    _require_enough(wholes, Counter(label_of.values()), classes, folds)
+    fold_of, missing = _deal(wholes, folds)
+    if missing:
+        raise DataError(
+            f"the images of class {classes[min(missing)]!r} cannot be divided into {folds} folds: "
+            "groups hold them together with other classes: lower --folds"
+        )
+    return {row.path: fold_of.get(whole_of[row.digest], 0) + 1 for row in rows}
+
+
+def _deal(wholes: Mapping[str, Counter[int]], folds: int) -> tuple[dict[str, int], set[int]]:
+    """Returns the fold of each whole, from 0, and the classes that a fold has nothing of."""
+    total: Counter[int] = sum(wholes.values(), Counter())
+    # How many wholes with a class are yet to be dealt, and what the folds have.
+    left = Counter(k for whole in wholes.values() for k in whole)
     held: list[Counter[int]] = [Counter() for _ in range(folds)]
     fold_of: dict[str, int] = {}
     for name in sorted(wholes, key=lambda name: (-wholes[name].total(), min(wholes[name]), name)):
         whole = wholes[name]
+        urgent = [k for k in whole if left[k] <= sum(not part[k] for part in held)]
 
-        def cost(fold: int, whole: Counter[int] = whole) -> tuple[float, int, int]:
+        def cost(
+            fold: int, whole: Counter[int] = whole, urgent: Sequence[int] = urgent
+        ) -> tuple[int, float, int, int]:
+            filled = sum(not held[fold][k] for k in urgent)
             share = sum(n * held[fold][k] / total[k] for k, n in sorted(whole.items()))
-            return share, held[fold].total(), fold
+            return -filled, share, held[fold].total(), fold
 
         fold_of[name] = min(range(folds), key=cost)
         held[fold_of[name]].update(whole)
-    for label in sorted(total):
-        if any(not part[label] for part in held):
-            raise DataError(
-                f"the images of class {classes[label]!r} cannot be divided into {folds} folds: "
-                "groups hold them together with other classes: lower --folds"
-            )
-    return {row.path: fold_of.get(whole_of[row.digest], 0) + 1 for row in rows}
+        left.subtract(whole.keys())
+    return fold_of, {k for k in total if any(not part[k] for part in held)}
 
 
 def _require_enough(

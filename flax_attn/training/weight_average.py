@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -34,6 +36,8 @@ def next_average(
     """
     if average is None or config.ema is None:
         return None
-    share = (1 - config.ema) / (1 - config.ema ** steps.astype(jnp.float32))
+    # 1 - d and 1 - d^t; the first step has all the weight, whatever the two are rounded to.
+    one, all_steps = math.expm1(math.log(config.ema)), jnp.expm1(steps * math.log(config.ema))
+    share = jnp.where(steps == 1, 1, one / all_steps)
     newest = {path: arrays[path] for path in average}
     return optax.incremental_update(newest, average, share)

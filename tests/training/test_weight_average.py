@@ -7,7 +7,6 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 
 from flax_attn.config import TrainConfig
@@ -31,8 +30,8 @@ def test_the_average_has_no_bias_towards_its_start(decay: float) -> None:
         assert average is not None
         weights = decay ** np.arange(t - 1, -1, -1, dtype=np.float64)
         expected = weights @ seen[:t].astype(np.float64) / weights.sum()
-        # 1 - d^t loses log2(1 / (t (1 - d))) bits of float32 in each of a few steps.
-        np.testing.assert_allclose(average["head"], expected, atol=1e-3, rtol=1e-3)
+        # A few roundings of float32 in each of seven steps, of numbers below 4.
+        np.testing.assert_allclose(average["head"], expected, atol=1e-5, rtol=0)
 
 
 def averaged(step: int) -> TrainState:
@@ -97,4 +96,4 @@ def test_the_gradient_is_clipped_as_one() -> None:
     for path in params:
         np.testing.assert_allclose(updates[1][path], updates[0][path] / 5, rtol=1e-6)
         np.testing.assert_array_equal(updates[2][path], updates[0][path])
-    assert optax.global_norm(updates[0]) > 0
+        assert np.abs(updates[0][path]).max() > 0

@@ -44,7 +44,7 @@ def draw_folds(rows: Sequence[Row], summary: Summary, path: Path, *, title: str)
     axes.set_ylim(len(MEASURES) - 0.4, -0.7)
     axes.set_xlim(right=min(1.02, axes.get_xlim()[1]))
     axes.grid(axis="x", alpha=0.3)
-    axes.legend(fontsize=8, loc="lower left")
+    figure.legend(fontsize=8, loc="outside lower center", ncols=3)
     with replacing(path) as partial:
         figure.savefig(partial, format="png", dpi=_DPI)
 
