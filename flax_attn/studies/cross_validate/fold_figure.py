@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from flax_attn.figures import COLOURS
 from flax_attn.statistics import Interval
-from flax_attn.studies.cross_validate.fold_table import MEASURES, Summary
+from flax_attn.studies.cross_validate.fold_table import MEASURES, FoldSummary
 from flax_attn.studies.rows import Row
 from flax_attn.system.files import replacing
 from flax_attn.training.judging_text import SHOWN
@@ -18,7 +18,7 @@ from flax_attn.training.judging_text import SHOWN
 _DPI = 110
 
 
-def draw_folds(rows: Sequence[Row], summary: Summary, path: Path, *, title: str) -> None:
+def draw_folds(rows: Sequence[Row], summary: FoldSummary, path: Path, *, title: str) -> None:
     """Draws a line a measure: a dot a fold with its number, their mean, and all images below it."""
     figure = Figure(figsize=(9, 1.6 + 0.85 * len(MEASURES)), layout="constrained")
     axes = figure.subplots()

@@ -22,7 +22,7 @@ MEASURES = (*DECIDED, *RANKED)
 _REPORTED = ("roc_auc", "accuracy")
 
 
-class Summary(NamedTuple):
+class FoldSummary(NamedTuple):
     """What all folds say together, by measure.
 
     Args:
@@ -36,7 +36,7 @@ class Summary(NamedTuple):
     images: int
 
 
-def summarize_folds(rows: Sequence[Row], task: Task, classes: Sequence[str]) -> Summary:
+def summarize_folds(rows: Sequence[Row], task: Task, classes: Sequence[str]) -> FoldSummary:
     """Returns the mean over the folds, and what is said of all their images as of one set."""
     labels, probabilities = (
         np.concatenate([np.asarray(row[SAID][name]) for row in rows])
@@ -44,7 +44,7 @@ def summarize_folds(rows: Sequence[Row], task: Task, classes: Sequence[str]) -> 
     )
     pooled = judge(task, classes, probabilities, labels).default.measures
     folds = {name: _mean([row[name] for row in rows]) for name in MEASURES}
-    return Summary(folds, pooled, len(labels))
+    return FoldSummary(folds, pooled, len(labels))
 
 
 def _mean(values: Sequence[float]) -> Interval:
@@ -53,7 +53,7 @@ def _mean(values: Sequence[float]) -> Interval:
     return student_t(kept) if np.isfinite(kept).all() else UNKNOWN
 
 
-def markdown(rows: Sequence[Row], summary: Summary) -> str:
+def markdown(rows: Sequence[Row], summary: FoldSummary) -> str:
     """Returns the table: a line a fold, their mean, and all images."""
     titles = [SHOWN[name] for name in MEASURES]
     header = ["fold", "images", "trained on", "best epoch", *titles]
@@ -68,7 +68,7 @@ def markdown(rows: Sequence[Row], summary: Summary) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
 
 
-def table_rows(rows: Sequence[Row], summary: Summary) -> list[Row]:
+def table_rows(rows: Sequence[Row], summary: FoldSummary) -> list[Row]:
     """Returns the same as rows of a file: of the last two each measure with its bounds."""
     found = [{name: value for name, value in row.items() if name != SAID} for row in rows]
     for name, of in (("mean", summary.folds), ("all", summary.pooled)):
@@ -106,7 +106,7 @@ def write_fold_predictions(
     write_bytes(path, text.getvalue().encode(errors="backslashreplace"))
 
 
-def verdict(rows: Sequence[Row], summary: Summary) -> str:
+def verdict(rows: Sequence[Row], summary: FoldSummary) -> str:
     """Returns in one line what was found."""
     parts = [
         f"{SHOWN[name]} {_bounds(summary.pooled[name])}, by fold {_spread(summary.folds[name])}"
