@@ -149,14 +149,33 @@ def test_a_lost_image_is_filled_from_its_own_fold(tmp_path: Path) -> None:
     assert [entry.path for entry in dataset.quarantine.entries] == [val.names[0]]
 
 
-def test_images_that_cannot_be_used_move_no_other_one(tmp_path: Path) -> None:
+def test_what_a_run_has_set_aside_keeps_its_place_in_the_division(tmp_path: Path) -> None:
+    """Also where its file is gone by now: others stay in their folds, in a run and in a look."""
     root = put_tree(tmp_path / "photos", 8)
     config = DataConfig(**{**vars(config_of(root)), "folds": 4, "fold": 1})
-    before = open_dataset(config).splits["val"].names
-    (root / before[0]).write_bytes((root / before[0]).read_bytes()[:-1])
-    spoiled = open_dataset(config, Quarantine("quarantine"))
-    with_other_digest = {name for split in spoiled.splits.values() for name in split.names}
-    assert before[0] not in with_other_digest and len(with_other_digest) == 15
+    (root / "cat" / "3.jpg").write_bytes((root / "cat" / "3.jpg").read_bytes()[:-1])
+    begun = open_dataset(config, Quarantine("quarantine"))
+    entries = begun.quarantine.entries
+    (root / "cat" / "3.jpg").unlink()
+    for keep_places in (True, False):
+        again = Quarantine("quarantine", earlier=entries, keep_places=keep_places)
+        for name, split in open_dataset(config, again).splits.items():
+            assert list(split.names) == list(begun.splits[name].names)
+
+
+def test_a_fold_that_loses_a_class_is_refused(tmp_path: Path) -> None:
+    """It has the only image of the class that was dealt to it."""
+    root = put_tree(tmp_path / "photos", 3)
+    (root / "dog" / "1.jpg").write_bytes((root / "dog" / "1.jpg").read_bytes()[:-1])
+    said = []
+    for fold in (1, 2, 3):
+        config = DataConfig(**{**vars(config_of(root)), "folds": 3, "fold": fold})
+        try:
+            open_dataset(config, Quarantine("quarantine"))
+        except DataError as error:
+            said.append(str(error))
+    (line,) = said
+    assert line.startswith("no usable image of class 'dog' is left of 'val' in fold ")
 
 
 def test_features_of_all_folds_are_kept_together() -> None:
