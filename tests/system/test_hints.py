@@ -52,7 +52,7 @@ TRAINED = flags_of({**_SMALL, **_SHORT})
 SMALLER: dict[str, list[str]] = {
     "train": TRAINED,
     "explain": "--count 2 --methods grad_cam".split(),
-    "cross-validate": [*TRAINED, "--folds", "2"],
+    "cross-validate": [*TRAINED, "--folds", "2", "--gates", "pool4"],
     "ablate": [*TRAINED, *"--scores gate --norms sigmoid --seeds 0 --train-subset 6".split()],
     "reproduce": [
         *flags_of({**_SMALL, **_SHORT, "epochs": 2}),

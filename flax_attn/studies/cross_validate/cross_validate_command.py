@@ -1,4 +1,4 @@
-"""Train and judge all folds of a data set: ``flax-attn cross-validate --folds 5``."""
+"""Train and judge a network for every fold of a data set."""
 
 from __future__ import annotations
 
