@@ -7,6 +7,7 @@ from typing import Any
 
 from flax_attn.config.backbones import VGG_FAMILY, VGGS
 from flax_attn.config.configuration import Config, settings, values_of
+from flax_attn.config.data_settings import DataConfig
 from flax_attn.config.datasets import check_dataset
 from flax_attn.config.model_settings import ModelConfig, gated
 from flax_attn.config.ranges import check_ranges
@@ -32,7 +33,13 @@ def validate(config: Config, *, of_photographs: bool = False) -> None:
     if not of_photographs:
         check_dataset(config.data)
     _check_effects(config)
+    _check_fold(config.data)
     _check_taught_gates(config)
+    if config.train.mixup and config.train.region_weights:
+        raise UsageError(
+            f"--mixup {config.train.mixup} mixes images whose masks --roi-weights needs apart: "
+            "drop one of the two"
+        )
     parse_class_weights(config.train.class_weights)
     parse_oversample(config.train.oversample)
     run = config.run
@@ -161,6 +168,22 @@ def _check_sizes(config: Config) -> None:
         raise UsageError(
             f"--batch-size {train.batch_size} cannot be computed in --accumulate "
             f"{train.accumulate} equal parts: choose a multiple"
+        )
+
+
+def _check_fold(data: DataConfig) -> None:
+    if data.folds is None:
+        return
+    if data.fold is None or data.fold > data.folds:
+        got = "none" if data.fold is None else data.fold
+        raise UsageError(
+            f"--folds {data.folds} goes with --fold 1 to {data.folds}, got {got}: name the fold "
+            "that validates, or train them all by flax-attn cross-validate"
+        )
+    if data.val_fraction != DataConfig.val_fraction:
+        raise UsageError(
+            f"--val-fraction {data.val_fraction} has no effect with --folds, which validate a part "
+            f"of {data.folds}: drop one of the two"
         )
 
 

@@ -84,7 +84,7 @@ def of_other_data(given: Mapping[str, Any]) -> dict[str, Any]:
 
     ``given`` are those that were asked for. Where they name another folder, places within the run's
     own are left behind; where another data set, all that only some data sets have, with all that
-    goes with it.
+    goes with it. Folds are left behind in either case.
     """
     if not OTHER_IMAGES & given.keys():
         return dict(given)
@@ -95,6 +95,7 @@ def of_other_data(given: Mapping[str, Any]) -> dict[str, Any]:
         and ("dataset" in given or f.metadata["decides"] == "place")
     ]
     left += [f.name for f in settings() if f.metadata["only_with"].keys() & set(left)]
+    left += ["folds", "fold"]
     return {**{f.name: f.default for f in settings() if f.name in left}, **given}
 
 

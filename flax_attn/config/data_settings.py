@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from flax_attn.config.setting import LOOKING, TRAINING, UNFROZEN, setting
+from flax_attn.config.setting import GIVEN, LOOKING, TRAIN, TRAINING, UNFROZEN, setting
 
 MEGAPIXEL = 1_000_000
 
@@ -102,7 +102,28 @@ class DataConfig:
         commands=LOOKING,
     )
     val_fraction: float = setting(
-        0.2, "validation share of a data set without a split", low=0.01, high=0.99, decides="data"
+        0.2,
+        "validation share of a data set without a split",
+        low=0.01,
+        high=0.99,
+        decides="data",
+        commands=("train", "ablate", "reproduce"),  # ``cross-validate`` divides in folds
+    )
+    folds: int | None = setting(
+        None,
+        "parts that the training and validation images are divided into, of which FOLD validates "
+        "(default: none; of cross-validate: 5)",
+        low=2,
+        decides="data",
+        commands=TRAIN,
+    )
+    fold: int | None = setting(
+        None,
+        "the fold that validates, from 1 to FOLDS; the others train",
+        low=1,
+        decides="data",
+        commands=("train",),
+        only_with={"folds": GIVEN},
     )
     label_column: str | None = setting(
         None,

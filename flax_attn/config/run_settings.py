@@ -14,7 +14,8 @@ class RunConfig:
 
     workdir: str | None = setting(
         None,
-        "run directory (default: runs/<data set>-<model>-<norm>, or with <backbone> of another)",
+        "run directory (default: runs/<data set>-<model>-<norm>, with <backbone> of another one, "
+        "fold-<fold> of a fold; of cross-validate folds-<folds>)",
         decides="place",
         commands=TRAIN,
         path="output",

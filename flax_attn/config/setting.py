@@ -28,11 +28,12 @@ PathKind = Literal["input", "cache", "output", "inner"]
 Ability = Literal["masks", "parts", "table", "questions"]
 
 # The commands that take a setting, unless it says otherwise.
-TRAINING = ("train", "ablate", "reproduce")
+TRAINING = ("train", "cross-validate", "ablate", "reproduce")
 # Evaluation, explanation and export may look at other images than the run was trained on.
 LOOKING = (*TRAINING, "eval", "explain", "export")
-NOT_REPRODUCE = ("train", "ablate")  # ``reproduce`` takes the article's networks as they are
-TRAIN = ("train",)
+# ``reproduce`` takes the article's networks as they are.
+NOT_REPRODUCE = ("train", "cross-validate", "ablate")
+TRAIN = ("train", "cross-validate")
 
 # Of a setting that another goes with: any value but its default.
 GIVEN = object()

@@ -13,7 +13,7 @@ Loss = Literal["ce", "focal"]
 RegionRatio = Literal["batch", "image"]
 RegionSide = Literal["object", "background"]
 
-_TAUGHT = ("train", "reproduce")  # which teaches the parent paper's networks
+_TAUGHT = (*TRAIN, "reproduce")  # which teaches the parent paper's networks
 
 
 @dataclass(frozen=True)
@@ -36,9 +36,16 @@ class TrainConfig:
         None,
         "devices that share each batch (default: all there are)",
         low=1,
-        commands=("train", "reproduce", "eval"),
+        commands=(*TRAIN, "reproduce", "eval"),
     )
     optimizer: str = setting("adam", "optimizer")
+    patience: int | None = setting(
+        None,
+        "end the run after this many epochs without a better validation ROC AUC (default: never)",
+        low=1,
+        decides="course",
+        commands=TRAIN,
+    )
     learning_rate: float = setting(1e-3, "peak learning rate of gates and classifier", low=0)
     backbone_learning_rate: float = setting(1e-5, "peak learning rate of the backbone", low=0)
     schedule: str = setting("constant", "course of the learning rates")
@@ -46,6 +53,20 @@ class TrainConfig:
     step_factor: float = setting(0.1, "factor of each drop of the step schedule", low=0, high=1)
     warmup_epochs: float = setting(0.0, "epochs of linear warm-up", low=0)
     weight_decay: float = setting(0.0, "weight decay (L2 for sgd, decoupled for adamw)", low=0)
+    clip_norm: float | None = setting(
+        None,
+        "norm of the gradient of all parameters above which it is scaled down (default: never)",
+        above=0,
+        commands=TRAIN,
+    )
+    ema: float | None = setting(
+        None,
+        "judge and keep the moving average of the weights, with this decay a step, such as 0.99 "
+        "(default: the weights)",
+        above=0,
+        high=0.99999,
+        commands=TRAIN,
+    )
     head_diversity: float = setting(
         0.0,
         "weight of the loss term that keeps the heads' maps apart",
@@ -99,6 +120,30 @@ class TrainConfig:
     vertical_flip: bool = setting(False, "random vertical flips", only_with=UNFROZEN)
     quarter_turns: bool = setting(
         False, "random rotations by 0, 90, 180 or 270 degrees", only_with=UNFROZEN
+    )
+    colour_jitter: float = setting(
+        0.0,
+        "random factors of brightness, contrast and saturation: up to this far from 1",
+        low=0,
+        high=1,
+        commands=TRAIN,
+        only_with=UNFROZEN,
+    )
+    random_erasing: float = setting(
+        0.0,
+        "probability that a rectangle of an image is replaced by random pixels",
+        low=0,
+        high=1,
+        commands=TRAIN,
+        only_with=UNFROZEN,
+    )
+    mixup: float = setting(
+        0.0,
+        "mix pairs of images, or of their features, and their labels: alpha of the beta "
+        "distribution of the shares (0: do not mix)",
+        low=0,
+        high=100,
+        commands=TRAIN,
     )
     freeze_backbone: bool = setting(
         True, "train gates and classifier only, on features computed once"

@@ -34,7 +34,8 @@ from flax_attn.data.dataset import (
     read_image,
     settle_task,
 )
-from flax_attn.data.found import describe_found
+from flax_attn.data.folds import assign_folds, take_fold
+from flax_attn.data.found import describe_found, describe_parts
 from flax_attn.data.framing import stored_size
 from flax_attn.data.listing import same_form
 from flax_attn.data.manifest import ListedImages
@@ -146,10 +147,13 @@ def _open_checked(
             return _limited(open_set(stored, replace(request, unusable=known)), config)
 
     dataset = open_without(())
+    divided = config.folds is not None and not request.undivided
+    fold_of = assign_folds(dataset, config.folds) if divided and config.folds else {}
     settle_task(dataset, request.task, config.dataset)
     source = config.dataset if config.data_dir is None else config.data_dir
     _log.info(describe_found(dataset, source=source, out=out))
-    copies = None if dataset.found.drawn else describe_copies(dataset.splits)
+    one_set = dataset.found.drawn or divided
+    copies = None if one_set else describe_copies(dataset.splits)
     if copies is not None:
         _log.warning(f"{source}: {copies}")
     if config.data_dir is not None:
@@ -170,7 +174,11 @@ def _open_checked(
         size = config.image_size
         centred = {name: CentredSplit(split, size) for name, split in checked.splits.items()}
         checked = replace(checked, splits=centred)
-    return assemble_cases(checked)
+    checked = assemble_cases(checked)
+    if divided and config.fold is not None:
+        checked = take_fold(checked, fold_of, config.fold)
+        _log.info(f"fold {config.fold} of {config.folds}: {describe_parts(checked)}")
+    return checked
 
 
 def _limited(dataset: Dataset, config: DataConfig) -> Dataset:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol, runtime_checkable
 
@@ -219,6 +219,8 @@ class Dataset:
       found: what was met beside the images.
       cases: by split, the cases that its images belong to, of a data set whose cases are more than
         an image each; ``open_dataset`` makes its splits splits of cases (``case_split``).
+      groups: by the name of an image or case, what keeps it on one side of a division, beside its
+        own content.
     """
 
     classes: tuple[str, ...]
@@ -227,6 +229,7 @@ class Dataset:
     quarantine: Quarantine = field(default_factory=Quarantine)
     found: Found = field(default_factory=Found)
     cases: Mapping[str, Cases] = field(default_factory=dict)
+    groups: Mapping[str, Collection[str]] = field(default_factory=dict)
 
 
 def settle_task(dataset: Dataset, task: TaskChoice, name: str) -> TaskChoice:

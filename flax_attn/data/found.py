@@ -25,10 +25,7 @@ def describe_found(dataset: Dataset, *, source: str, out: Sequence[Path] = ()) -
       out: the folders that a command writes to.
     """
     found = dataset.found
-    labels = {n: dataset.cases.get(n, split).labels for n, split in dataset.splits.items()}
-    parts = [
-        f"{name} {len(of)} ({_classes(dataset, np.asarray(of))})" for name, of in labels.items()
-    ]
+    parts = [describe_parts(dataset)]
     parts += [f"{name} {count} (not read)" for name, count in found.unread.items()]
     kind = "labels" if dataset.multilabel else "classes"
     clauses = [f"{source}: {len(dataset.classes)} {kind}; {', '.join(parts)}", *found.notes]
@@ -36,6 +33,14 @@ def describe_found(dataset: Dataset, *, source: str, out: Sequence[Path] = ()) -
     if out:
         clauses.append(f"output goes to {' and '.join(map(str, out))}")
     return "; ".join(clauses)
+
+
+def describe_parts(dataset: Dataset) -> str:
+    """Returns how many images, or cases, each split has, and how many of each class."""
+    labels = {n: dataset.cases.get(n, split).labels for n, split in dataset.splits.items()}
+    return ", ".join(
+        f"{name} {len(of)} ({_classes(dataset, np.asarray(of))})" for name, of in labels.items()
+    )
 
 
 def describe_images(

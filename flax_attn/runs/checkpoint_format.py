@@ -2,8 +2,10 @@
 
 A checkpoint is a folder named by its step:
 
-- ``model`` (Orbax): parameters and running statistics, all that evaluation needs;
-- ``training`` (Orbax): step, optimizer state and the running sums of the epoch;
+- ``model`` (Orbax): parameters and running statistics, all that evaluation needs; their moving
+  averages where the run keeps them;
+- ``training`` (Orbax): step, optimizer state and the running sums of the epoch; the arrays of which
+  ``model`` has the averages;
 - ``manifest.json``: sealed; how far the run had come, its metrics so far, and the SHA-256 of
   every array;
 - ``judged.json``: sealed; the metrics of its own epoch, added once it has been evaluated.
@@ -88,6 +90,13 @@ class LoadedCheckpoint(NamedTuple):
         params, stats = self.model(template.params, template.stats)
         rest = self._fit(TRAINING, _training(template, sums))
         state = template._replace(params=params, stats=stats, **rest["state"])
+        if template.average is not None:
+            raw, found = rest["unaveraged"], {**params, **stats}
+            state = state._replace(
+                params={path: raw.get(path, array) for path, array in params.items()},
+                stats={path: raw.get(path, array) for path, array in stats.items()},
+                average={path: found[path] for path in template.average},
+            )
         return state, Progress(**self.info.place, sums=rest["sums"])
 
     def _fit(self, file: str, template: Any) -> Any:
@@ -109,8 +118,9 @@ def describe(
 
 def to_files(state: TrainState, sums: Any) -> dict[str, dict[str, Any]]:
     """Returns the arrays of each file by name; ``LoadedCheckpoint.training`` is the inverse."""
+    params, stats = state.judged
     return {
-        MODEL: _by_name({**state.params, **state.stats}),
+        MODEL: _by_name({**params, **stats}),
         TRAINING: _by_name(_training(state, sums)),
     }
 
@@ -141,8 +151,9 @@ def read_info(folder: Path) -> Info:
 
 
 def _training(state: TrainState, sums: Any) -> dict[str, Any]:
-    rest = {k: v for k, v in state._asdict().items() if k not in ("params", "stats")}
-    return {"state": rest, "sums": sums}
+    rest = {k: v for k, v in state._asdict().items() if k not in ("params", "stats", "average")}
+    raw = state.unaveraged
+    return {"state": rest, "sums": sums, **({} if raw is None else {"unaveraged": raw})}
 
 
 def _by_name(tree: Any) -> dict[str, Any]:

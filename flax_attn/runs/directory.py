@@ -187,9 +187,10 @@ class Run:
 def default_workdir(config: Config) -> Path:
     """Returns ``runs/<data set>-<model>-<norm>``, with more or fewer names as ``names_of_network``.
 
-    The data set stands before them.
+    The data set stands before them, and behind them the fold that validates, if one does.
     """
-    return Path("runs") / "-".join([config.data.dataset, *names_of_network(config.model)])
+    fold = [] if config.data.fold is None else [f"fold-{config.data.fold}"]
+    return Path("runs") / "-".join([config.data.dataset, *names_of_network(config.model), *fold])
 
 
 def names_of_network(model: ModelConfig) -> list[str]:

@@ -11,7 +11,7 @@ from flax_attn.models import build_model, functional
 from flax_attn.runs.directory import Run
 
 # Settings beside the network's that decide which arrays a state and the sums of an epoch have.
-STATE = frozenset({"optimizer", "freeze_backbone", "task", "roi_weights"})
+STATE = frozenset({"optimizer", "freeze_backbone", "task", "roi_weights", "ema"})
 
 
 def misfits(old: Run, new: Run, names: Iterable[str]) -> list[str]:
@@ -24,6 +24,8 @@ def misfits(old: Run, new: Run, names: Iterable[str]) -> list[str]:
     def changes(name: str) -> bool:
         if name == "roi_weights":  # which gates have sums of their own, not how they weigh
             return old.config.train.region_weights.keys() != new.config.train.region_weights.keys()
+        if name == "ema":  # whether there are averages, not how they are weighed
+            return (old.config.train.ema is None) != (new.config.train.ema is None)
         if name in STATE:
             return True
         if name == "classes":

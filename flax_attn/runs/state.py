@@ -18,12 +18,32 @@ class TrainState(NamedTuple):
       params: the parameters, by path.
       stats: the running statistics, by path.
       opt_state: the optimizer's state, of the trainable parameters only.
+      average: moving averages of the parameters and statistics that training changes, by path; None
+        where none are kept, and then no leaf of the tree.
     """
 
     step: Int[Array, ""]
     params: Arrays
     stats: Arrays
     opt_state: optax.OptState
+    average: Arrays | None = None
+
+    @property
+    def judged(self) -> tuple[Arrays, Arrays]:
+        """The parameters and statistics that are evaluated and kept: averages where there are."""
+        average = self.average or {}
+        params, stats = (
+            {path: average.get(path, array) for path, array in part.items()}
+            for part in (self.params, self.stats)
+        )
+        return params, stats
+
+    @property
+    def unaveraged(self) -> Arrays | None:
+        """The arrays that the averages stand for in ``judged``, by path; None without averages."""
+        if self.average is None:
+            return None
+        return {path: {**self.params, **self.stats}[path] for path in self.average}
 
 
 class Progress(NamedTuple):

@@ -43,6 +43,9 @@ COMMANDS = {
     "eval": Command("flax_attn.training.eval_command", "evaluate a run's best checkpoint"),
     "predict": Command("flax_attn.explain.predict_command", "say what is on new images"),
     "explain": Command("flax_attn.explain.explain_command", "show what a run looks at"),
+    "cross-validate": Command(
+        "flax_attn.studies.cross_validate.cross_validate_command", "train and judge all folds"
+    ),
     "ablate": Command("flax_attn.studies.ablate.ablate_command", "compare scores and alignments"),
     "reproduce": Command("flax_attn.studies.reproduce.reproduce_command", "judge a paper's claims"),
     "export": Command(
@@ -67,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if name in ("-h", "--help"):
         print("usage: flax-attn COMMAND [flags]   (flax-attn COMMAND --help lists the flags)\n")
         for command, entry in COMMANDS.items():
-            print(f"  {command:<10} {entry.text}")
+            print(f"  {command:<14} {entry.text}")
         return 0
     if name == "--version":
         print(version("flax_attn"))

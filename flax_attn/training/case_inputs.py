@@ -14,6 +14,7 @@ from flax_attn.data import Dataset, Split
 from flax_attn.data.case_split import metadata_of
 from flax_attn.data.dataset import form_of
 from flax_attn.data.metadata import MetaScale, measure_scale
+from flax_attn.errors import UsageError
 from flax_attn.runs.directory import Run
 from flax_attn.runs.run_cases import CaseInputs, case_inputs
 from flax_attn.system.json_text import encode_json
@@ -41,6 +42,12 @@ def settle_cases(
     scale = MetaScale.from_json(columns) if columns else None
     features = () if scale is None else scale.features
     config = config.updated(view_names=tuple(names), meta_features=len(features))
+    if config.train.mixup and (names or features):
+        has = "several pictures" if names else "metadata"
+        raise UsageError(
+            f"--mixup {config.train.mixup} mixes single pictures without metadata, and these cases "
+            f"have {has}: drop it"
+        )
     if config.model.model == "attn_vgg":
         check_asked(config.model)
     return config, scale

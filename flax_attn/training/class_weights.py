@@ -1,4 +1,4 @@
-"""The weights of classes in the loss, from a setting and the labels, and the loss's other options.
+"""The weights of classes in the loss, from a setting and the labels of the training images.
 
 They follow from what a resumed run must have in common with the run before, so that they are
 worked out again and not kept.
@@ -7,13 +7,11 @@ worked out again and not kept.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float32, Int
 
-from flax_attn.config import TrainConfig, parse_class_weights
+from flax_attn.config import parse_class_weights
 from flax_attn.data.listing import same_form
 from flax_attn.errors import UsageError, name_some
 
@@ -51,20 +49,6 @@ def describe_class_weights(weights: Float32[np.ndarray, "k"], classes: Sequence[
     """Returns the weights in one line, those of the first classes by name."""
     pairs = [f"{name} {weight:.4g}" for name, weight in zip(classes, weights, strict=True)]
     return f"class weights: {name_some(pairs)}"
-
-
-def loss_options(
-    config: TrainConfig, class_weights: Float32[np.ndarray, "k"] | None
-) -> dict[str, Any]:
-    """Returns the options of ``Task.loss`` by which it is other than the plain cross entropy."""
-    options: dict[str, Any] = {}
-    if config.label_smoothing:
-        options["label_smoothing"] = config.label_smoothing
-    if config.loss == "focal":
-        options["focal_gamma"] = config.focal_gamma
-    if class_weights is not None:
-        options["class_weights"] = jnp.asarray(class_weights)
-    return options
 
 
 def _counts(labels: Int[np.ndarray, "n *k"], k: int) -> Int[np.ndarray, "k"]:

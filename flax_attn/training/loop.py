@@ -17,6 +17,7 @@ from flax_attn.models.tasks import TASKS
 from flax_attn.runs.checkpoints import Checkpoints
 from flax_attn.runs.load import TEMPERATURE
 from flax_attn.runs.log import Row, RunLog
+from flax_attn.runs.patience import out_of_patience
 from flax_attn.runs.snapshots import save_snapshot
 from flax_attn.runs.state import Progress, TrainState
 from flax_attn.system.console import bar
@@ -55,6 +56,9 @@ def fit(
 ) -> TrainState:
     """Trains from any point of a run to its end; saves, evaluates and logs on the way.
 
+    The end is the last epoch, or the one after which the rows of the log have no better value for
+    as many epochs as ``config.train.patience`` (``out_of_patience``).
+
     Args:
       state: what the next step reads; it is destroyed.
       progress: the point in the run that ``state`` belongs to.
@@ -83,8 +87,13 @@ def fit(
     (train_step, eval_step), (train_examples, val_examples) = steps, examples
     settings, task, stop = config.train, TASKS[config.train.task], stop or Stop()
     total, every = settings.epochs, config.run.save_every
+    rows = list(log.rows) if log is not None else []
 
     while progress.epoch <= total:
+        # ---- Patience
+        if _is_over(rows, config, agree):
+            break
+
         # ---- Batches that are not done yet, in the order of (seed, epoch).
         epoch, unseen = progress.epoch, []
         began = time.perf_counter() - progress.seconds
@@ -121,7 +130,6 @@ def fit(
                     if snapshots is not None and progress.finished:
                         _save_snapshot(snapshots, epoch, state, config)
                     if checkpoints is not None:
-                        rows = log.rows if log is not None else ()
                         checkpoints.save(state, progress, classes=classes, rows=rows)
                     stop.raise_if_requested(f"checkpoint {int(state.step)} is saved")
 
@@ -135,8 +143,7 @@ def fit(
 
         judged = evaluate_examples(
             eval_step,
-            state.params,
-            state.stats,
+            *state.judged,
             val_examples,
             num_classes=len(classes),
             task=task,
@@ -158,12 +165,26 @@ def fit(
         }
         if checkpoints is not None:
             checkpoints.judge(step, row)
+        rows.append(row)
         if log is not None:
             log.write(row)
         _log.info(_line(row, total))
         zero = zero_sums(task.sums.zero(len(classes)), settings)
         progress = Progress.start(epoch + 1, steps_per_epoch(train_examples), zero)
     return state
+
+
+def _is_over(rows: Sequence[Row], config: Config, agree: Callable[[int], int] | None) -> bool:
+    """Returns whether the patience of a run has run out, and says so.
+
+    Of several processes the first one has all rows, and the others do as it does.
+    """
+    if config.train.patience is None:
+        return False
+    why = out_of_patience(rows, config.train.patience)
+    if why is not None:
+        _log.info(why)
+    return bool(agree(int(why is not None)) if agree else why)
 
 
 def _raise_unless_finite(
@@ -203,7 +224,7 @@ def _raise_unless_sound(state: TrainState) -> None:
 def _save_snapshot(workdir: Path, epoch: int, state: TrainState, config: Config) -> None:
     if epoch in (config.run.snapshot_epochs or ()):
         frozen = config.train.freeze_backbone
-        save_snapshot(workdir, epoch, state.params, state.stats, freeze_backbone=frozen)
+        save_snapshot(workdir, epoch, *state.judged, freeze_backbone=frozen)
 
 
 def _so_far(progress: Progress) -> str:

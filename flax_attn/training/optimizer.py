@@ -91,7 +91,27 @@ def make_optimizer(config: TrainConfig, *, steps_per_epoch: int) -> optax.Gradie
     def label(params: Mapping[str, Any]) -> dict[str, str]:
         return {path: "backbone" if path.startswith(BACKBONE) else "head" for path in params}
 
-    return optax.multi_transform(
+    tx = optax.multi_transform(
         {"backbone": group(config.backbone_learning_rate), "head": group(config.learning_rate)},
         label,
     )
+    return tx if config.clip_norm is None else _clipped(tx, config.clip_norm)
+
+
+def _clipped(tx: optax.GradientTransformation, norm: float) -> optax.GradientTransformation:
+    """Returns an optimizer of gradients that are scaled down to ``norm``, all of them as one.
+
+    Clipping has no state, and leaves the tree of the optimizer's as it is: a run may begin or cease
+    to clip (``--resume-anyway``).
+
+    Source: Pascanu, Mikolov and Bengio (2013), algorithm 1.
+    """
+    clip = optax.clip_by_global_norm(norm)
+
+    def update(
+        updates: optax.Updates, state: optax.OptState, params: optax.Params | None = None
+    ) -> tuple[optax.Updates, optax.OptState]:
+        clipped, _ = clip.update(updates, optax.EmptyState(), params)
+        return tx.update(clipped, state, params)
+
+    return optax.GradientTransformation(tx.init, update)

@@ -18,7 +18,7 @@ from jaxtyping import Bool, Float, Int, Int32, Shaped
 from flax_attn.config import Config, TrainConfig
 from flax_attn.data import Dataset, Sampler, Split, batches
 from flax_attn.data.batches import ahead
-from flax_attn.data.dataset import photographs_of
+from flax_attn.data.fold_split import kept_photographs
 from flax_attn.data.oversampling import Oversampling, make_oversampling
 from flax_attn.data.region_masks import RegionMasks
 from flax_attn.data.views import uncut
@@ -238,7 +238,7 @@ def example_sources(
     sources = []
     named = zip(("training", "validation"), splits, repeats, (regions, None), cases, strict=True)
     for name, split, often, masks, beside in named:
-        images, places = photographs_of(split)
+        images, places = kept_photographs(split)
         features = frozen_features(
             images,
             step,

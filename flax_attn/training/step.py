@@ -20,17 +20,18 @@ from flax_attn.models.backbone import Features
 from flax_attn.models.functional import Arrays, Structure, trainable
 from flax_attn.models.network import AttnOutput, Network
 from flax_attn.models.tasks import TASKS, Task
-from flax_attn.ops.images import augment
-from flax_attn.ops.losses import score_function_terms
 from flax_attn.ops.metrics import LabelSums, Sums
+from flax_attn.ops.mixup import Mix
 from flax_attn.ops.symmetries import Symmetry
 from flax_attn.runs.state import TrainState
 from flax_attn.training.accumulation import accumulate, in_parts
-from flax_attn.training.class_weights import loss_options
+from flax_attn.training.augmentation import augment_images, draw_mixup
 from flax_attn.training.devices import ONE, Devices
 from flax_attn.training.finiteness import is_finite
+from flax_attn.training.objective import extra_terms, label_loss, loss_options, mean_weight
 from flax_attn.training.region_term import Regions, RegionSums, counted_images, region_dice
 from flax_attn.training.test_time import Judged, average_under
+from flax_attn.training.weight_average import next_average, start_average
 
 Inputs = UInt8[Array, "b *v h w 3"] | Features
 
@@ -86,7 +87,8 @@ def init_state(
 ) -> TrainState:
     """Returns the state before the first step."""
     opt_state = tx.init(trainable(params, freeze_backbone=config.freeze_backbone))
-    return TrainState(jnp.zeros((), jnp.int32), params, stats, opt_state)
+    average = start_average(params, stats, config)
+    return TrainState(jnp.zeros((), jnp.int32), params, stats, opt_state, average)
 
 
 def make_train_step(
@@ -124,14 +126,16 @@ def make_train_step(
 
         def objective(variable: Arrays) -> tuple[Array, tuple[AnySums, Arrays]]:
             model = functional.merge(structure, {**state.params, **variable}, state.stats)
-            output, roi = _train_output(model, examples, key, config, window)
+            output, roi, mix = _train_output(model, examples, key, config, window)
             options = loss_options(config, class_weights)
-            loss = task.loss(output.logits, examples.label, **options)
-            plain = task.loss(output.logits, examples.label) if options else loss
+            loss = label_loss(task, output.logits, examples.label, mix, options)
+            plain = loss
+            if options:
+                plain = label_loss(task, output.logits, examples.label, mix, {})
             if counts.weight is not None:
                 loss = loss / counts.weight
             sums: Any = task.sums.of(plain, output.logits, examples.label, examples.mask)
-            total = jnp.where(examples.mask, loss + _terms(loss, output, config), 0).sum()
+            total = jnp.where(examples.mask, loss + extra_terms(loss, output, config), 0).sum()
             mean = total / counts.kept
             if roi is not None and config.region_weights:
                 term, sums = _region_term(model, output, examples._replace(roi=roi), sums, config)
@@ -160,30 +164,11 @@ def make_train_step(
         updates, opt_state = tx.update(grads, state.opt_state, variable)
         params = {**state.params, **optax.apply_updates(variable, updates)}
         finite = jnp.array([is_finite(sums.loss), is_finite(grads), is_finite(stats)])
-        return StepOutput(TrainState(state.step + 1, params, stats, opt_state), sums, finite)
+        count = state.step + 1
+        average = next_average(state.average, {**params, **stats}, count, config)
+        return StepOutput(TrainState(count, params, stats, opt_state, average), sums, finite)
 
     return devices.jit(step, donate_argnums=0)
-
-
-def _mean_weight(
-    task: Task, class_weights: Float[np.ndarray, "k"] | None, examples: Examples
-) -> Array | None:
-    """Returns the mean weight of a whole batch's examples; infinity where all weigh nothing."""
-    if class_weights is None:
-        return None
-    weights = task.weigh(jnp.asarray(class_weights), examples.label)
-    mean = jnp.where(examples.mask, weights, 0).sum() / jnp.maximum(examples.mask.sum(), 1)
-    return jnp.where(mean > 0, mean, jnp.inf)
-
-
-def _terms(loss: Float[Array, "b"], output: AttnOutput, config: TrainConfig) -> Array:
-    """Returns the loss terms beside the one that is reported; zero for most networks."""
-    terms = jnp.zeros_like(loss)
-    if output.policy is not None:
-        terms += score_function_terms(loss, output.policy.log_prob, output.policy.baseline)
-    if output.overlap is not None and config.head_diversity:
-        terms += config.head_diversity * output.overlap
-    return terms
 
 
 class _Counts(NamedTuple):
@@ -205,7 +190,7 @@ def _counts(
     class_weights: Float[np.ndarray, "k"] | None,
 ) -> _Counts:
     kept = jnp.maximum(examples.mask.sum(), 1)
-    weight = _mean_weight(task, class_weights, examples)
+    weight = mean_weight(task, class_weights, examples.label, examples.mask)
     if not config.region_weights:
         return _Counts(kept, kept, weight)
     if examples.roi is None:
@@ -233,28 +218,27 @@ def _region_term(
 
 def _train_output(
     model: Network, examples: Examples, key: Array, config: TrainConfig, window: int | None
-) -> tuple[AttnOutput, Regions | None]:
-    """Returns the output for augmented images, and their masks moved with them."""
+) -> tuple[AttnOutput, Regions | None, Mix | None]:
+    """Returns the output for augmented images, their masks moved with them, and how they are mixed.
+
+    Images are mixed once they are normalised, which is the same; features of a frozen backbone as
+    they are.
+    """
     augment_key, head_key = jax.random.split(key)
     inputs, roi = examples.inputs, examples.roi
-    if isinstance(inputs, Features):
-        return model.classify(inputs, train=True, key=head_key, **examples.beside), roi
-    crop = None if config.crop_min_area is None else (config.crop_min_area, 1.0)
-    # Each picture of a case on its own.
-    image, mask = augment(
-        augment_key,
-        inputs.reshape(-1, *inputs.shape[-3:]),
-        None if roi is None else roi.mask,
-        flip=config.flip,
-        vertical_flip=config.vertical_flip,
-        quarter_turns=config.quarter_turns,
-        crop_scale=crop,
-        window=window,
-    )
-    image = image.reshape(*inputs.shape[:-3], *image.shape[-3:])
-    features = model.features(model.normalize(image), train=not config.freeze_backbone)
-    moved = None if roi is None or mask is None else Regions(mask, roi.known)
-    return model.classify(features, train=True, key=head_key, **examples.beside), moved
+    mix = draw_mixup(augment_key, examples.mask, config)
+    frozen = isinstance(inputs, Features)
+    if not frozen:
+        mask = None if roi is None else roi.mask
+        image, mask = augment_images(augment_key, inputs, mask, config, window)
+        inputs = model.normalize(image)
+        roi = None if roi is None or mask is None else Regions(mask, roi.known)
+    if mix is not None:
+        inputs = mix.inputs(inputs)
+    features = inputs
+    if not frozen:
+        features = model.features(inputs, train=not config.freeze_backbone)
+    return model.classify(features, train=True, key=head_key, **examples.beside), roi, mix
 
 
 def make_eval_step(

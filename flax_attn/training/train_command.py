@@ -9,7 +9,7 @@ from pathlib import Path
 
 from flax_attn.attention import alignment_of, check_asked
 from flax_attn.config import Config, dataset_entry, make_config
-from flax_attn.data import Quarantine, open_dataset
+from flax_attn.data import Dataset, Quarantine, open_dataset
 from flax_attn.data.quarantine import FILE
 from flax_attn.runs.directory import default_workdir, require_usable
 from flax_attn.system import cli
@@ -47,8 +47,24 @@ def _train(config: Config, processes: Processes) -> None:
     workdir = Path(config.run.workdir) if config.run.workdir else default_workdir(config)
     if processes.first:
         require_usable(workdir)
+    dataset = open_to_train(config, workdir)
+    from flax_attn.training.trainer import train
+
+    train(config, dataset, workdir=workdir, processes=processes)
+    _log.info(
+        f"done in {time.perf_counter() - started:.0f} s; judge it: "
+        f"flax-attn eval --workdir {workdir}"
+    )
+
+
+def open_to_train(config: Config, workdir: Path) -> Dataset:
+    """Returns the data set of a training in ``workdir``, which may resume a run there.
+
+    Raises:
+      FlaxAttnError: the images cannot be used, or a setting is refused that they do not decide.
+    """
     # Imports that take a second: a directory in use is refused before.
-    from flax_attn.training.trainer import set_aside_before, train
+    from flax_attn.training.trainer import set_aside_before
 
     # To be told of a wrong number before images are read.
     devices_for(config.train)
@@ -70,8 +86,4 @@ def _train(config: Config, processes: Processes) -> None:
     )
     if quarantine.entries:
         _log.info(f"{len(quarantine.entries)} unusable images set aside: {workdir / FILE}")
-    train(config, dataset, workdir=workdir, processes=processes)
-    _log.info(
-        f"done in {time.perf_counter() - started:.0f} s; judge it: "
-        f"flax-attn eval --workdir {workdir}"
-    )
+    return dataset

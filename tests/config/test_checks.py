@@ -22,7 +22,13 @@ from flax_attn.config.setting import GIVEN
 from flax_attn.errors import UsageError
 
 # Another value than the default of a setting whose type does not say one.
-ANOTHER = {"roi_weights": ("pool4=1",), "crop_min_area": 0.5, "centre_crop": 0.5}
+ANOTHER = {
+    "roi_weights": ("pool4=1",),
+    "crop_min_area": 0.5,
+    "centre_crop": 0.5,
+    "folds": 5,
+    "fold": 5,
+}
 FIELDS = {f.name: f for f in settings()}
 DEPENDENT = [f for f in settings() if f.metadata["only_with"]]
 
@@ -103,6 +109,15 @@ def another(name: str) -> Any:
         ({"pixel_mean": (0.5, 0.5, 0.5)}, "pixel_std None: expected three numbers"),
         ({"pixel_mean": (0.5,) * 3, "pixel_std": (0.1, 0.1, 0.0)}, "the deviations above 0"),
         ({"weights": "none"}, "--no-freeze-backbone"),
+        ({"folds": 5}, "^--folds 5 goes with --fold 1 to 5, got none: name the fold"),
+        ({"folds": 5, "fold": 6}, "^--folds 5 goes with --fold 1 to 5, got 6"),
+        ({"folds": 1, "fold": 1}, "--folds"),
+        ({"fold": 1}, "^--fold 1 goes with --folds, not without: add it"),
+        ({"folds": 5, "fold": 1, "val_fraction": 0.3}, "^--val-fraction 0.3 has no effect with"),
+        ({"patience": 0}, "--patience"),
+        ({"ema": 1.0}, "--ema"),
+        ({"clip_norm": 0.0}, "--clip-norm"),
+        ({"mixup": 0.2, "roi_weights": ("pool4=1",)}, "^--mixup 0.2 mixes images whose masks"),
         ({"colour": "red"}, "colour"),
     ],
 )

@@ -34,3 +34,10 @@ def test_a_look_may_be_at_images_without_masks() -> None:
     """At a run whose maps learned from masks."""
     config = make_config({"roi_weights": ("pool4=1",), "roi_masks": "background"})
     validate(config.updated(**of_other_data({"dataset": "cats_vs_dogs"})))
+
+
+def test_a_look_at_other_images_leaves_the_folds_of_the_run_behind() -> None:
+    config = make_config({"folds": 5, "fold": 2})
+    assert config.updated(**of_other_data({})) == config
+    other = config.updated(**of_other_data({"data_dir": "others"}))
+    assert other.data.folds is None and other.data.fold is None

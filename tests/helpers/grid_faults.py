@@ -22,6 +22,7 @@ from flax_attn.config import Config
 from flax_attn.errors import FlaxAttnError
 from flax_attn.studies.ablate import ablate_command, table
 from flax_attn.studies.ablate.grid import Combination
+from flax_attn.studies.rows import ROWS_FILE
 from flax_attn.system.files import write_bytes
 from tests.helpers.commit_faults import _FREEING, Interruption, kill, no_space, watch
 
@@ -73,12 +74,12 @@ def trial(out: Path, place: int, fault: Callable[[], None], harmless: Collection
     os.close(rows)
     if not said:
         return None
-    found = len(table.read_rows(out / table.ROWS_FILE))
+    found = len(table.read_rows(out / ROWS_FILE))
     if (again := os.fork()) == 0:
         os._exit(run(out, lambda: None))
     code = os.waitstatus_to_exitcode(status)
     repeated = os.waitstatus_to_exitcode(os.waitpid(again, 0)[1])
-    after = len(table.read_rows(out / table.ROWS_FILE)) if repeated == 0 else -1
+    after = len(table.read_rows(out / ROWS_FILE)) if repeated == 0 else -1
     return [json.loads(said)[0], len(finished), found, code, after]
 
 

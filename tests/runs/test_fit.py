@@ -20,6 +20,9 @@ from flax_attn.training.step import init_state
 OTHER: dict[str, Any] = {
     "task": "multilabel",
     "optimizer": "sgd",
+    "patience": 3,
+    "clip_norm": 1.0,
+    "ema": 0.9,
     "schedule": "cosine",
     "devices": 1,
     "crop_min_area": 0.5,

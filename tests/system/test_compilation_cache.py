@@ -13,6 +13,7 @@ import pytest
 from flax_attn.errors import UsageError
 from flax_attn.explain import explain_command as explain
 from flax_attn.studies.ablate import ablate_command as ablate
+from flax_attn.studies.cross_validate import cross_validate_command as cross_validate
 from flax_attn.studies.reproduce import reproduce_command as reproduce
 from flax_attn.system import cli, compilation_cache
 from flax_attn.system.compilation_cache import machine_key, use_compilation_cache
@@ -114,6 +115,7 @@ def test_a_folder_others_may_write_to_is_refused(tmp_path: Path) -> None:
         (evaluate.main, ["--workdir", "run"]),
         (explain.main, ["--workdir", "run", "--split", "val"]),
         (ablate.main, []),
+        (cross_validate.main, []),
         (reproduce.main, ["--quick"]),
     ],
 )

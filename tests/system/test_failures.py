@@ -124,6 +124,7 @@ PLACES = [
     *run_of("export", ["run", "--out", "new"]),
     Place("export", ["run", "--out", "new"], "images", "folder", DATA, typed=False),
     out_of("export", ["run", "--out", "new/x"], "new", "--out"),
+    out_of("cross-validate", [*FROZEN, "--folds", "2", "--workdir", "new"], "new", "--workdir"),
     Place("ablate", [*FROZEN, "--out", "new"], "images", "folder", DATA),
     Place("ablate", [*FROZEN, "--out", "new"], "start.safetensors", "file", WEIGHTS),
     out_of("ablate", [*FROZEN, "--out", "new"], "new", "--out"),

@@ -34,7 +34,7 @@ from flax_attn.models import MODELS
 from flax_attn.porting import TABLES
 from flax_attn.porting.export.formats import FORMATS
 from flax_attn.runs.log import read_rows
-from flax_attn.studies.ablate.table import ROWS_FILE
+from flax_attn.studies.rows import ROWS_FILE
 from flax_attn.system import cli
 from flax_attn.training.optimizer import OPTIMIZERS, SCHEDULES
 from flax_attn.training.test_time import TTA
@@ -158,6 +158,7 @@ OWN: dict[str, dict[str, list[Typed]]] = {
         "--split": one("--split", *SPLITS),
         "--export-formats": several("--export-formats", *FORMATS),
     },
+    "cross-validate": {**DEBUG, "--preset": one("--preset", *PRESETS)},
     "ablate": {
         **DEBUG,
         "--scores": several("--scores", *SCORES),
@@ -256,6 +257,7 @@ WRONG: dict[str, list[str]] = {
         "--batch-size 0",
     ],
     "export": ["--split dev", "--export-formats pickle"],
+    "cross-validate": ["--preset thesis", "--folds 1", "--fold 1", "--val-fraction 0.3"],
     "ablate": [
         "--scores best",
         "--norms best",
@@ -475,7 +477,8 @@ RUNS = [
     "--norm sigmoid_softmax --score cosine --window 0.3 --gates pool2 --conv exact "
     "--precision bf16 --remat --accumulate 2 --flip --crop-min-area 0.5 --label-smoothing 0.1 "
     "--optimizer sgd --backbone-learning-rate 0.001 --vertical-flip --quarter-turns "
-    "--centre-crop 0.8 --crop-margin 8 --normalise data",
+    "--centre-crop 0.8 --crop-margin 8 --normalise data --colour-jitter 0.4 "
+    "--random-erasing 0.5 --mixup 0.4 --clip-norm 1 --ema 0.9",
     f"{FROZEN} --norm sigmoid --score gate --roi-weights pool4=0.1 --roi-over image "
     "--roi-masks background",
     f"{PLAIN} --backbone vgg13 --norm sparsemax --score concat --heads 2 --head-merge mean "
@@ -487,7 +490,7 @@ RUNS = [
     f"{FROZEN} --backbone vgg13_bn --norm local --score activated_general --window 0.5 "
     "--query guide learned --gates pool4 pool3 --levels via",
     f"{FROZEN} --norm sigmoid --score neg_euclidean --dataset drawn_pets_scenes --loss focal "
-    "--focal-gamma 1.5 --class-weights balanced --oversample 1.5",
+    "--focal-gamma 1.5 --class-weights balanced --oversample 1.5 --mixup 0.3 --ema 0.5",
     f"{PLAIN} --backbone vgg16 --model vgg --dropout 0.3 --schedule step --step-epochs 1 "
     "--step-factor 0.5 --learning-rate 0.01",
     f"{FROZEN} --backbone vgg19_bn --model vgg_gap --task auto --loss focal "

@@ -52,6 +52,7 @@ TRAINED = flags_of({**_SMALL, **_SHORT})
 SMALLER: dict[str, list[str]] = {
     "train": TRAINED,
     "explain": "--count 2 --methods grad_cam".split(),
+    "cross-validate": [*TRAINED, "--folds", "2", "--gates", "pool4"],
     "ablate": [*TRAINED, *"--scores gate --norms sigmoid --seeds 0 --train-subset 6".split()],
     "reproduce": [
         *flags_of({**_SMALL, **_SHORT, "epochs": 2}),
@@ -208,7 +209,7 @@ def needs(argv: Sequence[str]) -> Iterator[str]:
     name = command_of(argv)[0]
     if name in ("predict", "export", "publish") and "--help" not in argv:
         yield command_of(argv)[1]
-    flags = ["--init-from"] if name == "train" else ["--workdir"]
+    flags = ["--init-from"] if name in ("train", "cross-validate") else ["--workdir"]
     flags += ["--source"] if name == "port" else []
     values = [value_of(flag, argv) for flag in flags if name != "reproduce"]
     yield from (value for value in values if value)

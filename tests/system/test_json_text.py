@@ -17,6 +17,7 @@ from flax_attn.config import make_config
 from flax_attn.runs.checkpoints import Checkpoints
 from flax_attn.runs.log import read_rows
 from flax_attn.studies.ablate import table
+from flax_attn.studies.rows import ROWS_FILE
 from flax_attn.system import cli
 from flax_attn.system.files import read_sealed, seal, unseal, write_json
 from flax_attn.system.json_text import encode_json, encode_json_lines, restore_undefined
@@ -168,7 +169,7 @@ def test_readers_take_null_as_undefined(written: Path) -> None:
     assert math.isnan(row["val"]["roc_auc"]) and row["val"]["accuracy"] >= 0
     checkpoints = Checkpoints(written / "run", read_only=True)
     assert checkpoints.best is not None and math.isnan(checkpoints.rows[0]["val"]["roc_auc"])
-    (summary,) = table.summarize(table.read_rows(written / "grid" / table.ROWS_FILE))
+    (summary,) = table.summarize(table.read_rows(written / "grid" / ROWS_FILE))
     assert summary.values["roc_auc"] is None and summary.values["accuracy"] is not None
     assert "no roc_auc" in table.verdict([summary], by="roc_auc")
 

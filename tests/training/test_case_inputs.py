@@ -17,7 +17,7 @@ from flax_attn.data.case_split import metadata_of, presence_of
 from flax_attn.data.dataset import photographs_of
 from flax_attn.data.metadata import MetaScale
 from flax_attn.data.views import Subset
-from flax_attn.errors import CheckpointError, DataError
+from flax_attn.errors import CheckpointError, DataError, UsageError
 from flax_attn.models import functional
 from flax_attn.porting.export.export_run import export_run
 from flax_attn.runs.directory import Run
@@ -76,6 +76,11 @@ def test_settings_know_the_form_of_cases(tiny: Config, dataset: Dataset) -> None
     assert config.model.meta_features == metadata_size(metadata) == 4
     plain, nothing = settle_cases(tiny, photographs_of(dataset.splits["train"])[0])
     assert plain == tiny and nothing is None
+
+
+def test_cases_are_not_mixed(tiny: Config, dataset: Dataset) -> None:
+    with pytest.raises(UsageError, match="^--mixup 0.2 mixes single pictures .* have several pict"):
+        settle_cases(tiny.updated(mixup=0.2), dataset.splits["train"])
 
 
 def test_a_run_keeps_how_metadata_are_read(tiny: Config, dataset: Dataset, tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ from flax_attn.runs.log import Row, RunLog, read_rows
 from flax_attn.runs.resume import Earlier
 from flax_attn.runs.state import Progress, TrainState
 from flax_attn.system.signals import StoppedError, stop_on_signals
+from flax_attn.training import loop
 from flax_attn.training.loop import fit
 from flax_attn.training.optimizer import make_optimizer
 from flax_attn.training.region_term import zero_sums
@@ -86,7 +87,7 @@ class Bench:
 
 @pytest.fixture(scope="module")
 def bench() -> Bench:
-    """With all that is random or has a memory: augmentation, dropout, a schedule, momentum.
+    """With all that is random or has a memory: augmentation, dropout, a schedule, momenta.
 
     Masks teach one of the maps, so that their sums are in the checkpoints, too.
     """
@@ -103,6 +104,10 @@ def bench() -> Bench:
             "backbone_learning_rate": 0.01,
             "epochs": EPOCHS,
             "roi_weights": ("pool4=0.1",),
+            "colour_jitter": 0.4,
+            "random_erasing": 0.5,
+            "clip_norm": 1.0,
+            "ema": 0.5,
         }
     )
     dataset = open_dataset(config.data)
@@ -196,6 +201,12 @@ def without_statistics(state: TrainState, progress: Progress, rows: list[Row]) -
     return state._replace(stats=jax.tree.map(jnp.ones_like, state.stats)), progress, rows
 
 
+def without_averages(state: TrainState, progress: Progress, rows: list[Row]) -> Any:
+    assert state.average is not None
+    fresh = {path: {**state.params, **state.stats}[path] for path in state.average}
+    return state._replace(average=jax.tree.map(jnp.copy, fresh)), progress, rows
+
+
 def without_step(state: TrainState, progress: Progress, rows: list[Row]) -> Any:
     return state._replace(step=jnp.zeros_like(state.step)), progress, rows
 
@@ -211,6 +222,7 @@ def without_position(state: TrainState, progress: Progress, rows: list[Row]) -> 
         without_schedule,
         without_statistics,
         without_step,
+        without_averages,
         without_position,
     ],
 )
@@ -223,6 +235,32 @@ def test_leaving_anything_out_would_be_noticed(
     expected = digests(whole)
     differing = {name for name, digest in digests(tmp_path).items() if digest != expected[name]}
     assert differing - {"state/step"}
+
+
+def test_a_run_out_of_patience_stays_ended(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Also where it is killed between the save and the evaluation that ends it."""
+    aucs = [0.6, 0.5, 0.5, 0.7]
+    judge = loop.evaluate_examples
+
+    def judged(*args: Any, **options: Any) -> Any:
+        found = judge(*args, **options)
+        epoch = len(Checkpoints(tmp_path).rows)
+        return found._replace(metrics={**found.metrics, "roc_auc": aucs[epoch]})
+
+    monkeypatch.setattr(loop, "evaluate_examples", judged)
+    bench.run(tmp_path, epochs=4, patience=1, save_every=None)
+    ended = digests(tmp_path)
+    assert [row["epoch"] for row in read_rows(tmp_path)] == [1, 2]
+    (tmp_path / "checkpoints" / str(2 * BATCHES) / "judged.json").unlink()
+    for _ in range(2):
+        caplog.clear()
+        bench.run(tmp_path, epochs=4, patience=1, save_every=None)
+        assert digests(tmp_path) == ended and len(read_rows(tmp_path)) == 2
+        assert "stopped after epoch 2: no epoch since 1 had a better ROC AUC than" in caplog.text
+    bench.run(tmp_path, epochs=4, save_every=None)
+    assert len(read_rows(tmp_path)) == 4
 
 
 def test_leaving_the_sums_out_would_be_noticed(bench: Bench, whole: Path, tmp_path: Path) -> None:

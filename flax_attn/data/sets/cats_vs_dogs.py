@@ -14,7 +14,7 @@ from typing import Any
 from flax_attn.config import DataConfig
 from flax_attn.data.dataset import Dataset, OpenRequest
 from flax_attn.data.division import split_by_digest
-from flax_attn.data.manifest import ManifestRow, read_manifest, write_manifest
+from flax_attn.data.manifest import ManifestRow, read_manifest, sort_by_name, write_manifest
 from flax_attn.data.sets.tfds import (
     RecordSplit,
     folder_of_tfds,
@@ -135,7 +135,8 @@ def open_set(config: DataConfig, request: OpenRequest) -> Dataset:
     ``config.data_dir`` is TFDS's (by default ``$TFDS_DATA_DIR`` or ``~/tensorflow_datasets``).
     What is not prepared there yet is prepared first (``prepare``). TFDS has one split only; it is
     divided by image digest (``split_by_digest``) and the division written down as the manifest
-    ``cats_vs_dogs-val-<val_fraction>.jsonl`` in that folder, which later openings follow.
+    ``cats_vs_dogs-val-<val_fraction>.jsonl`` in that folder, which later openings follow. Where
+    folds are asked for all of it is "train".
 
     Reads every record once, without decoding it.
 
@@ -160,7 +161,12 @@ def open_set(config: DataConfig, request: OpenRequest) -> Dataset:
         known=request.known,
     )
     manifest = root / f"cats_vs_dogs-val-{val_fraction}.jsonl"
-    splits = _follow_manifest(manifest, list(records.places), val_fraction)
+    rows = list(records.places)
+    splits = (
+        {"train": sort_by_name(rows)}
+        if config.folds
+        else _follow_manifest(manifest, rows, val_fraction)
+    )
     size, resize = config.image_size, config.resize
     return Dataset(
         CLASSES,

@@ -118,7 +118,8 @@ def open_set(config: DataConfig, request: OpenRequest) -> Dataset:
     ``train_dir``, ``val_dir`` and ``test_dir``, each with one sub-folder a class; or the class
     folders themselves. Without a validation part the test part is "val", unless ``test_dir`` names
     it; beside one it is "test", which only a request for it opens. Without either, "val" is drawn
-    from the training images by their digests (``split_by_digest``). Class folders may be nested.
+    from the training images by their digests (``split_by_digest``); where folds are asked for, a
+    test part stays one and none is drawn. Class folders may be nested.
     Labels follow the order of the names' bytes.
 
     Names are those of ``same_form``. Hidden files, ``__MACOSX`` and what commands wrote are
@@ -141,14 +142,15 @@ def open_set(config: DataConfig, request: OpenRequest) -> Dataset:
     layout = find_layout(root, config)
     reader = TreeReader(root, request.known)
     trees, notes, unread = dict(layout.trees), [], {}
-    if "val" not in trees and "test" in trees and config.test_dir is None:
+    one_set = request.undivided or config.folds is not None
+    if "val" not in trees and "test" in trees and config.test_dir is None and not config.folds:
         trees["val"] = trees.pop("test")
         notes.append(f"validation from {reader.shown(trees['val'])}")
     elif "test" in trees and not (request.test or request.undivided):
         unread["test"] = reader.count(trees.pop("test"))
     splits = {name: reader.read(name, tree) for name, tree in trees.items()}
     classes = reader.classes
-    drawn = "val" not in splits and not request.undivided
+    drawn = "val" not in splits and not one_set
     if request.undivided:
         splits = {"all": sort_by_name(row for rows in splits.values() for row in rows)}
     elif drawn:

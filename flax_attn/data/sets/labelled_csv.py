@@ -96,7 +96,7 @@ def open_set(config: DataConfig, request: OpenRequest) -> Dataset:
     labels = {row.name: _label([number[n] for n in row.labels], table) for row in table.rows}
     images = _image_rows(table, labels, root, known)
     rows = _case_rows(table, labels, images, file)
-    splits, found = divide(rows, images, table, classes, config.val_fraction, request, file)
+    splits, found = divide(rows, images, table, classes, config, request, file)
     split = partial(
         FolderSplit if table.one_class else LabelledImages,
         root=root,
@@ -109,6 +109,7 @@ def open_set(config: DataConfig, request: OpenRequest) -> Dataset:
         {name: split(rows=sort_by_name(part)) for name, part in splits.items()},
         multilabel=not table.one_class,
         found=found,
+        groups={row.name: row.groups for row in table.rows},
     )
     if len(table.views) == 1 and not table.meta:
         return opened

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Bool
 
 from flax_attn.config import DataConfig
-from flax_attn.data.dataset import Dataset, OpenRequest
+from flax_attn.data.dataset import Dataset, Found, OpenRequest
 from flax_attn.data.manifest import sort_by_name
 from flax_attn.data.masks import decode_mask
 from flax_attn.data.sets.tfds import (
@@ -263,7 +263,7 @@ def open_set(config: DataConfig, request: OpenRequest) -> Dataset:
     3,680 and 3,669 photographs of 37 breeds; the label is the species, cat 0 and dog 1.
     ``config.data_dir`` is TFDS's (by default ``$TFDS_DATA_DIR`` or ``~/tensorflow_datasets``).
     What is not prepared there yet is prepared first (``prepare``). Reads every record once,
-    without decoding it.
+    without decoding it. Where folds are asked for its own test part is "test".
 
     Raises:
       UsageError: tensorflow_datasets is not installed.
@@ -291,6 +291,13 @@ def open_set(config: DataConfig, request: OpenRequest) -> Dataset:
             classes=CLASSES,
             size=config.image_size,
             resize=config.resize,
+        )
+    if config.folds and not request.undivided:  # divide what is there to train on
+        test = splits.pop("val")
+        if request.test:
+            splits["test"] = test
+        return Dataset(
+            CLASSES, splits, found=Found(unread={} if request.test else {"test": len(test.rows)})
         )
     return Dataset(CLASSES, splits)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
+from flax_attn.config import DataConfig
 from flax_attn.data.dataset import Found, OpenRequest
 from flax_attn.data.division import split_by_digest
 from flax_attn.data.manifest import ManifestRow
@@ -17,19 +18,25 @@ def divide(
     images: Mapping[str, ManifestRow],
     table: LabelTable,
     classes: Sequence[str],
-    val_fraction: float,
+    config: DataConfig,
     request: OpenRequest,
     file: Path,
 ) -> tuple[dict[str, Sequence[ManifestRow]], Found]:
-    """Returns the rows of each split that is asked for, and what is to be said of all of them."""
+    """Returns the rows of each split that is asked for, and what is to be said of all of them.
+
+    Where folds are asked for, rows of a split test stay one, and "val" may be missing.
+    """
     notes = _notes(table, file)
     if request.undivided:
         return {"all": rows}, Found(notes=notes)
     if any(row.split is None for row in table.rows):
-        drawn = _draw(rows, images, table, classes, val_fraction, file, request.unusable)
+        if config.folds:
+            return {"train": rows}, Found(notes=notes)
+        fraction = config.val_fraction
+        drawn = _draw(rows, images, table, classes, fraction, file, request.unusable)
         return drawn, Found(notes=notes, drawn=True)
     splits, unread = _split_by_column(rows, table, file), {}
-    if "val" not in splits:
+    if "val" not in splits and not config.folds:
         splits["val"] = splits.pop("test")
         notes.append("validation from the rows of split test")
     elif "test" in splits and not request.test:

@@ -24,6 +24,7 @@ from flax_attn.runs.directory import locked, require_usable
 from flax_attn.studies.ablate import table
 from flax_attn.studies.ablate.grid import Bench, Combination, Row, object_masks, run_combination
 from flax_attn.studies.ablate.grid_figure import draw_grid
+from flax_attn.studies.rows import ROWS_FILE, write_csv, write_rows
 from flax_attn.system import cli
 from flax_attn.system.compilation_cache import use_compilation_cache
 from flax_attn.system.files import write_text, writing
@@ -106,7 +107,7 @@ def run_grid(
     """
     remember(out / "conditions.json", _conditions(config, dataset, initial), remedy=REMEDY)
     bench = _bench(config, dataset, initial)
-    file = out / table.ROWS_FILE
+    file = out / ROWS_FILE
     rows = table.read_rows(file)
     done = {(row["score"], row["norm"], row["seed"]) for row in rows}
     for number, combination in enumerate(grid, start=1):
@@ -117,7 +118,7 @@ def run_grid(
         for row in run_combination(bench, combination, left):
             rows.append(row)
             with writing(file, remedy="and repeat the command, which goes on from here"):
-                table.write_rows(file, rows)
+                write_rows(file, rows)
         mean = sum(row["accuracy"] for row in rows[-len(left) :]) / len(left)
         _log.info(
             f"{number}/{len(grid)} {combination.score} × {combination.norm}: "
@@ -155,7 +156,7 @@ def _report(rows: Sequence[Row], config: Config, out: Path) -> None:
     by = BY[config.train.task]
     summaries = table.summarize(rows)
     text = table.markdown(summaries, by=by)
-    table.write_csv(rows, out / "table.csv")
+    write_csv(rows, out / "table.csv")
     write_text(out / "table.md", text)
     measures = ["accuracy", by, "area90"]
     if any(s.values["energy"] is not None for s in summaries):

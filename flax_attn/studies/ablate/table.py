@@ -1,23 +1,17 @@
-"""The rows of a grid, kept whole on the disk, as a table with intervals and a verdict."""
+"""The rows of a grid as a table with intervals and a verdict."""
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from flax_attn.errors import CheckpointError
 from flax_attn.statistics import Interval, student_t
 from flax_attn.studies.ablate.grid import Row, mean_over_maps
-from flax_attn.system.files import read_if_there, reading, write_text
-from flax_attn.system.json_text import encode_json_lines, restore_undefined
+from flax_attn.studies.rows import load_rows
 
-ROWS_FILE = "rows.jsonl"
 JUDGED = ("accuracy", "average_precision", "roc_auc")
 SPREAD = ("entropy", "area90", "energy", "pointing", "attended", "inside90")
 
@@ -33,35 +27,13 @@ class Summary(NamedTuple):
     seconds: float
 
 
-def write_rows(path: Path, rows: Sequence[Row]) -> None:
-    """Replaces the file of all rows, a line each: a crash leaves the one before or this one.
-
-    Raises:
-      OSError: it cannot be written; the file before stays.
-    """
-    write_text(path, encode_json_lines(rows))
-
-
 def read_rows(path: Path) -> list[Row]:
     """Returns the rows written so far; none without a file.
 
     Raises:
       CheckpointError: it cannot be read, or a line is no row.
     """
-    with reading(path, CheckpointError, remedy="choose another --out"):
-        lines = (read_if_there(path, errors="replace") or "").splitlines()
-    rows: list[Row] = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            row = restore_undefined(json.loads(line))
-            _ = row["score"], row["norm"], row["seed"]
-        except (ValueError, KeyError, TypeError):
-            raise CheckpointError(
-                f"{path} is damaged in line {number}: remove that line, and what it held is "
-                "trained again"
-            ) from None
-        rows.append(row)
-    return rows
+    return load_rows(path, known_by=("score", "norm", "seed"), remedy="choose another --out")
 
 
 def summarize(rows: Sequence[Row]) -> list[Summary]:
@@ -88,20 +60,6 @@ def _summary(score: str, norm: str, rows: Sequence[Row]) -> Summary:
 def _interval(values: Sequence[float]) -> Interval | None:
     kept = np.asarray(values, np.float64)
     return student_t(kept) if len(kept) and np.isfinite(kept).all() else None
-
-
-def write_csv(rows: Sequence[Row], path: Path) -> None:
-    """Writes all rows, with a column for each value that any has; empty where undefined."""
-    columns = list(dict.fromkeys(name for row in rows for name in row))
-    text = io.StringIO(newline="")
-    writer = csv.writer(text)
-    writer.writerow(columns)
-    writer.writerows([_cell(row.get(name)) for name in columns] for row in rows)
-    write_text(path, text.getvalue())
-
-
-def _cell(value: Any) -> Any:
-    return "" if value is None or value != value else value
 
 
 def markdown(summaries: Sequence[Summary], *, by: str) -> str:

@@ -21,6 +21,7 @@ from flax_attn.data.views import random_subset
 from flax_attn.errors import UsageError
 from flax_attn.studies.ablate import ablate_command as ablate
 from flax_attn.studies.ablate import table
+from flax_attn.studies.rows import ROWS_FILE
 from flax_attn.system import cli
 from tests.helpers.ported_weights import ported
 
@@ -58,7 +59,7 @@ def grid(tmp_path_factory: pytest.TempPathFactory, weights: Path) -> Path:
 
 
 def test_every_training_of_the_grid_has_a_row(grid: Path) -> None:
-    rows = table.read_rows(grid / table.ROWS_FILE)
+    rows = table.read_rows(grid / ROWS_FILE)
     keys = {(row["score"], row["norm"], row["seed"]) for row in rows}
     assert len(rows) == len(keys) == 8
     for row in rows:
@@ -86,7 +87,7 @@ def test_table_and_picture(grid: Path) -> None:
 def test_a_grid_goes_on_where_it_stopped(
     grid: Path, weights: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    path = grid / table.ROWS_FILE
+    path = grid / ROWS_FILE
     before = path.read_text(encoding="utf-8")
     lines = before.splitlines(keepends=True)
     path.write_text("".join(lines[:5]), encoding="utf-8")
@@ -133,11 +134,11 @@ def test_no_finished_row_is_lost(interrupted: dict[str, list], kind: str, code: 
 def test_other_conditions_are_refused(
     grid: Path, weights: Path, flags: list[str], says: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    before = (grid / table.ROWS_FILE).read_bytes()
+    before = (grid / ROWS_FILE).read_bytes()
     assert run(grid, weights, "--train-subset", "10", *flags) == 4
     error = capsys.readouterr().err
     assert says in error and error.count("\n") == 1
-    assert (grid / table.ROWS_FILE).read_bytes() == before
+    assert (grid / ROWS_FILE).read_bytes() == before
 
 
 def test_other_weights_are_refused_and_moved_ones_are_not(

@@ -10,6 +10,7 @@ import pytest
 
 from flax_attn.errors import CheckpointError
 from flax_attn.studies.ablate import table
+from flax_attn.studies.rows import ROWS_FILE, write_csv, write_rows
 
 
 def row(norm: str, seed: int, accuracy: float) -> dict:
@@ -24,18 +25,18 @@ def known_rows() -> list[dict]:
 
 
 def test_rows_come_back_as_they_were(tmp_path: Path) -> None:
-    path = tmp_path / table.ROWS_FILE
+    path = tmp_path / ROWS_FILE
     assert table.read_rows(path) == []
     for count in (1, 6):
-        table.write_rows(path, known_rows()[:count])
+        write_rows(path, known_rows()[:count])
         assert table.read_rows(path) == known_rows()[:count]
-    assert [file.name for file in tmp_path.iterdir()] == [table.ROWS_FILE]
+    assert [file.name for file in tmp_path.iterdir()] == [ROWS_FILE]
 
 
 @pytest.mark.parametrize("line", ['{"score": "ga', "[1, 2]", '{"score": "gate"}', "\xff", ""])
 def test_a_damaged_row_is_named_and_no_row_after_it_lost(tmp_path: Path, line: str) -> None:
-    path = tmp_path / table.ROWS_FILE
-    table.write_rows(path, known_rows())
+    path = tmp_path / ROWS_FILE
+    write_rows(path, known_rows())
     lines = path.read_text().splitlines()
     text = "\n".join([*lines[:2], line, *lines[3:]]) + "\n"
     path.write_bytes(text.encode("latin-1"))
@@ -45,7 +46,7 @@ def test_a_damaged_row_is_named_and_no_row_after_it_lost(tmp_path: Path, line: s
 
 
 def test_columns_are_those_that_any_row_has(tmp_path: Path) -> None:
-    table.write_csv([row("sigmoid", 0, 0.5), {**row("hard", 0, 0.5), "more": 1}], tmp_path / "t")
+    write_csv([row("sigmoid", 0, 0.5), {**row("hard", 0, 0.5), "more": 1}], tmp_path / "t")
     with open(tmp_path / "t", newline="", encoding="utf-8") as file:
         first, second = csv.DictReader(file)
     assert (first["more"], second["more"], second["norm"]) == ("", "1", "hard")
