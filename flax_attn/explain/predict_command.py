@@ -16,7 +16,7 @@ from flax_attn.config import DataConfig, require_pictures_alone, validate
 from flax_attn.data.decode import ImageError
 from flax_attn.data.framing import decode_photograph
 from flax_attn.errors import DataError, UsageError, name_some
-from flax_attn.explain.photographs import find_images
+from flax_attn.explain.photographs import find_images, warn_of_unknown
 from flax_attn.explain.trained_run import Predictions, TrainedRun, load
 from flax_attn.system import cli
 from flax_attn.system.console import bar
@@ -51,8 +51,7 @@ def main(argv: Sequence[str]) -> None:
     if run.config.model.view_names:
         require_pictures_alone(run.config.model, "predict")
     if run.metadata is not None:
-        columns = ", ".join(scale.column for scale in run.metadata.columns)
-        _log.warning(f"metadata of photographs are not known: {columns} count as empty cells")
+        warn_of_unknown(run.metadata)
     paths = find_images([Path(given) for given in args.paths], out=out)
     started = time.perf_counter()
     with writing(out, remedy=REMEDY), replacing(out) as partial:
