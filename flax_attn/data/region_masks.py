@@ -98,6 +98,7 @@ def read_region_masks(split: Split, *, workers: int = 1) -> RegionMasks:
     if all(mask is None for mask, _ in read_ones):
         raise DataError(
             f"none of the {count} training images has a mask, which --roi-weights needs: lay masks "
-            "out as the images are and name their folder by --mask-dir, or drop --roi-weights"
+            "out as the images are and name their folder by --mask-dir, or in a table name them in "
+            "a column 'mask', or drop --roi-weights"
         )
     return RegionMasks([mask for mask, _ in read_ones], [digest for _, digest in read_ones])
