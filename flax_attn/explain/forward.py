@@ -28,7 +28,7 @@ from flax_attn.ops.images import normalize
 
 AnyArray = Array | np.ndarray
 Images = UInt8[AnyArray, "b *v h w 3"] | Float[AnyArray, "b *v h w 3"]
-Activations = Mapping[str, Float[Array, "b _ _ _"]]
+Activations = Mapping[str, Float[Array, "_ _ _ _"]]
 
 
 @runtime_checkable
