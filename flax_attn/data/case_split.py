@@ -100,7 +100,7 @@ class CaseSplit(SplitView):
         asked = encode_json([digest, self._cases.asked[index]])
         return hashlib.sha256(asked.encode()).hexdigest()
 
-    def picture_masks(self, index: int) -> list[Bool[np.ndarray, "k s s"] | None]:
+    def picture_masks(self, index: int) -> list[Bool[np.ndarray, "_ s s"] | None]:
         places = self._places[index].tolist()
         found = [None if place < 0 else masks_of(self._flat, place) for place in places]
         if self._cases.asked and found[0] is not None:

@@ -73,7 +73,7 @@ class SplitOfCases(Split, Protocol):
         """Returns the pictures, each once, and the places of those of each case; -1: missing."""
         ...
 
-    def picture_masks(self, index: int) -> list[Bool[np.ndarray, "k s s"] | None]:
+    def picture_masks(self, index: int) -> list[Bool[np.ndarray, "_ s s"] | None]:
         """Returns the pixels of the objects that a case is about, of each of its pictures.
 
         None for a picture of which they are not known, or that is missing.
@@ -136,7 +136,7 @@ def masks_of(split: Split, index: int) -> Bool[np.ndarray, "k s s"] | None:
     return split.masks(index) if isinstance(split, MaskedSplit) else None
 
 
-def picture_masks_of(split: Split, index: int) -> list[Bool[np.ndarray, "k s s"] | None]:
+def picture_masks_of(split: Split, index: int) -> list[Bool[np.ndarray, "_ s s"] | None]:
     """Returns the pixels of the objects that a case is about, of each of its pictures."""
     if isinstance(split, SplitOfCases) and split.form.views:
         return split.picture_masks(index)

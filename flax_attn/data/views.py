@@ -67,7 +67,7 @@ class SplitView:
         """Returns the pictures, each once, and the places of those of each case; -1: missing."""
         return self, np.arange(len(self.labels), dtype=np.int32)[:, None]
 
-    def picture_masks(self, index: int) -> list[Bool[np.ndarray, "k s s"] | None]:
+    def picture_masks(self, index: int) -> list[Bool[np.ndarray, "_ s s"] | None]:
         """Returns the pixels of the objects that a case is about, of each of its pictures."""
         return picture_masks_of(*self._source(index))
 

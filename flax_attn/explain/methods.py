@@ -16,8 +16,8 @@ class Method(NamedTuple):
     """How maps are computed, and what they are called.
 
     Args:
-      compute: ``compute(forward, image, class_index, stage, **options)`` gives maps [b, h, w], of cases
-        of several pictures [b, v, h, w].
+      compute: ``compute(forward, image, class_index, stage, **options)`` gives maps [b, h, w], of
+        cases of several pictures [b, v, h, w].
       title: its name in pictures and reports.
       of_image: whether the maps are of the image itself, whatever the stage.
     """
