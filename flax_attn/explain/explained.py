@@ -12,7 +12,7 @@ from scipy import ndimage  # type: ignore[import-untyped]
 from flax_attn.models.tasks import names_of
 
 
-class Picture(NamedTuple):
+class PictureMaps(NamedTuple):
     """A picture of a case with its maps.
 
     Args:
@@ -48,7 +48,7 @@ class Explained(NamedTuple):
 
     name: str
     views: tuple[str, ...]
-    pictures: tuple[Picture | None, ...]
+    pictures: tuple[PictureMaps | None, ...]
     targets: Mapping[str, int]
     probabilities: Float[np.ndarray, "k"]
     decided: Bool[np.ndarray, "k"]
@@ -69,7 +69,7 @@ class Explained(NamedTuple):
         return None if self.truth is None else bool((self.truth == self.decided).all())
 
     @property
-    def seen(self) -> list[tuple[str, Picture]]:
+    def seen(self) -> list[tuple[str, PictureMaps]]:
         """The pictures that are there, each with the name of its view."""
         both = zip(self.views, self.pictures, strict=True)
         return [(view, picture) for view, picture in both if picture is not None]
@@ -108,7 +108,7 @@ def truth_text(item: Explained, classes: Sequence[str]) -> str | None:
     return None if item.truth is None else ", ".join(names_of(classes, item.truth)) or "nothing"
 
 
-def picture_text(view: str, picture: Picture | None) -> str:
+def picture_text(view: str, picture: PictureMaps | None) -> str:
     """Returns what a picture of a case is called, with its weight, or that it is missing."""
     if picture is None:
         return f"{view}: missing"

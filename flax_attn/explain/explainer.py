@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int, UInt8
 from flax_attn.config import Config
 from flax_attn.data import Sampler, Split, batches
 from flax_attn.errors import NonFiniteError
-from flax_attn.explain.explained import ALONE, Explained, Picture
+from flax_attn.explain.explained import ALONE, Explained, PictureMaps
 from flax_attn.explain.forward import NetworkForward
 from flax_attn.explain.measures import Maps
 from flax_attn.explain.measures.faithfulness import Faithfulness, measure_faithfulness
@@ -210,13 +210,13 @@ def _picture(
     maps: Mapping[str, Float[np.ndarray, "b _ _"]],
     i: int,
     weights: Float[np.ndarray, "b v"] | None,
-) -> Picture:
+) -> PictureMaps:
     """The picture of a view of the case at ``place``, which is the ``i``-th of its batch."""
     image = photographs.images[place]
     mask = None if photographs.masks is None else photographs.masks[place]
     if image.ndim == 4:
         image, mask = image[view], None if mask is None else mask[view]
-    return Picture(
+    return PictureMaps(
         image=image,
         maps={name: value[i] for name, value in maps.items()},
         mask=None if mask is None or not mask.any() else mask,

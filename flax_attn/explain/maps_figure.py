@@ -17,7 +17,7 @@ from PIL import Image
 
 from flax_attn.explain.explained import (
     Explained,
-    Picture,
+    PictureMaps,
     cells_text,
     outline,
     picture_text,
@@ -76,7 +76,7 @@ def draw_explained(
 def _draw_picture(
     figure: Figure,
     places: Sequence[Any],
-    picture: Picture,
+    picture: PictureMaps,
     *,
     scale: ScaleName,
     ranges: Mapping[str, tuple[float, float]],

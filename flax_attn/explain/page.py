@@ -18,7 +18,7 @@ from PIL import Image
 
 from flax_attn.explain.explained import (
     Explained,
-    Picture,
+    PictureMaps,
     cells_text,
     map_names,
     outline,
@@ -144,7 +144,7 @@ def _case(
 
 
 def _picture(
-    found: Picture, names: Sequence[str], measured: Mapping[str, list[float]] | None
+    found: PictureMaps, names: Sequence[str], measured: Mapping[str, list[float]] | None
 ) -> dict[str, Any]:
     """A picture with its maps in the order of ``names``, none of a name that it has no map of."""
     return {

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float
 
 from flax_attn.explain import measures
-from flax_attn.explain.explained import Explained, Picture
+from flax_attn.explain.explained import Explained, PictureMaps
 from flax_attn.explain.explainer import Explainer
 from flax_attn.explain.measures import MEASURES, Values
 from flax_attn.explain.measures.faithfulness import Faithfulness
@@ -80,7 +80,7 @@ def judge(
     return found
 
 
-def with_control(pictures: Sequence[Picture]) -> MapsByName:
+def with_control(pictures: Sequence[PictureMaps]) -> MapsByName:
     """Returns the maps of all pictures by name, then a Gaussian that has not looked at them."""
     maps = {name: np.stack([each.maps[name] for each in pictures]) for name in pictures[0].maps}
     height, width, _ = pictures[0].image.shape
@@ -117,7 +117,7 @@ def take_curves(
 
 
 def measure(
-    pictures: Sequence[Picture],
+    pictures: Sequence[PictureMaps],
     maps: MapsByName,
     curves: Mapping[str, Faithfulness] | None = None,
 ) -> Measured | None:
