@@ -19,8 +19,8 @@ class DatasetEntry:
     Args:
       module: the module whose ``open_set(config, request)`` opens the data set
         (``flax_attn.data.dataset.OpenSet``); it is imported only then.
-      masks: "own" where the data set has masks of its objects, "files" where it reads those of
-        ``--mask-dir``, None where it has none.
+      masks: "own" where the data set may have masks of its objects, "files" where it reads those
+        of ``--mask-dir``, None where it has none.
       data_dir: what ``--data-dir`` must name, in words; None where the data set needs no folder.
       defaults: settings that the data set changes; presets and flags override them.
       table: whether it reads labels from a table, as ``--label-column``, ``--label-separator`` and
@@ -65,6 +65,7 @@ DATASETS: dict[str, DatasetEntry] = {
     ),
     "labelled_csv": DatasetEntry(
         "flax_attn.data.sets.labelled_csv",
+        masks="own",
         data_dir="a folder with images and labels.csv",
         table=True,
         defaults={"task": "auto"},

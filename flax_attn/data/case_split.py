@@ -21,6 +21,7 @@ from flax_attn.data.dataset import (
     Split,
     SplitOfCases,
     form_of,
+    masks_of,
     read_image,
 )
 from flax_attn.data.metadata import CaseCells
@@ -89,11 +90,22 @@ class CaseSplit(SplitView):
         raise DataError(f"no case such as {self.names[index]!r} is whole: restore the images")
 
     def masks(self, index: int) -> Bool[np.ndarray, "k s s"] | None:
-        """Returns the pixels of each object in a single picture; of several they are not known."""
-        return None if self.form.views else super().masks(index)
+        """Returns the pixels of the objects that a case of a single picture is about."""
+        return None if self.form.views else self.picture_masks(index)[0]
 
     def mask_digest(self, index: int) -> str | None:
-        return None if self.form.views else super().mask_digest(index)
+        digest = None if self.form.views else super().mask_digest(index)
+        if digest is None or not self._cases.asked:
+            return digest
+        asked = encode_json([digest, self._cases.asked[index]])
+        return hashlib.sha256(asked.encode()).hexdigest()
+
+    def picture_masks(self, index: int) -> list[Bool[np.ndarray, "_ s s"] | None]:
+        places = self._places[index].tolist()
+        found = [None if place < 0 else masks_of(self._flat, place) for place in places]
+        if self._cases.asked and found[0] is not None:
+            found[0] = found[0][list(self._cases.asked[index])]
+        return found
 
     def _shown(self, index: int) -> list[int]:
         """Returns the places of the pictures of a case, each once, in the order of the views."""
@@ -140,6 +152,7 @@ def _assemble(name: str, flat: Split, cases: Cases, dataset: Dataset) -> CaseSpl
         labels[kept],
         tuple(cases.pictures[i] for i in kept),
         tuple(cases.cells[i] for i in kept),
+        tuple(cases.asked[i] for i in kept) if cases.asked else (),
     )
     places = [[-1 if p is None else place_of[p] for p in paths] for paths in remaining.pictures]
     found = np.array(places, np.int32)

@@ -73,6 +73,13 @@ class SplitOfCases(Split, Protocol):
         """Returns the pictures, each once, and the places of those of each case; -1: missing."""
         ...
 
+    def picture_masks(self, index: int) -> list[Bool[np.ndarray, "_ s s"] | None]:
+        """Returns the pixels of the objects that a case is about, of each of its pictures.
+
+        None for a picture of which they are not known, or that is missing.
+        """
+        ...
+
 
 @runtime_checkable
 class MaskedSplit(Split, Protocol):
@@ -127,6 +134,13 @@ class SubstitutingSplit(Protocol):
 def masks_of(split: Split, index: int) -> Bool[np.ndarray, "k s s"] | None:
     """Returns the pixels of each object in an image; None where the split does not know."""
     return split.masks(index) if isinstance(split, MaskedSplit) else None
+
+
+def picture_masks_of(split: Split, index: int) -> list[Bool[np.ndarray, "_ s s"] | None]:
+    """Returns the pixels of the objects that a case is about, of each of its pictures."""
+    if isinstance(split, SplitOfCases) and split.form.views:
+        return split.picture_masks(index)
+    return [masks_of(split, index)]
 
 
 def mask_digest_of(split: Split, index: int) -> str | None:
@@ -196,6 +210,8 @@ class Cases:
       labels: of each case, in the form of a split's.
       pictures: the names of the images of each case, None for one that is missing.
       cells: what the columns of metadata say of each case.
+      asked: the objects, by their places among the masks of its first picture, that each case is
+        about; empty where a case is about all objects of its pictures.
     """
 
     form: CaseForm
@@ -203,6 +219,7 @@ class Cases:
     labels: Int[np.ndarray, "n *k"]
     pictures: tuple[tuple[str | None, ...], ...]
     cells: tuple[tuple[str, ...], ...]
+    asked: tuple[tuple[int, ...], ...] = ()
 
 
 @dataclass(frozen=True)

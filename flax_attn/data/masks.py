@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Shaped
 from PIL import Image
 
-from flax_attn.data.dataset import MaskedSplit, Split, masks_of
+from flax_attn.data.dataset import MaskedSplit, Split, form_of, picture_masks_of
 from flax_attn.data.decode import (
     MAX_PIXELS,
     Resize,
@@ -27,9 +27,10 @@ _IN_COLOUR = frozenset({"RGB", "RGBX", "CMYK", "YCbCr"})
 
 def objects(
     split: Split, places: Sequence[int], *, workers: int = 1
-) -> Bool[np.ndarray, "n s s"] | None:
+) -> Bool[np.ndarray, "n *v s s"] | None:
     """Returns the pixels of all objects of each image; None of a data set without masks.
 
+    Of cases they are those that a case is about, of several pictures with an axis for them.
     The mask of an image that has none is empty, for which every measure is undefined (NaN).
 
     Raises:
@@ -38,12 +39,14 @@ def objects(
     if not isinstance(split, MaskedSplit):
         return None
     with ThreadPoolExecutor(workers) as pool:
-        found = list(pool.map(lambda place: masks_of(split, place), places))
-    sizes = {masks.shape[1:] for masks in found if masks is not None}
+        found = list(pool.map(lambda place: picture_masks_of(split, place), places))
+    sizes = {masks.shape[1:] for case in found for masks in case if masks is not None}
     if not sizes:
         return None
     empty = np.zeros(sizes.pop(), bool)
-    return np.stack([empty if masks is None else masks.any(0) for masks in found])
+    each = [[empty if masks is None else masks.any(0) for masks in case] for case in found]
+    joined = np.array(each)
+    return joined if form_of(split).views else joined[:, 0]
 
 
 def decode_mask(

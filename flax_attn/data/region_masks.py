@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from jaxtyping import Bool, Int, UInt8
 
-from flax_attn.data.dataset import Split, mask_digest_of, masks_of
+from flax_attn.data.dataset import Split, form_of, mask_digest_of, masks_of
 from flax_attn.errors import DataError, name_some
 from flax_attn.system.console import bar
 from flax_attn.system.json_text import encode_json
@@ -65,8 +65,15 @@ def read_region_masks(split: Split, *, workers: int = 1) -> RegionMasks:
     """Reads the masks of all images of a split; one that an image lacks is not known.
 
     Raises:
-      DataError: no image has a mask, or masks cannot be used: it names up to five, with reasons.
+      DataError: cases have several pictures, no image has a mask, or masks cannot be used: it names
+        up to five, with reasons.
     """
+
+    if views := form_of(split).views:
+        raise DataError(
+            f"--roi-weights teaches maps of single pictures, and a case here has the pictures "
+            f"{', '.join(map(repr, views))}: drop --roi-weights"
+        )
 
     def read(place: int) -> tuple[Bool[np.ndarray, "h w"] | None, str | None] | DataError:
         try:
@@ -91,6 +98,7 @@ def read_region_masks(split: Split, *, workers: int = 1) -> RegionMasks:
     if all(mask is None for mask, _ in read_ones):
         raise DataError(
             f"none of the {count} training images has a mask, which --roi-weights needs: lay masks "
-            "out as the images are and name their folder by --mask-dir, or drop --roi-weights"
+            "out as the images are and name their folder by --mask-dir, or in a table name them in "
+            "a column 'mask', or drop --roi-weights"
         )
     return RegionMasks([mask for mask, _ in read_ones], [digest for _, digest in read_ones])

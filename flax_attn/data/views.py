@@ -18,6 +18,7 @@ from flax_attn.data.dataset import (
     mask_digest_of,
     masks_of,
     photographs_of,
+    picture_masks_of,
     read_image,
 )
 from flax_attn.data.decode import ImageError
@@ -65,6 +66,10 @@ class SplitView:
     def photographs(self) -> tuple[Split, Int32[np.ndarray, "n v"]]:
         """Returns the pictures, each once, and the places of those of each case; -1: missing."""
         return self, np.arange(len(self.labels), dtype=np.int32)[:, None]
+
+    def picture_masks(self, index: int) -> list[Bool[np.ndarray, "_ s s"] | None]:
+        """Returns the pixels of the objects that a case is about, of each of its pictures."""
+        return picture_masks_of(*self._source(index))
 
     def image(self, index: int) -> UInt8[np.ndarray, "*v s s 3"]:
         """Returns an image as RGB.

@@ -1,9 +1,10 @@
 """What a network looks at: maps, and measures of maps.
 
 Attention, class activation maps and gradients are arrays in, arrays out (``cam``, ``gradients``,
-by name in ``methods``); ``explainer`` runs them over photographs, ``page`` and ``maps_figure``
-show them, ``measures`` asks whether they lie on the object and whether the network uses what they
-point at. Every method takes a network as ``forward_of(model)`` gives it.
+by name in ``methods``); ``explainer`` runs them over photographs and cases (``explained`` is what
+it says of one), ``page`` and ``maps_figure`` show them, ``measures`` asks whether they lie on the
+object and whether the network uses what they point at. Every method takes a network as
+``forward_of(model)`` gives it.
 
 Refuses to train, and to import matplotlib for anything but a picture.
 

@@ -1,7 +1,8 @@
 """Class activation maps: sums of an activation's channels under weights from its gradient.
 
-Every map is [b, h, w] at the activation's resolution and non-negative. ``stage`` names the
-activation (``Family.activations``) and ``class_index`` each image's class, whose logit is
+Every map is [b, h, w] at the activation's resolution and non-negative; of cases of several pictures
+[b, v, h, w], each from the gradient of the case's logit in that picture's activation. ``stage``
+names the activation (``Family.activations``) and ``class_index`` each image's class, whose logit is
 differentiated; there is no softmax, so that networks with several labels are served alike. A
 class the network does not have makes a map of NaN. Images are bytes, or normalised floats.
 
@@ -11,6 +12,7 @@ gradient of the logit in it.
 
 from __future__ import annotations
 
+import math
 from functools import partial
 
 import jax
@@ -22,9 +24,11 @@ from flax_attn.explain.forward import (
     Forward,
     Images,
     activation_of,
+    by_case,
     class_logit,
     linearize,
     normalized,
+    of_places,
     positive_part,
 )
 from flax_attn.ops.images import resize_bilinear
@@ -45,13 +49,13 @@ def scale_to_unit(maps: Float[Array, "b h w"]) -> Float[Array, "b h w"]:
 @partial(jax.jit, static_argnames="stage")
 def grad_cam(
     forward: Forward, image: Images, class_index: Int[AnyArray, "b"], stage: str
-) -> Float[Array, "b p q"]:
+) -> Float[Array, "b *v p q"]:
     """Returns Grad-CAM: ``ReLU(Σ_k mean_ij(g_kij) A_k)``.
 
     Source: Selvaraju et al. (2017), equations 1 and 2.
     """
     activation, gradient = linearize(forward, image, class_index, stage)
-    return weighted_sum(activation, gradient.mean((1, 2)))
+    return by_case(weighted_sum(activation, gradient.mean((1, 2))), image)
 
 
 @partial(jax.jit, static_argnames="stage")
@@ -62,7 +66,7 @@ def grad_cam_pp(
     stage: str,
     *,
     epsilon: float = 0.0,
-) -> Float[Array, "b p q"]:
+) -> Float[Array, "b *v p q"]:
     """Returns Grad-CAM++: ``ReLU(Σ_k w_k A_k)`` with ``w_k = Σ_ij α_kij ReLU(g_kij)``.
 
     ``α_kij = g² / (2 g² + g³ Σ_ab A_kab + epsilon)`` with g = g_kij. The score of the article is
@@ -80,13 +84,13 @@ def grad_cam_pp(
     square = jnp.maximum(jnp.square(positive), jnp.finfo(positive.dtype).tiny)
     # α divided by g² above and below: nothing underflows, and no 0 / 0 where g is zero.
     alpha = 1 / (2 + positive * total + epsilon / square)
-    return weighted_sum(activation, (alpha * positive).sum((1, 2)))
+    return by_case(weighted_sum(activation, (alpha * positive).sum((1, 2))), image)
 
 
 @partial(jax.jit, static_argnames="stage")
 def hires_cam(
     forward: Forward, image: Images, class_index: Int[AnyArray, "b"], stage: str
-) -> Float[Array, "b p q"]:
+) -> Float[Array, "b *v p q"]:
     """Returns HiRes-CAM, ``ReLU(Σ_k g_k A_k)``: a product at each location, before any mean.
 
     The article's map is signed; this is its positive part, as for the other maps.
@@ -94,7 +98,7 @@ def hires_cam(
     Source: Draelos and Carin (2020), Use HiResCAM instead of Grad-CAM.
     """
     activation, gradient = linearize(forward, image, class_index, stage)
-    return positive_part((activation * gradient).sum(-1))
+    return by_case(positive_part((activation * gradient).sum(-1)), image)
 
 
 def weighted_sum(
@@ -111,7 +115,7 @@ def score_cam(
     stage: str,
     *,
     batch_size: int = 64,
-) -> Float[Array, "b p q"]:
+) -> Float[Array, "b *v p q"]:
     """Returns Score-CAM, ``ReLU(Σ_k softmax_k(s_k) A_k)``; s_k is the logit of ``image · M_k``.
 
     ``M_k`` is channel k enlarged to the image and scaled to [0, 1]; it multiplies the normalised
@@ -120,18 +124,24 @@ def score_cam(
 
     One forward pass a channel: the channels are taken in turn, about ``batch_size`` masked images
     at a time, by a loop on the host. A CPU runs convolutions many times slower in a compiled
-    loop, and memory stays bounded.
+    loop, and memory stays bounded. Of a case one picture is masked at a time, beside the others as
+    they are.
 
     Source: Wang et al. (2020), section 3 and algorithm 1.
     """
-    activation = _activation(forward, image, stage)
-    channels = activation.shape[-1]
-    together = min(channels, max(1, batch_size // len(image)))
-    scores = [
-        _scores(forward, image, class_index, activation, start, together=together)
-        for start in range(0, channels, together)
-    ]
-    return _combine(activation, jnp.concatenate(scores, axis=-1)[:, :channels])
+    cases = by_case(_activation(forward, image, stage), image)
+    channels = cases.shape[-1]
+    views = math.prod(image.shape[1:-3])
+    together = min(channels, max(1, batch_size // math.prod(image.shape[:-3])))
+    maps = []
+    for view in range(views):
+        activation = cases if image.ndim == 4 else cases[:, view]
+        scores = [
+            _scores(forward, image, class_index, activation, start, view, together=together)
+            for start in range(0, channels, together)
+        ]
+        maps.append(_combine(activation, jnp.concatenate(scores, axis=-1)[:, :channels]))
+    return maps[0] if image.ndim == 4 else jnp.stack(maps, axis=1)
 
 
 _activation = jax.jit(activation_of, static_argnames="stage")
@@ -144,17 +154,24 @@ def _scores(
     class_index: Int[AnyArray, "b"],
     activation: Float[Array, "b p q c"],
     start: int,
+    view: int,
     *,
     together: int,
 ) -> Float[Array, "b m"]:
-    """Logits of the image under ``together`` channels from ``start`` on; the last may overhang."""
-    b, h, w, _ = image.shape
+    """Logits of the image under ``together`` channels from ``start`` on; the last may overhang.
+
+    The activation, and what it masks, are those of one ``view`` of a case.
+    """
+    b, *several, h, w, _ = image.shape
     place = start + jnp.arange(together)
     channels = jnp.take(activation, place, axis=-1, mode="clip")
     small = jnp.moveaxis(channels, -1, 1).reshape(b * together, *activation.shape[1:3])
     masks = scale_to_unit(enlarge(small, (h, w))).reshape(b, together, h, w, 1)
+    if several:
+        masks = jnp.ones((b, together, *several, h, w, 1), masks.dtype).at[:, :, view].set(masks)
     masked = normalized(image, forward)[:, None] * masks
-    logits = forward(masked.reshape(b * together, h, w, 3))[0]
+    repeated = of_places(forward, jnp.repeat(jnp.arange(b), together))
+    logits = repeated(masked.reshape(b * together, *several, h, w, 3))[0]
     return class_logit(logits, jnp.repeat(class_index, together)).reshape(b, together)
 
 

@@ -10,18 +10,24 @@ from typing import get_args
 import numpy as np
 
 from flax_attn.attention import ALIGNMENTS
-from flax_attn.config import FAMILIES, ModelConfig, each_family, require_pictures_alone
+from flax_attn.config import FAMILIES, ModelConfig, each_family
 from flax_attn.data.dataset import evenly
 from flax_attn.data.listing import same_form
 from flax_attn.errors import UsageError
 from flax_attn.explain.explain_run import REMEDY, explain
 from flax_attn.explain.explainer import Explainer, Request
 from flax_attn.explain.methods import METHODS
-from flax_attn.explain.photographs import Photographs, from_paths, from_split
+from flax_attn.explain.photographs import (
+    Photographs,
+    from_paths,
+    from_split,
+    with_unknown,
+)
 from flax_attn.explain.trained_run import TrainedRun, load
 from flax_attn.figures import ScaleName
 from flax_attn.runs.published_folder import results_folder
-from flax_attn.runs.run_split import look_config, open_run_split
+from flax_attn.runs.run_cases import case_inputs
+from flax_attn.runs.run_split import look_config, open_run_split, split_text
 from flax_attn.system import cli
 from flax_attn.system.compilation_cache import use_compilation_cache
 from flax_attn.system.folders import require_writable
@@ -38,7 +44,8 @@ def main(argv: Sequence[str]) -> None:
     name = "explain-" + args.split if args.split else "explain"
     out = Path(args.out) if args.out else results_folder(workdir, name)
     run = load(workdir)
-    require_pictures_alone(run.config.model, "explain")
+    if args.images:
+        _require_single_pictures(run)
     require_writable(out, remedy=REMEDY)
     stages = stages_of(args.stages, run.config.model)
     request = Request(args.methods, stages, _numbers(args.classes, run.classes))
@@ -117,6 +124,8 @@ def _photographs(
     data = config.data
     if args.images:
         found = from_paths([Path(path) for path in args.images], data, out=out)
+        if run.metadata is not None:
+            found = with_unknown(found, run.metadata)
         return found, f"{len(found.names)} photographs"
     split, _ = open_run_split(
         config,
@@ -127,16 +136,30 @@ def _photographs(
         masks=True,
         out=out,
     )
+    cases = case_inputs(split, config, run.metadata, where=split_text(config, args.split))
     n, count = len(split.labels), args.count or COUNT
     places, how = evenly(n, count), "evenly spread"
     if args.worst:
-        losses = explainer.losses(split, batch_size=args.batch_size, workers=data.workers)
+        losses = explainer.losses(
+            split, batch_size=args.batch_size, workers=data.workers, cases=cases
+        )
         known = np.flatnonzero(np.isfinite(losses))  # the others are images that were lost
         order = known[np.argsort(-losses[known], kind="stable")]
         places, how = order[:count].tolist(), "of highest loss"
-    found = from_split(split, places, workers=data.workers)
+    found = from_split(split, places, workers=data.workers, cases=cases)
     which = how if len(places) < n else "all"
-    return found, f"{len(places)} of the {n} images of {args.split}, {which}"
+    what = "cases" if config.model.view_names else "images"
+    return found, f"{len(places)} of the {n} {what} of {args.split}, {which}"
+
+
+def _require_single_pictures(run: TrainedRun) -> None:
+    """Raises UsageError for a run of cases of several pictures, which files do not make up."""
+    if views := run.config.model.view_names:
+        raise UsageError(
+            f"--images takes photographs by themselves, and a case of this run has the pictures "
+            f"{', '.join(map(repr, views))}: name them in a table, and give --dataset "
+            "labelled_csv --data-dir FOLDER --split all"
+        )
 
 
 def stages_of(names: Sequence[str] | None, model: ModelConfig) -> Sequence[str]:

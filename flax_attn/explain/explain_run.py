@@ -9,15 +9,13 @@ from pathlib import Path
 
 import numpy as np
 
-from flax_attn.explain.explainer import Explained, Explainer, Request
+from flax_attn.explain.explained import Explained, map_names
+from flax_attn.explain.explainer import Explainer, Request
 from flax_attn.explain.maps_figure import colour_table, draw_explained, is_explained
-from flax_attn.explain.measures.faithfulness import Faithfulness
 from flax_attn.explain.measures.summary import (
-    Measured,
-    measure,
+    Judged,
+    judge,
     summary_lines,
-    take_curves,
-    with_control,
     write_curves,
     write_values,
 )
@@ -49,7 +47,7 @@ def explain(
     out: Path,
     faithfulness: bool = False,
 ) -> list[Explained]:
-    """Writes a PNG for each photograph and ``index.html`` with all of them into ``out``.
+    """Writes a PNG for each photograph, or case, and ``index.html`` with all of them into ``out``.
 
     Where objects have masks, or with ``faithfulness``, also ``measures.csv`` with what was
     measured of the maps, and with ``faithfulness`` its curves in ``faithfulness.csv``. What an
@@ -69,7 +67,7 @@ def explain(
     right = [item.correct for item in explained if item.correct is not None]
     if right:
         summary += f" · {sum(right)} of {n} right"
-    measured, curves = _measure(explainer, explained, batch_size if faithfulness else None)
+    judged = judge(explainer, explained, batch_size if faithfulness else None)
     with writing(f"pictures in {out}", remedy=REMEDY):
         kept = _draw(explained, out, classes=classes, scale=scale, ranges=ranges)
         write_page(
@@ -81,42 +79,27 @@ def explain(
             scale=scale,
             ranges=ranges,
             colours=colour_table(),
-            measured=measured,
+            judged=judged,
         )
         _remove_others(out, kept)
-        _write_measures(out, explained, measured, curves)
-    for line in summary_lines(measured) if measured else ():
-        _log.info(line)
+        _write_measures(out, explained, judged)
+    for each in judged:
+        for line in summary_lines(each.measured, each.view) if each.measured else ():
+            _log.info(line)
     _log.info(f"wrote {PAGE} and {n} pictures to {out}")
     return explained
 
 
-def _measure(
-    explainer: Explainer, explained: Sequence[Explained], batch_size: int | None
-) -> tuple[Measured | None, dict[str, Faithfulness] | None]:
-    """The measures of the maps and, with a ``batch_size``, the curves of their faithfulness."""
-    maps = with_control(explained)
-    curves = None
-    if batch_size is not None:
-        curves = take_curves(explainer, explained, maps, batch_size=batch_size)
-    return measure(explained, maps, curves), curves
-
-
-def _write_measures(
-    out: Path,
-    explained: Sequence[Explained],
-    measured: Measured | None,
-    curves: Mapping[str, Faithfulness] | None,
-) -> None:
+def _write_measures(out: Path, explained: Sequence[Explained], judged: Sequence[Judged]) -> None:
     """Writes what was measured; a file of an earlier call is removed where nothing was."""
-    if measured is None:
-        (out / MEASURES_FILE).unlink(missing_ok=True)
-    else:
-        write_values(out / MEASURES_FILE, measured, explained)
-    if curves is None:
-        (out / CURVES_FILE).unlink(missing_ok=True)
-    else:
-        write_curves(out / CURVES_FILE, curves, explained)
+    for name, write, is_there in (
+        (MEASURES_FILE, write_values, any(each.measured for each in judged)),
+        (CURVES_FILE, write_curves, any(each.curves for each in judged)),
+    ):
+        if is_there:
+            write(out / name, judged, explained)
+        else:
+            (out / name).unlink(missing_ok=True)
 
 
 def _draw(
@@ -130,7 +113,7 @@ def _draw(
     """The pictures, in the order of the photographs."""
     paths = []
     for number, item in enumerate(bar(explained, len(explained), "drawing"), start=1):
-        paths.append(out / f"{number:03d}-{_file_name(item.name)}.png")
+        paths.append(out / f"{number:03d}-{_file_name(item)}.png")
         draw_explained(item, paths[-1], classes=classes, scale=scale, ranges=ranges)
     return paths
 
@@ -143,16 +126,16 @@ def _remove_others(out: Path, kept: Sequence[Path]) -> None:
 
 
 def _ranges(explained: Sequence[Explained]) -> Mapping[str, tuple[float, float]]:
-    """The smallest and the largest value of each map over all photographs."""
-    return {
-        name: (
-            float(np.min([item.maps[name].min() for item in explained])),
-            float(np.max([item.maps[name].max() for item in explained])),
-        )
-        for name in explained[0].maps
-    }
+    """The smallest and the largest value of each map over all pictures."""
+    found: dict[str, tuple[float, float]] = {}
+    for name in map_names(explained):
+        each = [p.maps[name] for item in explained for _, p in item.seen if name in p.maps]
+        found[name] = float(np.min([m.min() for m in each])), float(np.max([m.max() for m in each]))
+    return found
 
 
-def _file_name(name: str) -> str:
-    """The end of a path without its ending, as letters, digits, dots and hyphens."""
-    return re.sub(r"[^A-Za-z0-9._-]+", "_", Path(name).stem)[:60]
+def _file_name(item: Explained) -> str:
+    """The ends of the paths without their endings, as letters, digits, dots and hyphens."""
+    paths = item.name.split("|") if len(item.views) > 1 else [item.name]
+    stems = [Path(path).stem for path in paths]
+    return re.sub(r"[^A-Za-z0-9._-]+", "_", "|".join(filter(None, stems)))[:60]

@@ -1,4 +1,4 @@
-"""What a network says of photographs: probabilities, and its maps by name."""
+"""What a network says of photographs and cases: probabilities, and its maps by name."""
 
 from __future__ import annotations
 
@@ -8,58 +8,22 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, UInt8
-from scipy import ndimage  # type: ignore[import-untyped]
+from jaxtyping import Array, Float, Int, UInt8
 
 from flax_attn.config import Config
 from flax_attn.data import Sampler, Split, batches
 from flax_attn.errors import NonFiniteError
+from flax_attn.explain.explained import ALONE, Explained, PictureMaps
 from flax_attn.explain.forward import NetworkForward
 from flax_attn.explain.measures import Maps
 from flax_attn.explain.measures.faithfulness import Faithfulness, measure_faithfulness
 from flax_attn.explain.methods import METHODS
 from flax_attn.explain.photographs import Photographs
-from flax_attn.models.network import named_maps
-from flax_attn.models.tasks import TASKS, names_of
+from flax_attn.models.cases import maps_by_view, view_weights
+from flax_attn.models.tasks import TASKS
+from flax_attn.runs.run_cases import NO_INPUTS, CaseInputs
 from flax_attn.training.confidence import calibrated
 from flax_attn.training.step import Examples, Prediction, make_eval_step
-
-
-class Explained(NamedTuple):
-    """A photograph with its maps, and what the network says of it.
-
-    Args:
-      name: its path, or that of its row in the data set.
-      image: as the network sees it.
-      maps: its maps by name.
-      targets: the class that each map explains, by the map's name; of attention, the likeliest.
-      probabilities: of each class.
-      decided: whether each class is said.
-      truth: whether it has each class; None where labels are unknown.
-      loss: in nats; None where labels are unknown.
-      mask: the pixels of its objects; None where they are not known, or there are none.
-    """
-
-    name: str
-    image: UInt8[np.ndarray, "s s 3"]
-    maps: Mapping[str, Float[np.ndarray, "_ _"]]
-    targets: Mapping[str, int]
-    probabilities: Float[np.ndarray, "k"]
-    decided: Bool[np.ndarray, "k"]
-    truth: Bool[np.ndarray, "k"] | None
-    loss: float | None
-    mask: Bool[np.ndarray, "s s"] | None = None
-
-    @property
-    def confidence(self) -> float:
-        """The probability of the class that is said; of several labels, of the least certain."""
-        # A class that is not said is never less certain than the only one that is.
-        return float(np.where(self.decided, self.probabilities, 1 - self.probabilities).min())
-
-    @property
-    def correct(self) -> bool | None:
-        """Whether exactly the right classes are said."""
-        return None if self.truth is None else bool((self.truth == self.decided).all())
 
 
 class Request(NamedTuple):
@@ -96,14 +60,21 @@ class Explainer:
         self._temperature = temperature
         self._task = TASKS[config.train.task]
         self._step = make_eval_step(network.structure, self._task)
+        self._views = config.model.view_names or ALONE
         # Compiled once for each shape, whatever is measured with it.
-        self._predict = jax.jit(lambda network, x: self._task.probabilities(network(x)[0]))
+        self._predict = jax.jit(self._probabilities)
 
-    def losses(self, split: Split, *, batch_size: int, workers: int) -> Float[np.ndarray, "n"]:
-        """Returns the loss of each image of a split, in nats; NaN for an image that was lost."""
+    def losses(
+        self, split: Split, *, batch_size: int, workers: int, cases: CaseInputs = NO_INPUTS
+    ) -> Float[np.ndarray, "n"]:
+        """Returns the loss of each image of a split, in nats; NaN for an image that was lost.
+
+        Of cases of several pictures, or with metadata, ``cases`` is what ``case_inputs`` gives.
+        """
         losses = np.full(len(split.labels), np.nan)
         for batch in batches(split, Sampler(batch_size), workers=workers):
-            found = np.asarray(self._judge(batch.image, batch.label).loss)
+            beside = cases.take(batch.index)
+            found = np.asarray(self._judge(batch.image, batch.label, beside).loss)
             losses[batch.index[batch.mask]] = found[batch.mask]
         return losses
 
@@ -121,26 +92,50 @@ class Explainer:
     def faithfulness(
         self,
         maps: Maps,
-        images: UInt8[np.ndarray, "n s s 3"],
+        images: UInt8[np.ndarray, "n *v s s 3"],
         class_index: Int[np.ndarray, "n"],
         *,
         batch_size: int,
+        view: int = 0,
+        cases: CaseInputs = NO_INPUTS,
     ) -> Faithfulness:
-        """Measures what removing or showing pixels in the maps' order does to the network."""
+        """Measures what removing or showing pixels in the maps' order does to the network.
 
-        def predict(image: Float[Array, "b s s 3"]) -> Float[Array, "b k"]:
-            return self._predict(self._network, image)
+        Of cases of several pictures the maps, and the pixels that change, are those of one
+        ``view``, beside the other pictures as they are.
+        """
 
-        parts = [
-            measure_faithfulness(
+        def measure(places: Int[np.ndarray, "b"]) -> Faithfulness:
+            network = self._network.of_cases(*cases.take(places))
+            shown = self._network.normalize(images[places])
+            case = None if shown.ndim == 4 else shown
+
+            def predict(image: Float[Array, "b s s 3"]) -> Float[Array, "b k"]:
+                return self._predict(network, image, case, view)
+
+            return measure_faithfulness(
                 predict,
-                self._network.normalize(images[places]),
+                shown if case is None else case[:, view],
                 jnp.asarray(maps[places]),
                 jnp.asarray(class_index[places]),
-            ).at(np.arange(len(wanted)))
+            )
+
+        parts = [
+            measure(places).at(np.arange(len(wanted)))
             for wanted, places in _full_batches(len(images), batch_size)
         ]
         return Faithfulness.join(parts)
+
+    def _probabilities(
+        self,
+        network: NetworkForward,
+        image: Float[Array, "b s s 3"],
+        case: Float[Array, "b v s s 3"] | None,
+        view: int,
+    ) -> Float[Array, "b k"]:
+        """Of images, or of cases with an image in the place of the picture of a view."""
+        shown = image if case is None else case.at[:, view].set(image)
+        return self._task.probabilities(network(shown)[0])
 
     def _explain(
         self,
@@ -149,54 +144,97 @@ class Explainer:
         places: Int[np.ndarray, "b"],
         request: Request,
     ) -> Iterator[Explained]:
-        images = photographs.images[places]
-        labels, masks = photographs.labels, photographs.masks
+        labels, cases = photographs.labels, photographs.cases.take(places)
         k = len(self._classes)
         of_batch = self._task.blank(len(places), k) if labels is None else labels[places]
-        judged = self._judge(images, of_batch)
+        judged = self._judge(photographs.images[places], of_batch, cases)
         probabilities = np.asarray(judged.probabilities)
-        maps, targets = self._maps(images, judged, request)
+        maps, targets = self._maps(photographs.images[places], judged, request, cases)
+        weights = view_weights(judged.attention, probabilities)
         decided = self._task.decide(probabilities)
         logits = np.asarray(judged.logits)
         probabilities = calibrated(self._task, probabilities, logits, self._temperature)
         truth = None if labels is None else self._task.truth(of_batch, k)
-        for i, place in enumerate(wanted):
+        for i, place in enumerate(wanted.tolist()):
             item = Explained(
                 name=photographs.names[place],
-                image=images[i],
-                maps={name: value[i] for name, value in maps.items()},
+                views=self._views,
+                pictures=tuple(
+                    _picture(photographs, place, view, of_view, i, weights)
+                    if cases.present is None or cases.present[i, view]
+                    else None
+                    for view, of_view in enumerate(maps)
+                ),
                 targets={name: int(index[i]) for name, index in targets.items()},
                 probabilities=probabilities[i],
                 decided=decided[i],
                 truth=None if truth is None else truth[i],
                 loss=None if truth is None else float(judged.loss[i]),
-                mask=None if masks is None or not masks[place].any() else masks[place],
+                cells=photographs.cells_of(place),
+                meta=None if cases.meta is None else cases.meta[i],
             )
             _check_finite(item)
             yield item
 
-    def _judge(self, images: UInt8[np.ndarray, "b s s 3"], labels: np.ndarray) -> Prediction:
-        everyone = Examples(images, labels.astype(np.int32), np.ones(len(images), bool))
-        return self._step(self._network.params, self._network.stats, everyone)[1]
+    def _judge(
+        self, images: UInt8[np.ndarray, "b *v s s 3"], labels: np.ndarray, cases: CaseInputs
+    ) -> Prediction:
+        everyone = np.ones(len(images), bool)
+        examples = Examples(images, labels.astype(np.int32), everyone, None, *cases)
+        return self._step(self._network.params, self._network.stats, examples)[1]
 
     def _maps(
-        self, images: UInt8[np.ndarray, "b s s 3"], judged: Prediction, request: Request
-    ) -> tuple[dict[str, Float[np.ndarray, "b _ _"]], dict[str, Int[np.ndarray, "b"]]]:
-        """The maps, and the class of each image that they explain, both by the map's name."""
-        attention = named_maps(judged.attention, self._config.model, self._classes)
-        maps = {f"Attention on {name}": value for name, value in attention.items()}
+        self,
+        images: UInt8[np.ndarray, "b *v s s 3"],
+        judged: Prediction,
+        request: Request,
+        cases: CaseInputs,
+    ) -> tuple[list[dict[str, Float[np.ndarray, "b _ _"]]], dict[str, Int[np.ndarray, "b"]]]:
+        """The maps of each view, and the class of each case that they explain, by the map's name.
+
+        Here alone the methods' arrays, of whole cases, come apart into pictures.
+        """
+        attention = maps_by_view(judged.attention, self._config.model, self._classes)
+        maps = [
+            {f"Attention on {name}": value for name, value in each.items()} for each in attention
+        ]
         likeliest = np.asarray(judged.probabilities).argmax(-1)
-        explained = dict.fromkeys(maps, likeliest)
+        explained = {name: likeliest for each in maps for name in each}
         targets = [
             (f" for {self._classes[k]}", np.full(len(images), k)) for k in request.classes
         ] or [("", likeliest)]
+        network = self._network.of_cases(*cases)
         for method in (METHODS[name] for name in request.methods):
             for stage in ("",) if method.of_image else request.stages:
                 for of_class, index in targets:
                     name = method.title + (f" on {stage}" if stage else "") + of_class
-                    found = method(self._network, images, jnp.asarray(index), stage)
-                    maps[name], explained[name] = np.asarray(found), index
+                    found = np.asarray(method(network, images, jnp.asarray(index), stage))
+                    by_view = found.reshape(len(images), len(maps), *found.shape[-2:])
+                    for view, each in enumerate(maps):
+                        each[name] = by_view[:, view]
+                    explained[name] = index
         return maps, explained
+
+
+def _picture(
+    photographs: Photographs,
+    place: int,
+    view: int,
+    maps: Mapping[str, Float[np.ndarray, "b _ _"]],
+    i: int,
+    weights: Float[np.ndarray, "b v"] | None,
+) -> PictureMaps:
+    """The picture of a view of the case at ``place``, which is the ``i``-th of its batch."""
+    image = photographs.images[place]
+    mask = None if photographs.masks is None else photographs.masks[place]
+    if image.ndim == 4:
+        image, mask = image[view], None if mask is None else mask[view]
+    return PictureMaps(
+        image=image,
+        maps={name: value[i] for name, value in maps.items()},
+        mask=None if mask is None or not mask.any() else mask,
+        weight=None if weights is None else float(weights[i, view]),
+    )
 
 
 def _full_batches(n: int, size: int) -> Iterator[tuple[Int[np.ndarray, "m"], Int[np.ndarray, "b"]]]:
@@ -211,28 +249,10 @@ def _full_batches(n: int, size: int) -> Iterator[tuple[Int[np.ndarray, "m"], Int
 
 
 def _check_finite(item: Explained) -> None:
-    for name, values in {"the probabilities": item.probabilities, **item.maps}.items():
+    of_pictures = [(name, values) for _, one in item.seen for name, values in one.maps.items()]
+    for name, values in (("the probabilities", item.probabilities), *of_pictures):
         if not np.isfinite(values).all():
             raise NonFiniteError(
                 f"{name} of {item.name!r} are not finite: the network's weights are unusable, "
                 "train it again"
             )
-
-
-def verdict(item: Explained, classes: Sequence[str]) -> str:
-    """Returns the classes that are said, each with its probability."""
-    said = np.flatnonzero(item.decided).tolist()
-    return ", ".join(f"{classes[j]} {item.probabilities[j]:.1%}" for j in said) or "nothing"
-
-
-def truth_text(item: Explained, classes: Sequence[str]) -> str | None:
-    """Returns the classes the photograph has; None where that is not known."""
-    return None if item.truth is None else ", ".join(names_of(classes, item.truth)) or "nothing"
-
-
-def outline(mask: Bool[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w 4"]:
-    """Returns the border of an object, white inside and black outside, as a layer else clear."""
-    layer = np.zeros((*mask.shape, 4), np.uint8)
-    layer[ndimage.binary_dilation(mask) & ~mask, 3] = 255
-    layer[mask & ~ndimage.binary_erosion(mask, border_value=1)] = 255
-    return layer

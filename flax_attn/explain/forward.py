@@ -3,6 +3,10 @@
 ``forward_of(model)`` gives it of any network of ``models``; ``network_forward`` of a run's arrays,
 under its configuration and in the exact form that pictures are drawn from. Of a network of your
 own, pass ``jax.tree_util.Partial(function, arrays)`` with the signature of ``Forward``.
+
+An image is a picture [b, h, w, 3], or a case of several [b, v, h, w, 3]. Activations are those of
+all pictures one after the other; what is known of a case beside its pictures is the network's to
+carry (``NetworkForward.of_cases``).
 """
 
 from __future__ import annotations
@@ -15,7 +19,7 @@ from typing import NamedTuple, Protocol, runtime_checkable
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, UInt8
+from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from flax_attn.config import ModelConfig
 from flax_attn.models import Network, build_model, functional
@@ -23,13 +27,13 @@ from flax_attn.models.functional import Arrays, Structure
 from flax_attn.ops.images import normalize
 
 AnyArray = Array | np.ndarray
-Images = UInt8[AnyArray, "b h w 3"] | Float[AnyArray, "b h w 3"]
-Activations = Mapping[str, Float[Array, "b _ _ _"]]
+Images = UInt8[AnyArray, "b *v h w 3"] | Float[AnyArray, "b *v h w 3"]
+Activations = Mapping[str, Float[Array, "_ _ _ _"]]
 
 
 @runtime_checkable
 class Forward(Protocol):
-    """``forward(image, perturb) -> (logits, activations)`` of normalised images.
+    """``forward(image, perturb) -> (logits, activations)`` of normalised images, or cases of them.
 
     ``perturb`` holds arrays by the name of an activation, added to it within the network. It must
     be a pytree, so that its arrays are arguments of what is compiled and not constants in it:
@@ -37,7 +41,7 @@ class Forward(Protocol):
     """
 
     def __call__(
-        self, image: Float[Array, "b h w 3"], perturb: Activations | None = None
+        self, image: Float[Array, "b *v h w 3"], perturb: Activations | None = None
     ) -> tuple[Float[Array, "b k"], Activations]: ...
 
 
@@ -48,23 +52,41 @@ class NetworkForward:
 
     Made by ``forward_of`` and ``network_forward``. Other arrays under the same ``structure`` (not
     one built anew) use what was compiled for it.
+
+    ``meta`` are the metadata of the cases that it is given, and ``present`` says which pictures
+    each of them has (``of_cases``); None of single pictures without metadata.
     """
 
     structure: Structure = field(metadata={"static": True})
     params: Arrays
     stats: Arrays
+    meta: Float[AnyArray, "b m"] | None = None
+    present: Bool[AnyArray, "b v"] | None = None
 
     def __call__(
-        self, image: Float[Array, "b h w 3"], perturb: Activations | None = None
+        self, image: Float[Array, "b *v h w 3"], perturb: Activations | None = None
     ) -> tuple[Float[Array, "b k"], Activations]:
         model = functional.merge(self.structure, self.params, self.stats)
-        output, activations = model.with_activations(image, perturb=perturb)
+        output, activations = model.with_activations(
+            image, perturb=perturb, meta=self.meta, present=self.present
+        )
         return output.logits, activations
 
-    def normalize(self, image: UInt8[AnyArray, "b h w 3"]) -> Float[Array, "b h w 3"]:
+    def normalize(self, image: UInt8[AnyArray, "b *v h w 3"]) -> Float[Array, "b *v h w 3"]:
         """Returns bytes as the normalised images that the network takes."""
         model = functional.merge(self.structure, self.params, self.stats)
         return model.normalize(image)
+
+    def of_cases(
+        self,
+        meta: Float[AnyArray, "b m"] | None = None,
+        present: Bool[AnyArray, "b v"] | None = None,
+    ) -> NetworkForward:
+        """Returns the network for a batch of cases, of which this is known beside their pictures.
+
+        Without ``present`` each case has all pictures.
+        """
+        return replace(self, meta=meta, present=present)
 
 
 def forward_of(model: Network) -> NetworkForward:
@@ -101,10 +123,13 @@ def _structure(config: ModelConfig, num_classes: int) -> Structure:
 
 
 class Linearization(NamedTuple):
-    """An activation A, and the gradient of each image's class logit in it."""
+    """An activation A, and the gradient of each image's class logit in it.
 
-    activation: Float[Array, "b h w c"]
-    gradient: Float[Array, "b h w c"]
+    Those of cases are of all their pictures one after the other.
+    """
+
+    activation: Float[Array, "n h w c"]
+    gradient: Float[Array, "n h w c"]
 
 
 def linearize(
@@ -124,7 +149,7 @@ def linearize(
         jax.eval_shape(lambda x: _activation(forward, x, stage), image),
     )
 
-    def total(perturbation: Float[Array, "b h w c"]) -> tuple[Array, Array]:
+    def total(perturbation: Float[Array, "n h w c"]) -> tuple[Array, Array]:
         logits, activations = forward(image, {stage: perturbation})
         return class_logit(logits, class_index).sum(), activations[stage]
 
@@ -132,13 +157,32 @@ def linearize(
     return Linearization(activation, gradient)
 
 
-def activation_of(forward: Forward, image: Images, stage: str) -> Float[Array, "b p q c"]:
+def activation_of(forward: Forward, image: Images, stage: str) -> Float[Array, "n p q c"]:
     """Returns the activation named ``stage``.
 
     Raises:
       ValueError: there is none.
     """
     return _activation(forward, normalized(image, forward), stage)
+
+
+def of_places(forward: Forward, places: Int[AnyArray, "n"]) -> Forward:
+    """Returns what a method calls with the cases at these places of its batch, in their order.
+
+    Of a network of your own that is the network itself: it has no metadata that go with a place.
+    """
+    if not isinstance(forward, NetworkForward):
+        return forward
+    meta, present = forward.meta, forward.present
+    return forward.of_cases(
+        None if meta is None else jnp.asarray(meta)[places],
+        None if present is None else jnp.asarray(present)[places],
+    )
+
+
+def by_case(x: Float[Array, "n ..."], image: Images) -> Float[Array, "b ..."]:
+    """Returns what is of all pictures one after the other with the axes of the ``image``."""
+    return x.reshape(*image.shape[:-3], *x.shape[1:])
 
 
 def class_logit(logits: Float[Array, "b k"], class_index: Int[AnyArray, "b"]) -> Float[Array, "b"]:
@@ -154,7 +198,7 @@ def positive_part(x: Float[Array, "*b"]) -> Float[Array, "*b"]:
     return jnp.where(x < 0, 0, x)
 
 
-def normalized(image: Images, forward: object = None) -> Float[Array, "b h w 3"]:
+def normalized(image: Images, forward: object = None) -> Float[Array, "b *v h w 3"]:
     """Normalises bytes; floats are normalised already and come back as they are.
 
     Bytes are normalised as ``forward`` was trained, if it is a network of ours, else by ImageNet's
@@ -167,8 +211,8 @@ def normalized(image: Images, forward: object = None) -> Float[Array, "b h w 3"]
 
 
 def _activation(
-    forward: Forward, image: Float[Array, "b h w 3"], stage: str
-) -> Float[Array, "b p q c"]:
+    forward: Forward, image: Float[Array, "b *v h w 3"], stage: str
+) -> Float[Array, "n p q c"]:
     activations = forward(image)[1]
     if stage not in activations:
         raise ValueError(f"no activation {stage!r}, expected one of {', '.join(activations)}")

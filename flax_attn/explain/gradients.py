@@ -1,11 +1,14 @@
 """Maps of the image's own pixels, from the gradient of a class's logit in the normalised image.
 
 The signature is that of ``cam``, so that the methods share a table, but ``stage`` is not read:
-the maps are [b, h, w] at the image's resolution. They are non-negative; a class the network does
-not have makes a map of NaN. Images are bytes, or normalised floats.
+the maps are [b, h, w] at the image's resolution, of cases of several pictures [b, v, h, w]. They
+are non-negative; a class the network does not have makes a map of NaN. Images are bytes, or
+normalised floats.
 """
 
 from __future__ import annotations
+
+import math
 
 import jax
 import jax.numpy as jnp
@@ -18,13 +21,14 @@ from flax_attn.explain.forward import (
     Images,
     class_logit,
     normalized,
+    of_places,
     positive_part,
 )
 
 
 def input_gradients(
     forward: Forward, image: Images, class_index: Int[AnyArray, "b"], stage: str = "image"
-) -> Float[Array, "b h w"]:
+) -> Float[Array, "b *v h w"]:
     """Returns the largest ``|∂ logit / ∂ x|`` of a pixel's three colours.
 
     Source: Simonyan, Vedaldi and Zisserman (2014), section 3.1.
@@ -42,7 +46,7 @@ def integrated_gradients(
     baseline: Float[Array, "*b h w 3"] | Float[Array, ""] | float = 0.0,
     steps: int = 32,
     batch_size: int = 32,
-) -> Float[Array, "b h w"]:
+) -> Float[Array, "b *v h w"]:
     """Returns what speaks for the class: the positive part of ``attributions`` over the colours.
 
     Parameters and source are those of ``attributions``.
@@ -62,17 +66,18 @@ def attributions(
     baseline: Float[Array, "*b h w 3"] | Float[Array, ""] | float = 0.0,
     steps: int = 32,
     batch_size: int = 32,
-) -> Float[Array, "b h w 3"]:
+) -> Float[Array, "b *v h w 3"]:
     """Returns integrated gradients ``(x - x') ∫₀¹ ∂ logit(x' + t (x - x')) / ∂ x dt``, signed.
 
     x is the normalised image and x' the ``baseline``, by default zero: ImageNet's mean colour.
     Their sum over an image is the logit of x less that of x', up to the error of the quadrature
-    (Gauss and Legendre's, with ``steps`` nodes). About ``batch_size`` images are differentiated at
+    (Gauss and Legendre's, with ``steps`` nodes); the pictures of a case leave the baseline
+    together, and the sum is over all of them. About ``batch_size`` images are differentiated at
     a time, by a loop on the host, as in ``score_cam``.
 
     Source: Sundararajan, Taly and Yan (2017), equation 1.
     """
-    together = min(steps, max(1, batch_size // len(image)))
+    together = min(steps, max(1, batch_size // math.prod(image.shape[:-3])))
     nodes, weights = np.polynomial.legendre.leggauss(steps)
     # From [-1, 1] to [0, 1]; nodes of weight zero fill the last round up.
     overhang = (0, -steps % together)
@@ -85,15 +90,15 @@ def attributions(
 
 
 def _gradient(
-    forward: Forward, image: Float[Array, "b h w 3"], class_index: Int[AnyArray, "b"]
-) -> Float[Array, "b h w 3"]:
+    forward: Forward, image: Float[Array, "b *v h w 3"], class_index: Int[AnyArray, "b"]
+) -> Float[Array, "b *v h w 3"]:
     return jax.grad(lambda x: class_logit(forward(x)[0], class_index).sum())(image)
 
 
 @jax.jit
 def _largest_change(
     forward: Forward, image: Images, class_index: Int[AnyArray, "b"]
-) -> Float[Array, "b h w"]:
+) -> Float[Array, "b *v h w"]:
     red, green, blue = jnp.unstack(
         jnp.abs(_gradient(forward, normalized(image, forward), class_index)), axis=-1
     )
@@ -110,13 +115,14 @@ def _integrate(
     baseline: Float[Array, "*b h w 3"] | Float[Array, ""] | float,
     nodes: Float[Array, "m"],
     weights: Float[Array, "m"],
-) -> Float[Array, "b h w 3"]:
+) -> Float[Array, "b *v h w 3"]:
     """The part of the attributions from these nodes."""
     end = normalized(image, forward)
     along = end - baseline
-    t = nodes.astype(end.dtype)[:, None, None, None, None]
-    path = (baseline + t * along).reshape(-1, *end.shape[1:])  # [m * b, h, w, 3]
-    gradients = _gradient(forward, path, jnp.tile(class_index, len(nodes)))
+    t = nodes.astype(end.dtype).reshape(-1, *(1 for _ in end.shape))
+    path = (baseline + t * along).reshape(-1, *end.shape[1:])  # [m * b, *v, h, w, 3]
+    repeated = of_places(forward, jnp.tile(jnp.arange(len(end)), len(nodes)))
+    gradients = _gradient(repeated, path, jnp.tile(class_index, len(nodes)))
     mean = jnp.tensordot(
         weights.astype(end.dtype),
         gradients.reshape(len(nodes), *end.shape),

@@ -1,7 +1,8 @@
-"""The picture of one photograph with all its maps."""
+"""The picture of one photograph, or case, with all its maps."""
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,15 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from PIL import Image
 
-from flax_attn.explain.explainer import Explained, outline, truth_text, verdict
+from flax_attn.explain.explained import (
+    Explained,
+    PictureMaps,
+    cells_text,
+    outline,
+    picture_text,
+    truth_text,
+    verdict,
+)
 from flax_attn.figures import MAP_COLOURS, ScaleName, colour_scale, overlay
 from flax_attn.system.console import plain
 
@@ -36,36 +45,57 @@ def draw_explained(
     scale: ScaleName,
     ranges: Mapping[str, tuple[float, float]],
 ) -> None:
-    """Draws the photograph, then each map laid over it, with the values at its colours' ends.
+    """Draws each picture of a case, then its maps laid over it, with the values at colours' ends.
 
     Where the objects are known, they are outlined on the photograph.
     The number in the middle of a colour bar is the value of its middle colour.
     """
-    columns = min(1 + len(item.maps), COLUMNS)
-    rows = -(-(1 + len(item.maps)) // columns)
-    figure = Figure(figsize=(2.3 * columns, 2.85 * rows + 0.5), layout="constrained")
+    columns = min(1 + max(len(picture.maps) for _, picture in item.seen), COLUMNS)
+    rows = [1 if p is None else -(-(1 + len(p.maps)) // columns) for p in item.pictures]
+    cells = textwrap.wrap(plain(cells_text(item)), 24 * columns)
+    height = 2.85 * sum(rows) + 0.5 + 0.2 * len(cells)
+    figure = Figure(figsize=(2.3 * columns, height), layout="constrained")
     is_wrong = item.correct is False
     title = f"{_title(item, classes)}  ·  {scale} colours"
-    figure.suptitle(title, color="crimson" if is_wrong else "black", parse_math=False)
-    places = list(figure.subplots(rows, columns, squeeze=False).flat)
-    for axes in places:
+    figure.suptitle(
+        "\n".join([title, *cells]), color="crimson" if is_wrong else "black", parse_math=False
+    )
+    grid = figure.subplots(sum(rows), columns, squeeze=False)
+    for axes in grid.flat:
         axes.axis("off")
-    places[0].imshow(item.image)
-    if item.mask is not None:
-        places[0].imshow(outline(item.mask))
-    places[0].set_title("photograph", fontsize=9)
+    ends = np.cumsum(rows)
+    for view, picture, end, count in zip(item.views, item.pictures, ends, rows, strict=True):
+        places = list(grid[end - count : end].flat)
+        title = plain(picture_text(view, picture))
+        places[0].set_title(title, fontsize=9, parse_math=False)
+        if picture is not None:
+            _draw_picture(figure, places, picture, scale=scale, ranges=ranges)
+    figure.savefig(path, dpi=100, metadata={"Software": _SOFTWARE})
+
+
+def _draw_picture(
+    figure: Figure,
+    places: Sequence[Any],
+    picture: PictureMaps,
+    *,
+    scale: ScaleName,
+    ranges: Mapping[str, tuple[float, float]],
+) -> None:
+    """Draws a picture in the first place, and its maps in the next ones."""
+    places[0].imshow(picture.image)
+    if picture.mask is not None:
+        places[0].imshow(outline(picture.mask))
     bar: dict[str, Any] = {"location": "bottom", "shrink": 0.85, "pad": 0.02, "ticks": [0, 0.5, 1]}
     figure.colorbar(ScalarMappable(), ax=places[0], **bar).ax.set_visible(False)
-    for axes, (name, values) in zip(places[1:], item.maps.items(), strict=False):
+    for axes, (name, values) in zip(places[1:], picture.maps.items(), strict=False):
         colours = colour_scale(values, scale, shared=ranges[name])
-        axes.imshow(overlay(item.image, colours.position(values), scale=_WHOLE))
+        axes.imshow(overlay(picture.image, colours.position(values), scale=_WHOLE))
         axes.set_title(plain(name), fontsize=9, parse_math=False)
         drawn = figure.colorbar(ScalarMappable(_WHOLE, cmap=MAP_COLOURS), ax=axes, **bar)
         drawn.set_ticklabels([f"{colours.value(p):.3g}" for p in (0, 0.5, 1)], fontsize=8)
         first, _, last = drawn.ax.get_xticklabels()
         first.set_horizontalalignment("left")
         last.set_horizontalalignment("right")
-    figure.savefig(path, dpi=100, metadata={"Software": _SOFTWARE})
 
 
 def overlay_whole(

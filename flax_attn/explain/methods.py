@@ -16,12 +16,13 @@ class Method(NamedTuple):
     """How maps are computed, and what they are called.
 
     Args:
-      compute: ``compute(forward, image, class_index, stage, **options)`` gives maps [b, h, w].
+      compute: ``compute(forward, image, class_index, stage, **options)`` gives maps [b, h, w], of
+        cases of several pictures [b, v, h, w].
       title: its name in pictures and reports.
       of_image: whether the maps are of the image itself, whatever the stage.
     """
 
-    compute: Callable[..., Float[Array, "b p q"]]
+    compute: Callable[..., Float[Array, "b *v p q"]]
     title: str
     of_image: bool = False
 
@@ -32,7 +33,7 @@ class Method(NamedTuple):
         class_index: Int[AnyArray, "b"],
         stage: str,
         **options: Any,
-    ) -> Float[Array, "b p q"]:
+    ) -> Float[Array, "b *v p q"]:
         return self.compute(forward, image, class_index, stage, **options)
 
 

@@ -6,7 +6,7 @@ import base64
 import html
 import io
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -16,8 +16,16 @@ import numpy as np
 from jaxtyping import Bool, Float, UInt8
 from PIL import Image
 
-from flax_attn.explain.explainer import Explained, outline, truth_text, verdict
-from flax_attn.explain.measures.summary import CONTROL, Measured, left_out, summarize
+from flax_attn.explain.explained import (
+    Explained,
+    PictureMaps,
+    cells_text,
+    map_names,
+    outline,
+    truth_text,
+    verdict,
+)
+from flax_attn.explain.measures.summary import CONTROL, Judged, Measured, left_out, summarize
 from flax_attn.figures import ScaleName
 from flax_attn.system.files import write_bytes
 from flax_attn.system.json_text import encode_json
@@ -55,36 +63,39 @@ def write_page(
     scale: ScaleName,
     ranges: Mapping[str, tuple[float, float]],
     colours: UInt8[np.ndarray, "256 3"],
-    measured: Measured | None = None,
+    judged: Sequence[Judged] = (),
 ) -> None:
     """Writes the page: photographs as JPEG, maps as float32 of their own size, both in base64.
 
     ``scale`` is the one chosen at first; ``ranges`` are the ends of the scale "shared" of each map
-    and ``colours`` what all scales run through. ``measured`` adds the measures of the maps.
+    and ``colours`` what all scales run through. ``judged`` adds the measures of the maps.
 
     Raises:
       OSError: it cannot be written.
     """
+    names = map_names(explained)
+    measured = {each.view: each for each in judged if each.measured is not None}
     data = {
         "classes": list(classes),
         "scale": scale,
         "colours": _base64(colours.tobytes()),
         "maps": [
-            {"name": name, "shape": list(values.shape), "range": list(ranges[name])}
-            for name, values in explained[0].maps.items()
+            {"name": name, "shape": _shape(explained, name), "range": list(ranges[name])}
+            for name in names
         ],
         "orders": orders(explained),
-        "measures": [] if measured is None else list(measured.places),
+        "views": [
+            {"name": view, "measures": _titles(measured.get(view))} for view in explained[0].views
+        ],
         "photographs": [
-            {**_photograph(item, classes), "measured": _measured(measured, i)}
-            for i, item in enumerate(explained)
+            _case(item, i, classes, names, measured) for i, item in enumerate(explained)
         ],
     }
     text = fill(
         TEMPLATE / "page.html",
         title=html.escape(title),
         summary=html.escape(summary),
-        measures=_table(measured),
+        measures=_tables(measured.values()),
         # A "<" could end the script; nothing else can.
         data=encode_json(data).replace("<", r"\u003c"),
         css=_read("page.css"),
@@ -108,7 +119,14 @@ def orders(explained: Sequence[Explained]) -> dict[str, list[int]]:
     return {"loss": sorted(places, key=lambda i: -losses[i]), **found}
 
 
-def _photograph(item: Explained, classes: Sequence[str]) -> dict[str, Any]:
+def _case(
+    item: Explained,
+    place: int,
+    classes: Sequence[str],
+    names: Sequence[str],
+    measured: Mapping[str, Judged],
+) -> dict[str, Any]:
+    pictures = zip(item.views, item.pictures, strict=True)
     return {
         "name": item.name,
         "verdict": verdict(item, classes),
@@ -117,37 +135,72 @@ def _photograph(item: Explained, classes: Sequence[str]) -> dict[str, Any]:
         "confidence": item.confidence,
         "loss": item.loss,
         "probabilities": [float(p) for p in item.probabilities],
-        "jpeg": _jpeg(item.image),
-        "outline": None if item.mask is None else _outline(item.mask),
-        "maps": [_floats(values) for values in item.maps.values()],
+        "cells": cells_text(item),
+        "pictures": [
+            None if each is None else _picture(each, names, _measured(measured.get(view), place))
+            for view, each in pictures
+        ],
     }
 
 
-def _measured(found: Measured | None, photograph: int) -> list[list[float]] | None:
-    """The measures of each map of one photograph, without the control; None if none was taken."""
-    if found is None or not any(photograph in places for places in found.places.values()):
+def _picture(
+    found: PictureMaps, names: Sequence[str], measured: Mapping[str, list[float]] | None
+) -> dict[str, Any]:
+    """A picture with its maps in the order of ``names``, none of a name that it has no map of."""
+    return {
+        "jpeg": _jpeg(found.image),
+        "outline": None if found.mask is None else _outline(found.mask),
+        "weight": found.weight,
+        "maps": [_floats(found.maps[name]) if name in found.maps else None for name in names],
+        "measured": None if measured is None else [measured.get(name) for name in names],
+    }
+
+
+def _shape(explained: Sequence[Explained], name: str) -> list[int]:
+    """The rows and columns of a map, which are those of every map of its name."""
+    return next(
+        list(picture.maps[name].shape)
+        for item in explained
+        for _, picture in item.seen
+        if name in picture.maps
+    )
+
+
+def _titles(judged: Judged | None) -> list[str]:
+    return [] if judged is None or judged.measured is None else list(judged.measured.places)
+
+
+def _measured(judged: Judged | None, case: int) -> dict[str, list[float]] | None:
+    """The measures of each map of one picture, without the control; None if none was taken."""
+    if judged is None or judged.measured is None or case not in judged.cases:
         return None
-    values = [
-        [float(each[title][photograph]) for title in found.places]
+    found, picture = judged.measured, judged.cases.index(case)
+    if not any(picture in places for places in found.places.values()):
+        return None
+    return {
+        name: [float(each[title][picture]) for title in found.places]
         for name, each in found.values.items()
         if name != CONTROL
-    ]
-    return values
+    }
 
 
-def _table(found: Measured | None) -> str:
-    """Means over the photographs that each measure could be taken of."""
-    if found is None:
-        return ""
+def _tables(judged: Iterable[Judged]) -> str:
+    """Means over the pictures that each measure could be taken of, a table for each view."""
+    tables = "".join(_table(each.measured, each.view) for each in judged if each.measured)
+    return f'<section id="measures"><h2>Measures of the maps</h2>{tables}</section>' * bool(tables)
+
+
+def _table(found: Measured, view: str) -> str:
     header, rows = summarize(found)
     head = "".join(f"<th>{html.escape(name)}</th>" for name in header)
     body = "".join(
         "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows
     )
+    which = f"{html.escape(view)}: " if view else ""
     return (
-        '<section id="measures"><h2>Measures of the maps</h2><table><caption>means in %, with '
+        f"<table><caption>{which}means in %, with "
         f"95 % intervals, over n photographs{left_out(found)}</caption>"
-        f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></section>"
+        f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
     )
 
 

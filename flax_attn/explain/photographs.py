@@ -15,29 +15,47 @@ from jaxtyping import Bool, Int, UInt8
 
 from flax_attn.config import DataConfig
 from flax_attn.data import Split
+from flax_attn.data.case_split import metadata_of
 from flax_attn.data.decode import ImageError
 from flax_attn.data.found import describe_images
 from flax_attn.data.framing import decode_photograph
 from flax_attn.data.image_formats import image_endings
 from flax_attn.data.listing import describe_counts, list_images
 from flax_attn.data.masks import objects
+from flax_attn.data.metadata import CaseCells, MetaScale
 from flax_attn.data.own_output import refuse_among_images
 from flax_attn.errors import DataError, name_some
+from flax_attn.runs.run_cases import NO_INPUTS, CaseInputs
 from flax_attn.system.files import reading
 
 _log = logging.getLogger(__name__)
 
 
 class Photographs(NamedTuple):
-    """Images as the network sees them; ``labels`` have the form of a split's, None if unknown.
+    """Images, or cases, as the network sees them.
 
-    ``masks`` are the pixels of the objects, empty for an image whose mask is not known.
+    Args:
+      names: what each is called.
+      images: pixels; of cases of several pictures with an axis for them.
+      labels: in the form of a split's; None if they are unknown.
+      masks: the pixels of the objects, empty for an image whose mask is not known; None if no mask
+        is known.
+      cases: what the network is given of them beside (``case_inputs``).
+      cells: the metadata of each as text; None without metadata.
     """
 
     names: Sequence[str]
-    images: UInt8[np.ndarray, "n s s 3"]
+    images: UInt8[np.ndarray, "n *v s s 3"]
     labels: Int[np.ndarray, "n *k"] | None
-    masks: Bool[np.ndarray, "n s s"] | None = None
+    masks: Bool[np.ndarray, "n *v s s"] | None = None
+    cases: CaseInputs = NO_INPUTS
+    cells: CaseCells | None = None
+
+    def cells_of(self, place: int) -> dict[str, str]:
+        """Returns what is known of a case beside its pictures, by the header of the column."""
+        if self.cells is None:
+            return {}
+        return dict(zip(self.cells.columns, self.cells.rows[place], strict=True))
 
 
 def from_paths(paths: Sequence[Path], data: DataConfig, *, out: Path) -> Photographs:
@@ -74,8 +92,26 @@ def from_paths(paths: Sequence[Path], data: DataConfig, *, out: Path) -> Photogr
     return Photographs(names, np.stack([i for i in found if isinstance(i, np.ndarray)]), None)
 
 
-def from_split(split: Split, places: Sequence[int], *, workers: int) -> Photographs:
+def with_unknown(found: Photographs, metadata: MetaScale) -> Photographs:
+    """Returns photographs of which no metadata are known, and says so in a line."""
+    warn_of_unknown(metadata)
+    count, columns = len(found.names), tuple(scale.column for scale in metadata.columns)
+    cells = CaseCells(columns, [("",) * len(columns)] * count)
+    return found._replace(cases=CaseInputs(metadata.unknown(count)), cells=cells)
+
+
+def warn_of_unknown(metadata: MetaScale) -> None:
+    """Says that the metadata of photographs by themselves count as not known."""
+    columns = ", ".join(scale.column for scale in metadata.columns)
+    _log.warning(f"metadata of photographs are not known: {columns} count as empty cells")
+
+
+def from_split(
+    split: Split, places: Sequence[int], *, workers: int, cases: CaseInputs = NO_INPUTS
+) -> Photographs:
     """Reads the images of a split at these places, with their masks if it has any.
+
+    ``cases`` is what the network is given of all its cases beside the pictures (``case_inputs``).
 
     Raises:
       ImageError: an image or a mask cannot be used.
@@ -84,7 +120,15 @@ def from_split(split: Split, places: Sequence[int], *, workers: int) -> Photogra
         images = np.stack(list(pool.map(split.image, places)))
     names = [split.names[i] for i in places]
     labels = np.asarray(split.labels)[list(places)]
-    return Photographs(names, images, labels, objects(split, places, workers=workers))
+    cells = metadata_of(split)
+    return Photographs(
+        names,
+        images,
+        labels,
+        objects(split, places, workers=workers),
+        cases.take(np.asarray(places, int)),
+        CaseCells(cells.columns, [cells.rows[i] for i in places]) if cells.columns else None,
+    )
 
 
 def find_images(paths: Sequence[Path], *, out: Path) -> list[Path]:

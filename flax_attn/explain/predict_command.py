@@ -19,6 +19,7 @@ from typing import NamedTuple
 from flax_attn.config import DataConfig, check_ranges
 from flax_attn.errors import NAMED, DataError, UsageError
 from flax_attn.explain.named_images import STDIN, NamedImages
+from flax_attn.explain.photographs import warn_of_unknown
 from flax_attn.explain.predicted_images import PredictedImage, cuts_of, predict_images
 from flax_attn.explain.prediction_maps import MAPS, PLACES
 from flax_attn.explain.prediction_outputs import REMEDY, JsonLines, Output, open_table
@@ -54,8 +55,7 @@ def main(argv: Sequence[str]) -> None:
     if args.maps and not predictor.has_maps:
         raise UsageError(f"--maps {args.maps}: the network of {args.run} has no gates: drop it")
     if predictor.metadata is not None:
-        columns = ", ".join(scale.column for scale in predictor.metadata.columns)
-        _log.warning(f"metadata of photographs are not known: {columns} count as empty cells")
+        warn_of_unknown(predictor.metadata)
     if args.tta and not predictor.takes_tta:
         raise UsageError(f"--tta needs a run: {args.run} is an export: drop it, or name the run")
     if (found := cuts_of(predictor, calibrated=not args.uncalibrated)) is not None:

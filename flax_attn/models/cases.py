@@ -16,7 +16,7 @@ from flax_attn.attention import SCORES, AttentionGate, make_alignment
 from flax_attn.attention.queries import query_of, views_of_maps
 from flax_attn.attention.scores import he_normal_init
 from flax_attn.config import ModelConfig, entry
-from flax_attn.models.network import global_average, named_maps, projected_in
+from flax_attn.models.network import VIEWS, global_average, named_maps, projected_in
 
 
 def by_view(x: Float[Array, "b *v h w c"], views: int) -> Float[Array, "b v h w c"]:
@@ -98,6 +98,21 @@ def maps_by_view(
         maps = named_maps(own, config, classes)
         found.append({name.removeprefix(f"{word} "): value for name, value in maps.items()})
     return found
+
+
+def view_weights(
+    attention: Mapping[str, Any], probabilities: Float[np.ndarray, "b k"]
+) -> Float[np.ndarray, "b v"] | None:
+    """Returns the weight of each picture of a case; None where no gate joins the pictures.
+
+    Where classes weigh the pictures by themselves, it is the likeliest class's.
+    """
+    if VIEWS not in attention:
+        return None
+    found = np.asarray(attention[VIEWS])
+    each = found.reshape(len(found), -1, found.shape[-1])
+    likeliest = probabilities.argmax(-1) if each.shape[1] > 1 else np.zeros(len(each), int)
+    return each[np.arange(len(each)), likeliest]
 
 
 def view_gate(config: ModelConfig, features: int, *, rngs: nnx.Rngs) -> AttentionGate:

@@ -76,3 +76,8 @@ def open_run_split(
         out=[out],
     )
     return RunSplit(split, quarantine)
+
+
+def split_text(config: Config, name: str) -> str:
+    """Returns a split of a data set as messages name it."""
+    return f"{config.data.data_dir or config.data.dataset}, split {name}"

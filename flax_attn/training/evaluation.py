@@ -21,6 +21,7 @@ from flax_attn.models.tasks import TASKS, Task
 from flax_attn.runs.directory import Run, names_of_network
 from flax_attn.runs.load import restore_best
 from flax_attn.runs.run_cases import case_inputs
+from flax_attn.runs.run_split import split_text
 from flax_attn.system.console import bar, plain
 from flax_attn.system.files import write_json, writing
 from flax_attn.system.output import mark_output
@@ -166,7 +167,7 @@ def evaluate_run(
     refuse_quarantine(config, processes)
     shared = shared_conditions(config, run.classes, split.fingerprint)
     require_same({**shared, "tta": tta}, processes)
-    cases = case_inputs(split, run.config, run.metadata, where=_shown(config, split_name))
+    cases = case_inputs(split, run.config, run.metadata, where=split_text(config, split_name))
     run = replace(run, config=run.config.updated(conv=devices.network(run.config.model).conv))
     network = restore_best(run, workdir)
     params, stats = devices.replicate(processes.from_first((network.params, network.stats)))
@@ -224,11 +225,6 @@ def evaluate_run(
             draw_attention(panels, out / "attention.png", title=title)
     _log.info(f"wrote metrics.json, predictions.csv and pictures to {out}")
     return result, report
-
-
-def _shown(config: Config, split_name: str) -> str:
-    """Returns a split of a data set as messages name it."""
-    return f"{config.data.data_dir or config.data.dataset}, split {split_name}"
 
 
 def _holds_validation_images(split: Split, run: Run, config: Config, split_name: str) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -11,9 +10,8 @@ from jaxtyping import Bool, Float, Int
 from flax_attn.data import Split, read_image
 from flax_attn.data.dataset import form_of
 from flax_attn.figures import Panel
-from flax_attn.models.cases import maps_by_view
+from flax_attn.models.cases import maps_by_view, view_weights
 from flax_attn.models.functional import Arrays
-from flax_attn.models.network import VIEWS
 from flax_attn.models.tasks import TASKS, names_of
 from flax_attn.runs.directory import Run
 from flax_attn.runs.run_cases import CaseInputs
@@ -58,9 +56,10 @@ def attention_panels(
     decided = task.decide(probabilities)
     probabilities = calibrated(task, probabilities, np.asarray(prediction.logits), temperature)
     pictures = images.reshape(len(chosen), len(names), *images.shape[-3:])
+    found = view_weights(prediction.attention, probabilities)
     weights = [[""] * len(names)] * len(chosen)
-    if VIEWS in prediction.attention:
-        weights = _weights(prediction.attention[VIEWS], probabilities)
+    if found is not None:
+        weights = [[f" ({w:.2f})" for w in case] for case in found]
     return [
         Panel(
             image=pictures[i, view],
@@ -73,15 +72,6 @@ def attention_panels(
         for view, word in enumerate(names)
         if beside.present is None or beside.present[i, view]
     ]
-
-
-def _weights(
-    found: Float[Any, "b *k 1 v"], probabilities: Float[np.ndarray, "b k"]
-) -> list[list[str]]:
-    """Returns the weights of each case's pictures in words; of several classes the likeliest's."""
-    each = np.asarray(found).reshape(len(probabilities), -1, np.shape(found)[-1])
-    likeliest = probabilities.argmax(-1) if each.shape[1] > 1 else np.zeros(len(each), int)
-    return [[f" ({w:.2f})" for w in case[k]] for case, k in zip(each, likeliest, strict=True)]
 
 
 def _in_turn(truth: Bool[np.ndarray, "n k"], count: int) -> Int[np.ndarray, "m"]:

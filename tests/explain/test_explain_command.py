@@ -22,7 +22,7 @@ from flax_attn.data import open_split
 from flax_attn.explain import measures
 from flax_attn.explain.cam import grad_cam
 from flax_attn.explain.explain_command import main
-from flax_attn.explain.explainer import outline
+from flax_attn.explain.explained import outline
 from flax_attn.explain.measures.faithfulness import STEPS, measure_faithfulness
 from flax_attn.explain.measures.localisation import best_iou, energy_inside, pointing_game
 from flax_attn.explain.measures.summary import CONTROL
@@ -69,9 +69,14 @@ def read_page(out: Path) -> dict[str, Any]:
     return json.loads(Tags((out / "index.html").read_text(encoding="utf-8")).scripts[0])
 
 
+def only_picture(shown: dict[str, Any]) -> dict[str, Any]:
+    (picture,) = shown["pictures"]
+    return picture
+
+
 def decoded(page: dict[str, Any], photograph: int, name: str) -> np.ndarray:
     place = [kind["name"] for kind in page["maps"]].index(name)
-    content = base64.b64decode(page["photographs"][photograph]["maps"][place])
+    content = base64.b64decode(only_picture(page["photographs"][photograph])["maps"][place])
     return np.frombuffer(content, "<f4").reshape(page["maps"][place]["shape"])
 
 
@@ -142,7 +147,7 @@ def test_the_page_shows_what_the_network_gives(trained: Path, out: Path) -> None
         assert shown["truth"] == run.classes[split.labels[place]]
         assert shown["loss"] == pytest.approx(losses[place], abs=EXACT["rtol"])
         assert shown["probabilities"] == pytest.approx(said[place], abs=EXACT["rtol"])
-        with Image.open(io.BytesIO(base64.b64decode(shown["jpeg"]))) as picture:
+        with Image.open(io.BytesIO(base64.b64decode(only_picture(shown)["jpeg"]))) as picture:
             assert np.abs(np.asarray(picture, float) - images[place]).mean() < 20
 
 
@@ -246,20 +251,26 @@ def test_maps_on_the_objects(
     ]
     places = [0, 1, 3, 4]
     for i, shown in enumerate(page["photographs"]):
-        assert (shown["measured"] is None) == (shown["outline"] is None) == (i not in places)
+        assert (
+            (only_picture(shown)["measured"] is None)
+            == (only_picture(shown)["outline"] is None)
+            == (i not in places)
+        )
     # The crop leaves out eight columns on either side, nothing is scaled.
     masks = np.zeros((4, 32, 32), bool)
     for mask, right in zip(masks, (24, 32, 28, 36), strict=True):
         mask[8:20, 4 : right - 8] = True
     for i, mask in zip(places, masks, strict=True):
-        with Image.open(io.BytesIO(base64.b64decode(page["photographs"][i]["outline"]))) as layer:
+        with Image.open(
+            io.BytesIO(base64.b64decode(only_picture(page["photographs"][i])["outline"]))
+        ) as layer:
             np.testing.assert_array_equal(np.asarray(layer), outline(mask))
     on = jnp.asarray(masks)
     for kind, name in enumerate(names):
         maps = jnp.asarray(np.stack([decoded(page, i, name) for i in places]))
         measured = [pointing_game(maps, on), energy_inside(maps, on), best_iou(maps, on).iou]
         for i, expected in enumerate(np.stack(measured, -1).tolist()):
-            assert page["photographs"][places[i]]["measured"][kind] == pytest.approx(
+            assert only_picture(page["photographs"][places[i]])["measured"][kind] == pytest.approx(
                 expected, rel=1e-5
             )
             written = rows[1 + i * (len(names) + 1) + kind][2:]
@@ -287,7 +298,7 @@ def test_faithfulness_of_every_map(
     page, measured = read_page(out), read_rows(out / "measures.csv")
     names = [kind["name"] for kind in page["maps"]]
     assert "Grad-CAM on conv5 for cat" in names
-    assert page["measures"][-3:] == ["deletion", "insertion", "ROAD"]
+    assert page["views"][0]["measures"][-3:] == ["deletion", "insertion", "ROAD"]
     assert [row["map"] for row in measured] == [*names, CONTROL] * 6
     curves = read_rows(out / "faithfulness.csv")
     # Deletion and insertion with both ends, and four shares in both orders.
@@ -331,12 +342,14 @@ def test_a_measure_is_one_function_and_one_row(
     out = tmp_path / "out"
     assert explain(trained, "--images", str(photos), "--out", str(out)) == 0
     page, rows = read_page(out), read_rows(out / "measures.csv")
-    assert page["measures"] == ["area 90 %"]
+    assert page["views"][0]["measures"] == ["area 90 %"]
     maps = np.stack([decoded(page, i, "Attention on pool3") for i in range(3)])
     expected = measures.area90(maps)
     got = [float(row["area 90 %"]) for row in rows if row["map"] == "Attention on pool3"]
     np.testing.assert_allclose(got, expected, atol=1e-6)
-    assert [shown["measured"][0][0] for shown in page["photographs"]] == pytest.approx(expected)
+    assert [
+        only_picture(shown)["measured"][0][0] for shown in page["photographs"]
+    ] == pytest.approx(expected)
     assert "<th>area 90 % (n = 3)</th>" in (out / "index.html").read_text(encoding="utf-8")
 
 
@@ -370,7 +383,7 @@ def test_what_an_earlier_call_left_is_removed(trained: Path, out: Path, tmp_path
         *("001-a.png", "002-b.png", "002-mine.png", "003-c.png", "003-text.png"),
         "index.html",
     ]
-    assert read_page(again)["photographs"][0]["measured"] is None
+    assert only_picture(read_page(again)["photographs"][0])["measured"] is None
 
 
 FAILURES = {

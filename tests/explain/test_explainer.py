@@ -8,7 +8,8 @@ import pytest
 
 from flax_attn.config import make_config
 from flax_attn.errors import NonFiniteError
-from flax_attn.explain.explainer import Explainer, Request, outline
+from flax_attn.explain.explained import outline
+from flax_attn.explain.explainer import Explainer, Request
 from flax_attn.explain.forward import NetworkForward
 from flax_attn.explain.photographs import Photographs
 from flax_attn.models import build_model, functional
@@ -34,7 +35,8 @@ def test_several_labels_heads_and_no_gates(model: str) -> None:
     explainer = Explainer(network, config, classes)
     found = list(explainer.explain(photographs, request, batch_size=2))
     assert len({bool(said) for item in found for said in item.decided}) == 2
-    names = list(found[0].maps)
+    ((_, picture),) = found[0].seen
+    names = list(picture.maps)
     assert names[-1] == "Input gradients" and len(names) == (13 if model == "attn_vgg" else 1)
     if model == "attn_vgg":
         assert names[0] == "Attention on pool3 cat head 1"

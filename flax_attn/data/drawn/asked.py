@@ -128,6 +128,7 @@ class AskedPictures(DrawnPets):
         labels: list[list[int]] = []
         pictures: list[tuple[str | None, ...]] = []
         cells: list[tuple[str, ...]] = []
+        asked: list[tuple[int, ...]] = []
         two = self.question == "pictures"
         for i in range(self.count):
             scene, species = self._scene_name(i), self._species(i)
@@ -139,11 +140,12 @@ class AskedPictures(DrawnPets):
                 labels.append([species[k] for k in ks])
                 pictures.append((scene,) if told else (scene, *portraits))
                 cells.append(patterns if told else ())
+                asked.append(ks)
         form = CaseForm(_VIEWS[self.question], (_COLUMN,) if self.question == "metadata" else ())
         of_cases = np.array(labels, np.int32).reshape(len(names), len(LABELS) if two else 1)
         if not two:
             of_cases = of_cases[:, 0]
-        return Cases(form, tuple(names), of_cases, tuple(pictures), tuple(cells))
+        return Cases(form, tuple(names), of_cases, tuple(pictures), tuple(cells), tuple(asked))
 
     def scene(self, index: int) -> Scene:
         """Returns picture ``index`` of the split, a scene or a portrait, with the masks.

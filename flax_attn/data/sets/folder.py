@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path, PurePosixPath
+from typing import Protocol
 
 import numpy as np
 from jaxtyping import Bool
@@ -24,6 +25,27 @@ from flax_attn.system.files import reading
 
 # What the folder of masks beside a folder of images is called.
 MASKS = "_masks"
+
+
+class MaskFiles(Protocol):
+    """Where the masks of images are."""
+
+    def find(self, path: str) -> Path | None:
+        """Returns the path of the mask of the image ``path``; None if there is none."""
+        ...
+
+
+@dataclass(frozen=True)
+class MaskTable:
+    """Mask files beneath ``root``, by the paths of their images."""
+
+    root: Path
+    files: Mapping[str, str]
+
+    def find(self, path: str) -> Path | None:
+        """Returns the path of the mask of the image ``path``; None if there is none."""
+        found = self.files.get(path)
+        return None if found is None else self.root / found
 
 
 @dataclass(frozen=True)
@@ -68,7 +90,7 @@ class FolderSplit(ListedImages):
     """
 
     root: Path
-    mask_folder: MaskFolder | None = None
+    mask_files: MaskFiles | None = None
     places: Mapping[str, Path] = field(default_factory=dict)
 
     def source(self, index: int) -> Path:
@@ -108,7 +130,7 @@ class FolderSplit(ListedImages):
             return hashlib.sha256(file.read_bytes()).hexdigest()
 
     def _mask_file(self, index: int) -> Path | None:
-        return self.mask_folder.find(self.rows[index].path) if self.mask_folder else None
+        return self.mask_files.find(self.rows[index].path) if self.mask_files else None
 
 
 def open_set(config: DataConfig, request: OpenRequest) -> Dataset:
@@ -169,7 +191,7 @@ def open_set(config: DataConfig, request: OpenRequest) -> Dataset:
         classes=classes,
         size=config.image_size,
         resize=config.resize,
-        mask_folder=_mask_folder(root, config.mask_dir, listed) if request.masks else None,
+        mask_files=_mask_folder(root, config.mask_dir, listed) if request.masks else None,
         places=reader.places,
     )
     return Dataset(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from flax_attn.config import TaskChoice
@@ -19,7 +20,7 @@ from flax_attn.data.sets.table_columns import (
 )
 from flax_attn.data.sets.table_labels import read_lists, read_marks
 from flax_attn.data.sets.table_names import ImageNames
-from flax_attn.data.sets.table_pictures import find_paths, view_names
+from flax_attn.data.sets.table_pictures import find_masks, find_paths, view_names
 from flax_attn.data.sets.table_rows import LabelTable, Row, RowLabels
 from flax_attn.data.sets.table_separators import Cell
 from flax_attn.data.sets.table_summary import counted, describe_cases, describe_labels
@@ -34,6 +35,7 @@ def read_table(
     column: str | None = None,
     group: str | None = None,
     task: TaskChoice = "auto",
+    masks: bool = False,
 ) -> LabelTable:
     """Reads a table whose images lie beneath its folder; ``labelled_csv`` shows its forms.
 
@@ -44,6 +46,7 @@ def read_table(
       column: that of --label-column.
       group: that of --group-column.
       task: what its labels are; "auto" has the rows decide.
+      masks: whether the files of masks are wanted; they are looked for only then.
 
     Raises:
       DataError: no such table, an image that is not there, a cell that is wrong or may be two
@@ -56,11 +59,12 @@ def read_table(
     if not table.rows:
         raise DataError(f"{table.shown}: no rows below the header: expected one for each image")
     paths = find_paths(table, columns, images, file.parent)
+    masked = find_masks(table, columns, images, file.parent, paths) if masks else {}
     labels = _labels(table, columns, separator, one=task == "multiclass")
     rows, repeated = _joined(table, columns, paths, labels)
     one_class = _one_class(table, rows, labels, task)
     used = {path for row in rows for path in row.paths}
-    unnamed = len(images.paths - used - set(known))
+    unnamed = len(images.paths - used - set(known) - _named_masks(table, columns, images))
     places = (columns.name, *columns.views)
     respelled = sum(
         path is not None and row.cells[place] != path
@@ -77,6 +81,8 @@ def read_table(
     headers = [table.header[i] for i in columns.groups]
     understood = [describe_labels(rows, labels, one_class, respelled, headers, len(views))]
     understood += describe_cases(rows, views, meta)
+    if columns.masks:
+        understood.append(f"masks from {', '.join(repr(table.header[i]) for i in columns.masks)}")
     return LabelTable(
         labels.names,
         rows,
@@ -86,7 +92,18 @@ def read_table(
         tuple(filter(None, passed)),
         views,
         meta,
+        masked,
     )
+
+
+def _named_masks(table: Table, columns: Columns, images: ImageNames) -> set[str | None]:
+    """Returns the masks that the table names, which are no images that no row names."""
+    found: set[str | None] = set()
+    for place in columns.masks:
+        for name in table.column(place):
+            with suppress(DataError):  # said where masks are wanted
+                found.add(images.find(name.strip(), "") if name.strip() else None)
+    return found
 
 
 def _labels(table: Table, columns: Columns, separator: str | None, *, one: bool) -> RowLabels:

@@ -14,7 +14,8 @@ counted. Where every row has exactly one label, labels are classes, unless the t
 Other spellings: ``table_cells``, ``table_columns``, ``table_names``, ``table_labels``.
 
 Columns ``name:VIEW`` name further images of a case, and ``number:X`` and ``category:X`` hold what
-else is known of it (``case_split``).
+else is known of it (``case_split``). ``mask`` names the file of an image's mask, and ``mask:VIEW``
+that of a further image.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from flax_attn.config import DataConfig
 from flax_attn.data.dataset import CaseForm, Cases, Dataset, OpenRequest
 from flax_attn.data.listing import same_form
 from flax_attn.data.manifest import ManifestRow, digest_files, sort_by_name
-from flax_attn.data.sets.folder import FolderSplit
+from flax_attn.data.sets.folder import FolderSplit, MaskTable
 from flax_attn.data.sets.label_table import read_table
 from flax_attn.data.sets.table_division import divide
 from flax_attn.data.sets.table_rows import LabelTable, Row
@@ -85,6 +86,7 @@ def open_set(config: DataConfig, request: OpenRequest) -> Dataset:
         column=config.label_column,
         group=config.group_column,
         task=request.task,
+        masks=request.masks,
     )
     classes = _in_order(request.classes, table, file) if request.classes else table.names
     if table.one_class and len(classes) < 2:
@@ -103,6 +105,7 @@ def open_set(config: DataConfig, request: OpenRequest) -> Dataset:
         classes=classes,
         size=config.image_size,
         resize=config.resize,
+        mask_files=MaskTable(root, table.masks) if table.masks else None,
     )
     opened = Dataset(
         classes,

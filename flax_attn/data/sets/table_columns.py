@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from flax_attn.data.image_formats import image_endings
 from flax_attn.data.metadata import CATEGORY, NUMBER, is_metadata
 from flax_attn.data.sets.layout import part_of
 from flax_attn.data.sets.table_cells import Table, fold
@@ -33,6 +35,9 @@ GROUP_HEADERS = frozenset(
 _GROUP = "group:"
 # How the headers of the further pictures of a case begin.
 VIEW = "name:"
+# The column of masks of the first picture, and how those of a named picture begin.
+MASK = "mask"
+MASK_OF = f"{MASK}:"
 _SPLIT = "split"
 _SPLIT_HEADERS = frozenset((_SPLIT, "set", "subset", "partition", "dataset", "fold"))
 _COUNT_HEADERS = frozenset(("index", "idx", "id", "no", "nr", "row", "#"))
@@ -57,6 +62,7 @@ class Columns(NamedTuple):
       passed: headers of the columns that say nothing of labels.
       views: those of the names of a case's further pictures.
       meta: those of metadata.
+      masks: those of the names of masks of pictures.
     """
 
     name: int
@@ -67,6 +73,7 @@ class Columns(NamedTuple):
     passed: tuple[str, ...]
     views: tuple[int, ...] = ()
     meta: tuple[int, ...] = ()
+    masks: tuple[int, ...] = ()
 
 
 def is_name(header: str) -> bool:
@@ -97,11 +104,12 @@ def find_columns(
     chosen = None if wanted is None else _named(table, wanted, "--label-column")
     views = [i for i, cell in enumerate(header) if i != chosen and is_view(cell)]
     meta = [i for i, cell in enumerate(header) if i != chosen and is_metadata(cell)]
-    _refuse_nameless(table, [*views, *meta])
+    masks = [i for i in range(len(header)) if i != chosen and _is_mask(table, i)]
+    _refuse_nameless(table, [*views, *meta, *masks])
     name = _name_column(table, images, views)
     views = [i for i in views if i != name]
     split = _split_column(table, folded)
-    rest = [i for i in range(len(header)) if i not in (name, split, *views, *meta)]
+    rest = [i for i in range(len(header)) if i not in (name, split, *views, *meta, *masks)]
     groups = _group_columns(table, [i for i in rest if i != chosen], whole=chosen is None)
     grouped = groups
     if group is not None:
@@ -133,9 +141,18 @@ def find_columns(
     if len(labels) > 1:
         _refuse_others(table, labels, folded)
     passed = tuple(header[i] for i in also)
-    return Columns(
-        name, split, tuple(labels), listed, tuple(groups), passed, tuple(views), tuple(meta)
-    )
+    of_pictures = tuple(views), tuple(meta), tuple(masks)
+    return Columns(name, split, tuple(labels), listed, tuple(groups), passed, *of_pictures)
+
+
+def _is_mask(table: Table, place: int) -> bool:
+    """Says whether a column names files of masks; one of 1 and 0 is a label that is called so."""
+    header = table.header[place].casefold()
+    if header.startswith(MASK_OF):
+        return True
+    cells = [cell.strip() for cell in table.column(place) if cell.strip()]
+    files = all(os.path.splitext(cell)[1].lower() in image_endings() for cell in cells)
+    return fold(header) == MASK and bool(cells) and files
 
 
 def _refuse_repeated(table: Table) -> None:
@@ -267,7 +284,7 @@ def _refuse_others(table: Table, labels: Sequence[int], folded: Sequence[str]) -
     if others:
         guess = next((table.header[i] for i in others if folded[i] in LIST_HEADERS), "NAME")
         marked = any(":" in table.header[i] for i in others)
-        known = ", ".join((NUMBER, CATEGORY, _GROUP, VIEW))
+        known = ", ".join((NUMBER, CATEGORY, _GROUP, VIEW, MASK_OF))
         raise DataError(
             f"{table.shown}: columns {[table.header[i] for i in others]} hold no 0 or 1: if one "
             f"column holds all labels, add --label-column '{guess}', else remove those that hold "

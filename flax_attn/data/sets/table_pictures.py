@@ -1,11 +1,12 @@
-"""Which images each row of a table is of: one, or several views of a case."""
+"""Which images each row of a table is of: one, or several views of a case; and their masks."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from flax_attn.data.sets.table_cells import Table
-from flax_attn.data.sets.table_columns import VIEW, Columns, is_view
+from flax_attn.data.sets.table_columns import MASK, MASK_OF, VIEW, Columns, is_view
 from flax_attn.data.sets.table_names import ImageNames, is_deeper
 from flax_attn.errors import DataError
 
@@ -51,6 +52,65 @@ def find_paths(
                 "a picture that is missing empty"
             )
     return rows
+
+
+def find_masks(
+    table: Table,
+    columns: Columns,
+    images: ImageNames,
+    root: Path,
+    pictures: Sequence[tuple[str | None, ...]],
+) -> dict[str, str]:
+    """Returns the path of the mask of each picture that has one, by the picture's path.
+
+    Raises:
+      DataError: a column is of no picture, or two are of the same; a mask is not there, or is the
+        picture itself; a picture that is missing has one, or a picture has two.
+    """
+    found: dict[str, tuple[str, int]] = {}
+    for place, view in _mask_views(table, columns):
+        masks = _paths_below(table, place, images, root, True)
+        for row, paths, mask in zip(table.rows, pictures, masks, strict=True):
+            if mask is None:
+                continue
+            where, picture = table.where(row.line), paths[view]
+            if picture is None:
+                raise DataError(
+                    f"{where}: {table.header[place]} is {mask!r}, and the picture is missing: name "
+                    "the picture, or leave the cell empty"
+                )
+            if mask == picture:
+                raise DataError(f"{where}: {mask!r} is its own mask: name the file of the mask")
+            before, line = found.setdefault(picture, (mask, row.line))
+            if before != mask:
+                raise DataError(
+                    f"{where}: the mask of {picture!r} is {mask!r}, in line {line} {before!r}: "
+                    "name the same one in both"
+                )
+    return {picture: mask for picture, (mask, _) in found.items()}
+
+
+def _mask_views(table: Table, columns: Columns) -> list[tuple[int, int]]:
+    """Returns the columns of masks, each with the place of the picture that they are of."""
+    views = view_names(table, columns)
+    found: dict[int, int] = {}
+    for place in columns.masks:
+        header = table.header[place]
+        named = header[len(MASK_OF) :].strip() if ":" in header else views[0]
+        if named not in views:
+            raise DataError(
+                f"{table.shown}: column {header!r} is of no picture: expected {MASK!r}, of the "
+                f"first one, or {MASK_OF!r} and one of {', '.join(map(repr, views))}"
+            )
+        view = views.index(named)
+        other = next((p for p, v in found.items() if v == view), None)
+        if other is not None:
+            raise DataError(
+                f"{table.shown}: columns {table.header[other]!r} and {header!r} are masks of the "
+                "same picture: remove one"
+            )
+        found[place] = view
+    return list(found.items())
 
 
 def _paths_below(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from flax_attn.data.sets.table_pictures import FIRST_VIEW
@@ -45,6 +46,7 @@ class LabelTable(NamedTuple):
       passed_over: in words what was not used, each with its number.
       views: names of the images of a case, in the order of their columns.
       meta: headers of the columns of metadata.
+      masks: the path of the mask of each picture that has one, where masks are wanted.
     """
 
     names: tuple[str, ...]
@@ -55,6 +57,7 @@ class LabelTable(NamedTuple):
     passed_over: tuple[str, ...] = ()
     views: tuple[str, ...] = (FIRST_VIEW,)
     meta: tuple[str, ...] = ()
+    masks: Mapping[str, str] = {}
 
 
 class RowLabels(NamedTuple):

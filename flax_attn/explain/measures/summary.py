@@ -1,4 +1,4 @@
-"""How good the maps of photographs are: every measure of ``MEASURES``, as table, lines and CSV."""
+"""How good the maps of pictures are: every measure of ``MEASURES``, as table, lines and CSV."""
 
 from __future__ import annotations
 
@@ -12,9 +12,11 @@ import numpy as np
 from jaxtyping import Float
 
 from flax_attn.explain import measures
-from flax_attn.explain.explainer import Explained, Explainer
+from flax_attn.explain.explained import Explained, PictureMaps
+from flax_attn.explain.explainer import Explainer
 from flax_attn.explain.measures import MEASURES, Values
 from flax_attn.explain.measures.faithfulness import Faithfulness
+from flax_attn.runs.run_cases import CaseInputs
 from flax_attn.statistics import mean, wilson
 from flax_attn.system.console import plain
 from flax_attn.system.files import write_bytes
@@ -26,13 +28,13 @@ MapsByName = Mapping[str, Float[np.ndarray, "n _ _"]]
 
 
 class Measured(NamedTuple):
-    """Every measure that could be taken, of each map and photograph.
+    """Every measure that could be taken, of each map and picture of a view.
 
     Args:
-      values: by map, the control's last, and measure: a value for each of the n photographs,
+      values: by map, the control's last, and measure: a value for each of the n pictures,
         NaN where it was not taken or is undefined.
-      places: the photographs that each measure was taken of.
-      without_mask: how many photographs were left out of what needs a mask.
+      places: the pictures that each measure was taken of.
+      without_mask: how many pictures were left out of what needs a mask.
     """
 
     values: Mapping[str, Mapping[str, Values]]
@@ -40,11 +42,49 @@ class Measured(NamedTuple):
     without_mask: int
 
 
-def with_control(explained: Sequence[Explained]) -> MapsByName:
-    """Returns the maps of all photographs by name, then a Gaussian that has not looked at them."""
-    maps = {name: np.stack([item.maps[name] for item in explained]) for name in explained[0].maps}
-    height, width, _ = explained[0].image.shape
-    return {**maps, CONTROL: measures.gaussian(len(explained), (height, width))}
+class Judged(NamedTuple):
+    """The pictures of one view, judged by themselves, as masks and maps are a picture's own.
+
+    Args:
+      view: its name; empty where a case is a single picture.
+      cases: the places of the cases that have such a picture.
+      measured: what was measured of their maps; None where nothing was.
+      curves: of their faithfulness, by map; None where it was not asked for.
+    """
+
+    view: str
+    cases: Sequence[int]
+    measured: Measured | None
+    curves: Mapping[str, Faithfulness] | None
+
+
+def judge(
+    explainer: Explainer, explained: Sequence[Explained], batch_size: int | None
+) -> list[Judged]:
+    """Returns the measures of the maps of each view and, with a ``batch_size``, their curves.
+
+    A view that none of the cases has is left out.
+    """
+    found = []
+    for number, view in enumerate(explained[0].views):
+        cases = [i for i, item in enumerate(explained) if item.pictures[number] is not None]
+        if not cases:
+            continue
+        seen = [explained[i] for i in cases]
+        pictures = [picture for item in seen if (picture := item.pictures[number]) is not None]
+        maps = with_control(pictures)
+        curves = None
+        if batch_size is not None:
+            curves = take_curves(explainer, seen, maps, view=number, batch_size=batch_size)
+        found.append(Judged(view, cases, measure(pictures, maps, curves), curves))
+    return found
+
+
+def with_control(pictures: Sequence[PictureMaps]) -> MapsByName:
+    """Returns the maps of all pictures by name, then a Gaussian that has not looked at them."""
+    maps = {name: np.stack([each.maps[name] for each in pictures]) for name in pictures[0].maps}
+    height, width, _ = pictures[0].image.shape
+    return {**maps, CONTROL: measures.gaussian(len(pictures), (height, width))}
 
 
 def take_curves(
@@ -53,22 +93,31 @@ def take_curves(
     maps: MapsByName,
     *,
     batch_size: int,
+    view: int = 0,
 ) -> dict[str, Faithfulness]:
-    """Measures the faithfulness of every map for the class that it explains.
+    """Measures the faithfulness of every map of a view for the class that it explains.
 
     The control is measured for the likeliest class.
     """
-    images = np.stack([item.image for item in explained])
+    images = np.stack([item.images for item in explained])
+    cases = CaseInputs(
+        *(
+            np.stack([x for x in known if x is not None]) if known[0] is not None else None
+            for known in zip(*((item.meta, item.present) for item in explained), strict=True)
+        )
+    )
     likeliest = [int(item.probabilities.argmax()) for item in explained]
     found = {}
     for name, each in maps.items():
         targets = [item.targets.get(name, k) for item, k in zip(explained, likeliest, strict=True)]
-        found[name] = explainer.faithfulness(each, images, np.array(targets), batch_size=batch_size)
+        found[name] = explainer.faithfulness(
+            each, images, np.array(targets), batch_size=batch_size, view=view, cases=cases
+        )
     return found
 
 
 def measure(
-    explained: Sequence[Explained],
+    pictures: Sequence[PictureMaps],
     maps: MapsByName,
     curves: Mapping[str, Faithfulness] | None = None,
 ) -> Measured | None:
@@ -76,8 +125,8 @@ def measure(
 
     A value is NaN where the map is zero everywhere and the measure is a share of it.
     """
-    n = len(explained)
-    masked = [i for i, item in enumerate(explained) if item.mask is not None]
+    n = len(pictures)
+    masked = [i for i, each in enumerate(pictures) if each.mask is not None]
     places = {
         title: masked if "masks" in each.needs else list(range(n))
         for title, each in MEASURES.items()
@@ -86,8 +135,8 @@ def measure(
     }
     if not places:
         return None
-    clear = np.zeros(explained[0].image.shape[:2], bool)
-    masks = np.stack([clear if item.mask is None else item.mask for item in explained])
+    clear = np.zeros(pictures[0].image.shape[:2], bool)
+    masks = np.stack([clear if each.mask is None else each.mask for each in pictures])
     values: dict[str, dict[str, Values]] = {}
     for name, each in maps.items():
         values[name] = {}
@@ -116,10 +165,10 @@ def summarize(found: Measured) -> tuple[list[str], list[list[str]]]:
     return ["map", *header], rows
 
 
-def summary_lines(found: Measured) -> Iterator[str]:
+def summary_lines(found: Measured, view: str = "") -> Iterator[str]:
     """Yields ``summarize`` as text, and how many photographs were left out of it."""
     header, rows = summarize(found)
-    yield f"measures of the maps, means in % [95 %]{left_out(found)}"
+    yield f"measures of the maps{of_view(view)}, means in % [95 %]{left_out(found)}"
     widths = [max(22, len(title)) + 2 for title in header[1:]]
     for name, *values in [["", *header[1:]], *rows]:
         cells = (f"{value:>{width}}" for value, width in zip(values, widths, strict=True))
@@ -131,31 +180,50 @@ def left_out(found: Measured) -> str:
     return f"; {found.without_mask} without a mask left out" if found.without_mask else ""
 
 
-def write_values(path: Path, found: Measured, explained: Sequence[Explained]) -> None:
-    """Writes a row for each photograph and map, each measure as a share; empty where undefined.
+def of_view(view: str) -> str:
+    """Returns what is said of measures of one of several pictures; else nothing."""
+    return f" of {plain(view)!r}" if view else ""
 
-    Photographs that nothing was measured of have no rows.
+
+def write_values(path: Path, judged: Sequence[Judged], explained: Sequence[Explained]) -> None:
+    """Writes a row for each picture and map, each measure as a share; empty where undefined.
+
+    Pictures that nothing was measured of have no rows. Where a case has several, a column names
+    them.
     """
-    rows = [
-        [explained[i].name, name, *(_cell(values[title][i]) for title in found.places)]
-        for i in sorted({i for places in found.places.values() for i in places})
-        for name, values in found.values.items()
-    ]
-    _write_csv(path, [["name", "map", *found.places], *rows])
+    measured = [each.measured for each in judged if each.measured is not None]
+    titles = [title for title in MEASURES if any(title in found.places for found in measured)]
+    rows = []
+    for each in judged:
+        found = each.measured
+        for i in sorted({i for places in found.places.values() for i in places}) if found else ():
+            assert found is not None
+            for name, values in found.values.items():
+                cells = [_cell(values[title][i]) if title in values else "" for title in titles]
+                rows.append([explained[each.cases[i]].name, *_named(each.view), name, *cells])
+    _write_csv(path, [["name", *_named(judged[0].view, "picture"), "map", *titles], *rows])
 
 
-def write_curves(
-    path: Path, curves: Mapping[str, Faithfulness], explained: Sequence[Explained]
-) -> None:
-    """Writes a row for each photograph, map, curve and share of the pixels that were changed."""
+def write_curves(path: Path, judged: Sequence[Judged], explained: Sequence[Explained]) -> None:
+    """Writes a row for each picture, map, curve and share of the pixels that were changed."""
     rows = [
-        [item.name, name, curve, _cell(share), _cell(each.probability[curve][i, t])]
-        for i, item in enumerate(explained)
-        for name, each in curves.items()
-        for curve, shares in each.shares.items()
+        [
+            *(explained[case].name, *_named(each.view), name),
+            *(curve, _cell(share), _cell(found.probability[curve][i, t])),
+        ]
+        for each in judged
+        for i, case in enumerate(each.cases)
+        for name, found in (each.curves or {}).items()
+        for curve, shares in found.shares.items()
         for t, share in enumerate(shares)
     ]
-    _write_csv(path, [["name", "map", "curve", "share", "probability"], *rows])
+    header = ["name", *_named(judged[0].view, "picture"), "map", "curve", "share", "probability"]
+    _write_csv(path, [header, *rows])
+
+
+def _named(view: str, cell: str | None = None) -> list[str]:
+    """Returns the cell of the column that names pictures, which is there for several alone."""
+    return [view if cell is None else cell] if view else []
 
 
 def _write_csv(path: Path, rows: Sequence[Sequence[str]]) -> None:

@@ -75,10 +75,11 @@ function share(map, v) {
 
 const decoded = new Map();
 
-function mapOf(photograph, kind) {
-  const key = `${photograph} ${kind}`;
+function mapOf(photograph, view, kind) {
+  const key = `${photograph} ${view} ${kind}`;
   if (!decoded.has(key)) {
-    const values = new Float32Array(bytes(data.photographs[photograph].maps[kind]).buffer);
+    const picture = data.photographs[photograph].pictures[view];
+    const values = new Float32Array(bytes(picture.maps[kind]).buffer);
     const ordered = values.slice().sort();
     const leastPositive = ordered.find((v) => v > 0);
     const [low, high] = [ordered[0], ordered[ordered.length - 1]];

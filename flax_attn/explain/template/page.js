@@ -55,10 +55,12 @@ function makeCard(photograph, index) {
   probabilities.textContent = data.classes
     .map((of, k) => `${of} ${(100 * photograph.probabilities[k]).toFixed(1)}%`)
     .join(" · ");
-  const figures = element("div", { className: "figures" });
-  const article = element("article", {}, head, verdict, probabilities, figures);
+  const cells = element("p", { className: "cells", textContent: photograph.cells });
+  cells.hidden = photograph.cells === "";
+  const pictures = element("div", { className: "pictures" });
+  const article = element("article", {}, head, verdict, probabilities, cells, pictures);
   article.classList.toggle("wrong", photograph.correct === false);
-  const card = { photograph, index, article, name, figures, maps: [], isOpen: false };
+  const card = { photograph, index, article, name, pictures, rows: [], shown: "", isOpen: false };
   const toggle = () => {
     card.isOpen = !card.isOpen;
     arrange(card);
@@ -66,7 +68,7 @@ function makeCard(photograph, index) {
     article.scrollIntoView({ block: "nearest" });
   };
   name.addEventListener("click", toggle);
-  figures.addEventListener("click", (event) => event.target.closest(".picture") && toggle());
+  pictures.addEventListener("click", (event) => event.target.closest(".picture") && toggle());
   return card;
 }
 
@@ -78,11 +80,39 @@ function arrange(card) {
   card.name.ariaExpanded = String(isWide);
   const { name } = card.photograph;
   card.name.title = isWide ? "" : name;
-  card.name.textContent = isWide ? name : name.split("/").pop();
-  if (String(kinds) === String(card.maps.map((map) => map.kind))) return;
-  card.maps = kinds.map((kind) => makeMap(card, kind));
-  const figures = card.maps.map((map) => map.figure);
-  card.figures.replaceChildren(...(isWide ? [makePhotograph(card.photograph)] : []), ...figures);
+  card.name.textContent = isWide ? name : shortName(name);
+  const wanted = `${isWide} ${kinds}`;
+  if (wanted === card.shown) return;
+  card.shown = wanted;
+  card.rows = card.photograph.pictures.map((_, view) => makeRow(card, view, kinds, isWide));
+  card.pictures.replaceChildren(...card.rows.map((row) => row.element));
+}
+
+/* The last parts of the paths of a case's pictures, or of the one photograph. */
+function shortName(name) {
+  const paths = data.views.length > 1 ? name.split("|") : [name];
+  return paths.map((path) => path.split("/").pop()).join("|");
+}
+
+/* A picture of a case with its maps of these kinds; of a missing one, that it is. */
+function makeRow(card, view, kinds, isWide) {
+  const picture = card.photograph.pictures[view];
+  const row = { picture, maps: [], element: element("div") };
+  if (data.views.length > 1) {
+    row.element.append(element("h3", { textContent: pictureText(picture, view) }));
+  }
+  if (picture === null) return row;
+  row.maps = kinds.filter((kind) => picture.maps[kind] !== null).map((kind) => makeMap(card, view, kind));
+  const beside = isWide || row.maps.length === 0 ? [makePhotograph(picture)] : [];
+  const figures = [...beside, ...row.maps.map((map) => map.figure)];
+  row.element.append(element("div", { className: "figures" }, ...figures));
+  return row;
+}
+
+function pictureText(picture, view) {
+  const { name } = data.views[view];
+  if (picture === null) return `${name}: missing`;
+  return picture.weight === null ? name : `${name}: weight ${picture.weight.toFixed(2)}`;
 }
 
 function makePhotograph({ outline }) {
@@ -93,37 +123,41 @@ function makePhotograph({ outline }) {
   return element("figure", {}, picture, element("figcaption", { textContent: "Photograph" }));
 }
 
-function makeMap(card, kind) {
+function makeMap(card, view, kind) {
   const canvas = element("canvas", { role: "img", ariaLabel: data.maps[kind].name });
   const reading = element("div", { className: "reading", hidden: true });
   const numbers = element("div", { className: "numbers" });
   const picture = element("div", { className: "picture mapped" });
   picture.append(element("img", { alt: "" }), canvas, reading);
-  picture.addEventListener("pointermove", (event) => read(event, card.index, kind, reading));
+  picture.addEventListener("pointermove", (event) => read(event, card.index, view, kind, reading));
   picture.addEventListener("pointerleave", () => (reading.hidden = true));
   const name = element("div", { className: "name", textContent: data.maps[kind].name });
   const bar = element("span", { className: "bar", ariaHidden: "true" });
   const caption = element("figcaption", {}, name, bar, numbers);
-  const measured = card.photograph.measured?.[kind];
+  const measured = card.photograph.pictures[view].measured?.[kind];
   if (measured) {
-    const texts = measured.map((value, i) => `${data.measures[i]} ${percent(value)}`);
+    const titles = data.views[view].measures;
+    const texts = measured.map((value, i) => `${titles[i]} ${percent(value)}`);
     const parts = texts.map((textContent) => element("span", { textContent }));
     caption.append(element("div", { className: "measures" }, ...parts));
   }
   const figure = element("figure", {}, picture, caption);
-  return { kind, figure, canvas, numbers, painted: "" };
+  return { view, kind, figure, canvas, numbers, painted: "" };
 }
 
 /* Fills in what can be seen, and has changed. */
 function draw(card) {
   if (!card.isVisible) return;
-  for (const image of card.figures.querySelectorAll("img:not([src])")) {
-    image.src = `data:image/jpeg;base64,${card.photograph.jpeg}`;
+  for (const row of card.rows) {
+    for (const image of row.element.querySelectorAll("img:not([src])")) {
+      image.src = `data:image/jpeg;base64,${row.picture.jpeg}`;
+    }
   }
   const wanted = `${state.scale} ${state.smooth}`;
-  for (const each of card.maps.filter((one) => one.painted !== wanted)) {
+  const maps = card.rows.flatMap((row) => row.maps);
+  for (const each of maps.filter((one) => one.painted !== wanted)) {
     const kind = data.maps[each.kind];
-    const map = mapOf(card.index, each.kind);
+    const map = mapOf(card.index, each.view, each.kind);
     const scale = SCALES[state.scale].of(map, kind);
     paint(each.canvas, map, scale, kind.shape, state.smooth);
     const values = [0, 0.5, 1].map((position) => shown(scale.value(position)));
@@ -133,13 +167,13 @@ function draw(card) {
 }
 
 /* The value under the pointer. */
-function read(event, photograph, kind, reading) {
+function read(event, photograph, view, kind, reading) {
   const [h, w] = data.maps[kind].shape;
   const box = event.currentTarget.getBoundingClientRect();
   const cell = (offset, extent, n) => Math.max(0, Math.min(n - 1, Math.floor((offset / extent) * n)));
   const row = cell(event.clientY - box.top, box.height, h);
   const column = cell(event.clientX - box.left, box.width, w);
-  const map = mapOf(photograph, kind);
+  const map = mapOf(photograph, view, kind);
   const value = map.values[row * w + column];
   reading.textContent = `${shown(value)}, above ${(100 * share(map, value)).toFixed(1)}% of the map`;
   reading.hidden = false;

@@ -72,7 +72,7 @@ def replaced(place: int, row: str) -> tuple[str, ...]:
     return (*ROWS[:place], row, *ROWS[place + 1 :])
 
 
-HINT = "(headers may begin with number:, category:, group:, name:)"
+HINT = "(headers may begin with number:, category:, group:, name:, mask:)"
 WITHOUT_SPLIT = HEADER.removesuffix(",split")
 UNSPLIT = tuple(row.rpartition(",")[0] for row in ROWS)
 
