@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from flax_attn.explain.explainer import Explained, Explainer, Request
-from flax_attn.explain.maps_figure import colour_table, draw_explained, is_explained
+from flax_attn.explain.maps_figure import draw_explained, is_explained
 from flax_attn.explain.measures.faithfulness import Faithfulness
 from flax_attn.explain.measures.summary import (
     Measured,
@@ -23,7 +23,7 @@ from flax_attn.explain.measures.summary import (
 )
 from flax_attn.explain.page import write_page
 from flax_attn.explain.photographs import Photographs
-from flax_attn.figures import ScaleName
+from flax_attn.figures import ScaleName, colour_table
 from flax_attn.system.console import bar
 from flax_attn.system.files import writing
 from flax_attn.system.output import mark_output

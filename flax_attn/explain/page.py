@@ -18,7 +18,7 @@ from PIL import Image
 
 from flax_attn.explain.explainer import Explained, outline, truth_text, verdict
 from flax_attn.explain.measures.summary import CONTROL, Measured, left_out, summarize
-from flax_attn.figures import ScaleName
+from flax_attn.figures import ScaleName, read_shared
 from flax_attn.system.files import write_bytes
 from flax_attn.system.json_text import encode_json
 
@@ -87,7 +87,9 @@ def write_page(
         measures=_table(measured),
         # A "<" could end the script; nothing else can.
         data=encode_json(data).replace("<", r"\u003c"),
+        theme=read_shared("theme.css"),
         css=_read("page.css"),
+        scales=read_shared("scales.js"),
         maps=_read("maps.js"),
         page=_read("page.js"),
     )

@@ -118,7 +118,8 @@ OWN: dict[str, dict[str, list[Typed]]] = {
         "--split": one("--split", *JUDGED),
         "--out": one("--out", "a folder"),
         "--export": one("--export", "exported"),
-        "--export-formats": several("--export-formats", *FORMATS),
+        "--export-formats": several("--export-formats", *FORMATS, "page"),
+        "--runtime": one("--runtime", "node_modules/onnxruntime-web/dist"),
     },
     "predict": {
         **DEBUG,
@@ -144,7 +145,8 @@ OWN: dict[str, dict[str, list[Typed]]] = {
         **DEBUG,
         "--out": one("--out", "a folder"),
         "--split": one("--split", *SPLITS),
-        "--export-formats": several("--export-formats", *FORMATS),
+        "--export-formats": several("--export-formats", *FORMATS, "page"),
+        "--runtime": one("--runtime", "node_modules/onnxruntime-web/dist"),
     },
     "ablate": {
         **DEBUG,
@@ -215,7 +217,7 @@ WRONG: dict[str, list[str]] = {
         "--coordinator host:0 --num-processes 2 --process-id 0",
         "--coordinator host:1",
     ],
-    "eval": ["--split other", "--export-formats pickle", "--process-id 0"],
+    "eval": ["--split other", "--export-formats pickle", "--process-id 0", "--runtime dist"],
     "predict": ["--batch-size 0", "--batch-size many"],
     "explain": [
         "--split dev",
@@ -230,7 +232,7 @@ WRONG: dict[str, list[str]] = {
         "--scale loud",
         "--batch-size 0",
     ],
-    "export": ["--split dev", "--export-formats pickle"],
+    "export": ["--split dev", "--export-formats pickle", "--runtime dist"],
     "ablate": [
         "--scores best",
         "--norms best",
