@@ -1,4 +1,4 @@
-"""A headless Chromium, driven by its own protocol over two pipes: nothing else is to be installed."""
+"""A headless Chromium, driven by its own protocol over two pipes, without another package."""
 
 from __future__ import annotations
 
@@ -15,6 +15,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+import pytest
+
+from flax_attn.porting.export.web_runtime import ADDRESS, DIGESTS, Runtime, find_runtime
+
+# Where .ci/run has put onnxruntime-web; and that a browser must be there.
+RUNTIME = "FLAX_ATTN_WEB_RUNTIME"
+REQUIRED = "FLAX_ATTN_REQUIRE_BROWSER"
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 SECONDS = 60.0
@@ -36,6 +44,23 @@ _FLAGS = (
 def find_chromium() -> str | None:
     """Returns the browser's executable, None where there is none."""
     return next(filter(None, map(shutil.which, NAMES)), None)
+
+
+def require_browser() -> tuple[str, Runtime]:
+    """Returns a browser's executable and onnxruntime-web; without them the test is skipped.
+
+    Where ``FLAX_ATTN_REQUIRE_BROWSER`` is set, as in .ci/run, it fails instead.
+    """
+    executable, folder = find_chromium(), os.environ.get(RUNTIME)
+    if executable is None:
+        lacking = f"none of {', '.join(NAMES)} is installed"
+    elif folder is None:
+        lacking = f"{RUNTIME} does not name a folder with {', '.join(DIGESTS)} of {ADDRESS}"
+    else:
+        return executable, find_runtime(Path(folder))
+    if os.environ.get(REQUIRED):
+        pytest.fail(f"{REQUIRED} is set, but {lacking}")
+    pytest.skip(lacking)
 
 
 class Browser:
@@ -99,14 +124,13 @@ class Browser:
         assert "exceptionDetails" not in said, said["exceptionDetails"]
         return said["result"].get("value")
 
-    def wait(self, expression: str) -> Any:
-        """Returns the value of an expression as soon as it is true."""
+    def wait(self, expression: str) -> None:
+        """Waits until an expression is true."""
         ends = time.monotonic() + SECONDS
-        while not (value := self.evaluate(expression)):
+        while not self.evaluate(f"Boolean({expression})"):
             page = self.evaluate("document.body?.innerText")
             assert time.monotonic() < ends, f"{expression} never came; {page!r}; {self.problems}"
             time.sleep(0.05)
-        return value
 
     def choose(self, selector: str, *files: Path) -> None:
         """Puts files into a file input."""

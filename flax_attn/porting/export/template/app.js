@@ -5,7 +5,6 @@ const cards = [];
 let network = null;
 let colours = null;
 let worker = null;
-let isReady = false;
 
 function say(text) {
   find("status").textContent = text;
@@ -45,7 +44,6 @@ const HEARD = {
     find("about").textContent = `The network is being loaded: ${(loaded / 1e6).toFixed(0)} MB.`;
   },
   ready: () => {
-    isReady = true;
     find("loading").hidden = true;
     find("about").textContent = network.gates.length
       ? "Give it photographs: it says what is on them, and shows where it looks. Everything is computed here."
@@ -57,7 +55,8 @@ const HEARD = {
     if (!card) return; // removed meanwhile
     const text = showResult(card, network, { pixels, outputs, times });
     say(`${card.name}: ${text}`);
-    update();
+    // A new photograph may move the ends of the shared scale, but of no other.
+    update(state.scale === "shared" ? cards : [card]);
   },
   failed: ({ id, name, reason }) => {
     if (id === undefined) {
@@ -106,13 +105,13 @@ function arrange() {
   find("controls").hidden = !cards.some((card) => card.result) || !network.gates.length;
 }
 
-/* Draws all maps anew, with the ends of the shared scale over all photographs. */
-function update() {
+/* Draws the maps of some cards anew, with the ends of the shared scale over all photographs. */
+function update(some = cards) {
   showControls();
   const seen = cards.filter((card) => card.result);
   find("controls").hidden = !seen.length || !network.gates.length;
   const ranges = Object.fromEntries(network.gates.map(({ output }) => [output, endsOf(seen, output)]));
-  for (const card of seen) drawFigures(card, network, state, ranges);
+  for (const card of some.filter((one) => one.result)) drawFigures(card, network, state, ranges);
 }
 
 function endsOf(seen, output) {
@@ -130,7 +129,8 @@ function endsOf(seen, output) {
 
 function change(values) {
   Object.assign(state, values);
-  update();
+  if (Object.keys(values).every((name) => name === "opacity")) showControls();
+  else update();
 }
 
 function fillControls() {
