@@ -268,6 +268,39 @@ def test_a_file_that_is_no_image_is_named(page: Browser) -> None:
     assert page.evaluate("find('status').role") == "status"
 
 
+# Each gives the page a photograph of its own name.
+GIVE = """(async (way) => {
+  const canvas = new OffscreenCanvas(40, 50);
+  canvas.getContext("2d").fillRect(5, 5, 20, 20);
+  const held = new DataTransfer();
+  held.items.add(new File([await canvas.convertToBlob()], `${way}.png`, { type: "image/png" }));
+  const drop = new DragEvent("drop", { dataTransfer: held, bubbles: true, cancelable: true });
+  const paste = new ClipboardEvent("paste", { clipboardData: held, bubbles: true });
+  document.body.dispatchEvent({ drop, paste }[way]);
+})"""
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("way", ["drop", "paste"])
+def test_photographs_are_dropped_and_pasted(page: Browser, way: str) -> None:
+    page.evaluate(f"{GIVE}({way!r})")
+    page.wait(f"{card(f'{way}.png')}?.result")
+    page.evaluate(f"{card(f'{way}.png')}.article.querySelector('.remove').click()")
+    assert page.evaluate("cards.length") == 5
+    assert page.evaluate("find('status').innerText") == f"{way}.png removed"
+
+
+@pytest.mark.browser
+def test_the_camera_takes_a_photograph_and_is_let_go(page: Browser) -> None:
+    """By the camera that the browser draws for tests."""
+    page.evaluate("find('camera').click()")
+    page.wait("find('viewfinder').open && find('video').videoWidth")
+    page.evaluate("window.track = find('video').srcObject.getTracks()[0]; find('take').click()")
+    page.wait("cards[0].name.startsWith('camera') && cards[0].result")
+    assert page.evaluate("[track.readyState, find('viewfinder').open]") == ["ended", False]
+    page.evaluate("cards[0].article.querySelector('.remove').click()")
+
+
 @pytest.mark.browser
 def test_every_control_has_a_name(page: Browser) -> None:
     """What a screen reader is told, of all that a keyboard reaches."""
