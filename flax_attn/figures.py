@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -34,6 +35,16 @@ _WHOLE = Normalize(0, 1)
 _CELL = 1.75  # inches
 _FIGURE_DPI, _FRAME_DPI = 100, 72
 _FRAME_MS, _LAST_FRAME_MS = 450, 2500
+
+
+def colour_table() -> UInt8[np.ndarray, "256 3"]:
+    """Returns the colours of the maps, from the lowest position to the highest."""
+    return matplotlib.colormaps[MAP_COLOURS](np.arange(256), bytes=True)[:, :3]
+
+
+def read_shared(name: str) -> str:
+    """Returns a style or script that the pages of several rooms have in common."""
+    return (files("flax_attn") / "template" / name).read_text(encoding="utf-8")
 
 
 class Scale(NamedTuple):

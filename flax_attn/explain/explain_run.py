@@ -11,7 +11,7 @@ import numpy as np
 
 from flax_attn.explain.explained import Explained, map_names
 from flax_attn.explain.explainer import Explainer, Request
-from flax_attn.explain.maps_figure import colour_table, draw_explained, is_explained
+from flax_attn.explain.maps_figure import draw_explained, is_explained
 from flax_attn.explain.measures.summary import (
     Judged,
     judge,
@@ -21,7 +21,7 @@ from flax_attn.explain.measures.summary import (
 )
 from flax_attn.explain.page import write_page
 from flax_attn.explain.photographs import Photographs
-from flax_attn.figures import ScaleName
+from flax_attn.figures import ScaleName, colour_table
 from flax_attn.system.console import bar
 from flax_attn.system.files import writing
 from flax_attn.system.output import mark_output

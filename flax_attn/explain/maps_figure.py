@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
 from jaxtyping import Float, UInt8
 from matplotlib.cm import ScalarMappable
@@ -30,11 +29,6 @@ from flax_attn.system.console import plain
 COLUMNS = 6
 _WHOLE = Normalize(0, 1)
 _SOFTWARE = "flax-attn explain"
-
-
-def colour_table() -> UInt8[np.ndarray, "256 3"]:
-    """Returns the colours of the maps, from the lowest position to the highest."""
-    return matplotlib.colormaps[MAP_COLOURS](np.arange(256), bytes=True)[:, :3]
 
 
 def draw_explained(

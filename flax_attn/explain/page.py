@@ -26,7 +26,7 @@ from flax_attn.explain.explained import (
     verdict,
 )
 from flax_attn.explain.measures.summary import CONTROL, Judged, Measured, left_out, summarize
-from flax_attn.figures import ScaleName
+from flax_attn.figures import ScaleName, read_shared
 from flax_attn.system.files import write_bytes
 from flax_attn.system.json_text import encode_json
 
@@ -98,7 +98,9 @@ def write_page(
         measures=_tables(measured.values()),
         # A "<" could end the script; nothing else can.
         data=encode_json(data).replace("<", r"\u003c"),
+        theme=read_shared("theme.css"),
         css=_read("page.css"),
+        scales=read_shared("scales.js"),
         maps=_read("maps.js"),
         page=_read("page.js"),
     )

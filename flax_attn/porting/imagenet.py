@@ -97,7 +97,7 @@ def weights_folder() -> Path:
     ``flax_attn/weights`` in the user's cache (``XDG_CACHE_HOME``, by default ``~/.cache``).
     """
     here = Path("weights")
-    return here if here.is_dir() else _user_cache() / "flax_attn" / "weights"
+    return here if here.is_dir() else user_cache() / "flax_attn" / "weights"
 
 
 def host_answers(url: str, *, seconds: float = REACH_SECONDS) -> bool:
@@ -201,11 +201,12 @@ def fetch_torchvision(wanted: Published = PUBLISHED[DEFAULT]) -> Path:
 
 def cache_folder() -> Path:
     """Returns where PyTorch keeps what it downloads."""
-    home = os.environ.get("TORCH_HOME") or _user_cache() / "torch"
+    home = os.environ.get("TORCH_HOME") or user_cache() / "torch"
     return Path(home).expanduser() / "hub" / "checkpoints"
 
 
-def _user_cache() -> Path:
+def user_cache() -> Path:
+    """Returns the folder of the user's cache (``XDG_CACHE_HOME``, by default ``~/.cache``)."""
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
 
 

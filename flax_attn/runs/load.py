@@ -18,6 +18,8 @@ from flax_attn.system.files import digest_file, open_safetensors, reading
 
 # The field of an epoch's row with the temperature fitted on its validation images.
 TEMPERATURE = "temperature"
+# … and with the thresholds that were chosen on them.
+THRESHOLDS = "thresholds"
 
 
 class Restored(NamedTuple):

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from flax_attn.errors import UsageError
-from flax_attn.porting.export.export_command import add_formats
+from flax_attn.porting.export.export_command import add_formats, take_runtime
 from flax_attn.porting.export.export_run import export_run
 from flax_attn.runs.directory import Run
 from flax_attn.runs.published_folder import results_folder
@@ -51,16 +51,19 @@ def main(argv: Sequence[str]) -> None:
     cli.add_settings(parser, CHOICES, "eval")
     args = parser.parse_args(argv)
     meeting = cli.take_meeting(vars(args))
+    runtime = take_runtime(args)
+    if runtime is not None and not args.export:
+        raise UsageError("--runtime goes with --export: add it, or drop --runtime")
     if args.export and meeting is not None:
         raise UsageError("--export is the work of one process: drop --coordinator and the like")
     if args.export and args.tta:
         raise UsageError(f"--tta {args.tta} goes with judging a run, not with --export: drop one")
     use_compilation_cache(getattr(args, "compilation_cache", None))
     with joined(meeting) as processes:
-        _judge(args, processes)
+        _judge(args, runtime, processes)
 
 
-def _judge(args: Namespace, processes: Processes) -> None:
+def _judge(args: Namespace, runtime: Path | None, processes: Processes) -> None:
     workdir = Path(args.workdir)
     out = Path(args.out) if args.out else results_folder(workdir, f"eval-{args.split}")
     given = cli.take_settings(vars(args), "eval")
@@ -75,8 +78,15 @@ def _judge(args: Namespace, processes: Processes) -> None:
         config, args.split, classes=run.classes, workdir=workdir, given=given, out=target
     )
     if args.export:
-        formats = args.export_formats
-        export_run(run, split, workdir=workdir, out=target, formats=formats, flag="--export")
+        export_run(
+            run,
+            split,
+            workdir=workdir,
+            out=target,
+            formats=args.export_formats,
+            flag="--export",
+            runtime=runtime,
+        )
         return
     if processes.first:
         with writing(f"in {out}", remedy=REMEDY):

@@ -16,6 +16,7 @@ from flax_attn.models.tasks import Task
 from flax_attn.ops.resampled_metrics import resampled_ranking, resampled_rates
 from flax_attn.ops.temperature import calibrate_probability
 from flax_attn.ops.threshold import choose_threshold
+from flax_attn.runs.load import THRESHOLDS
 from flax_attn.runs.log import Row
 from flax_attn.statistics import (
     UNKNOWN,
@@ -30,9 +31,6 @@ from flax_attn.training.confidence import ConfidenceReport
 # Measures of decisions, and of the order of probabilities.
 DECIDED = ("accuracy", "balanced_accuracy", "sensitivity", "specificity")
 RANKED = ("average_precision", "roc_auc")
-
-# The field of an epoch's row with the thresholds chosen on its validation images.
-THRESHOLDS = "thresholds"
 
 
 class ClassJudgement(NamedTuple):

@@ -15,7 +15,7 @@ from flax_attn.config import Config
 from flax_attn.errors import NonFiniteError
 from flax_attn.models.tasks import TASKS
 from flax_attn.runs.checkpoints import Checkpoints
-from flax_attn.runs.load import TEMPERATURE
+from flax_attn.runs.load import TEMPERATURE, THRESHOLDS
 from flax_attn.runs.log import Row, RunLog
 from flax_attn.runs.patience import out_of_patience
 from flax_attn.runs.snapshots import save_snapshot
@@ -26,7 +26,7 @@ from flax_attn.training.confidence import choose_temperature
 from flax_attn.training.devices import ONE, Devices
 from flax_attn.training.evaluation import evaluate_examples
 from flax_attn.training.finiteness import CHECKED, all_finite
-from flax_attn.training.judging import THRESHOLDS, choose_thresholds
+from flax_attn.training.judging import choose_thresholds
 from flax_attn.training.region_term import REGION, zero_sums
 from flax_attn.training.sources import ExampleSource, batch_names, steps_per_epoch
 from flax_attn.training.step import EvalStep, TrainStep

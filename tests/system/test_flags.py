@@ -121,7 +121,8 @@ OWN: dict[str, dict[str, list[Typed]]] = {
         "--split": one("--split", *JUDGED),
         "--out": one("--out", "a folder"),
         "--export": one("--export", "exported"),
-        "--export-formats": several("--export-formats", *FORMATS),
+        "--export-formats": several("--export-formats", *FORMATS, "page"),
+        "--runtime": one("--runtime", "node_modules/onnxruntime-web/dist"),
         "--tta": one("--tta", *TTA),
     },
     "predict": {
@@ -156,7 +157,8 @@ OWN: dict[str, dict[str, list[Typed]]] = {
         **DEBUG,
         "--out": one("--out", "a folder"),
         "--split": one("--split", *SPLITS),
-        "--export-formats": several("--export-formats", *FORMATS),
+        "--export-formats": several("--export-formats", *FORMATS, "page"),
+        "--runtime": one("--runtime", "node_modules/onnxruntime-web/dist"),
     },
     "cross-validate": {**DEBUG, "--preset": one("--preset", *PRESETS)},
     "ablate": {
@@ -234,6 +236,7 @@ WRONG: dict[str, list[str]] = {
         "--process-id 0",
         "--tta turns,flips,turns",
         "--tta flips --export exported",
+        "--runtime dist",
     ],
     "predict": [
         "--batch-size 0",
@@ -256,7 +259,7 @@ WRONG: dict[str, list[str]] = {
         "--scale loud",
         "--batch-size 0",
     ],
-    "export": ["--split dev", "--export-formats pickle"],
+    "export": ["--split dev", "--export-formats pickle", "--runtime dist"],
     "cross-validate": ["--preset thesis", "--folds 1", "--fold 1", "--val-fraction 0.3"],
     "ablate": [
         "--scores best",

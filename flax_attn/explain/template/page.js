@@ -159,7 +159,7 @@ function draw(card) {
     const kind = data.maps[each.kind];
     const map = mapOf(card.index, each.view, each.kind);
     const scale = SCALES[state.scale].of(map, kind);
-    paint(each.canvas, map, scale, kind.shape, state.smooth);
+    paint(each.canvas, map, scale, kind.shape, { smooth: state.smooth, colours });
     const values = [0, 0.5, 1].map((position) => shown(scale.value(position)));
     each.numbers.replaceChildren(...values.map((text) => element("span", { textContent: text })));
     each.painted = wanted;
@@ -168,24 +168,14 @@ function draw(card) {
 
 /* The value under the pointer. */
 function read(event, photograph, view, kind, reading) {
-  const [h, w] = data.maps[kind].shape;
-  const box = event.currentTarget.getBoundingClientRect();
-  const cell = (offset, extent, n) => Math.max(0, Math.min(n - 1, Math.floor((offset / extent) * n)));
-  const row = cell(event.clientY - box.top, box.height, h);
-  const column = cell(event.clientX - box.left, box.width, w);
   const map = mapOf(photograph, view, kind);
-  const value = map.values[row * w + column];
+  const value = map.values[cellUnder(event, data.maps[kind].shape)];
   reading.textContent = `${shown(value)}, above ${(100 * share(map, value)).toFixed(1)}% of the map`;
   reading.hidden = false;
 }
 
 function percent(value) {
   return value === null ? "undefined" : `${(100 * value).toFixed(0)}%`;
-}
-
-function shown(value) {
-  const isPlain = value === 0 || (Math.abs(value) >= 1e-3 && Math.abs(value) < 1e5);
-  return isPlain ? String(Number(value.toPrecision(3))) : value.toExponential(1);
 }
 
 /* Controls. */
@@ -219,10 +209,7 @@ function fillControls() {
   })) {
     find(id).addEventListener("input", (event) => change({ [id]: read(event.target) }));
   }
-  const stops = Array.from({ length: 33 }, (_, i) => 3 * Math.min(255, 8 * i));
-  const colour = (at) => `rgb(${colours.subarray(at, at + 3).join(" ")})`;
-  const gradient = `linear-gradient(to right, ${stops.map(colour).join(", ")})`;
-  document.documentElement.style.setProperty("--colours", gradient);
+  document.documentElement.style.setProperty("--colours", gradient(colours));
 }
 
 function showControls() {

@@ -1,12 +1,14 @@
-"""Write a trained network for other programs: ``flax-attn export RUN``."""
+"""Write a trained network for other programs, or for a browser: ``flax-attn export RUN``."""
 
 from __future__ import annotations
 
-from argparse import ArgumentParser
+from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
 from flax_attn.config import DATASETS
+from flax_attn.errors import UsageError
+from flax_attn.porting.export.browser_page import PAGE
 from flax_attn.porting.export.export_run import export_run
 from flax_attn.porting.export.formats import FORMATS
 from flax_attn.runs.directory import Run
@@ -38,6 +40,7 @@ def main(argv: Sequence[str]) -> None:
     add_formats(parser)
     cli.add_settings(parser, {"dataset": list(DATASETS)}, "export")
     args = parser.parse_args(argv)
+    runtime = take_runtime(args)
     workdir = Path(args.run)
     out = Path(args.out) if args.out else results_folder(workdir, FOLDER)
     given = cli.take_settings(vars(args), "export")
@@ -48,15 +51,40 @@ def main(argv: Sequence[str]) -> None:
     found = open_run_split(
         config, args.split, classes=run.classes, workdir=workdir, given=given, out=out
     )
-    export_run(run, found.split, workdir=workdir, out=out, formats=args.export_formats)
+    export_run(
+        run, found.split, workdir=workdir, out=out, formats=args.export_formats, runtime=runtime
+    )
 
 
 def add_formats(parser: ArgumentParser) -> None:
-    """Adds the flag that says which files are written."""
+    """Adds the flags that say which files are written."""
     parser.add_argument(
         "--export-formats",
         nargs="+",
-        choices=list(FORMATS),
+        choices=[*FORMATS, PAGE],
         default=list(FORMATS),
-        help="files to write (default: all)",
+        help="what to write; page runs the network in a browser, and brings onnx along (default: "
+        f"{' '.join(FORMATS)})",
     )
+    parser.add_argument(
+        "--runtime",
+        metavar="FOLDER",
+        help="of onnxruntime-web, whose files the page needs, such as "
+        "node_modules/onnxruntime-web/dist (default: downloaded once)",
+    )
+
+
+def take_runtime(args: Namespace) -> Path | None:
+    """Returns the folder of the page's runtime, if one is given.
+
+    Raises:
+      UsageError: there is to be no page.
+    """
+    if args.runtime is None:
+        return None
+    if PAGE not in args.export_formats:
+        raise UsageError(
+            f"--runtime goes with --export-formats {PAGE}, not with "
+            f"{' '.join(args.export_formats)}: add it, or drop --runtime"
+        )
+    return Path(args.runtime)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Sequence
 from functools import partial
 from importlib.metadata import version
@@ -12,10 +13,15 @@ from typing import Any
 import jax
 import numpy as np
 
+from flax_attn.config import require_pictures_alone
 from flax_attn.data import Split, read_image
 from flax_attn.data.dataset import evenly
 from flax_attn.errors import WeightsError
+from flax_attn.models.tasks import TASKS
+from flax_attn.ops.temperature import calibrate_probability
+from flax_attn.porting.export.browser_page import PAGE, write_browser_page
 from flax_attn.porting.export.formats import (
+    ATTENTION,
     FORMATS,
     IMAGES,
     INFO_FILE,
@@ -27,8 +33,9 @@ from flax_attn.porting.export.formats import (
     require_packages,
     split_inputs,
 )
+from flax_attn.porting.export.web_runtime import find_runtime
 from flax_attn.runs.directory import Run
-from flax_attn.runs.load import restore_best
+from flax_attn.runs.load import THRESHOLDS, Restored, restore_best
 from flax_attn.runs.run_cases import case_inputs
 from flax_attn.system.files import digest_file, with_digest, write_json
 from flax_attn.system.folders import new_folder, require_free
@@ -50,23 +57,30 @@ def export_run(
     out: Path,
     formats: Sequence[str],
     flag: str = "--out",
+    runtime: Path | None = None,
 ) -> dict[str, Any]:
     """Writes the best checkpoint of a run to a new folder; returns what ``export.json`` says.
 
     Every file is read back and compared with the network on images or cases of ``split``, all
     together and one alone. The folder appears when all have passed. ``flag`` names it in messages.
+    The format "page" is a page in the browser for the ONNX file, which comes with it; its
+    ``runtime`` is a folder of onnxruntime-web, by default downloaded.
 
     Raises:
       UsageError: ``out`` holds something or cannot be written, or the network or installation
-        does not allow a format.
-      WeightsError: a file differs from the network.
+        does not allow a format, or ``runtime`` is not as it should be.
+      WeightsError: a file differs from the network, or the runtime cannot be downloaded.
       DataError: the cases are not such as the run was trained on (``case_inputs``).
       CheckpointError: there is no checkpoint, or it does not fit.
       DiskFullError: no space is left for ``out``.
     """
-    formats = list(dict.fromkeys(formats))
+    has_page = PAGE in formats
+    formats = [name for name in FORMATS if name in formats or (has_page and name == "onnx")]
     require_packages(formats)
     require_free(out, flag=flag)
+    if has_page:
+        require_pictures_alone(run.config.model, "the page")
+    web_runtime = find_runtime(runtime) if has_page else None
     given = _compared(run, split)
     images, beside = split_inputs(given)
     best = restore_best(run, workdir)
@@ -81,6 +95,7 @@ def export_run(
         program = partial(outputs(conv="exact"), best.params, best.stats)
         info = {
             **_describe(run, expected),
+            "thresholds": _thresholds(run, best),
             "temperature": best.temperature,
             "epoch": best.epoch,
             "step": best.step,
@@ -102,8 +117,17 @@ def export_run(
                 f"{path.name}: {path.stat().st_size / 1e6:.1f} MB, differs from the network "
                 f"by at most {max(differences.values()):.1e} of the largest value"
             )
+        if web_runtime is not None:
+            model = folder / FORMATS["onnx"].file
+            page = write_browser_page(folder / PAGE, model=model, info=info, runtime=web_runtime)
+            info["page"] = page
         write_json(folder / INFO_FILE, with_digest(info))
     _log.info(f"wrote {', '.join(info['files'])} and {INFO_FILE} to {out}")
+    if web_runtime is not None:
+        _log.info(
+            f"wrote {out / PAGE} ({page['bytes'] / 1e6:.1f} MB); see it at http://localhost:8000 "
+            f"with: python -m http.server --directory {out / PAGE}"
+        )
     return info
 
 
@@ -142,7 +166,11 @@ def _describe(run: Run, expected: dict[str, np.ndarray]) -> dict[str, Any]:
             for name, shape in input_shapes(run).items()
         },
         "outputs": {
-            name: {"dtype": str(value.dtype), "shape": ["batch", *value.shape[1:]]}
+            name: {
+                "dtype": str(value.dtype),
+                "shape": ["batch", *value.shape[1:]],
+                **({"axes": _axes_of_maps(run)} if name.startswith(ATTENTION) else {}),
+            }
             for name, value in expected.items()
         },
         "classes": list(run.classes),
@@ -152,6 +180,23 @@ def _describe(run: Run, expected: dict[str, np.ndarray]) -> dict[str, Any]:
         "platforms": list(PLATFORMS),
         "versions": {name: version(name) for name in ("flax_attn", "jax", "jaxlib", "flax")},
     }
+
+
+def _thresholds(run: Run, best: Restored) -> dict[str, float]:
+    """Returns the thresholds of training by class, at the temperature, as probabilities are."""
+    cuts = TASKS[run.config.train.task].cuts(len(run.classes))
+    chosen = (best.row or {}).get(THRESHOLDS) or [math.nan] * len(cuts)
+    found = {run.classes[k]: t for k, t in zip(cuts, chosen, strict=True) if not math.isnan(t)}
+    scale = best.temperature or 1.0
+    return {name: calibrate_probability(t, scale) for name, t in found.items()}
+
+
+def _axes_of_maps(run: Run) -> list[str]:
+    """Returns what the axes of maps stand for."""
+    model = run.config.model
+    of_class = ["class"] if model.per_class and len(run.classes) > 1 else []
+    of_head = ["head"] if model.heads > 1 else []
+    return ["batch", *of_class, *of_head, "row", "column"]
 
 
 def _describe_inputs(run: Run) -> dict[str, dict[str, Any]]:
