@@ -51,11 +51,19 @@ def test_what_was_passed_over_is_counted() -> None:
     )
 
 
-def test_images_without_labels_are_counted() -> None:
-    line = describe_images(
-        [Path("a")], Counter({".txt": 1}), sources=[Path("h")], out=Path("t.csv")
-    )
-    assert line == "h: 1 image; passed over 1 file (1 .txt); output goes to t.csv"
+@pytest.mark.parametrize(
+    ("count", "more", "images"),
+    [
+        (1, False, "1 image"),
+        (2, False, "2 images"),
+        (2, True, "2 images and more to come"),
+        (None, True, "as many images as are named"),
+    ],
+)
+def test_images_without_labels_are_counted(count: int | None, more: bool, images: str) -> None:
+    passed_over, out = Counter({".txt": 1}), Path("t.csv")
+    line = describe_images(count, passed_over, sources=[Path("h")], out=out, more=more)
+    assert line == f"h: {images}; passed over 1 file (1 .txt); output goes to t.csv"
 
 
 def test_it_is_said_before_an_image_is_decoded(
