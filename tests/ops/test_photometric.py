@@ -35,7 +35,7 @@ def test_colours_follow_the_formula(strength: float) -> None:
 
 
 def test_a_grey_image_keeps_its_colour() -> None:
-    grey = np.repeat(images(4)[..., :1], 3, -1)
+    grey = np.repeat(images(5)[..., :1], 3, -1)
     after = np.asarray(jitter_colours(jax.random.key(1), grey, 0.9)).astype(int)
     # The shares of the colours add up to 0.9999.
     assert np.abs(after - after[..., :1]).max() <= 1
@@ -62,11 +62,9 @@ def test_a_rectangle_is_erased() -> None:
     assert ratio.min() < 0.6 and ratio.max() > 1.6 and len(np.unique(sides, axis=0)) > 50
 
 
-@pytest.mark.parametrize("probability", [0.0, 0.3])
-def test_the_others_stay(probability: float) -> None:
-    before = images(400, (8, 8))
-    after = np.asarray(erase_at_random(jax.random.key(0), before, probability))
+def test_the_others_stay() -> None:
+    before = images(200, (24, 36))
+    after = np.asarray(erase_at_random(jax.random.key(0), before, 0.3))
     changed = int((before != after).any((1, 2, 3)).sum())
     # Five standard deviations of a binomial number.
-    spread = 5 * (400 * probability * (1 - probability)) ** 0.5
-    assert abs(changed - 400 * probability) <= spread
+    assert abs(changed - 200 * 0.3) <= 5 * (200 * 0.3 * 0.7) ** 0.5
