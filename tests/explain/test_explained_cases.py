@@ -18,13 +18,16 @@ from flax_attn.config import Config, make_config
 from flax_attn.data.metadata import CaseCells, CategoryScale, MetaScale
 from flax_attn.errors import UsageError
 from flax_attn.explain import explainer as explainer_module
+from flax_attn.explain.cam import grad_cam
 from flax_attn.explain.explain_command import _require_single_pictures
 from flax_attn.explain.explain_run import explain
 from flax_attn.explain.explained import Explained
 from flax_attn.explain.explainer import Explainer, Request
 from flax_attn.explain.forward import NetworkForward
+from flax_attn.explain.maps_figure import colour_table, draw_explained, is_explained
 from flax_attn.explain.measures.faithfulness import Faithfulness
 from flax_attn.explain.measures.summary import take_curves
+from flax_attn.explain.page import write_page
 from flax_attn.explain.photographs import Photographs, with_unknown
 from flax_attn.models import build_model, functional
 from flax_attn.runs.run_cases import CaseInputs
@@ -96,12 +99,16 @@ def test_a_case_has_the_maps_and_weights_of_its_pictures(shown: Shown) -> None:
         np.testing.assert_allclose(item.probabilities, said.probabilities[0], rtol=1e-5)
         assert [p is not None for p in item.pictures] == [True, i != 1]
         weights = np.asarray(said.attention["views"])[0, 0]
+        network = shown.network.of_cases(*cases.take(twice))
+        index = np.full(2, said.probabilities[0].argmax())
+        cam = np.asarray(grad_cam(network, images[twice], index, "conv5"))[0]
         for view, (name, picture) in zip((0, 1), item.seen, strict=False):
             assert name == ("first", "clinic")[view]
             np.testing.assert_array_equal(picture.image, images[i, view])
             assert list(picture.maps) == ["Attention on pool4", "Grad-CAM on conv5"]
             expected = np.asarray(said.attention[f"{name} pool4"])[0]
             np.testing.assert_allclose(picture.maps["Attention on pool4"], expected, rtol=1e-5)
+            np.testing.assert_allclose(picture.maps["Grad-CAM on conv5"], cam[view], rtol=1e-4)
             assert picture.weight == pytest.approx(weights[view], rel=1e-5)
             assert (picture.mask is not None) == (i < 2 and view == 0)
     first, second = shown.found[0], shown.found[1]
@@ -139,6 +146,25 @@ def test_the_pictures_have_a_row_for_each_view(shown: Shown) -> None:
         with Image.open(path) as picture:
             # Three columns; two rows, the title and a line of metadata.
             assert picture.size == (690, 640)
+
+
+def test_views_may_have_maps_of_other_names(shown: Shown, tmp_path: Path) -> None:
+    """As under ``rotatory``: a map is shown where there is one, and nowhere else."""
+    item = shown.found[0]
+    first, clinic = (picture for _, picture in item.seen)
+    renamed = {f"{name} after first": value for name, value in clinic.maps.items()}
+    both = item._replace(pictures=(first, clinic._replace(maps=renamed)))
+    names = [*first.maps, *renamed]
+    ranges = dict.fromkeys(names, (0.0, 1.0))
+    rest: Any = {"classes": CLASSES, "scale": "shared", "ranges": ranges}
+    draw_explained(both, tmp_path / "a.png", **rest)
+    assert is_explained(tmp_path / "a.png")
+    colours = colour_table()
+    write_page(tmp_path / "index.html", [both], title="", summary="", colours=colours, **rest)
+    page = read_page(tmp_path)
+    assert [kind["name"] for kind in page["maps"]] == names
+    there = [[m is not None for m in p["maps"]] for p in page["photographs"][0]["pictures"]]
+    assert there == [[True, True, False, False], [False, False, True, True]]
 
 
 def test_measures_are_of_the_picture_that_has_the_mask(shown: Shown) -> None:
