@@ -28,6 +28,8 @@ from flax_attn.system.console import plain
 
 COLUMNS = 6
 _WHOLE = Normalize(0, 1)
+# The height of the row of a missing picture, which has its title alone.
+_MISSING = 0.15
 _SOFTWARE = "flax-attn explain"
 
 
@@ -47,14 +49,19 @@ def draw_explained(
     columns = min(1 + max(len(picture.maps) for _, picture in item.seen), COLUMNS)
     rows = [1 if p is None else -(-(1 + len(p.maps)) // columns) for p in item.pictures]
     cells = textwrap.wrap(plain(cells_text(item)), 24 * columns)
-    height = 2.85 * sum(rows) + 0.5 + 0.2 * len(cells)
+    ratios = [
+        _MISSING if picture is None else 1.0
+        for picture, count in zip(item.pictures, rows, strict=True)
+        for _ in range(count)
+    ]
+    height = 2.85 * sum(ratios) + 0.5 + 0.2 * len(cells)
     figure = Figure(figsize=(2.3 * columns, height), layout="constrained")
     is_wrong = item.correct is False
     title = f"{_title(item, classes)}  ·  {scale} colours"
     figure.suptitle(
         "\n".join([title, *cells]), color="crimson" if is_wrong else "black", parse_math=False
     )
-    grid = figure.subplots(sum(rows), columns, squeeze=False)
+    grid = figure.subplots(sum(rows), columns, squeeze=False, height_ratios=ratios)
     for axes in grid.flat:
         axes.axis("off")
     ends = np.cumsum(rows)
