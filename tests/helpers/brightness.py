@@ -22,6 +22,8 @@ class Brightness:
     task: Task = TASKS["multiclass"]
     cut: float | None = None
     has_maps: bool = True
+    takes_tta: bool = True
+    temperature: float | None = None
     metadata: MetaScale | None = None
     data: DataConfig = DataConfig(image_size=32)
     classes: tuple[str, ...] = ("dark", "bright")
@@ -34,7 +36,14 @@ class Brightness:
         names = [self.classes[j] for j in self.task.cuts(2)]
         return Thresholds(dict.fromkeys(names, self.cut), 1, False)
 
-    def predict_squares(self, squares: np.ndarray, *, batch_size: int = 16) -> Predictions:
+    def predict_squares(
+        self,
+        squares: np.ndarray,
+        *,
+        batch_size: int = 16,
+        tta: str | None = None,
+        calibrated: bool = True,
+    ) -> Predictions:
         self.sizes.append(len(squares))
         mean = squares.mean((1, 2, 3)) / 255
         found = np.stack([1 - mean, mean], axis=1).astype(np.float32)

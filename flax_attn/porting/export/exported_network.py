@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,7 +25,9 @@ class OpenExport(NamedTuple):
 
 def is_export(path: Path) -> bool:
     """Returns whether a path is a folder of an export, or a file of one by its ending."""
-    return (path / INFO_FILE).is_file() or (path.suffix in _SUFFIXES and path.is_file())
+    # Not Path.is_file, which raises where a path cannot be looked at.
+    isfile = os.path.isfile
+    return isfile(path / INFO_FILE) or (path.suffix in _SUFFIXES and isfile(path))
 
 
 def open_export(path: Path) -> OpenExport:
