@@ -11,7 +11,7 @@ import pytest
 
 from flax_attn.config import DataConfig, make_config
 from flax_attn.data import open_dataset, open_split
-from flax_attn.data.dataset import Dataset
+from flax_attn.data.dataset import Dataset, SplitOfCases
 from flax_attn.data.prepare import derm7pt, derm7pt_cases
 from flax_attn.system import cli
 from flax_attn.training.choices import CHOICES
@@ -109,7 +109,7 @@ def test_the_release_becomes_cases_that_are_read(
         names = {f"{CASES[i][5]}|{CASES[i][4]}": label for i, label in zip(indexes, expected[part])}
         found = {n: data.classes[k] for n, k in zip(split.names, split.labels, strict=True)}
         assert found == names
-    assert data.cases is not None and data.cases.form.views == ("derm", "clinic")
+        assert isinstance(split, SplitOfCases) and split.form.views == ("derm", "clinic")
     for index, (_, elevation, location, sex, clinic, derm) in enumerate(CASES):
         assert f"{derm},{clinic},{sex},{location},{elevation},{index + 1}," in table()
         for name in filter(None, (clinic, derm)):
