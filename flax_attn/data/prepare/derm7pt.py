@@ -37,7 +37,7 @@ from flax_attn.system.folders import Build, require_free
 
 _log = logging.getLogger(__name__)
 
-# It stands before "melanoma", for the second of two classes is the positive one. Not all are benign.
+# Not all are benign. It stands before "melanoma", as the second of two classes is positive.
 OTHERS = "all_others"
 _HEADER = (
     *(f"{VIEW}{DERM}", f"{VIEW}{CLINIC}"),

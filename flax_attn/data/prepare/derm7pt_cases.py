@@ -163,5 +163,7 @@ def _read(file: Path, columns: Sequence[str]) -> Table:
 def _columns(table: Table) -> Callable[[TableRow], dict[str, str]]:
     """Returns what gives the cells of a row, by the names of the columns that are read."""
     folded = [fold(header) for header in table.header]
-    places = {name: folded.index(fold(name)) for name in (*_COLUMNS, _INDEX) if fold(name) in folded}
+    places = {
+        name: folded.index(fold(name)) for name in (*_COLUMNS, _INDEX) if fold(name) in folded
+    }
     return lambda row: {name: row.cells[i].strip() for name, i in places.items()}

@@ -105,8 +105,8 @@ def test_the_release_becomes_cases_that_are_read(
     expected = dict(zip(PARTS, (train, val, test), strict=True))
     for part, split in splits.items():
         # By the cases' names, which are those of their photographs, the dermoscopic one first.
-        indexes = sorted(PARTS[part])
-        names = {f"{CASES[i][5]}|{CASES[i][4]}": label for i, label in zip(indexes, expected[part])}
+        rows = zip(sorted(PARTS[part]), expected[part], strict=True)
+        names = {f"{CASES[i][5]}|{CASES[i][4]}": label for i, label in rows}
         found = {n: data.classes[k] for n, k in zip(split.names, split.labels, strict=True)}
         assert found == names
         assert isinstance(split, SplitOfCases) and split.form.views == ("derm", "clinic")
