@@ -111,11 +111,11 @@ def _refuse_shared(found: Sequence[_Found]) -> None:
       DataError: names the rows.
     """
     derm: dict[str, Case] = {}
-    for case, path, _ in found:
-        other = derm.setdefault(path, case)
+    for case, own, _ in found:
+        other = derm.setdefault(own, case)
         if other is not case:
             raise DataError(
-                f"{case.where}: {DERM} is {path!r}, as in {other.where}: it is of one case only: "
+                f"{case.where}: {DERM} is {own!r}, as in {other.where}: it is of one case only: "
                 "correct one of the rows"
             )
     clinic: dict[str, Case] = {}
