@@ -72,7 +72,7 @@ def write_class_folders(out: Path, images: Sequence[Placed], *, masked: bool) ->
             for placed in images:
                 folder = builds[-1].folder / placed.part / placed.label
                 folder.mkdir(parents=True, exist_ok=True)
-                _put(placed.image, folder / placed.image.name)
+                link_or_copy(placed.image, folder / placed.image.name)
             empty = _write_masks(builds[0].folder, images) if masked else 0
             for build in builds:
                 build.publish()
@@ -92,7 +92,7 @@ def _write_masks(root: Path, images: Sequence[Placed]) -> int:
         target = folder / f"{placed.image.stem}.png"
         if isinstance(placed.mask, Path):
             _require_size(placed.image, _size(placed.mask), placed.mask)
-            _put(placed.mask, target)
+            link_or_copy(placed.mask, target)
             return False
         mask = placed.mask()
         _require_size(placed.image, mask.shape[::-1], None)
@@ -128,8 +128,13 @@ def _size(file: Path) -> tuple[int, int]:
         raise ImageError(str(file), f"cannot be read: {error}") from error
 
 
-def _put(source: Path, target: Path) -> None:
-    """Makes a link to a file, or a copy where the file system has no such links."""
+def link_or_copy(source: Path, target: Path) -> None:
+    """Makes a link to a file, or a copy where the file system has no such links.
+
+    Raises:
+      DataError: the file cannot be read.
+      OSError: the target cannot be written.
+    """
     try:
         os.link(os.path.realpath(source), target)
     except OSError:

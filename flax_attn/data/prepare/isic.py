@@ -33,12 +33,6 @@ def add_flags(group: _ArgumentGroup) -> None:
     """Adds the flags of this set."""
     group.add_argument("--year", type=int, choices=list(CHALLENGES), help="year of the challenge")
     group.add_argument(
-        "--task",
-        choices=("melanoma", "diagnosis"),
-        default="melanoma",
-        help="classes: melanoma against all others, or the three of 2017 (default: melanoma)",
-    )
-    group.add_argument(
         "--masks",
         choices=("none", "lesion", "features"),
         default="none",

@@ -402,14 +402,14 @@ def test_images_are_linked_or_else_copied(said: Said, monkeypatch: pytest.Monkey
 def test_nothing_is_left_of_what_fails(said: Said, monkeypatch: pytest.MonkeyPatch) -> None:
     put_lesions(Path("source"), 2017, put_challenge(Path("source"), 2017))
     count: Iterator[int] = iter(range(99))
-    put = class_folders._put
+    put = class_folders.link_or_copy
 
     def full(source: Path, target: Path) -> None:
         if next(count) == 20:
             raise OSError(errno.ENOSPC, "no space")
         put(source, target)
 
-    monkeypatch.setattr(class_folders, "_put", full)
+    monkeypatch.setattr(class_folders, "link_or_copy", full)
     assert "no space left for out" in said("--year 2017 --out out --masks lesion", 7)
     assert sorted(os.listdir(".")) == ["source"]
 
