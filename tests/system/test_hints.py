@@ -70,6 +70,7 @@ ONLY_PARSED = {
     "-m benchmarks.": "takes minutes",
     "--export-formats page": "a runtime that is downloaded",
     "isic201": "images that are downloaded",
+    "derm7pt": "images that are downloaded",
     "--paper parent": "trains six networks: tests/studies/reproduce does",
 }
 TYPED_ELSEWHERE = {
