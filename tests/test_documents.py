@@ -63,7 +63,7 @@ def _messages() -> str:
 
 def test_troubleshooting_quotes_messages_that_there_are() -> None:
     text = (ROOT / "docs/troubleshooting.md").read_text(encoding="utf-8")
-    tables = text[: text.index("## Slow")]
+    tables = text[: text.index("## Commands")]
     quoted = re.findall(r"^\| `([^`]+)` \|", tables, re.MULTILINE)
     assert len(quoted) > 8
     parts = [part.strip(" ,") for line in quoted for part in line.split("…")]

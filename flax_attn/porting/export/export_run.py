@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Sequence
 from functools import partial
 from importlib.metadata import version
@@ -17,8 +16,6 @@ from flax_attn.config import require_pictures_alone
 from flax_attn.data import Split, read_image
 from flax_attn.data.dataset import evenly
 from flax_attn.errors import WeightsError
-from flax_attn.models.tasks import TASKS
-from flax_attn.ops.temperature import calibrate_probability
 from flax_attn.porting.export.browser_page import PAGE, write_browser_page
 from flax_attn.porting.export.formats import (
     ATTENTION,
@@ -35,7 +32,7 @@ from flax_attn.porting.export.formats import (
 )
 from flax_attn.porting.export.web_runtime import find_runtime
 from flax_attn.runs.directory import Run
-from flax_attn.runs.load import THRESHOLDS, Restored, restore_best
+from flax_attn.runs.load import restore_best, thresholds_of
 from flax_attn.runs.run_cases import case_inputs
 from flax_attn.system.files import digest_file, with_digest, write_json
 from flax_attn.system.folders import new_folder, require_free
@@ -95,7 +92,7 @@ def export_run(
         program = partial(outputs(conv="exact"), best.params, best.stats)
         info = {
             **_describe(run, expected),
-            "thresholds": _thresholds(run, best),
+            "thresholds": thresholds_of(run, best.row),
             "temperature": best.temperature,
             "epoch": best.epoch,
             "step": best.step,
@@ -180,15 +177,6 @@ def _describe(run: Run, expected: dict[str, np.ndarray]) -> dict[str, Any]:
         "platforms": list(PLATFORMS),
         "versions": {name: version(name) for name in ("flax_attn", "jax", "jaxlib", "flax")},
     }
-
-
-def _thresholds(run: Run, best: Restored) -> dict[str, float]:
-    """Returns the thresholds of training by class, at the temperature, as probabilities are."""
-    cuts = TASKS[run.config.train.task].cuts(len(run.classes))
-    chosen = (best.row or {}).get(THRESHOLDS) or [math.nan] * len(cuts)
-    found = {run.classes[k]: t for k, t in zip(cuts, chosen, strict=True) if not math.isnan(t)}
-    scale = best.temperature or 1.0
-    return {name: calibrate_probability(t, scale) for name, t in found.items()}
 
 
 def _axes_of_maps(run: Run) -> list[str]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from flax_attn.runs.directory import ATTENTION_FILE, CURVES_FILE, Run, names_of_network
+from flax_attn.runs.load import THRESHOLDS, thresholds_of
 from flax_attn.runs.log import Row
 from flax_attn.runs.published_folder import WEIGHTS_FILE
 from flax_attn.system.files import write_text
@@ -94,7 +95,7 @@ def _body(run: Run, name: str, pictures: Sequence[str]) -> Iterator[str]:
         yield ""
         yield "| measure | value |"
         yield "|---|---|"
-        for measure, value in _numbers(row):
+        for measure, value in _numbers(run, row):
             yield f"| {measure} | {value} |"
         yield ""
         yield "The checkpoint was chosen by these images, and so were thresholds: new images may"
@@ -117,15 +118,19 @@ def _measured(row: Row) -> Iterator[tuple[str, float]]:
             yield kind, float(value)
 
 
-def _numbers(row: Row) -> Iterator[tuple[str, str]]:
+def _numbers(run: Run, row: Row) -> Iterator[tuple[str, str]]:
     """Yields every measure of the validation images, and what was chosen by them."""
-    for name, value in {**row.get("val", {}), **_chosen(row)}.items():
+    for name, value in {**row.get("val", {}), **_chosen(run, row)}.items():
         if name != "images_per_second":
             yield name.replace("_", " "), _shown(value)
 
 
-def _chosen(row: Row) -> Mapping[str, Any]:
-    return {name: value for name, value in row.items() if name not in _OF_TRAINING}
+def _chosen(run: Run, row: Row) -> Mapping[str, Any]:
+    """What was chosen; thresholds as they are laid to the probabilities that readers get."""
+    found = {name: value for name, value in row.items() if name not in _OF_TRAINING}
+    if THRESHOLDS in found:
+        found[THRESHOLDS] = thresholds_of(run, row) or "none better than chance"
+    return found
 
 
 def _shown(value: Any) -> str:
