@@ -48,24 +48,30 @@ FORMS: dict[str, dict[str, dict[str, Any]]] = {
         "parallel": {"relation": ("parallel",)},
         "alternating": {"relation": ("alternating",)},
         "rotatory": {"relation": ("rotatory",)},
+        "interactive and parallel": {"relation": ("interactive", "parallel")},
     },
     "pictures": {
         "own (a sum)": {"relation": ("own",)},
         "interactive": {"relation": ("interactive",)},
         "parallel": {"relation": ("parallel",)},
+        "alternating": {"relation": ("alternating",)},
         "rotatory": {"relation": ("rotatory",)},
     },
 }
+# Questions to a scene, of which a run sees the same number whatever the form of the question.
+CASES = {"metadata": 4, "picture": 4, "pictures": 12}
 
 
 def settings(args: argparse.Namespace, question: str, form: dict[str, Any], seed: int) -> Config:
+    scenes = args.cases // CASES[question] // 2 * 2
     chosen = {
         "dataset": "drawn_pets_asked",
         "question": question,
         "image_size": args.size,
-        "train_count": args.scenes,
-        "val_count": args.scenes // 4,
+        "train_count": scenes,
+        "val_count": scenes // 8 * 2,
         "norm": args.norm,
+        "score": args.score,
         "epochs": args.epochs,
         "seed": seed,
         "feature_cache": str(args.workdir / "features"),
@@ -124,10 +130,11 @@ def main() -> None:
     parser.add_argument("--workdir", type=Path, required=True)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--only", nargs="+", choices=FORMS, default=list(FORMS))
-    parser.add_argument("--size", type=int, default=224)
-    parser.add_argument("--scenes", type=int, default=1000)
-    parser.add_argument("--epochs", type=int, default=20)
+    parser.add_argument("--size", type=int, default=160)
+    parser.add_argument("--cases", type=int, default=4000)
+    parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--norm", default="softmax")
+    parser.add_argument("--score", default="scaled_dot")
     args = parser.parse_args()
     results: dict[str, list[dict[str, Any]]] = {}
     for question in args.only:

@@ -40,6 +40,8 @@ from flax_attn.errors import UsageError
 LABELS = ("left dog", "right dog")
 
 _NAME = "drawn_pets_asked"
+# Of how scenes are drawn, and of what this set decides about them.
+_VERSION = f"{VERSION}.1"
 _COLUMN = "category:coat"
 _VIEWS = {
     "metadata": (),
@@ -118,7 +120,7 @@ class AskedPictures(DrawnPets):
 
     @cached_property
     def fingerprint(self) -> str:
-        key = f"{_NAME} v{VERSION} {self.seed} {self.size} {self.count} {self.first_index} "
+        key = f"{_NAME} v{_VERSION} {self.seed} {self.size} {self.count} {self.first_index} "
         return hashlib.sha256((key + self.question).encode()).hexdigest()
 
     @property

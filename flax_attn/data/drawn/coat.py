@@ -20,9 +20,6 @@ from flax_attn.data.drawn.canvas import (
 
 PATTERNS = ("plain", "stripes", "patches", "spots")
 
-# How far, of 255, the marks of a clear coat are from its base in some channel.
-_STANDS_OUT = 48
-
 FUR: tuple[Colour, ...] = (
     (62, 58, 66),
     (112, 114, 124),
@@ -34,6 +31,16 @@ FUR: tuple[Colour, ...] = (
     (240, 222, 188),
     (240, 236, 230),
 )
+
+
+# Base and marks of coats that are told apart at a glance, by their pattern: a frozen backbone sees a
+# colour at every location of an animal, and a pattern only where several marks are in its view.
+CLEAR_COATS: dict[str, tuple[Colour, Colour]] = {
+    "plain": (FUR[0], FUR[0]),
+    "stripes": (FUR[5], mix(FUR[5], INK, 0.6)),
+    "patches": (FUR[8], FUR[3]),
+    "spots": (FUR[1], mix(FUR[1], WHITE, 0.8)),
+}
 
 
 @dataclass(frozen=True)
@@ -63,11 +70,12 @@ def draw_coat(rng: np.random.Generator) -> Coat:
 
 
 def draw_clear_coat(rng: np.random.Generator, pattern: str) -> Coat:
-    """Returns a random coat of a pattern, whose marks stand out from its base."""
+    """Returns a random coat of a pattern, in that pattern's own colours (``CLEAR_COATS``)."""
     coat = draw_coat(rng)
-    while np.abs(np.subtract(coat.base, coat.mark)).max() < _STANDS_OUT:
-        coat = draw_coat(rng)
-    return replace(coat, pattern=pattern)
+    base, mark = (_jittered(colour, rng) for colour in CLEAR_COATS[pattern])
+    light = mix(base, WHITE, float(rng.uniform(0.35, 0.9)))
+    edge = mix(base, INK, 0.62) if luminance(base) > 90 else mix(base, INK, 0.85)
+    return replace(coat, base=base, mark=mark, light=light, edge=edge, pattern=pattern)
 
 
 def _jittered(colour: Colour, rng: np.random.Generator) -> Colour:

@@ -7,6 +7,7 @@ import math
 import subprocess
 import sys
 from dataclasses import replace
+from itertools import combinations
 
 import numpy as np
 import pytest
@@ -107,9 +108,16 @@ def test_portraits_have_the_pattern_and_any_species() -> None:
     assert len({plan.stances[0].coat.base for plan in plans.values()}) > 100
 
 
-def test_marks_stand_out_from_the_coat() -> None:
-    coats = [s.coat for i in range(50) for s in plan_asked(seed=1, index=i).stances]
-    assert min(np.abs(np.subtract(c.base, c.mark)).max() for c in coats) >= 48
+def test_coats_are_told_apart_by_their_colours() -> None:
+    plans = [plan_asked(seed=1, index=i) for i in range(50)]
+    coats = {p: [plan.stances[k].coat for plan in plans] for k, p in enumerate(PATTERNS)}
+    for pattern, others in combinations(PATTERNS, 2):
+        bases = np.array([c.base for c in coats[pattern]])
+        theirs = np.array([c.base for c in coats[others]])
+        # The two nearest are 50 apart in each channel or more, less twice a jitter of 14.
+        assert np.abs(bases[:, None] - theirs).max(-1).min() >= 22
+    marks = [c for p in PATTERNS[1:] for c in coats[p]]
+    assert min(np.abs(np.subtract(c.base, c.mark)).max() for c in marks) >= 48
 
 
 def test_the_label_is_the_species_of_the_animal_asked_for() -> None:
