@@ -50,6 +50,11 @@ FORMS: dict[str, dict[str, dict[str, Any]]] = {
         "rotatory": {"relation": ("rotatory",)},
         "interactive and parallel": {"relation": ("interactive", "parallel")},
     },
+    "pair": {
+        "own (a sum)": {"relation": ("own",)},
+        "interactive": {"relation": ("interactive",)},
+        "parallel": {"relation": ("parallel",)},
+    },
     "pictures": {
         "own (a sum)": {"relation": ("own",)},
         "interactive": {"relation": ("interactive",)},
@@ -59,7 +64,7 @@ FORMS: dict[str, dict[str, dict[str, Any]]] = {
     },
 }
 # Questions to a scene, of which a run sees the same number whatever the form of the question.
-CASES = {"metadata": 4, "picture": 4, "pictures": 12}
+CASES = {"metadata": 4, "picture": 4, "pair": 2, "pictures": 12}
 
 
 def settings(args: argparse.Namespace, question: str, form: dict[str, Any], seed: int) -> Config:
@@ -73,6 +78,8 @@ def settings(args: argparse.Namespace, question: str, form: dict[str, Any], seed
         "norm": args.norm,
         "score": args.score,
         "epochs": args.epochs,
+        "batch_size": args.batch_size,
+        "learning_rate": args.learning_rate,
         "seed": seed,
         "feature_cache": str(args.workdir / "features"),
     }
@@ -132,7 +139,9 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=FORMS, default=list(FORMS))
     parser.add_argument("--size", type=int, default=160)
     parser.add_argument("--cases", type=int, default=4000)
-    parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument("--epochs", type=int, default=8)
+    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--learning-rate", type=float, default=2e-3)
     parser.add_argument("--norm", default="softmax")
     parser.add_argument("--score", default="scaled_dot")
     args = parser.parse_args()

@@ -12,7 +12,7 @@ MEGAPIXEL = 1_000_000
 Resize = Literal["crop", "stretch"]
 Normalise = Literal["imagenet", "data"]
 BadImagePolicy = Literal["fail", "quarantine"]
-Question = Literal["metadata", "picture", "pictures"]
+Question = Literal["metadata", "picture", "pair", "pictures"]
 
 
 @dataclass(frozen=True)
@@ -151,7 +151,8 @@ class DataConfig:
     question: Question | None = setting(
         None,
         "how drawn_pets_asked asks for an animal by its coat: metadata, a picture of another "
-        "animal with that coat, or two pictures for two animals (default: metadata)",
+        "animal with that coat, a picture of a pair for two animals alike, or two pictures for "
+        "two (default: metadata)",
         decides="data",
         commands=LOOKING,
         needs="questions",

@@ -4,8 +4,9 @@ A scene has two cats and two dogs, one of each pattern, and it is asked for ever
 Scenes come in pairs: what is a cat in one is a dog in the other. So neither the scene nor the
 question says anything by itself, nor both added up: of logits ``f(scene) + g(question)``, whatever
 f and g, the cross entropy over a split is ln 2 at best. The question is metadata, a picture of
-another animal with that coat, or two such pictures, left and right, for two labels; both scenes of
-a pair are asked by the same pictures, for these to say nothing either.
+another animal with that coat, or two such pictures, left and right, for two labels. Or one picture
+shows two animals, and asks what the two with those coats are, of which both are cats or both dogs.
+Both scenes of a pair are asked by the same pictures, for these to say nothing either.
 """
 
 from __future__ import annotations
@@ -46,6 +47,7 @@ _COLUMN = "category:coat"
 _VIEWS = {
     "metadata": (),
     "picture": ("scene", "question"),
+    "pair": ("scene", "question"),
     "pictures": ("scene", "left", "right"),
 }
 _EACH = len(PATTERNS)
@@ -78,13 +80,17 @@ def plan_asked(*, seed: int, index: int) -> ScenePlan:
     return replace(plan, kinds=kinds, stances=stances, occluded=False)
 
 
-def plan_portrait(*, seed: int, pair: int, pattern: str) -> ScenePlan:
-    """Decides everything about the picture that asks a pair of scenes for a pattern."""
-    number = _FIRST_PORTRAIT + _EACH * pair + PATTERNS.index(pattern)
-    plan = plan_scene(seed=seed, index=number, num_animals=1)
+def plan_portrait(*, seed: int, pair: int, patterns: Sequence[str]) -> ScenePlan:
+    """Decides everything about the picture that asks a pair of scenes for some patterns."""
+    number = _FIRST_PORTRAIT + _EACH * pair + PATTERNS.index(patterns[0])
+    plan = plan_scene(seed=seed, index=number, num_animals=len(patterns))
     rng = np.random.default_rng([seed, number, _PORTRAIT])
-    stance = replace(plan.stances[0], coat=draw_clear_coat(rng, pattern))
-    return replace(plan, kinds=(int(rng.integers(2)),), stances=(stance,), occluded=False)
+    stances = tuple(
+        replace(stance, coat=draw_clear_coat(rng, pattern))
+        for stance, pattern in zip(plan.stances, patterns, strict=True)
+    )
+    kinds = tuple(rng.integers(0, 2, len(patterns)).tolist())
+    return replace(plan, kinds=kinds, stances=stances, occluded=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +98,8 @@ class AskedPictures(DrawnPets):
     """The pictures of ``count`` scenes from ``first_index`` on, both even; thread-safe.
 
     They are the scenes, and behind them, unless ``question`` is metadata, those that ask: four for
-    each pair. Labels are of cases (``cases``); those of pictures mean nothing, and are all 0.
+    each pair of scenes, or two of two animals. Labels are of cases (``cases``); those of pictures
+    mean nothing, and are all 0.
     """
 
     question: str = "metadata"
@@ -109,7 +116,7 @@ class AskedPictures(DrawnPets):
     def names(self) -> Sequence[str]:
         scenes = [self._scene_name(i) for i in range(self.count)]
         pairs = range(0, 0 if self.question == "metadata" else self.count, 2)
-        return (*scenes, *(self._portrait_name(i, p) for i in pairs for p in PATTERNS))
+        return (*scenes, *(self._portrait_name(i, ks) for i in pairs for ks in self._portraits(i)))
 
     @cached_property
     def labels(self) -> Int[np.ndarray, "n *k"]:
@@ -134,15 +141,15 @@ class AskedPictures(DrawnPets):
         two = self.question == "pictures"
         for i in range(self.count):
             scene, species = self._scene_name(i), self._species(i)
-            for ks in permutations(range(_EACH), 2 if two else 1):
-                patterns = tuple(PATTERNS[k] for k in ks)
-                portraits = tuple(self._portrait_name(i, pattern) for pattern in patterns)
+            for shown in permutations(self._portraits(i), 2 if two else 1):
                 told = self.question == "metadata"
+                portraits = tuple(self._portrait_name(i, ks) for ks in shown)
+                patterns = tuple(PATTERNS[k] for ks in shown for k in ks)
                 names.append("|".join((scene, *(patterns if told else portraits))))
-                labels.append([species[k] for k in ks])
+                labels.append([species[ks[0]] for ks in shown])
                 pictures.append((scene,) if told else (scene, *portraits))
                 cells.append(patterns if told else ())
-                asked.append(ks)
+                asked.append(tuple(k for ks in shown for k in ks))
         form = CaseForm(_VIEWS[self.question], (_COLUMN,) if self.question == "metadata" else ())
         of_cases = np.array(labels, np.int32).reshape(len(names), len(LABELS) if two else 1)
         if not two:
@@ -160,9 +167,10 @@ class AskedPictures(DrawnPets):
         if index < self.count:
             plan = plan_asked(seed=self.seed, index=self.first_index + index)
         else:
-            pair, k = divmod(index - self.count, _EACH)
+            pair, place = divmod(index - self.count, len(self._portraits(0)))
+            patterns = [PATTERNS[k] for k in self._portraits(2 * pair)[place]]
             pair += self.first_index // 2
-            plan = plan_portrait(seed=self.seed, pair=pair, pattern=PATTERNS[k])
+            plan = plan_portrait(seed=self.seed, pair=pair, patterns=patterns)
         return render(plan, size=self.size)
 
     def _species(self, index: int) -> tuple[int, ...]:
@@ -171,9 +179,17 @@ class AskedPictures(DrawnPets):
     def _scene_name(self, index: int) -> str:
         return f"{_NAME}/{self.first_index + index:06d}"
 
-    def _portrait_name(self, index: int, pattern: str) -> str:
-        """Returns the name of the picture that asks scene ``index`` for a pattern."""
-        return f"{self._scene_name(index - index % 2)}-{pattern}"
+    def _portraits(self, index: int) -> list[tuple[int, ...]]:
+        """Returns the animals of scene ``index`` that each picture asks for."""
+        if self.question != "pair":
+            return [(k,) for k in range(_EACH)]
+        first = self._species(index - index % 2)
+        return [tuple(k for k in range(_EACH) if first[k] == kind) for kind in range(2)]
+
+    def _portrait_name(self, index: int, asked: tuple[int, ...]) -> str:
+        """Returns the name of the picture that asks scene ``index`` for some of its animals."""
+        patterns = "+".join(PATTERNS[k] for k in asked)
+        return f"{self._scene_name(index - index % 2)}-{patterns}"
 
 
 def asked_animals(split: Split) -> Int[np.ndarray, "n q"]:
@@ -181,8 +197,10 @@ def asked_animals(split: Split) -> Int[np.ndarray, "n q"]:
 
     ``split`` may be any view of one of this data set, a subset for instance.
     """
-    questions = [name.split("|")[1:] for name in split.names]
-    found = [[PATTERNS.index(q.rpartition("-")[2]) for q in asked] for asked in questions]
+    questions = ["+".join(name.split("|")[1:]) for name in split.names]
+    found = [
+        [PATTERNS.index(q.rpartition("-")[2]) for q in asked.split("+")] for asked in questions
+    ]
     return np.array(found, np.int64).reshape(len(found), -1)
 
 

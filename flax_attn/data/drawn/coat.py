@@ -33,8 +33,8 @@ FUR: tuple[Colour, ...] = (
 )
 
 
-# Base and marks of coats that are told apart at a glance, by their pattern: a frozen backbone sees a
-# colour at every location of an animal, and a pattern only where several marks are in its view.
+# Base and marks of coats that are told apart at a glance, by their pattern: a frozen backbone sees
+# a colour at every location of an animal, a pattern only where several marks are in its view.
 CLEAR_COATS: dict[str, tuple[Colour, Colour]] = {
     "plain": (FUR[0], FUR[0]),
     "stripes": (FUR[5], mix(FUR[5], INK, 0.6)),

@@ -7,7 +7,7 @@ import math
 import subprocess
 import sys
 from dataclasses import replace
-from itertools import combinations
+from itertools import combinations, product
 
 import numpy as np
 import pytest
@@ -30,7 +30,7 @@ from flax_attn.data.drawn.coat import PATTERNS
 from flax_attn.data.views import Subset, concatenate
 from flax_attn.errors import UsageError
 
-QUESTIONS = ("metadata", "picture", "pictures")
+QUESTIONS = ("metadata", "picture", "pair", "pictures")
 
 
 def opened(question: str | None = None, train: int = 8, val: int = 4, size: int = 32) -> Dataset:
@@ -99,13 +99,28 @@ def test_neither_pattern_nor_species_tells_place_or_pose() -> None:
 
 
 def test_portraits_have_the_pattern_and_any_species() -> None:
-    plans = {(j, p): plan_portrait(seed=0, pair=j, pattern=p) for j in range(40) for p in PATTERNS}
+    asked = product(range(40), PATTERNS)
+    plans = {(j, p): plan_portrait(seed=0, pair=j, patterns=[p]) for j, p in asked}
     assert all(len(plan.kinds) == 1 for plan in plans.values())
     assert all(plan.stances[0].coat.pattern == p for (_, p), plan in plans.items())
     dogs = sum(plan.kinds[0] for plan in plans.values())
     # Four standard deviations of 160 fair draws.
     assert abs(dogs - 80) < 26
     assert len({plan.stances[0].coat.base for plan in plans.values()}) > 100
+
+
+def test_a_pair_asks_for_two_animals_alike() -> None:
+    pictures = AskedPictures(seed=0, size=16, count=4, question="pair")
+    split = opened(question="pair").splits["train"]
+    for index, (animals, label) in enumerate(zip(asked_animals(split), split.labels, strict=True)):
+        kinds = species_of(seed=0, index=index // 2)
+        assert len(set(animals)) == 2 and {kinds[k] for k in animals} == {label}
+    for index, portrait in enumerate(pictures.names[4:]):
+        shown = pictures.scene(4 + index)
+        coats = portrait.rpartition("-")[2].split("+")
+        alone = plan_portrait(seed=0, pair=index // 2, patterns=coats)
+        assert len(shown.masks) == 2
+        assert [stance.coat.pattern for stance in alone.stances] == coats
 
 
 def test_coats_are_told_apart_by_their_colours() -> None:
@@ -200,8 +215,8 @@ def test_fingerprints_follow_all_that_decides_the_cases() -> None:
     others = [replace(base, question=question) for question in QUESTIONS[1:]]
     others += [replace(base, seed=1), replace(base, size=64), replace(base, count=6)]
     others.append(replace(base, first_index=2))
-    assert len({split.fingerprint for split in (base, *others)}) == 7
-    assert len({opened(q, train=2, val=2).splits["val"].fingerprint for q in QUESTIONS}) == 3
+    assert len({split.fingerprint for split in (base, *others)}) == 8
+    assert len({opened(q, train=2, val=2).splits["val"].fingerprint for q in QUESTIONS}) == 4
 
 
 @pytest.mark.parametrize("flag", ["train_count", "val_count"])
