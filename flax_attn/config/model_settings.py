@@ -68,13 +68,13 @@ class ModelConfig:
         ("own",),
         "how the pictures of a case attend to each other: own, interactive, parallel, alternating, "
         "rotatory, or several side by side",
-        commands=NOT_REPRODUCE,
+        commands=TRAIN,
     )
     query: tuple[str, ...] | None = setting(
         None,
         "what asks the gates beside the relation: guide, learned, meta, or none (default: guide "
         "for own, else none; and meta where cases have metadata)",
-        commands=NOT_REPRODUCE,
+        commands=TRAIN,
     )
     levels: Levels = setting(
         "apart",
@@ -84,7 +84,7 @@ class ModelConfig:
     view_merge: ViewMerge = setting(
         "concat",
         "how the vectors of a case's pictures join: concatenated, or attended to by a gate",
-        commands=NOT_REPRODUCE,
+        commands=TRAIN,
     )
     meta_into: MetaInto = setting(
         "query", "where metadata of a case go: query, classifier, both", commands=NOT_REPRODUCE

@@ -44,6 +44,7 @@ def open_run_split(
     given: Mapping[str, Any],
     out: Path,
     masks: bool = False,
+    labelled: bool = True,
 ) -> RunSplit:
     """Opens a split of the images that ``config`` (``look_config``) names, with the run's task.
 
@@ -57,6 +58,7 @@ def open_run_split(
       given: the settings that were given to the command.
       out: the folder that the command writes to.
       masks: whether masks of objects are wanted.
+      labelled: whether labels are needed; else a table may lack them (``form_of``).
 
     Raises:
       DataError: the images cannot be used, or have other classes.
@@ -74,6 +76,7 @@ def open_run_split(
         masks=masks,
         task=config.train.task,
         out=[out],
+        labelled=labelled,
     )
     return RunSplit(split, quarantine)
 

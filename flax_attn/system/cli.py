@@ -46,7 +46,7 @@ COMMANDS = {
     "cross-validate": Command(
         "flax_attn.studies.cross_validate.cross_validate_command", "train and judge all folds"
     ),
-    "ablate": Command("flax_attn.studies.ablate.ablate_command", "compare scores and alignments"),
+    "ablate": Command("flax_attn.studies.ablate.ablate_command", "compare forms of attention"),
     "reproduce": Command("flax_attn.studies.reproduce.reproduce_command", "judge a paper's claims"),
     "export": Command(
         "flax_attn.porting.export.export_command", "write a network for other programs"

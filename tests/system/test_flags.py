@@ -165,6 +165,9 @@ OWN: dict[str, dict[str, list[Typed]]] = {
         **DEBUG,
         "--scores": several("--scores", *SCORES),
         "--norms": several("--norms", *ALIGNMENTS),
+        "--relations": several("--relations", *RELATIONS, "own+parallel"),
+        "--queries": several("--queries", "default", *QUERIES, "guide+meta"),
+        "--view-merges": several("--view-merges", "concat", "attend"),
         "--seeds": several("--seeds", *SEEDS),
         "--train-subset": one("--train-subset", 1, 500),
         "--out": one("--out", "a folder"),
@@ -264,6 +267,13 @@ WRONG: dict[str, list[str]] = {
     "ablate": [
         "--scores best",
         "--norms best",
+        "--relations best",
+        "--relations own+own",
+        "--relations interactive",  # of single pictures
+        "--queries best",
+        "--queries default+guide",
+        "--view-merges sum",
+        "--relation own",  # which is an axis
         "--seeds first",
         "--seeds -1",
         "--seeds 1 1",
