@@ -41,7 +41,8 @@ class TrainConfig:
     optimizer: str = setting("adam", "optimizer")
     patience: int | None = setting(
         None,
-        "end the run after this many epochs without a better validation ROC AUC (default: never)",
+        "end the run after this many epochs without a better one, by validation ROC AUC, of equal "
+        "ones by loss (default: never)",
         low=1,
         decides="course",
         commands=TRAIN,
