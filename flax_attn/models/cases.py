@@ -121,11 +121,11 @@ def maps_there_by_view(
     """Returns ``maps_there`` by the names of ``maps_by_view``."""
     groups = config.heads * (len(classes) if config.per_class and len(classes) > 1 else 1)
     alike = {
-        name: np.repeat(there[:, None, None, None], groups, axis=1)
+        name: np.repeat(np.float32(there)[:, None, None, None], groups, axis=1)
         for name, there in maps_there(config, present).items()
     }
     by_view = maps_by_view(alike, config, classes)
-    return [{name: value[:, 0, 0] for name, value in each.items()} for each in by_view]
+    return [{name: value[:, 0, 0] > 0 for name, value in each.items()} for each in by_view]
 
 
 def view_weights(

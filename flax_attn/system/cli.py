@@ -148,6 +148,12 @@ def add_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--debug", action="store_true", help="show the traceback of a failure")
 
 
+def add_run(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags that every command has, and the run that one takes out of its directory."""
+    add_common(parser)
+    parser.add_argument("run", help="run directory of flax-attn train")
+
+
 def add_preset(parser: argparse.ArgumentParser) -> None:
     """Adds ``--preset``, for commands that build a configuration."""
     parser.add_argument("--preset", choices=list(PRESETS), help="settings to start from")

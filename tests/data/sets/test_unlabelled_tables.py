@@ -51,7 +51,7 @@ def test_cases_without_labels_are_looked_at(
     config = put(tmp_path / "new", lines, label_column="diagnosis", group_column="site")
     with caplog.at_level(logging.INFO):
         split = open_split(config, "all", classes=CLASSES, task=task, labelled=False)  # type: ignore[arg-type]
-    assert "all 2 (no labels)" in caplog.text and "cat" not in caplog.text
+    assert "all 2 (no labels)" in caplog.text and "cat 0" not in caplog.text
     found = from_split(split, [0, 1], workers=1)
     assert found.labels is None and not form_of(split).labelled
     assert found.images.shape == (2, *([2] if pictures == 2 else []), 32, 32, 3)

@@ -81,4 +81,4 @@ def test_a_table_has_a_column_for_each_axis_that_varies() -> None:
     text = table.markdown(table.summarize(each), by="accuracy")
     assert text.startswith("| score | norm | relation | seeds |")
     assert "| gate | sigmoid | own+parallel | 1 |" in text and "query" not in text
-    assert "gate × sigmoid × own;" in table.verdict(table.summarize(each), by="accuracy")
+    assert "gate × sigmoid × own, 0.6" in table.verdict(table.summarize(each), by="accuracy")
