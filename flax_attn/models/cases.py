@@ -121,7 +121,7 @@ def maps_there_by_view(
     """Returns ``maps_there`` by the names of ``maps_by_view``."""
     groups = config.heads * (len(classes) if config.per_class and len(classes) > 1 else 1)
     alike = {
-        name: np.repeat(np.float32(there)[:, None, None, None], groups, axis=1)
+        name: np.repeat(there.astype(np.float32)[:, None, None, None], groups, axis=1)
         for name, there in maps_there(config, present).items()
     }
     by_view = maps_by_view(alike, config, classes)
