@@ -38,9 +38,9 @@ def download(url: str, path: Path, *, digest: str) -> None:
       DiskFullError: no space is left for ``path``.
     """
     answered, cancelled = threading.Event(), threading.Event()
-    with writing(path, WeightsError), replacing(path, shared=True) as partial:
+    with writing(path, WeightsError), replacing(path, shared=True) as unfinished:
         # Opened here: a thread that has been left alone may end much later than its file.
-        with open(partial, "wb") as file:
+        with open(unfinished, "wb") as file:
             work = partial(_fetch, url, file, digest, answered, cancelled)
             _within_time(url, work, answered, cancelled)
 

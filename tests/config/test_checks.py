@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from dataclasses import Field
 from typing import Any, get_args, get_type_hints
 
@@ -167,15 +168,13 @@ def test_settings_that_vary_an_image_need_a_backbone_that_trains() -> None:
 
 
 class Watched(ModelConfig):
-    """Settings that tell which of them were looked at, one by one."""
-
-    __hash__ = object.__hash__
-
-    def __eq__(self, other: object) -> bool:
-        return self is other
+    """Settings that tell which of them a network looked at, one by one."""
 
     def __getattribute__(self, name: str) -> Any:
-        if "looked_at" in object.__getattribute__(self, "__dict__"):
+        # Whoever compares or copies settings looks at all of them, and means none.
+        who = sys._getframe(1).f_globals["__name__"]
+        watched = "looked_at" in object.__getattribute__(self, "__dict__")
+        if watched and who.startswith(("flax_attn.models", "flax_attn.attention")):
             object.__getattribute__(self, "looked_at").add(name)
         return object.__getattribute__(self, name)
 
