@@ -183,12 +183,15 @@ class Watched(ModelConfig):
 def test_what_a_network_does_not_read_is_refused(name: str) -> None:
     """Built and traced: of what it looks at nothing is refused, of all else everything."""
     sizes = {"widths": (2, 2, 2, 2, 2), "depths": (1,) * 5, "attn_features": 2, "hidden": 3}
-    config = Watched(model=name, **sizes)  # type: ignore[arg-type]
+    # Where metadata go is looked at where there are some.
+    metadata = 2 if name == "attn_vgg" else 0
+    config = Watched(model=name, meta_features=metadata, **sizes)  # type: ignore[arg-type]
     object.__setattr__(config, "looked_at", set())
 
     def output() -> Any:
         network = MODELS[name](config, 2, rngs=nnx.Rngs(0))
-        return network(jnp.zeros((1, 32, 32, 3)), train=False).logits
+        meta = jnp.zeros((1, metadata)) if metadata else None
+        return network(jnp.zeros((1, 32, 32, 3)), train=False, meta=meta).logits
 
     nnx.eval_shape(output)
     read = set(config.looked_at)

@@ -90,8 +90,8 @@ def with_control(pictures: Sequence[PictureMaps]) -> MapsByName:
     """
     maps: dict[str, Float[np.ndarray, "n _ _"]] = {}
     for name in dict.fromkeys(name for each in pictures for name in each.maps):
-        shape = next(each.maps[name].shape for each in pictures if name in each.maps)
-        maps[name] = np.full((len(pictures), *shape), np.nan, np.float32)
+        one = next(each.maps[name] for each in pictures if name in each.maps)
+        maps[name] = np.full((len(pictures), *one.shape), np.nan, one.dtype)
         for i in places_with(name, pictures):
             maps[name][i] = pictures[i].maps[name]
     height, width, _ = pictures[0].image.shape
