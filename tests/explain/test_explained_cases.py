@@ -33,7 +33,7 @@ from flax_attn.explain.measures.summary import (
     take_curves,
     with_control,
 )
-from flax_attn.explain.page import write_page
+from flax_attn.explain.page import _table, write_page
 from flax_attn.explain.photographs import Photographs, with_unknown
 from flax_attn.figures import colour_table
 from flax_attn.models import build_model, functional
@@ -248,6 +248,8 @@ def test_maps_that_are_none_enter_no_mean(shown: Shown) -> None:
         assert np.isnan(of[1]) and np.isfinite(of[[0, 2]]).all(), title
     assert np.isfinite(found.values["a"]["energy inside"]).all()
     assert "1 without the picture that it is due to left out of 'b'" in next(summary_lines(found))
+    # Names of views come from a table's header.
+    assert "<i>" not in _table(found._replace(without_map={"<i>": 1}), "")
 
 
 def test_curves_are_taken_where_there_is_a_map(
