@@ -23,7 +23,7 @@ from flax_attn.config import (
 from flax_attn.config.configuration import values_of
 from flax_attn.config.setting import GIVEN
 from flax_attn.errors import UsageError
-from flax_attn.models import MODELS
+from flax_attn.models import MODELS, network
 from flax_attn.runs.run_split import look_config
 from flax_attn.training.optimizer import SCHEDULES, make_schedule
 
@@ -180,18 +180,22 @@ class Watched(ModelConfig):
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_what_a_network_does_not_read_is_refused(name: str) -> None:
+def test_what_a_network_does_not_read_is_refused(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Built and traced: of what it looks at nothing is refused, of all else everything."""
     sizes = {"widths": (2, 2, 2, 2, 2), "depths": (1,) * 5, "attn_features": 2, "hidden": 3}
     # Where metadata go is looked at where there are some.
     metadata = 2 if name == "attn_vgg" else 0
     config = Watched(model=name, meta_features=metadata, **sizes)  # type: ignore[arg-type]
     object.__setattr__(config, "looked_at", set())
+    # A copy would be watched by nobody.
+    monkeypatch.setattr(network, "configured", lambda given, settings: given)
 
     def output() -> Any:
-        network = MODELS[name](config, 2, rngs=nnx.Rngs(0))
+        made = MODELS[name](config, 2, rngs=nnx.Rngs(0))
         meta = jnp.zeros((1, metadata)) if metadata else None
-        return network(jnp.zeros((1, 32, 32, 3)), train=False, meta=meta).logits
+        return made(jnp.zeros((1, 32, 32, 3)), train=False, meta=meta).logits
 
     nnx.eval_shape(output)
     read = set(config.looked_at)
