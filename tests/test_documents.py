@@ -68,3 +68,17 @@ def test_troubleshooting_quotes_messages_that_there_are() -> None:
     assert len(quoted) > 8
     parts = [part.strip(" ,") for line in quoted for part in line.split("…")]
     assert [part for part in parts if part and part not in _messages()] == []
+
+
+def test_there_is_one_recipe_for_a_folder_of_ones_own() -> None:
+    """In the order in which a newcomer types it, the same wherever one begins to read."""
+    recipes = []
+    for name in ("README.md", "docs/index.md"):
+        blocks = re.findall(
+            r"^```sh\n(.*?)^```$", (ROOT / name).read_text(encoding="utf-8"), re.S | re.M
+        )
+        recipes.append(next(block for block in blocks if "--data-dir photos" in block))
+    first, second = recipes
+    assert first == second
+    typed = [line.split()[1] for line in first.splitlines()]
+    assert typed == ["train", "predict", "explain", "publish"]

@@ -173,10 +173,10 @@ def map_name(tap: str, relation: str, look: Pass, config: ModelConfig) -> str:
     return " ".join(words)
 
 
-def views_of_maps(config: ModelConfig) -> dict[str, int]:
-    """Returns the view whose picture each map of a network is of, by the map's name."""
+def passes_of_maps(config: ModelConfig) -> dict[str, Pass]:
+    """Returns the pass that each map of a network is of, by the map's name."""
     return {
-        map_name(tap, relation, look, config): look.view
+        map_name(tap, relation, look, config): look
         for tap in config.gates
         for relation, look in every_pass(config)
         if look.kept

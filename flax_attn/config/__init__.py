@@ -25,6 +25,7 @@ from flax_attn.config.backbones import (
     each_family,
 )
 from flax_attn.config.checks import (
+    OF_SOME_NETWORKS,
     check_dense,
     require_pictures_alone,
     unmet,
@@ -68,6 +69,7 @@ __all__ = [
     "MEGAPIXEL",
     "ModelConfig",
     "Normalise",
+    "OF_SOME_NETWORKS",
     "OTHER_IMAGES",
     "PRESETS",
     "PathKind",

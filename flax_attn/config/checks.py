@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from flax_attn.config.backbones import VGG_FAMILY, VGGS
@@ -18,10 +18,15 @@ from flax_attn.errors import UsageError
 _FIELDS = {f.name: f for f in settings()}
 
 
-def validate(config: Config, *, of_photographs: bool = False) -> None:
+# What some networks of a study have and others have not.
+OF_SOME_NETWORKS = frozenset(n for n, f in _FIELDS.items() if "model" in f.metadata["only_with"])
+
+
+def validate(config: Config, *, of_photographs: bool = False, idle: Collection[str] = ()) -> None:
     """Checks the range of every setting, and that no two settings exclude each other.
 
-    With ``of_photographs`` no data set is looked at: what it needs may be missing.
+    With ``of_photographs`` no data set is looked at: what it needs may be missing. Settings that
+    are ``idle`` may have no effect under the others.
 
     Raises:
       UsageError: a value is outside its range, or settings exclude each other.
@@ -32,7 +37,7 @@ def validate(config: Config, *, of_photographs: bool = False) -> None:
     _check_sizes(config)
     if not of_photographs:
         check_dataset(config.data)
-    _check_effects(config)
+    _check_effects(config, idle)
     _check_fold(config.data)
     _check_taught_gates(config)
     if config.train.mixup and config.train.region_weights:
@@ -124,16 +129,17 @@ def unmet(name: str, values: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _check_effects(config: Config) -> None:
+def _check_effects(config: Config, idle_ones: Collection[str]) -> None:
     """Checks that no setting is changed that has no effect under the others.
 
     Raises:
       UsageError: one is; the line names all that lack the same.
     """
     values = values_of(config)
+    defaults = {name: f.default for name, f in _FIELDS.items()} | config.model.row.defaults
     idle: dict[tuple[str, Any], list[str]] = {}
-    for name, f in _FIELDS.items():
-        if values[name] != f.default:
+    for name, default in defaults.items():
+        if values[name] != default and name not in idle_ones:
             for lacking in unmet(name, values).items():
                 idle.setdefault(lacking, []).append(name)
     for (other, wanted), names in idle.items():

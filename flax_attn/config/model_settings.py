@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from flax_attn.config.backbones import BACKBONES, Backbone, each_family
-from flax_attn.config.setting import NOT_REPRODUCE, TRAIN, TRAINING, entry, setting
+from flax_attn.config.setting import GIVEN, NOT_REPRODUCE, TRAIN, TRAINING, UNFROZEN, entry, setting
 
 Estimator = Literal["score_function", "straight_through"]
 AttnDims = Literal["single", "multi"]
@@ -14,6 +14,9 @@ HeadMerge = Literal["concat", "mean"]
 Levels = Literal["apart", "via"]
 ViewMerge = Literal["concat", "attend"]
 MetaInto = Literal["query", "classifier", "both"]
+
+# Of settings of the gates, which the networks beside AttnVGG have not.
+GATED = {"model": "attn_vgg"}
 
 
 @dataclass(frozen=True)
@@ -26,68 +29,94 @@ class ModelConfig:
         "backbone of the network: a VGG, with batch normalisation (_bn) or without, or a ResNet",
         commands=(*TRAINING, "port"),
     )
-    norm: str = setting("sigmoid", "alignment of the attention scores", commands=TRAIN)
-    score: str = setting("gate", "attention score", commands=TRAIN)
-    attn_features: int = setting(256, "size of the attention projections", low=1)
+    norm: str = setting(
+        "sigmoid", "alignment of the attention scores", commands=TRAIN, only_with=GATED
+    )
+    score: str = setting("gate", "attention score", commands=TRAIN, only_with=GATED)
+    attn_features: int = setting(256, "size of the attention projections", low=1, only_with=GATED)
     temperature: float | None = setting(
         None,
         "divides the scores: sharper below 1, flatter above (default: 1; not sigmoid)",
         commands=NOT_REPRODUCE,
+        only_with=GATED,
     )
     window: float | None = setting(
         None,
         "window of local and sigmoid_softmax, as a share of the map's longer side",
         commands=NOT_REPRODUCE,
+        only_with=GATED,
     )
     estimator: Estimator | None = setting(
-        None, "gradient of hard attention (default: score_function)", commands=NOT_REPRODUCE
+        None,
+        "gradient of hard attention (default: score_function)",
+        commands=NOT_REPRODUCE,
+        only_with=GATED,
     )
     attn_dims: AttnDims = setting(
         "single",
         "weights of a location: one for all channels, or one for each channel",
         commands=NOT_REPRODUCE,
+        only_with=GATED,
     )
-    heads: int = setting(1, "attention maps of each gate", low=1, commands=NOT_REPRODUCE)
-    head_merge: HeadMerge = setting("concat", "how the heads' vectors join", commands=NOT_REPRODUCE)
+    heads: int = setting(
+        1, "attention maps of each gate", low=1, commands=NOT_REPRODUCE, only_with=GATED
+    )
+    head_merge: HeadMerge = setting(
+        "concat", "how the heads' vectors join", commands=NOT_REPRODUCE, only_with={"heads": GIVEN}
+    )
     hops: int = setting(
         1,
         "rounds of attention, each refining the query of the next",
         low=1,
         commands=NOT_REPRODUCE,
+        only_with=GATED,
     )
-    per_class: bool = setting(False, "gates of its own for each class", commands=NOT_REPRODUCE)
+    per_class: bool = setting(
+        False, "gates of its own for each class", commands=NOT_REPRODUCE, only_with=GATED
+    )
     self_attention: bool = setting(
-        False, "self-attention over the last map, before it guides", commands=NOT_REPRODUCE
+        False,
+        "self-attention over the last map, before it guides",
+        commands=NOT_REPRODUCE,
+        only_with=GATED,
     )
     gates: tuple[str, ...] = setting(
         None,
         f"feature maps with a gate (default: {each_family('gates')})",
         commands=NOT_REPRODUCE,
+        only_with=GATED,
     )
     relation: tuple[str, ...] = setting(
         ("own",),
         "how the pictures of a case attend to each other: own, interactive, parallel, alternating, "
         "rotatory, or several side by side",
-        commands=NOT_REPRODUCE,
+        commands=TRAIN,
+        only_with=GATED,
     )
     query: tuple[str, ...] | None = setting(
         None,
         "what asks the gates beside the relation: guide, learned, meta, or none (default: guide "
         "for own, else none; and meta where cases have metadata)",
-        commands=NOT_REPRODUCE,
+        commands=TRAIN,
+        only_with=GATED,
     )
     levels: Levels = setting(
         "apart",
         "gates apart, or via: each asked by what the next deeper one found",
         commands=NOT_REPRODUCE,
+        only_with=GATED,
     )
     view_merge: ViewMerge = setting(
         "concat",
         "how the vectors of a case's pictures join: concatenated, or attended to by a gate",
-        commands=NOT_REPRODUCE,
+        commands=TRAIN,
+        only_with=GATED,
     )
     meta_into: MetaInto = setting(
-        "query", "where metadata of a case go: query, classifier, both", commands=NOT_REPRODUCE
+        "query",
+        "where metadata of a case go: query, classifier, both",
+        commands=NOT_REPRODUCE,
+        only_with=GATED,
     )
     dropout: float | None = setting(
         None,
@@ -105,7 +134,13 @@ class ModelConfig:
         "convolutions or blocks in the stages (default: those of BACKBONE)",
         commands=(*TRAINING, "port"),
     )
-    hidden: int = setting(4096, "width of the dense layers of vgg", low=1)
+    hidden: int = setting(
+        4096,
+        "width of the dense layers of vgg",
+        low=1,
+        commands=("train", "cross-validate", "reproduce"),
+        only_with={"model": "vgg"},
+    )
     conv: Literal["auto", "exact"] = setting(
         "auto", "convolutions: the fastest known for the device, or XLA's own"
     )
@@ -113,7 +148,9 @@ class ModelConfig:
         "f32", "arithmetic of convolutions and projections; all else is float32"
     )
     remat: bool = setting(
-        False, "compute the backbone's activations again instead of keeping them: less memory"
+        False,
+        "compute the backbone's activations again instead of keeping them: less memory",
+        only_with=UNFROZEN,
     )
     pixel_mean: tuple[float, ...] | None = setting(
         None,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from flax_attn.config.backbones import check_depths
@@ -50,10 +50,12 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
-def make_config(explicit: Mapping[str, Any], *, preset: str | None = None) -> Config:
+def make_config(
+    explicit: Mapping[str, Any], *, preset: str | None = None, idle: Collection[str] = ()
+) -> Config:
     """Returns a checked configuration: defaults, the data set's, the preset's, then ``explicit``.
 
-    Later ones override earlier ones.
+    Later ones override earlier ones. Settings that are ``idle`` may have no effect (``validate``).
 
     Raises:
       UsageError: an unknown preset or setting, a value outside its range, or settings that exclude
@@ -65,6 +67,6 @@ def make_config(explicit: Mapping[str, Any], *, preset: str | None = None) -> Co
     check_depths(chosen)
     defaults = dataset_entry(chosen.get("dataset", DataConfig.dataset)).defaults
     config = Config().updated(**{**defaults, **chosen})
-    validate(config)
+    validate(config, idle=idle)
     check_needs(config)
     return config

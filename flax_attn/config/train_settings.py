@@ -41,16 +41,27 @@ class TrainConfig:
     optimizer: str = setting("adam", "optimizer")
     patience: int | None = setting(
         None,
-        "end the run after this many epochs without a better validation ROC AUC (default: never)",
+        "end the run after this many epochs without a better one, by validation ROC AUC, of equal "
+        "ones by loss (default: never)",
         low=1,
         decides="course",
         commands=TRAIN,
     )
     learning_rate: float = setting(1e-3, "peak learning rate of gates and classifier", low=0)
-    backbone_learning_rate: float = setting(1e-5, "peak learning rate of the backbone", low=0)
+    backbone_learning_rate: float = setting(
+        1e-5, "peak learning rate of the backbone", low=0, only_with=UNFROZEN
+    )
     schedule: str = setting("constant", "course of the learning rates")
-    step_epochs: int = setting(10, "epochs between the drops of the step schedule", low=1)
-    step_factor: float = setting(0.1, "factor of each drop of the step schedule", low=0, high=1)
+    step_epochs: int = setting(
+        10, "epochs between the drops of the step schedule", low=1, only_with={"schedule": "step"}
+    )
+    step_factor: float = setting(
+        0.1,
+        "factor of each drop of the step schedule",
+        low=0,
+        high=1,
+        only_with={"schedule": "step"},
+    )
     warmup_epochs: float = setting(0.0, "epochs of linear warm-up", low=0)
     weight_decay: float = setting(0.0, "weight decay (L2 for sgd, decoupled for adamw)", low=0)
     clip_norm: float | None = setting(
@@ -72,6 +83,7 @@ class TrainConfig:
         "weight of the loss term that keeps the heads' maps apart",
         low=0,
         commands=NOT_REPRODUCE,
+        only_with={"heads": GIVEN},
     )
     roi_weights: tuple[str, ...] | None = setting(
         None,

@@ -93,11 +93,13 @@ def open_split(
     masks: bool = False,
     task: TaskChoice = "auto",
     out: Sequence[Path] = (),
+    labelled: bool = True,
 ) -> Split:
     """Opens one split of a data set that must have these classes, in this order.
 
-    ``name`` is "train", "val", "test", or "all" for every image once. The other arguments are those
-    of ``open_dataset``.
+    ``name`` is "train", "val", "test", or "all" for every image once. Where labels are not needed
+    (``labelled``), a table may lack them (``form_of``). The other arguments are those of
+    ``open_dataset``.
 
     Raises:
       DataError: the classes are other ones, named in the message; there is no such split; and as
@@ -112,6 +114,7 @@ def open_split(
         classes=tuple(classes),
         task=task,
         test=name == "test",
+        labelled=labelled,
     )
     dataset = _open_checked(config, request, quarantine, cache, images, out)
     if name != "all" and name not in dataset.splits:

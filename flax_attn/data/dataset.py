@@ -47,11 +47,13 @@ class Split(Protocol):
 class CaseForm(NamedTuple):
     """What each case of a split has: the names of its pictures, and columns of metadata.
 
-    ``views`` is empty where a case is a single picture.
+    ``views`` is empty where a case is a single picture. Where cases are not ``labelled``, which
+    only a look at a trained run allows (``OpenRequest``), labels are zeros that say nothing.
     """
 
     views: tuple[str, ...] = ()
     columns: tuple[str, ...] = ()
+    labelled: bool = True
 
 
 @runtime_checkable
@@ -275,6 +277,8 @@ class OpenRequest:
       classes: names of a trained network's classes, for a set that leaves their order open.
       task: what labels should be, for a set that leaves it open.
       test: whether the split "test" is wanted, of a set that has one of its own.
+      labelled: whether labels are needed; else a set that can tell opens without any, too
+        (``CaseForm``).
       unusable: paths of images that are there but cannot be used, so that a division into splits
         does not count on them.
     """
@@ -285,6 +289,7 @@ class OpenRequest:
     classes: tuple[str, ...] | None = None
     task: TaskChoice = "auto"
     test: bool = False
+    labelled: bool = True
     unusable: frozenset[str] = frozenset()
 
 

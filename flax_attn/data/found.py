@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from flax_attn.data.dataset import Dataset
+from flax_attn.data.dataset import Dataset, form_of
 from flax_attn.data.listing import describe_counts
 from flax_attn.errors import name_some
 
@@ -37,10 +37,14 @@ def describe_found(dataset: Dataset, *, source: str, out: Sequence[Path] = ()) -
 
 def describe_parts(dataset: Dataset) -> str:
     """Returns how many images, or cases, each split has, and how many of each class."""
-    labels = {n: dataset.cases.get(n, split).labels for n, split in dataset.splits.items()}
-    return ", ".join(
-        f"{name} {len(of)} ({_classes(dataset, np.asarray(of))})" for name, of in labels.items()
-    )
+    parts = []
+    for name, split in dataset.splits.items():
+        cases = dataset.cases.get(name)
+        labels = np.asarray((split if cases is None else cases).labels)
+        labelled = form_of(split).labelled if cases is None else cases.form.labelled
+        has = _classes(dataset, labels) if labelled else "no labels"
+        parts.append(f"{name} {len(labels)} ({has})")
+    return ", ".join(parts)
 
 
 def describe_images(

@@ -11,7 +11,7 @@ import numpy as np
 
 from flax_attn.attention import ALIGNMENTS
 from flax_attn.config import FAMILIES, ModelConfig, each_family
-from flax_attn.data.dataset import evenly
+from flax_attn.data.dataset import evenly, form_of
 from flax_attn.data.listing import same_form
 from flax_attn.errors import UsageError
 from flax_attn.explain.explain_run import REMEDY, explain
@@ -135,7 +135,13 @@ def _photographs(
         given=given,
         masks=True,
         out=out,
+        labelled="label_column" in given,  # who names their column wants them
     )
+    if args.worst and not form_of(split).labelled:
+        raise UsageError(
+            f"--worst needs labels, and {split_text(config, args.split)} has none: drop it, or "
+            "fill in a column of labels"
+        )
     cases = case_inputs(split, config, run.metadata, where=split_text(config, args.split))
     n, count = len(split.labels), args.count or COUNT
     places, how = evenly(n, count), "evenly spread"

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, UInt8
+from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from flax_attn.config import Config
 from flax_attn.data import Sampler, Split, batches
@@ -19,11 +19,13 @@ from flax_attn.explain.measures import Maps
 from flax_attn.explain.measures.faithfulness import Faithfulness, measure_faithfulness
 from flax_attn.explain.methods import METHODS
 from flax_attn.explain.photographs import Photographs
-from flax_attn.models.cases import maps_by_view, view_weights
+from flax_attn.models.cases import maps_by_view, maps_there_by_view, view_weights
 from flax_attn.models.tasks import TASKS
 from flax_attn.runs.run_cases import NO_INPUTS, CaseInputs
 from flax_attn.training.confidence import calibrated
 from flax_attn.training.step import Examples, Prediction, make_eval_step
+
+_ATTENTION = "Attention on "
 
 
 class Request(NamedTuple):
@@ -150,6 +152,12 @@ class Explainer:
         judged = self._judge(photographs.images[places], of_batch, cases)
         probabilities = np.asarray(judged.probabilities)
         maps, targets = self._maps(photographs.images[places], judged, request, cases)
+        present, model = cases.present, self._config.model
+        there = (
+            [{}] * len(maps)
+            if present is None
+            else maps_there_by_view(model, self._classes, present)
+        )
         weights = view_weights(judged.attention, probabilities)
         decided = self._task.decide(probabilities)
         logits = np.asarray(judged.logits)
@@ -160,8 +168,8 @@ class Explainer:
                 name=photographs.names[place],
                 views=self._views,
                 pictures=tuple(
-                    _picture(photographs, place, view, of_view, i, weights)
-                    if cases.present is None or cases.present[i, view]
+                    _picture(photographs, place, view, _kept(of_view, there[view], i), weights, i)
+                    if present is None or present[i, view]
                     else None
                     for view, of_view in enumerate(maps)
                 ),
@@ -195,9 +203,7 @@ class Explainer:
         Here alone the methods' arrays, of whole cases, come apart into pictures.
         """
         attention = maps_by_view(judged.attention, self._config.model, self._classes)
-        maps = [
-            {f"Attention on {name}": value for name, value in each.items()} for each in attention
-        ]
+        maps = [{_ATTENTION + name: value for name, value in each.items()} for each in attention]
         likeliest = np.asarray(judged.probabilities).argmax(-1)
         explained = {name: likeliest for each in maps for name in each}
         targets = [
@@ -216,13 +222,23 @@ class Explainer:
         return maps, explained
 
 
+def _kept(
+    maps: Mapping[str, Float[np.ndarray, "b _ _"]],
+    there: Mapping[str, Bool[np.ndarray, "b"]],
+    i: int,
+) -> dict[str, Float[np.ndarray, "_ _"]]:
+    """The maps of the ``i``-th case of a batch, without those that a missing picture asks for."""
+    left = {_ATTENTION + name for name, each in there.items() if not each[i]}
+    return {name: value[i] for name, value in maps.items() if name not in left}
+
+
 def _picture(
     photographs: Photographs,
     place: int,
     view: int,
-    maps: Mapping[str, Float[np.ndarray, "b _ _"]],
-    i: int,
+    maps: Mapping[str, Float[np.ndarray, "_ _"]],
     weights: Float[np.ndarray, "b v"] | None,
+    i: int,
 ) -> PictureMaps:
     """The picture of a view of the case at ``place``, which is the ``i``-th of its batch."""
     image = photographs.images[place]
@@ -231,7 +247,7 @@ def _picture(
         image, mask = image[view], None if mask is None else mask[view]
     return PictureMaps(
         image=image,
-        maps={name: value[i] for name, value in maps.items()},
+        maps=maps,
         mask=None if mask is None or not mask.any() else mask,
         weight=None if weights is None else float(weights[i, view]),
     )

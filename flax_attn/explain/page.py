@@ -201,7 +201,7 @@ def _table(found: Measured, view: str) -> str:
     which = f"{html.escape(view)}: " if view else ""
     return (
         f"<table><caption>{which}means in %, with "
-        f"95 % intervals, over n photographs{left_out(found)}</caption>"
+        f"95 % intervals, over n photographs{html.escape(left_out(found))}</caption>"
         f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
     )
 

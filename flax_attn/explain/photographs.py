@@ -16,6 +16,7 @@ from jaxtyping import Bool, Int, UInt8
 from flax_attn.config import DataConfig
 from flax_attn.data import Split
 from flax_attn.data.case_split import metadata_of
+from flax_attn.data.dataset import form_of
 from flax_attn.data.decode import ImageError
 from flax_attn.data.found import describe_images
 from flax_attn.data.framing import decode_photograph
@@ -119,7 +120,7 @@ def from_split(
     with ThreadPoolExecutor(workers) as pool:
         images = np.stack(list(pool.map(split.image, places)))
     names = [split.names[i] for i in places]
-    labels = np.asarray(split.labels)[list(places)]
+    labels = np.asarray(split.labels)[list(places)] if form_of(split).labelled else None
     cells = metadata_of(split)
     return Photographs(
         names,

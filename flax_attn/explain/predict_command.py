@@ -23,6 +23,7 @@ from flax_attn.explain.photographs import warn_of_unknown
 from flax_attn.explain.predicted_images import PredictedImage, cuts_of, predict_images
 from flax_attn.explain.prediction_maps import MAPS, PLACES
 from flax_attn.explain.prediction_outputs import REMEDY, JsonLines, Output, open_table
+from flax_attn.explain.predictions import Asking
 from flax_attn.explain.predictor import Predictor, open_predictor
 from flax_attn.system import cli
 from flax_attn.system.console import speak
@@ -134,10 +135,8 @@ def _predict(
             predictor,
             images,
             data,
-            batch_size=args.batch_size,
+            Asking(args.batch_size, args.tta, not args.uncalibrated),
             total=images.count,
-            tta=args.tta,
-            calibrated=not args.uncalibrated,
         )
         with closing(said):
             tally = _write(said, outputs)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import closing
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -16,10 +17,11 @@ from flax_attn.config import DataConfig
 from flax_attn.data.batches import ahead
 from flax_attn.data.decode import ImageError
 from flax_attn.data.framing import decode_photograph
+from flax_attn.explain.predictions import Asking
 from flax_attn.explain.predictor import Predictor
 from flax_attn.models.tasks import names_of
+from flax_attn.runs.thresholds import Thresholds
 from flax_attn.system.console import bar
-from flax_attn.training.judging import Thresholds
 
 # Decoded beside the batch that is computed, in batches.
 _AHEAD = 2
@@ -60,19 +62,17 @@ def predict_images(
     predictor: Predictor,
     paths: Iterable[Path],
     data: DataConfig,
+    how: Asking,
     *,
-    batch_size: int,
     total: int | None = None,
-    tta: str | None = None,
-    calibrated: bool = True,
 ) -> Generator[PredictedImage, None, None]:
     """Yields what is said of files in their order; unusable ones come with the reason.
 
     A few batches are decoded ahead by ``data.workers`` threads, and no more is in memory, however
     many files there are. Shows the progress; ``total`` is their number where it is known.
-    ``tta`` and ``calibrated`` are those of ``TrainedRun.predict``.
     """
-    say = partial(_say, predictor, tta=tta, calibrated=calibrated)
+    say = partial(_say, predictor, how)
+    batch_size = how.batch_size
     read = partial(_read, data=data)
     # None beside a single image: who sends names one by one may wait for each answer.
     files = ahead(read, paths, count=_AHEAD * (batch_size - 1), workers=data.workers)
@@ -122,21 +122,14 @@ def cuts_of(predictor: Predictor, *, calibrated: bool) -> Thresholds | None:
     return found.calibrated(predictor.temperature if calibrated else None)
 
 
-def _say(
-    predictor: Predictor,
-    squares: list[Square],
-    size: int,
-    *,
-    tta: str | None,
-    calibrated: bool,
-) -> Iterator[Said]:
+def _say(predictor: Predictor, how: Asking, squares: list[Square], size: int) -> Iterator[Said]:
     if not squares:
         return
     missing = size - len(squares)
     filled = np.stack(squares + squares[-1:] * missing)
-    said = predictor.predict_squares(filled, batch_size=size, tta=tta, calibrated=calibrated)
+    said = predictor.predict_squares(filled, replace(how, batch_size=size))
     at_threshold = None
-    if (found := cuts_of(predictor, calibrated=calibrated)) is not None:
+    if (found := cuts_of(predictor, calibrated=how.calibrated)) is not None:
         at_threshold = predictor.task.decide_at(said.probabilities, list(found.values.values()))
     classes = predictor.classes
     for i in range(len(squares)):

@@ -14,14 +14,21 @@ from jaxtyping import UInt8
 from flax_attn.config import DataConfig, ModelConfig, check_ranges, require_pictures_alone
 from flax_attn.data.metadata import MetaScale
 from flax_attn.errors import UsageError, WeightsError
-from flax_attn.explain.trained_run import Computed, Predictions, load, predict_in_batches
+from flax_attn.explain.predictions import (
+    USUAL,
+    Asking,
+    Computed,
+    Predictions,
+    predict_in_batches,
+)
+from flax_attn.explain.trained_run import load
 from flax_attn.models.network import named_maps
 from flax_attn.models.tasks import TASKS, Task
 from flax_attn.ops.temperature import calibrate
 from flax_attn.porting.export.exported_network import OpenExport, is_export, open_export
 from flax_attn.porting.export.formats import ATTENTION, IMAGES, LOGITS, META, PRESENT, PROBABILITIES
+from flax_attn.runs.thresholds import Thresholds, stored_thresholds
 from flax_attn.system.json_text import restore_undefined
-from flax_attn.training.judging import Thresholds, stored_thresholds
 
 
 class Predictor(Protocol):
@@ -58,12 +65,7 @@ class Predictor(Protocol):
     def takes_tta(self) -> bool: ...
 
     def predict_squares(
-        self,
-        squares: UInt8[np.ndarray, "n s s 3"],
-        *,
-        batch_size: int = 16,
-        tta: str | None = None,
-        calibrated: bool = True,
+        self, squares: UInt8[np.ndarray, "n s s 3"], how: Asking = USUAL
     ) -> Predictions:
         """Returns what the network says of images that are squares of its size already."""
 
@@ -100,23 +102,20 @@ class ExportedNetwork:
     @cached_property
     def thresholds(self) -> Thresholds | None:
         """The thresholds that training chose; None where the task has none."""
-        return stored_thresholds(self.task, self.classes, self, own_images=False)
+        return stored_thresholds(self.task, self.classes, self)
 
     def predict_squares(
-        self,
-        squares: UInt8[np.ndarray, "n s s 3"],
-        *,
-        batch_size: int = 16,
-        tta: str | None = None,
-        calibrated: bool = True,
+        self, squares: UInt8[np.ndarray, "n s s 3"], how: Asking = USUAL
     ) -> Predictions:
         """Returns what the network says of images that are squares of its size already.
 
         Raises:
           UsageError: symmetries (``tta``) are asked for.
         """
-        if tta is not None:
-            raise UsageError(f"tta {tta!r}: an export is asked about images as they are: drop it")
+        if how.tta is not None:
+            raise UsageError(
+                f"tta {how.tta!r}: an export is asked about images as they are: drop it"
+            )
 
         def compute(filled: UInt8[np.ndarray, "b s s 3"]) -> Computed:
             given = {IMAGES: filled}
@@ -130,9 +129,8 @@ class ExportedNetwork:
                 own = calibrate(said[LOGITS], 1.0, exclusive=self.task.exclusive)
             return Computed(own, said[LOGITS], named_maps(maps, self.model, self.classes))
 
-        temperature = self.temperature if calibrated else None
         return predict_in_batches(
-            self.classes, self.task, squares, batch_size, compute, temperature=temperature
+            self.classes, self.task, squares, how, compute, temperature=self.temperature
         )
 
 

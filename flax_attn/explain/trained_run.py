@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import UInt8
 from PIL import Image
 
 from flax_attn.config import Config, DataConfig, gated, require_pictures_alone
@@ -19,45 +18,31 @@ from flax_attn.data.framing import decode_photograph
 from flax_attn.data.metadata import MetaScale
 from flax_attn.errors import DataError, UsageError
 from flax_attn.explain.forward import NetworkForward, network_forward
+from flax_attn.explain.predictions import (
+    USUAL,
+    Asking,
+    Computed,
+    Predictions,
+    predict_in_batches,
+)
 from flax_attn.models import Network, functional
 from flax_attn.models.functional import Arrays, Structure
 from flax_attn.models.network import named_maps
-from flax_attn.models.tasks import TASKS, Task, names_of
+from flax_attn.models.tasks import TASKS, Task
 from flax_attn.ops.symmetries import Symmetry
 from flax_attn.runs.directory import Run
 from flax_attn.runs.load import restore_best
 from flax_attn.runs.log import Row
 from flax_attn.runs.run_cases import case_inputs
+from flax_attn.runs.thresholds import Thresholds, stored_thresholds
 from flax_attn.training.confidence import calibrated as calibrate
 from flax_attn.training.evaluation import Evaluation, evaluate_examples
-from flax_attn.training.judging import Thresholds, stored_thresholds
 from flax_attn.training.sources import ImageExamples
 from flax_attn.training.step import EvalStep, Examples, make_eval_step
 from flax_attn.training.test_time import parse_tta
 
 # A photograph as people have it: a path, an opened image, or pixels [h, w, 3] of 8 bits.
 Photograph = str | os.PathLike[str] | Image.Image | UInt8[np.ndarray, "_ _ 3"]
-
-
-class Predictions(NamedTuple):
-    """What a network says of n images.
-
-    ``probabilities`` are of ``classes``, in their order, at the run's temperature where it has one,
-    and ``decided`` says for each class whether an image is said to have it. ``attention`` holds the
-    maps of the gates by name. ``images`` are the photographs as the network sees them: what maps
-    lie over, and what the methods of ``explain`` take.
-    """
-
-    classes: tuple[str, ...]
-    probabilities: Float[np.ndarray, "n k"]
-    decided: Bool[np.ndarray, "n k"]
-    attention: dict[str, Float[np.ndarray, "n _ _"]]
-    images: UInt8[np.ndarray, "n s s 3"]
-
-    @property
-    def labels(self) -> list[str]:
-        """The classes that each image is said to have, several separated by ``|``."""
-        return ["|".join(names_of(self.classes, row)) for row in self.decided]
 
 
 @dataclass(frozen=True)
@@ -138,22 +123,15 @@ class TrainedRun:
         given = [self._square(image) for image in images]
         if not given:
             raise UsageError("images: got none, expected at least one photograph")
-        return self.predict_squares(
-            np.stack(given), batch_size=batch_size, tta=tta, calibrated=calibrated
-        )
+        return self.predict_squares(np.stack(given), Asking(batch_size, tta, calibrated))
 
     def predict_squares(
-        self,
-        squares: UInt8[np.ndarray, "n s s 3"],
-        *,
-        batch_size: int = 16,
-        tta: str | None = None,
-        calibrated: bool = True,
+        self, squares: UInt8[np.ndarray, "n s s 3"], how: Asking = USUAL
     ) -> Predictions:
         """Returns what ``predict`` does, of images that are squares of the run's size already."""
         if self.config.model.view_names:
             require_pictures_alone(self.config.model, "prediction")
-        step = self._step(tta)
+        step = self._step(how.tta)
 
         def compute(filled: UInt8[np.ndarray, "b s s 3"]) -> Computed:
             count = len(filled)
@@ -166,9 +144,8 @@ class TrainedRun:
             own, logits = np.asarray(said.probabilities), np.asarray(said.logits)
             return Computed(own, logits, maps)
 
-        temperature = self.temperature if calibrated else None
         return predict_in_batches(
-            self.classes, self.task, squares, batch_size, compute, temperature=temperature
+            self.classes, self.task, squares, how, compute, temperature=self.temperature
         )
 
     def _square(self, image: Photograph) -> UInt8[np.ndarray, "s s 3"]:
@@ -193,7 +170,7 @@ class TrainedRun:
     @cached_property
     def thresholds(self) -> Thresholds | None:
         """The thresholds that training chose; None where the task has none."""
-        return stored_thresholds(self.task, self.classes, self, own_images=False)
+        return stored_thresholds(self.task, self.classes, self)
 
     @cached_property
     def eval_step(self) -> EvalStep:
@@ -210,51 +187,6 @@ class TrainedRun:
         if under not in self._steps:
             self._steps[under] = make_eval_step(self.structure, self.task, under=under)
         return self._steps[under]
-
-
-class Computed(NamedTuple):
-    """What a network computes of b images: its own probabilities, logits, and maps by name."""
-
-    probabilities: Float[np.ndarray, "b k"]
-    logits: Float[np.ndarray, "b k"]
-    maps: Mapping[str, Float[np.ndarray, "b _ _"]]
-
-    def first(self, count: int) -> Computed:
-        """Returns what is of the first ``count`` images."""
-        maps = {name: value[:count] for name, value in self.maps.items()}
-        return Computed(self.probabilities[:count], self.logits[:count], maps)
-
-
-def predict_in_batches(
-    classes: tuple[str, ...],
-    task: Task,
-    squares: UInt8[np.ndarray, "n s s 3"],
-    batch_size: int,
-    compute: Callable[..., Computed],
-    *,
-    temperature: float | None,
-) -> Predictions:
-    """Returns what ``compute`` gives of images in batches.
-
-    All batches have one shape, for which the network is compiled. Probabilities are those at the
-    ``temperature``, if there is one; what is decided is what the network's own say.
-    """
-    size = min(batch_size, len(squares))
-    outputs = []
-    for start in range(0, len(squares), size):
-        part = squares[start : start + size]
-        filled = np.concatenate([part, np.repeat(part[-1:], size - len(part), axis=0)])
-        outputs.append(compute(filled).first(len(part)))
-    own = np.concatenate([out.probabilities for out in outputs])
-    logits = np.concatenate([out.logits for out in outputs])
-    names = outputs[0].maps
-    return Predictions(
-        classes=classes,
-        probabilities=calibrate(task, own, logits, temperature),
-        decided=task.decide(own),
-        attention={name: np.concatenate([out.maps[name] for out in outputs]) for name in names},
-        images=squares,
-    )
 
 
 def load(workdir: str | os.PathLike[str]) -> TrainedRun:

@@ -13,7 +13,8 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float
 
 from flax_attn.attention import SCORES, AttentionGate, make_alignment
-from flax_attn.attention.queries import query_of, views_of_maps
+from flax_attn.attention.queries import passes_of_maps, query_of
+from flax_attn.attention.relations import present_in
 from flax_attn.attention.scores import he_normal_init
 from flax_attn.config import ModelConfig, entry
 from flax_attn.models.network import VIEWS, global_average, named_maps, projected_in
@@ -91,13 +92,40 @@ def maps_by_view(
     """
     if not config.view_names:
         return [named_maps(attention, config, classes)]
-    view_of = views_of_maps(config)
+    passes = passes_of_maps(config)
     found = []
     for view, word in enumerate(config.view_names):
-        own = {name: value for name, value in attention.items() if view_of.get(name) == view}
+        kept = {name for name, look in passes.items() if look.view == view}
+        own = {name: value for name, value in attention.items() if name in kept}
         maps = named_maps(own, config, classes)
         found.append({name.removeprefix(f"{word} "): value for name, value in maps.items()})
     return found
+
+
+def maps_there(
+    config: ModelConfig, present: Bool[np.ndarray, "b v"]
+) -> dict[str, Bool[np.ndarray, "b"]]:
+    """Returns for which cases there is each map of ``AttnOutput.attention``, by its name.
+
+    A case has none of a picture that is missing, nor one that such a picture would have asked for:
+    what stands in its place is zero, and no map.
+    """
+    known = jnp.asarray(present)
+    passes = passes_of_maps(config).items()
+    return {name: np.asarray(present_in(known, look)) for name, look in passes}
+
+
+def maps_there_by_view(
+    config: ModelConfig, classes: Sequence[str], present: Bool[np.ndarray, "b v"]
+) -> list[dict[str, Bool[np.ndarray, "b"]]]:
+    """Returns ``maps_there`` by the names of ``maps_by_view``."""
+    groups = config.heads * (len(classes) if config.per_class and len(classes) > 1 else 1)
+    alike = {
+        name: np.repeat(there.astype(np.float32)[:, None, None, None], groups, axis=1)
+        for name, there in maps_there(config, present).items()
+    }
+    by_view = maps_by_view(alike, config, classes)
+    return [{name: value[:, 0, 0] > 0 for name, value in each.items()} for each in by_view]
 
 
 def view_weights(

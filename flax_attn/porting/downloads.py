@@ -6,6 +6,7 @@ import hashlib
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from http.client import HTTPException
 from pathlib import Path
 from typing import BinaryIO
@@ -17,7 +18,9 @@ from tqdm import tqdm
 from flax_attn.errors import WeightsError
 from flax_attn.system.files import replacing, writing
 
-# A server that sends nothing for this long has stalled.
+# A server that has not begun to answer by then, at any of its addresses, does not.
+START_SECONDS = 20.0
+# One that sends nothing for this long on the way has stalled.
 STALL_SECONDS = 30.0
 # For 548 MB, 0.3 MB/s. A server that sends a byte now and then never stalls.
 TOTAL_SECONDS = 1800.0
@@ -35,14 +38,17 @@ def download(url: str, path: Path, *, digest: str) -> None:
         cannot be written.
       DiskFullError: no space is left for ``path``.
     """
-    cancelled = threading.Event()
-    with writing(path, WeightsError), replacing(path, shared=True) as partial:
+    answered, cancelled = threading.Event(), threading.Event()
+    with writing(path, WeightsError), replacing(path, shared=True) as unfinished:
         # Opened here: a thread that has been left alone may end much later than its file.
-        with open(partial, "wb") as file:
-            _within_time(url, lambda: _fetch(url, file, digest, cancelled), cancelled)
+        with open(unfinished, "wb") as file:
+            work = partial(_fetch, url, file, digest, answered, cancelled)
+            _within_time(url, work, answered, cancelled)
 
 
-def _within_time(url: str, work: Callable[[], None], cancelled: threading.Event) -> None:
+def _within_time(
+    url: str, work: Callable[[], None], answered: threading.Event, cancelled: threading.Event
+) -> None:
     """Runs ``work`` in a thread: nothing else limits the time of resolving names and headers."""
     finished = threading.Event()
     errors: list[BaseException] = []
@@ -54,9 +60,14 @@ def _within_time(url: str, work: Callable[[], None], cancelled: threading.Event)
             errors.append(error)
         finally:
             finished.set()
+            answered.set()
 
     threading.Thread(target=run, daemon=True).start()
     try:
+        begun = answered.wait(min(START_SECONDS, TOTAL_SECONDS))
+        if not begun and START_SECONDS < TOTAL_SECONDS:
+            with _reading(url):
+                raise TimeoutError(f"no answer within {START_SECONDS:g} s")
         if not finished.wait(TOTAL_SECONDS):
             with _reading(url):
                 raise TimeoutError(f"took longer than {TOTAL_SECONDS:g} s")
@@ -66,10 +77,17 @@ def _within_time(url: str, work: Callable[[], None], cancelled: threading.Event)
         raise errors[0]
 
 
-def _fetch(url: str, file: BinaryIO, digest: str, cancelled: threading.Event) -> None:
+def _fetch(
+    url: str,
+    file: BinaryIO,
+    digest: str,
+    answered: threading.Event,
+    cancelled: threading.Event,
+) -> None:
     sha256, received = hashlib.sha256(), 0
     with _reading(url):
         response = urlopen(Request(url), timeout=STALL_SECONDS)
+        answered.set()
         kind = response.headers.get_content_type()
         total = int(response.headers.get("Content-Length") or 0)
     with response:

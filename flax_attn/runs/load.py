@@ -9,8 +9,6 @@ from typing import NamedTuple
 from flax_attn.errors import CheckpointError
 from flax_attn.models import build_model, functional
 from flax_attn.models.functional import Arrays, Structure
-from flax_attn.models.tasks import TASKS
-from flax_attn.ops.temperature import calibrate_probability
 from flax_attn.runs.checkpoint_format import MODEL, Info, LoadedCheckpoint
 from flax_attn.runs.checkpoints import Checkpoints
 from flax_attn.runs.directory import GET_RIGHTS, Run
@@ -20,8 +18,6 @@ from flax_attn.system.files import digest_file, open_safetensors, reading
 
 # The field of an epoch's row with the temperature fitted on its validation images.
 TEMPERATURE = "temperature"
-# … and with the thresholds that were chosen on them.
-THRESHOLDS = "thresholds"
 
 
 class Restored(NamedTuple):
@@ -53,18 +49,6 @@ def temperature_of(row: Row | None) -> float | None:
     """Returns the temperature in an epoch's row; None where it has none."""
     found = (row or {}).get(TEMPERATURE, math.nan)
     return None if math.isnan(found) else found
-
-
-def thresholds_of(run: Run, row: Row | None) -> dict[str, float]:
-    """Returns the thresholds in an epoch's row by class, at the temperature as probabilities are.
-
-    There is none of a class where none is better than chance, or none was looked for.
-    """
-    cuts = TASKS[run.config.train.task].cuts(len(run.classes))
-    chosen = (row or {}).get(THRESHOLDS) or [math.nan] * len(cuts)
-    found = {run.classes[k]: t for k, t in zip(cuts, chosen, strict=True) if not math.isnan(t)}
-    scale = temperature_of(row) or 1.0
-    return {name: calibrate_probability(t, scale) for name, t in found.items()}
 
 
 def load_best(run: Run, workdir: Path) -> LoadedCheckpoint:

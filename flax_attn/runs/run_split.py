@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from flax_attn.config import OTHER_IMAGES, Config, of_other_data, validate
+from flax_attn.config import OTHER_IMAGES, Config, of_other_data, settings, validate
 from flax_attn.data import Quarantine, Split, open_split
 from flax_attn.data.quarantine import FILE, read_entries
 
@@ -31,7 +31,9 @@ def look_config(
       UsageError: a value is outside its range, or settings exclude each other.
     """
     found = config.updated(**{"devices": None, "accumulate": 1, **of_other_data(given)})
-    validate(found, of_photographs=of_photographs)
+    # What the run was told is its own affair.
+    told = {f.name for f in settings()} - given.keys()
+    validate(found, of_photographs=of_photographs, idle=told)
     return found
 
 
@@ -44,6 +46,7 @@ def open_run_split(
     given: Mapping[str, Any],
     out: Path,
     masks: bool = False,
+    labelled: bool = True,
 ) -> RunSplit:
     """Opens a split of the images that ``config`` (``look_config``) names, with the run's task.
 
@@ -57,6 +60,7 @@ def open_run_split(
       given: the settings that were given to the command.
       out: the folder that the command writes to.
       masks: whether masks of objects are wanted.
+      labelled: whether labels are needed; else a table may lack them (``form_of``).
 
     Raises:
       DataError: the images cannot be used, or have other classes.
@@ -74,6 +78,7 @@ def open_run_split(
         masks=masks,
         task=config.train.task,
         out=[out],
+        labelled=labelled,
     )
     return RunSplit(split, quarantine)
 

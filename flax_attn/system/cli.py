@@ -46,7 +46,7 @@ COMMANDS = {
     "cross-validate": Command(
         "flax_attn.studies.cross_validate.cross_validate_command", "train and judge all folds"
     ),
-    "ablate": Command("flax_attn.studies.ablate.ablate_command", "compare scores and alignments"),
+    "ablate": Command("flax_attn.studies.ablate.ablate_command", "compare forms of attention"),
     "reproduce": Command("flax_attn.studies.reproduce.reproduce_command", "judge a paper's claims"),
     "export": Command(
         "flax_attn.porting.export.export_command", "write a network for other programs"
@@ -146,6 +146,12 @@ def take_settings(values: dict[str, Any], command: str) -> dict[str, Any]:
 def add_common(parser: argparse.ArgumentParser) -> None:
     """Adds the flags that every command has."""
     parser.add_argument("--debug", action="store_true", help="show the traceback of a failure")
+
+
+def add_run(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags that every command has, and the run that one takes out of its directory."""
+    add_common(parser)
+    parser.add_argument("run", help="run directory of flax-attn train")
 
 
 def add_preset(parser: argparse.ArgumentParser) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -19,9 +19,10 @@ from flax_attn.figures import draw_attention
 from flax_attn.models.functional import Arrays
 from flax_attn.models.tasks import TASKS, Task
 from flax_attn.runs.directory import Run, names_of_network
-from flax_attn.runs.load import restore_best
+from flax_attn.runs.load import Restored, restore_best
 from flax_attn.runs.run_cases import case_inputs
 from flax_attn.runs.run_split import split_text
+from flax_attn.runs.thresholds import stored_thresholds
 from flax_attn.system.console import bar, plain
 from flax_attn.system.files import write_json, writing
 from flax_attn.system.output import mark_output
@@ -29,7 +30,7 @@ from flax_attn.system.processes import ALONE, Processes
 from flax_attn.training.confidence import calibrated, judge_confidence, stored_temperature
 from flax_attn.training.confidence_figure import RELIABILITY_FILE, draw_reliability
 from flax_attn.training.devices import ONE, Devices, choose_devices
-from flax_attn.training.judging import EvaluationReport, judge, stored_thresholds
+from flax_attn.training.judging import EvaluationReport, judge
 from flax_attn.training.judging_figure import RANKING_FILE, draw_ranking
 from flax_attn.training.multihost import refuse_quarantine, require_same, shared_conditions
 from flax_attn.training.panels import attention_panels
@@ -170,30 +171,19 @@ def evaluate_run(
     cases = case_inputs(split, run.config, run.metadata, where=split_text(config, split_name))
     run = replace(run, config=run.config.updated(conv=devices.network(run.config.model).conv))
     network = restore_best(run, workdir)
-    params, stats = devices.replicate(processes.from_first((network.params, network.stats)))
+    arrays = devices.replicate(processes.from_first((network.params, network.stats)))
     task = TASKS[run.config.train.task]
     step = make_eval_step(network.structure, task, devices, under=under)
     batch_size = -(-config.train.batch_size // devices.count) * devices.count
     source = ImageExamples(split, batch_size, config.data.workers, devices.part, cases=cases)
     result = evaluate_examples(
-        step, params, stats, source, num_classes=len(run.classes), task=task, devices=devices
+        step, *arrays, source, num_classes=len(run.classes), task=task, devices=devices
     )
     if not processes.first:
         return result, None
-    labels = np.asarray(split.labels)[result.judged]
     own_images = _holds_validation_images(split, run, config, split_name)
-    thresholds = stored_thresholds(task, run.classes, network, own_images=own_images)
-    temperature = stored_temperature(network, own_images=own_images)
-    confidence = judge_confidence(task, result.probabilities, result.logits, labels, temperature)
-    report = judge(task, run.classes, result.probabilities, labels, thresholds=thresholds)
-    report = report.calibrated(confidence)
-    truth = task.truth(labels, len(run.classes))
-    summary = {
-        **result.metrics,
-        **report.to_json(),
-        **result.metrics,  # of the same definitions, and to the last digit what training logs
-        "confusion": result.confusion.tolist(),
-        "classes": list(run.classes),
+    report = _report(run, network, result, split, own_images=own_images)
+    told = {
         "dataset": config.data.dataset,
         "split": split_name,
         "epoch": network.epoch,
@@ -202,29 +192,70 @@ def evaluate_run(
     }
     with writing(f"the results in {out}", remedy=REMEDY):
         mark_output(out)
-        write_json(out / "metrics.json", summary)
-        write_predictions(
-            out / PREDICTIONS_FILE,
-            run.classes,
-            names=[split.names[place] for place in np.flatnonzero(result.judged).tolist()],
-            truth=truth,
-            decided=task.decide(result.probabilities),
-            loss=result.loss,
-            probabilities=calibrated(task, result.probabilities, result.logits, temperature.value),
-        )
+        _write_results(out, run, split, result, report, told)
     if devices.count > 1:  # the panels are as few as one device computes
-        params, stats = network.params, network.stats
+        arrays = network.params, network.stats
         step = make_eval_step(network.structure, task, under=under)
-    panels = attention_panels(step, params, stats, split, run, cases, network.temperature)
+    panels = attention_panels(step, *arrays, split, run, cases, network.temperature)
     with writing(f"the pictures in {out}", remedy=REMEDY):
-        draw_ranking(report, truth, result.probabilities, out / RANKING_FILE)
+        draw_ranking(report, _truth(run, split, result), result.probabilities, out / RANKING_FILE)
         draw_reliability(report, out / RELIABILITY_FILE)
-    if panels:
-        title = ", ".join([*names_of_network(run.config.model), f"epoch {network.epoch}"])
-        with writing(f"the pictures in {out}", remedy=REMEDY):
+        if panels:
+            title = ", ".join([*names_of_network(run.config.model), f"epoch {network.epoch}"])
             draw_attention(panels, out / "attention.png", title=title)
     _log.info(f"wrote metrics.json, predictions.csv and pictures to {out}")
     return result, report
+
+
+def _report(
+    run: Run, network: Restored, result: Evaluation, split: Split, *, own_images: bool
+) -> EvaluationReport:
+    """What is said of the results; probabilities calibrated, decisions the network's own."""
+    task = TASKS[run.config.train.task]
+    labels = np.asarray(split.labels)[result.judged]
+    thresholds = stored_thresholds(task, run.classes, network, own_images=own_images)
+    temperature = stored_temperature(network, own_images=own_images)
+    confidence = judge_confidence(task, result.probabilities, result.logits, labels, temperature)
+    report = judge(task, run.classes, result.probabilities, labels, thresholds=thresholds)
+    return report.calibrated(confidence)
+
+
+def _truth(run: Run, split: Split, result: Evaluation) -> Bool[np.ndarray, "n k"]:
+    """Which classes the images that were judged have."""
+    labels = np.asarray(split.labels)[result.judged]
+    return TASKS[run.config.train.task].truth(labels, len(run.classes))
+
+
+def _write_results(
+    out: Path,
+    run: Run,
+    split: Split,
+    result: Evaluation,
+    report: EvaluationReport,
+    told: Mapping[str, Any],
+) -> None:
+    """Writes ``metrics.json``, which has what is ``told`` of the images too, and the table."""
+    task = TASKS[run.config.train.task]
+    summary = {
+        **result.metrics,
+        **report.to_json(),
+        **result.metrics,  # of the same definitions, and to the last digit what training logs
+        "confusion": result.confusion.tolist(),
+        "classes": list(run.classes),
+        **told,
+    }
+    write_json(out / "metrics.json", summary)
+    assert report.confidence is not None  # ``_report`` has looked at it
+    temperature = report.confidence.temperature.value
+    write_predictions(
+        out / PREDICTIONS_FILE,
+        run.classes,
+        names=[split.names[place] for place in np.flatnonzero(result.judged).tolist()],
+        truth=_truth(run, split, result),
+        decided=task.decide(result.probabilities),
+        loss=result.loss,
+        probabilities=calibrated(task, result.probabilities, result.logits, temperature),
+    )
 
 
 def _holds_validation_images(split: Split, run: Run, config: Config, split_name: str) -> bool:

@@ -5,19 +5,16 @@ Definitions, formulas and sources: docs/judging.md.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from flax_attn.models.tasks import Task
 from flax_attn.ops.resampled_metrics import resampled_ranking, resampled_rates
-from flax_attn.ops.temperature import calibrate_probability
 from flax_attn.ops.threshold import choose_threshold
-from flax_attn.runs.load import THRESHOLDS
-from flax_attn.runs.log import Row
+from flax_attn.runs.thresholds import Thresholds
 from flax_attn.statistics import (
     UNKNOWN,
     Interval,
@@ -74,33 +71,6 @@ class Judgement(NamedTuple):
         return [name for name, of in self.per_class.items() if of.positives in (0, of.images)]
 
 
-class Thresholds(NamedTuple):
-    """The thresholds of a run, and where they come from.
-
-    Args:
-      values: by class; NaN where no threshold of the validation images is better than chance.
-      epoch: whose network judged the validation images.
-      own_images: whether those are among the images judged now, which then look better than new
-        ones would.
-    """
-
-    values: Mapping[str, float]
-    epoch: int
-    own_images: bool
-
-    @property
-    def found(self) -> bool:
-        """Whether there is any."""
-        return not all(map(math.isnan, self.values.values()))
-
-    def calibrated(self, temperature: float | None) -> Thresholds:
-        """Returns them for calibrated probabilities: the decisions are the same."""
-        if temperature is None:
-            return self
-        moved = {n: calibrate_probability(t, temperature) for n, t in self.values.items()}
-        return self._replace(values=moved)
-
-
 class EvaluationReport(NamedTuple):
     """What an evaluation says.
 
@@ -149,30 +119,6 @@ def choose_thresholds(
     k = probabilities.shape[-1]
     truth = task.truth(np.asarray(labels), k)
     return [choose_threshold(truth[:, j], probabilities[:, j]) for j in task.cuts(k)]
-
-
-class JudgedCheckpoint(Protocol):
-    """A checkpoint, and the metrics of its epoch; None before the first evaluation."""
-
-    @property
-    def epoch(self) -> int: ...
-
-    @property
-    def row(self) -> Row | None: ...
-
-
-def stored_thresholds(
-    task: Task, classes: Sequence[str], checkpoint: JudgedCheckpoint, *, own_images: bool
-) -> Thresholds | None:
-    """Returns the thresholds that training chose for a checkpoint, None where a task has none.
-
-    They are NaN in a checkpoint whose epoch has not been evaluated.
-    """
-    names = [classes[j] for j in task.cuts(len(classes))]
-    if not names:
-        return None
-    chosen = (checkpoint.row or {}).get(THRESHOLDS) or [math.nan] * len(names)
-    return Thresholds(dict(zip(names, chosen, strict=True)), checkpoint.epoch, own_images)
 
 
 def judge(

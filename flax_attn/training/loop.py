@@ -15,11 +15,12 @@ from flax_attn.config import Config
 from flax_attn.errors import NonFiniteError
 from flax_attn.models.tasks import TASKS
 from flax_attn.runs.checkpoints import Checkpoints
-from flax_attn.runs.load import TEMPERATURE, THRESHOLDS
+from flax_attn.runs.load import TEMPERATURE
 from flax_attn.runs.log import Row, RunLog
 from flax_attn.runs.patience import out_of_patience
 from flax_attn.runs.snapshots import save_snapshot
 from flax_attn.runs.state import Progress, TrainState
+from flax_attn.runs.thresholds import THRESHOLDS
 from flax_attn.system.console import bar
 from flax_attn.system.signals import Stop
 from flax_attn.training.confidence import choose_temperature

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int
 from flax_attn.data import Split, read_image
 from flax_attn.data.dataset import form_of
 from flax_attn.figures import Panel
-from flax_attn.models.cases import maps_by_view, view_weights
+from flax_attn.models.cases import maps_by_view, maps_there_by_view, view_weights
 from flax_attn.models.functional import Arrays
 from flax_attn.models.tasks import TASKS, names_of
 from flax_attn.runs.directory import Run
@@ -51,7 +51,9 @@ def attention_panels(
     _, prediction = step(params, stats, examples)
     if not prediction.attention:
         return []
-    maps = maps_by_view(prediction.attention, run.config.model, classes)
+    model, present = run.config.model, beside.present
+    maps = maps_by_view(prediction.attention, model, classes)
+    there = None if present is None else maps_there_by_view(model, classes, present)
     probabilities = np.asarray(prediction.probabilities)
     decided = task.decide(probabilities)
     probabilities = calibrated(task, probabilities, np.asarray(prediction.logits), temperature)
@@ -63,14 +65,18 @@ def attention_panels(
     return [
         Panel(
             image=pictures[i, view],
-            attention={name: value[i] for name, value in maps[view].items()},
+            attention={
+                name: value[i]
+                for name, value in maps[view].items()
+                if there is None or there[view][name][i]
+            },
             title=(f"{word}{weights[i][view]}: " if word else "")
             + _verdict(classes, truth[place], decided[i], probabilities[i]),
             correct=bool((truth[place] == decided[i]).all()),
         )
         for i, place in enumerate(chosen)
         for view, word in enumerate(names)
-        if beside.present is None or beside.present[i, view]
+        if present is None or present[i, view]
     ]
 
 

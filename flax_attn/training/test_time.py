@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from argparse import ArgumentParser
+from argparse import ArgumentParser, ArgumentTypeError
 from collections.abc import Callable, Sequence
 
 import jax
@@ -27,9 +27,18 @@ def add_tta(parser: ArgumentParser) -> None:
     """Adds the flag that averages over symmetries."""
     parser.add_argument(
         "--tta",
-        choices=TTA,
-        help="average over the flip, the quarter turns, or both, of each image (default: none)",
+        metavar="SYMMETRIES",
+        type=_one_of_tta,
+        help="average over symmetries of each image: flips (its mirror image), turns (by "
+        "quarters), or both, as flips,turns (default: none)",
     )
+
+
+def _one_of_tta(text: str) -> str:
+    # Choices of the parser would be shown as flips,turns,flips,turns.
+    if text not in TTA:
+        raise ArgumentTypeError(f"{text!r} is none of: {' or '.join(map(repr, TTA))}")
+    return text
 
 
 def parse_tta(setting: str | None) -> tuple[Symmetry, ...]:

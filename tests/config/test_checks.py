@@ -1,10 +1,13 @@
 from __future__ import annotations
 
 import re
+import sys
 from dataclasses import Field
 from typing import Any, get_args, get_type_hints
 
+import jax.numpy as jnp
 import pytest
+from flax import nnx
 
 from flax_attn.config import (
     Config,
@@ -20,6 +23,9 @@ from flax_attn.config import (
 from flax_attn.config.configuration import values_of
 from flax_attn.config.setting import GIVEN
 from flax_attn.errors import UsageError
+from flax_attn.models import MODELS, network
+from flax_attn.runs.run_split import look_config
+from flax_attn.training.optimizer import SCHEDULES, make_schedule
 
 # Another value than the default of a setting whose type does not say one.
 ANOTHER = {
@@ -28,6 +34,17 @@ ANOTHER = {
     "centre_crop": 0.5,
     "folds": 5,
     "fold": 5,
+    "model": "vgg",
+    "schedule": "step",
+    "step_factor": 0.5,
+    "norm": "softmax",
+    "score": "dot",
+    "temperature": 0.5,
+    "window": 0.5,
+    "estimator": "straight_through",
+    "gates": ("pool4",),
+    "relation": ("interactive",),
+    "query": ("learned",),
 }
 FIELDS = {f.name: f for f in settings()}
 DEPENDENT = [f for f in settings() if f.metadata["only_with"]]
@@ -147,4 +164,69 @@ def test_a_setting_is_refused_where_it_has_no_effect(f: Field[Any]) -> None:
 def test_settings_that_vary_an_image_need_a_backbone_that_trains() -> None:
     varied = {f.name for f in DEPENDENT if "freeze_backbone" in f.metadata["only_with"]}
     told = {f.name for f in settings() if re.search(r"\brandom\b", f.metadata["help"])}
-    assert varied == told != set()
+    assert varied - {"remat", "backbone_learning_rate"} == told != set()
+
+
+class Watched(ModelConfig):
+    """Settings that tell which of them a network looked at, one by one."""
+
+    def __getattribute__(self, name: str) -> Any:
+        # Whoever compares or copies settings looks at all of them, and means none.
+        who = sys._getframe(1).f_globals["__name__"]
+        watched = "looked_at" in object.__getattribute__(self, "__dict__")
+        if watched and who.startswith(("flax_attn.models", "flax_attn.attention")):
+            object.__getattribute__(self, "looked_at").add(name)
+        return object.__getattribute__(self, name)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_what_a_network_does_not_read_is_refused(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Built and traced: of what it looks at nothing is refused, of all else everything."""
+    sizes = {"widths": (2, 2, 2, 2, 2), "depths": (1,) * 5, "attn_features": 2, "hidden": 3}
+    # Where metadata go is looked at where there are some.
+    metadata = 2 if name == "attn_vgg" else 0
+    config = Watched(model=name, meta_features=metadata, **sizes)  # type: ignore[arg-type]
+    object.__setattr__(config, "looked_at", set())
+    # A copy would be watched by nobody.
+    monkeypatch.setattr(network, "configured", lambda given, settings: given)
+
+    def output() -> Any:
+        made = MODELS[name](config, 2, rngs=nnx.Rngs(0))
+        meta = jnp.zeros((1, metadata)) if metadata else None
+        return made(jnp.zeros((1, 32, 32, 3)), train=False, meta=meta).logits
+
+    nnx.eval_shape(output)
+    read = set(config.looked_at)
+    whole = values_of(Config().updated(model=name, heads=2 if name == "attn_vgg" else 1))
+    taken = [f.name for f in settings("train") if f.name in ModelConfig.__dataclass_fields__]
+    whole["freeze_backbone"] = False
+    for setting in taken:
+        if setting not in ("model", "backbone"):
+            assert (setting in read) == (not unmet(setting, whole)), setting
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_what_a_schedule_does_not_read_is_refused(schedule: str) -> None:
+    """Of settings of the course: those that change a rate are taken, no others."""
+    base = {"schedule": schedule, "epochs": 4, "warmup_epochs": 1.0}
+    steps = jnp.arange(40)
+
+    def rates(**more: Any) -> list[float]:
+        course = make_schedule(1.0, TrainConfig(**{**base, **more}), steps_per_epoch=10)
+        return [round(float(course(step)), 6) for step in steps]
+
+    for name, value in {"step_epochs": 1, "step_factor": 0.5, "warmup_epochs": 0.0}.items():
+        is_read = rates(**{"step_epochs": 2, name: value}) != rates(step_epochs=2)
+        assert is_read == (not unmet(name, values_of(Config().updated(**base)))), name
+
+
+def test_a_look_at_a_run_minds_what_it_is_told_alone() -> None:
+    """A study's networks share settings that not all of them have."""
+    run = Config().updated(hidden=16, heads=2, model="vgg_gap")
+    with pytest.raises(UsageError, match="--heads 2 goes with --model attn_vgg, not with vgg_gap"):
+        validate(run.updated(hidden=4096))
+    look_config(run, {})
+    with pytest.raises(UsageError, match="^--crop-margin 8 goes with"):
+        look_config(run, {"crop_margin": 8})

@@ -26,11 +26,18 @@ from flax_attn.explain.explainer import Explainer, Request
 from flax_attn.explain.forward import NetworkForward
 from flax_attn.explain.maps_figure import draw_explained, is_explained
 from flax_attn.explain.measures.faithfulness import Faithfulness
-from flax_attn.explain.measures.summary import take_curves
-from flax_attn.explain.page import write_page
+from flax_attn.explain.measures.summary import (
+    CONTROL,
+    measure,
+    summary_lines,
+    take_curves,
+    with_control,
+)
+from flax_attn.explain.page import _table, write_page
 from flax_attn.explain.photographs import Photographs, with_unknown
 from flax_attn.figures import colour_table
 from flax_attn.models import build_model, functional
+from flax_attn.models.cases import maps_there_by_view
 from flax_attn.runs.run_cases import CaseInputs
 from tests.helpers.networks import TINY
 
@@ -201,6 +208,85 @@ def test_faithfulness_changes_one_picture_beside_the_others(
     expected = shown.explainer._judge(images, np.zeros(2, np.int32), beside).probabilities
     np.testing.assert_allclose(probabilities, expected, rtol=1e-5)
     assert np.abs(probabilities - seen[0].probabilities).max() > 1e-4
+
+
+def test_a_map_that_a_missing_picture_asks_for_is_none() -> None:
+    """Whatever the names of maps tell besides: the class, the head, the relation."""
+    settings = {"relation": ("own", "rotatory"), "heads": 2, "per_class": True}
+    model = make_config({**SETTINGS, "view_merge": "concat", **settings}).model
+    present = np.array([[True, True], [True, False]])
+    first, clinic = maps_there_by_view(model, CLASSES, present)
+    assert len(first) == len(clinic) == 2 * 2 * 2  # relations, classes, heads
+    assert {there.tolist()[1] for there in clinic.values()} == {False}
+    for name, there in first.items():
+        assert there.tolist() == [True, "after clinic" not in name], name
+    assert sum("after clinic" in name for name in first) == 4
+
+
+def test_maps_that_are_none_enter_no_mean(shown: Shown) -> None:
+    """Of the first pictures the second one has no second map; the third case's was zeros."""
+    (first, second, third) = (item.seen[0][1] for item in shown.found)
+    values = first.maps["Attention on pool4"]
+    mask = np.ones((32, 32), bool)
+    pictures = [
+        one._replace(maps={"a": values, **more}, mask=mask)
+        for one, more in ((first, {"b": values}), (second, {}), (third, {"b": values}))
+    ]
+    maps = with_control(pictures)
+    scores = np.arange(2.0)
+    taken = Faithfulness(
+        {"deletion": np.zeros(1)},
+        {"deletion": scores[:, None]},
+        dict.fromkeys(("deletion", "insertion", "road"), scores),
+    ).spread([0, 2], 3)
+    curves = {"a": taken, "b": taken, CONTROL: taken}
+    found = measure(pictures, maps, curves)
+    assert found is not None and found.without_map == {"b": 1}
+    for title, of in found.values["b"].items():
+        assert np.isnan(of[1]) and np.isfinite(of[[0, 2]]).all(), title
+    assert np.isfinite(found.values["a"]["energy inside"]).all()
+    assert "1 without the picture that it is due to left out of 'b'" in next(summary_lines(found))
+    # Names of views come from a table's header.
+    assert "<i>" not in _table(found._replace(without_map={"<i>": 1}), "")
+
+
+def test_curves_are_taken_where_there_is_a_map(
+    shown: Shown, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def take(maps: Any, images: Any, index: Any, **rest: Any) -> Faithfulness:
+        asked.append((len(maps), rest["cases"].present[:, 1].tolist()))
+        return Faithfulness({}, {}, {"road": np.ones(len(maps))})
+
+    monkeypatch.setattr(shown.explainer, "faithfulness", take)
+    values = np.ones((3, 2, 2), np.float32)
+    values[1] = np.nan
+    found = take_curves(shown.explainer, shown.found, {"b": values}, batch_size=2)
+    assert asked == [(2, [True, True])]
+    np.testing.assert_array_equal(found["b"].scores["road"], [1, np.nan, 1])
+
+
+def test_the_explained_case_lacks_the_map_that_its_missing_picture_asks_for() -> None:
+    settings = {**SETTINGS, "relation": ("rotatory",), "view_merge": "concat"}
+    config = make_config(settings)
+    structure, params, stats = functional.split(build_model(config.model, num_classes=2))
+    rng = np.random.default_rng(1)
+    present = np.array([[True, True], [True, False]])
+    photographs = Photographs(
+        ["a|A", "b|"],
+        rng.integers(255, size=(2, 2, 32, 32, 3), dtype=np.uint8),
+        None,
+        cases=CaseInputs(np.zeros((2, 2), np.float32), present),
+    )
+    explainer = Explainer(NetworkForward(structure, params, stats), config, CLASSES)
+    whole, single = explainer.explain(photographs, Request((), ()), batch_size=2)
+    assert whole.truth is None and whole.loss is None
+    assert [list(p.maps) for _, p in whole.seen] == [
+        ["Attention on pool4 after clinic"],
+        ["Attention on pool4"],
+    ]
+    assert [list(p.maps) for _, p in single.seen] == [[]]
 
 
 def test_photographs_by_themselves_are_no_case_of_several() -> None:

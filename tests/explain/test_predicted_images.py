@@ -9,6 +9,7 @@ import pytest
 
 from flax_attn.config import DataConfig
 from flax_attn.explain.predicted_images import PredictedImage, predict_images
+from flax_attn.explain.predictions import Asking
 from flax_attn.models.tasks import TASKS
 from tests.helpers.brightness import Brightness, put_grey
 
@@ -17,7 +18,7 @@ BATCH = 4
 
 
 def predict(paths: Iterator[Path] | Sequence[Path], by: Brightness) -> list[PredictedImage]:
-    return list(predict_images(by, paths, DATA, batch_size=BATCH))
+    return list(predict_images(by, paths, DATA, Asking(BATCH)))
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +77,7 @@ def test_few_files_wait_however_many_there_are(kind: str, tmp_path: Path) -> Non
             only = {"usable": True, "unusable": False}
             yield good if only.get(kind, taken == 3) else bad
 
-    stream = predict_images(Brightness(), endless(), DATA, batch_size=BATCH)
+    stream = predict_images(Brightness(), endless(), DATA, Asking(BATCH))
     for given, _ in zip(range(200), stream, strict=False):
         # Two batches decoded ahead, and eight that wait for a full one.
         assert taken - given <= (2 + 8) * BATCH + 1
@@ -91,5 +92,5 @@ def test_a_single_image_is_answered_before_the_next_is_named(tmp_path: Path) -> 
             named.append(number)
             yield good
 
-    for image in predict_images(Brightness(), one_by_one(), DATA, batch_size=1):
+    for image in predict_images(Brightness(), one_by_one(), DATA, Asking(1)):
         assert named[-1] == image.number

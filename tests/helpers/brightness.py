@@ -10,9 +10,9 @@ from PIL import Image
 
 from flax_attn.config import DataConfig
 from flax_attn.data.metadata import MetaScale
-from flax_attn.explain.trained_run import Predictions
+from flax_attn.explain.predictions import USUAL, Asking, Predictions
 from flax_attn.models.tasks import TASKS, Task
-from flax_attn.training.judging import Thresholds
+from flax_attn.runs.thresholds import Thresholds
 
 
 @dataclass(frozen=True)
@@ -39,10 +39,7 @@ class Brightness:
     def predict_squares(
         self,
         squares: np.ndarray,
-        *,
-        batch_size: int = 16,
-        tta: str | None = None,
-        calibrated: bool = True,
+        how: Asking = USUAL,
     ) -> Predictions:
         self.sizes.append(len(squares))
         mean = squares.mean((1, 2, 3)) / 255

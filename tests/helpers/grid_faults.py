@@ -21,7 +21,7 @@ from typing import Any
 from flax_attn.config import Config
 from flax_attn.errors import FlaxAttnError
 from flax_attn.studies.ablate import ablate_command, table
-from flax_attn.studies.ablate.grid import Combination
+from flax_attn.studies.ablate.axes import Combination
 from flax_attn.studies.rows import ROWS_FILE
 from flax_attn.system.files import write_bytes
 from tests.helpers.commit_faults import _FREEING, Interruption, kill, no_space, watch
@@ -52,7 +52,7 @@ def run(out: Path, finished: Callable[[], object]) -> int:
     ablate_command.run_combination = rows  # type: ignore[assignment]
     dataset, initial = SimpleNamespace(splits={}), SimpleNamespace(provenance={})
     try:
-        ablate_command.run_grid(Config(), dataset, initial, GRID, SEEDS, out=out)  # type: ignore[arg-type]
+        ablate_command.run_grid(Config(), dataset, None, initial, GRID, SEEDS, out=out)  # type: ignore[arg-type]
     except FlaxAttnError as error:
         return error.exit_code
     return 0

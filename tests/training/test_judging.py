@@ -11,6 +11,7 @@ from sklearn import metrics as reference
 
 from flax_attn import statistics
 from flax_attn.models.tasks import TASKS, Task
+from flax_attn.runs.thresholds import Thresholds
 from flax_attn.statistics import wilson
 from flax_attn.system.json_text import encode_json
 from flax_attn.training.judging import (
@@ -18,7 +19,6 @@ from flax_attn.training.judging import (
     RANKED,
     EvaluationReport,
     Judgement,
-    Thresholds,
     choose_thresholds,
     judge,
 )

@@ -12,7 +12,8 @@ from sklearn import metrics as reference
 
 from flax_attn.figures import COLOURS
 from flax_attn.models.tasks import TASKS
-from flax_attn.training.judging import EvaluationReport, Thresholds, judge
+from flax_attn.runs.thresholds import Thresholds
+from flax_attn.training.judging import EvaluationReport, judge
 from flax_attn.training.judging_figure import LINES, draw_ranking
 
 N = 40

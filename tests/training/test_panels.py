@@ -77,9 +77,12 @@ def test_each_picture_of_a_case_stands_beside_its_own_maps(
     panels = attention_panels(said(maps, views), {}, {}, val, run, cases, temperature)
     assert [panel.title for panel in panels] == titles
     pictures = [val.image(0)[0], val.image(0)[1], val.image(1)[0]]
-    for panel, picture, value in zip(panels, pictures, (FIRST, CLINIC, FIRST), strict=True):
+    # Under rotatory the first picture's only map is due to the other one, which is missing.
+    last = [] if "relation" in settings else [FIRST]
+    for panel, picture, values in zip(panels, pictures, ([FIRST], [CLINIC], last), strict=True):
         np.testing.assert_array_equal(panel.image, picture)
-        ((name, shown),) = panel.attention.items()
-        assert name.startswith("pool3") and (shown == value).all()
+        assert all(name.startswith("pool3") for name in panel.attention)
+        for shown, value in zip(panel.attention.values(), values, strict=True):
+            assert (shown == value).all()
     draw_attention(panels, tmp_path / "attention.png", title="a run of cases")
     assert (tmp_path / "attention.png").stat().st_size

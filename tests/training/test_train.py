@@ -26,7 +26,7 @@ pytestmark = pytest.mark.usefixtures("undrawn")
 
 ROOT = Path(__file__).parents[2]
 SMALL = (
-    "--widths 4 4 8 8 8 --depths 1 1 1 1 1 --attn-features 8 --hidden 16 --image-size 32 "
+    "--widths 4 4 8 8 8 --depths 1 1 1 1 1 --image-size 32 "
     "--train-count 10 --val-count 6 --batch-size 4 --epochs 2 --weights none --no-freeze-backbone"
 ).split()
 
@@ -35,7 +35,8 @@ def train(workdir: Path, *flags: str) -> int:
     caches = []
     for name in ("feature", "image"):
         caches += [f"--{name}-cache", str(workdir.parent / f"{name}s")]
-    argv = [*SMALL, "--workdir", str(workdir), *caches, *flags]
+    gates = [] if "--model" in flags else ["--attn-features", "8"]
+    argv = [*SMALL, *gates, "--workdir", str(workdir), *caches, *flags]
     return cli.run(train_command.main, argv)
 
 
@@ -218,7 +219,8 @@ def test_a_resumed_frozen_run_keeps_its_backbone(trained: Path, tmp_path: Path) 
 @pytest.mark.drawn
 @pytest.mark.parametrize("model", ["vgg", "vgg_gap", "vgg_pooled"])
 def test_baselines_train_and_evaluate(tmp_path: Path, model: str) -> None:
-    assert train(tmp_path / "run", "--model", model, "--epochs", "1") == 0
+    small = ["--hidden", "16"] if model == "vgg" else []
+    assert train(tmp_path / "run", "--model", model, *small, "--epochs", "1") == 0
     assert evaluate(tmp_path / "run") == 0
     assert not (tmp_path / "run" / "attention.png").exists()
 

@@ -36,6 +36,7 @@ def read_table(
     group: str | None = None,
     task: TaskChoice = "auto",
     masks: bool = False,
+    classes: Collection[str] | None = None,
 ) -> LabelTable:
     """Reads a table whose images lie beneath its folder; ``labelled_csv`` shows its forms.
 
@@ -47,6 +48,7 @@ def read_table(
       group: that of --group-column.
       task: what its labels are; "auto" has the rows decide.
       masks: whether the files of masks are wanted; they are looked for only then.
+      classes: those of a trained network, of a table that may lack labels; None where it may not.
 
     Raises:
       DataError: no such table, an image that is not there, a cell that is wrong or may be two
@@ -55,14 +57,20 @@ def read_table(
     """
     table = read_cells(file, is_name=is_name, forms=FORMS)
     images = ImageNames(file.parent, known)
-    columns = find_columns(table, images, column, group)
+    columns = find_columns(table, images, column, group, classes)
     if not table.rows:
         raise DataError(f"{table.shown}: no rows below the header: expected one for each image")
     paths = find_paths(table, columns, images, file.parent)
     masked = find_masks(table, columns, images, file.parent, paths) if masks else {}
-    labels = _labels(table, columns, separator, one=task == "multiclass")
+    if classes is not None and _all_empty(table, columns):
+        labels = RowLabels((), [frozenset()] * len(table.rows), True, "")
+    else:
+        labels = _labels(table, columns, separator, one=task == "multiclass")
     rows, repeated = _joined(table, columns, paths, labels)
-    one_class = _one_class(table, rows, labels, task)
+    if labels.labelled:
+        one_class = _one_class(table, rows, labels, task)
+    else:
+        one_class = task != "multilabel"
     used = {path for row in rows for path in row.paths}
     unnamed = len(images.paths - used - set(known) - _named_masks(table, columns, images))
     places = (columns.name, *columns.views)
@@ -93,7 +101,13 @@ def read_table(
         views,
         meta,
         masked,
+        labels.labelled,
     )
+
+
+def _all_empty(table: Table, columns: Columns) -> bool:
+    """Says whether no row has a label: there is no column of them, or nothing in any."""
+    return not any(cell.strip() for place in columns.labels for cell in table.column(place))
 
 
 def _named_masks(table: Table, columns: Columns, images: ImageNames) -> set[str | None]:

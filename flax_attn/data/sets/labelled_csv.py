@@ -11,6 +11,7 @@ The table ``labels.csv`` has a header and one of three forms::
 column ``split`` may hold train, val or test, and columns such as ``patient_id`` what must not stand
 on two sides of a split. Images that the table does not name are not used, but
 counted. Where every row has exactly one label, labels are classes, unless the task says otherwise.
+Cases to be explained need no labels: their columns may be missing, or empty in every row.
 Other spellings: ``table_cells``, ``table_columns``, ``table_names``, ``table_labels``.
 
 Columns ``name:VIEW`` name further images of a case, and ``number:X`` and ``category:X`` hold what
@@ -87,6 +88,7 @@ def open_set(config: DataConfig, request: OpenRequest) -> Dataset:
         group=config.group_column,
         task=request.task,
         masks=request.masks,
+        classes=None if request.labelled else request.classes,
     )
     classes = _in_order(request.classes, table, file) if request.classes else table.names
     if table.one_class and len(classes) < 2:
@@ -114,7 +116,7 @@ def open_set(config: DataConfig, request: OpenRequest) -> Dataset:
         found=found,
         groups={row.name: row.groups for row in table.rows},
     )
-    if len(table.views) == 1 and not table.meta:
+    if len(table.views) == 1 and not table.meta and table.labelled:
         return opened
     of_name = {row.name: row for row in table.rows}
     cases = {name: _cases(part, of_name, table, classes) for name, part in splits.items()}
@@ -173,7 +175,7 @@ def _cases(
     labels = np.array([row.label for row in rows], dtype=np.int32)
     found = [of_name[row.path] for row in rows]
     return Cases(
-        CaseForm(() if single else table.views, table.meta),
+        CaseForm(() if single else table.views, table.meta, table.labelled),
         tuple(row.name for row in found),
         labels if table.one_class else _multi_hot(rows, len(classes)),
         tuple(row.paths for row in found),
@@ -182,7 +184,9 @@ def _cases(
 
 
 def _label(numbers: Sequence[int], table: LabelTable) -> int:
-    """Returns what a row of a manifest holds: the class, or a bit for each label."""
+    """Returns what a row of a manifest holds: the class, or a bit for each label; else zero."""
+    if not table.labelled:
+        return 0
     return numbers[0] if table.one_class else sum(1 << j for j in numbers)
 
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 from flax_attn.data.image_formats import image_endings
 from flax_attn.data.metadata import CATEGORY, NUMBER, is_metadata
 from flax_attn.data.sets.layout import part_of
 from flax_attn.data.sets.table_cells import Table, fold
-from flax_attn.data.sets.table_labels import is_doubtful, is_mark
+from flax_attn.data.sets.table_labels import are_among, is_doubtful, is_mark
 from flax_attn.data.sets.table_names import ImageNames
 from flax_attn.errors import DataError
 
@@ -87,12 +87,16 @@ def is_view(header: str) -> bool:
 
 
 def find_columns(
-    table: Table, images: ImageNames, wanted: str | None = None, group: str | None = None
+    table: Table,
+    images: ImageNames,
+    wanted: str | None = None,
+    group: str | None = None,
+    classes: Collection[str] | None = None,
 ) -> Columns:
     """Returns what each column is, by its header and, where headers leave it open, by its cells.
 
     ``wanted`` is the header of the column of labels, that of --label-column, ``group`` that of
-    --group-column.
+    --group-column. With the ``classes`` of a trained network there may be no column of labels.
 
     Raises:
       DataError: no column of labels, a header that is there twice, or columns that may be several
@@ -101,6 +105,8 @@ def find_columns(
     header = table.header
     folded = [fold(cell) for cell in header]
     _refuse_repeated(table)
+    if classes is not None:  # of other cases than those that the columns were named for
+        wanted, group = (text if fold(text or "") in folded else None for text in (wanted, group))
     chosen = None if wanted is None else _named(table, wanted, "--label-column")
     views = [i for i, cell in enumerate(header) if i != chosen and is_view(cell)]
     meta = [i for i, cell in enumerate(header) if i != chosen and is_metadata(cell)]
@@ -129,9 +135,10 @@ def find_columns(
     if not labels and [folded[i] for i in also] == ["name"]:
         labels, also = also, []  # that of the classes, beside the files'
     if not labels and len(grouped) == 1 and group is None and not _says_group(header[grouped[0]]):
-        labels, groups, grouped = grouped, [], []  # classes that are called so
+        if classes is None or are_among(table.column(grouped[0]), classes):
+            labels, groups, grouped = grouped, [], []  # classes that are called so
     also = sorted({*also, *grouped} - {*groups})
-    if not labels or any(header[i] == "" for i in labels):
+    if (not labels and classes is None) or any(header[i] == "" for i in labels):
         raise DataError(f"{table.shown}: the header is {list(header)}: expected one with {FORMS}")
     listed = len(labels) == 1 and (
         wanted is not None

@@ -114,11 +114,12 @@ def _draw(
         raise DataError(f"{str(file)!r}: {distinct} distinct image(s): a split needs at least 2")
     lost = {row.name for row in table.rows if not {*row.paths}.isdisjoint(unusable)}
     # Sets of labels that occur once could not be divided: several labels divide nothing.
-    alike = rows if table.one_class else [row._replace(label=0) for row in rows]
+    by_class = table.one_class and table.labelled
+    alike = rows if by_class else [row._replace(label=0) for row in rows]
     try:
         parts = split_by_digest(
             alike,
-            classes=classes if table.one_class else ["image"],
+            classes=classes if by_class else ["image"],
             val_fraction=val_fraction,
             unusable=lost,
             groups={row.name: _wholes(row, images) for row in table.rows},

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from itertools import chain
 
 from flax_attn.data.listing import same_form
@@ -136,3 +136,9 @@ def _in_brackets(text: str, cell: Cell) -> frozenset[str]:
             "'LABEL'], or --label-separator none where a cell is one label"
         )
     return frozenset(labels)
+
+
+def are_among(cells: Sequence[str], classes: Collection[str]) -> bool:
+    """Says whether cells name classes, and nothing else."""
+    forms = {same_form(name) for name in classes}
+    return all(same_form(cell.strip()) in forms for cell in cells)

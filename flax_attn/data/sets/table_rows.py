@@ -47,6 +47,7 @@ class LabelTable(NamedTuple):
       views: names of the images of a case, in the order of their columns.
       meta: headers of the columns of metadata.
       masks: the path of the mask of each picture that has one, where masks are wanted.
+      labelled: whether it has labels.
     """
 
     names: tuple[str, ...]
@@ -58,6 +59,7 @@ class LabelTable(NamedTuple):
     views: tuple[str, ...] = (FIRST_VIEW,)
     meta: tuple[str, ...] = ()
     masks: Mapping[str, str] = {}
+    labelled: bool = True
 
 
 class RowLabels(NamedTuple):
@@ -68,3 +70,8 @@ class RowLabels(NamedTuple):
     listed: bool
     header: str
     separator: str = ""
+
+    @property
+    def labelled(self) -> bool:
+        """Whether there are labels at all."""
+        return bool(self.names)

@@ -32,7 +32,8 @@ def describe_labels(
         if one_class
         else "any number of labels each"
     )
-    parts = [f"{len(rows)} {'images' if views == 1 else 'cases'}, {kind}: {', '.join(shown)}"]
+    said = f"{kind}: {', '.join(shown)}" if labels.labelled else "no labels"
+    parts = [f"{len(rows)} {'images' if views == 1 else 'cases'}, {said}"]
     if labels.separator:
         parts.append(f"labels separated by {labels.separator!r}")
     if grouped_by:

@@ -70,6 +70,20 @@ class Faithfulness(NamedTuple):
             {name: values[chosen] for name, values in self.scores.items()},
         )
 
+    def spread(self, places: Sequence[int], count: int) -> Faithfulness:
+        """Returns those of ``count`` images, of which these are at ``places``; NaN elsewhere."""
+
+        def wide(values: Float[np.ndarray, "n *t"]) -> Float[np.ndarray, "m *t"]:
+            found = np.full((count, *values.shape[1:]), np.nan)
+            found[list(places)] = values
+            return found
+
+        return Faithfulness(
+            self.shares,
+            {name: wide(values) for name, values in self.probability.items()},
+            {name: wide(values) for name, values in self.scores.items()},
+        )
+
     @staticmethod
     def join(parts: Sequence[Faithfulness]) -> Faithfulness:
         """Returns the curves and scores of several batches of images as one."""

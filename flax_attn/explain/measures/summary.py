@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -35,11 +35,14 @@ class Measured(NamedTuple):
         NaN where it was not taken or is undefined.
       places: the pictures that each measure was taken of.
       without_mask: how many pictures were left out of what needs a mask.
+      without_map: how many were left out of all measures of a map, by its name: those of cases
+        without the picture that it is due to.
     """
 
     values: Mapping[str, Mapping[str, Values]]
     places: Mapping[str, Sequence[int]]
     without_mask: int
+    without_map: Mapping[str, int] = {}
 
 
 class Judged(NamedTuple):
@@ -81,10 +84,23 @@ def judge(
 
 
 def with_control(pictures: Sequence[PictureMaps]) -> MapsByName:
-    """Returns the maps of all pictures by name, then a Gaussian that has not looked at them."""
-    maps = {name: np.stack([each.maps[name] for each in pictures]) for name in pictures[0].maps}
+    """Returns the maps of all pictures by name, then a Gaussian that has not looked at them.
+
+    The map of a picture that has none of this name is NaN.
+    """
+    maps: dict[str, Float[np.ndarray, "n _ _"]] = {}
+    for name in dict.fromkeys(name for each in pictures for name in each.maps):
+        one = next(each.maps[name] for each in pictures if name in each.maps)
+        maps[name] = np.full((len(pictures), *one.shape), np.nan, one.dtype)
+        for i in places_with(name, pictures):
+            maps[name][i] = pictures[i].maps[name]
     height, width, _ = pictures[0].image.shape
     return {**maps, CONTROL: measures.gaussian(len(pictures), (height, width))}
+
+
+def places_with(name: str, pictures: Sequence[PictureMaps]) -> list[int]:
+    """Returns the places of the pictures that have a map of this name; all have the control."""
+    return [i for i, each in enumerate(pictures) if name == CONTROL or name in each.maps]
 
 
 def take_curves(
@@ -97,7 +113,7 @@ def take_curves(
 ) -> dict[str, Faithfulness]:
     """Measures the faithfulness of every map of a view for the class that it explains.
 
-    The control is measured for the likeliest class.
+    The control is measured for the likeliest class. Curves are NaN where there is no map.
     """
     images = np.stack([item.images for item in explained])
     cases = CaseInputs(
@@ -109,10 +125,17 @@ def take_curves(
     likeliest = [int(item.probabilities.argmax()) for item in explained]
     found = {}
     for name, each in maps.items():
-        targets = [item.targets.get(name, k) for item, k in zip(explained, likeliest, strict=True)]
-        found[name] = explainer.faithfulness(
-            each, images, np.array(targets), batch_size=batch_size, view=view, cases=cases
+        there = [i for i, one in enumerate(each) if not np.isnan(one).all()]
+        targets = [explained[i].targets.get(name, likeliest[i]) for i in there]
+        curves = explainer.faithfulness(
+            each[there],
+            images[there],
+            np.array(targets),
+            batch_size=batch_size,
+            view=view,
+            cases=cases.take(np.array(there)),
         )
+        found[name] = curves.spread(there, len(each))
     return found
 
 
@@ -123,7 +146,8 @@ def measure(
 ) -> Measured | None:
     """Takes every measure whose needs are known; returns None when there is none.
 
-    A value is NaN where the map is zero everywhere and the measure is a share of it.
+    A value is NaN where the map is zero everywhere and the measure is a share of it, and where
+    there is no map.
     """
     n = len(pictures)
     masked = [i for i, each in enumerate(pictures) if each.mask is not None]
@@ -140,16 +164,26 @@ def measure(
     values: dict[str, dict[str, Values]] = {}
     for name, each in maps.items():
         values[name] = {}
-        for title, chosen in places.items():
+        there = set(places_with(name, pictures))
+        for title, of_all in places.items():
+            chosen = [i for i in of_all if i in there]
+            found = np.full(n, np.nan)
+            values[name][title] = found
+            if not chosen:
+                continue
             known: dict[str, Any] = {"masks": masks[chosen]}
             if curves is not None:
                 known["curves"] = curves[name].at(chosen)
             of, needs = MEASURES[title]
-            found = np.full(n, np.nan)
             found[chosen] = of(each[chosen], *(known[need] for need in needs))
-            values[name][title] = found
     asks_for_masks = any("masks" in MEASURES[title].needs for title in places)
-    return Measured(values, places, n - len(masked) if asks_for_masks else 0)
+    without_map = {name: n - len(places_with(name, pictures)) for name in maps}
+    return Measured(
+        values,
+        places,
+        n - len(masked) if asks_for_masks else 0,
+        {name: count for name, count in without_map.items() if count},
+    )
 
 
 def summarize(found: Measured) -> tuple[list[str], list[list[str]]]:
@@ -177,7 +211,12 @@ def summary_lines(found: Measured, view: str = "") -> Iterator[str]:
 
 def left_out(found: Measured) -> str:
     """Returns what is said of photographs that some measures leave out, or nothing."""
-    return f"; {found.without_mask} without a mask left out" if found.without_mask else ""
+    parts = [f"; {found.without_mask} without a mask left out" if found.without_mask else ""]
+    parts += [
+        f"; {count} without the picture that it is due to left out of {plain(name)!r}"
+        for name, count in found.without_map.items()
+    ]
+    return "".join(parts)
 
 
 def of_view(view: str) -> str:
@@ -188,8 +227,8 @@ def of_view(view: str) -> str:
 def write_values(path: Path, judged: Sequence[Judged], explained: Sequence[Explained]) -> None:
     """Writes a row for each picture and map, each measure as a share; empty where undefined.
 
-    Pictures that nothing was measured of have no rows. Where a case has several, a column names
-    them.
+    Pictures that nothing was measured of have no rows, nor have maps that a picture has not. Where
+    a case has several, a column names them.
     """
     measured = [each.measured for each in judged if each.measured is not None]
     titles = [title for title in MEASURES if any(title in found.places for found in measured)]
@@ -198,9 +237,11 @@ def write_values(path: Path, judged: Sequence[Judged], explained: Sequence[Expla
         found = each.measured
         for i in sorted({i for places in found.places.values() for i in places}) if found else ():
             assert found is not None
-            for name, values in found.values.items():
+            case = explained[each.cases[i]]
+            for name in _names_at(found.values, case, each.view):
+                values = found.values[name]
                 cells = [_cell(values[title][i]) if title in values else "" for title in titles]
-                rows.append([explained[each.cases[i]].name, *_named(each.view), name, *cells])
+                rows.append([case.name, *_named(each.view), name, *cells])
     _write_csv(path, [["name", *_named(judged[0].view, "picture"), "map", *titles], *rows])
 
 
@@ -213,12 +254,19 @@ def write_curves(path: Path, judged: Sequence[Judged], explained: Sequence[Expla
         ]
         for each in judged
         for i, case in enumerate(each.cases)
-        for name, found in (each.curves or {}).items()
+        for name in _names_at(each.curves or {}, explained[case], each.view)
+        for found in [(each.curves or {})[name]]
         for curve, shares in found.shares.items()
         for t, share in enumerate(shares)
     ]
     header = ["name", *_named(judged[0].view, "picture"), "map", "curve", "share", "probability"]
     _write_csv(path, [header, *rows])
+
+
+def _names_at(names: Iterable[str], case: Explained, view: str) -> list[str]:
+    """Returns which of these maps the picture of a view has, the control among them."""
+    (picture,) = (each for of, each in case.seen if of == view)
+    return [name for name in names if places_with(name, [picture])]
 
 
 def _named(view: str, cell: str | None = None) -> list[str]:

@@ -28,8 +28,7 @@ def main(argv: Sequence[str]) -> None:
       FlaxAttnError: a failure that one line explains; ``cli.run`` prints it.
     """
     parser = cli.Parser(prog="flax-attn export", description=__doc__)
-    cli.add_common(parser)
-    parser.add_argument("run", help="run directory of flax-attn train")
+    cli.add_run(parser)
     parser.add_argument("--out", help=f"new folder to write (default: RUN/{FOLDER})")
     parser.add_argument(
         "--split",

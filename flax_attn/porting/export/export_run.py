@@ -16,6 +16,7 @@ from flax_attn.config import require_pictures_alone
 from flax_attn.data import Split, read_image
 from flax_attn.data.dataset import evenly
 from flax_attn.errors import WeightsError
+from flax_attn.models.tasks import TASKS
 from flax_attn.porting.export.browser_page import PAGE, write_browser_page
 from flax_attn.porting.export.formats import (
     ATTENTION,
@@ -32,8 +33,9 @@ from flax_attn.porting.export.formats import (
 )
 from flax_attn.porting.export.web_runtime import find_runtime
 from flax_attn.runs.directory import Run
-from flax_attn.runs.load import restore_best, thresholds_of
+from flax_attn.runs.load import Restored, restore_best
 from flax_attn.runs.run_cases import case_inputs
+from flax_attn.runs.thresholds import stored_thresholds
 from flax_attn.system.files import digest_file, with_digest, write_json
 from flax_attn.system.folders import new_folder, require_free
 from flax_attn.system.json_text import encode_json
@@ -92,7 +94,7 @@ def export_run(
         program = partial(outputs(conv="exact"), best.params, best.stats)
         info = {
             **_describe(run, expected),
-            "thresholds": thresholds_of(run, best.row),
+            "thresholds": _thresholds(run, best),
             "temperature": best.temperature,
             "epoch": best.epoch,
             "step": best.step,
@@ -126,6 +128,12 @@ def export_run(
             f"with: python -m http.server --directory {out / PAGE}"
         )
     return info
+
+
+def _thresholds(run: Run, best: Restored) -> dict[str, float]:
+    """Returns the thresholds that there are, as they are laid to the probabilities of the files."""
+    found = stored_thresholds(TASKS[run.config.train.task], run.classes, best)
+    return {} if found is None else found.calibrated(best.temperature).known
 
 
 def _compared(run: Run, split: Split) -> dict[str, np.ndarray]:

@@ -7,10 +7,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from flax_attn.models.tasks import TASKS
 from flax_attn.runs.directory import ATTENTION_FILE, CURVES_FILE, Run, names_of_network
-from flax_attn.runs.load import THRESHOLDS, thresholds_of
+from flax_attn.runs.load import temperature_of
 from flax_attn.runs.log import Row
 from flax_attn.runs.published_folder import WEIGHTS_FILE
+from flax_attn.runs.thresholds import THRESHOLDS, stored_thresholds
 from flax_attn.system.files import write_text
 from flax_attn.system.json_text import encode_json
 
@@ -128,8 +130,11 @@ def _numbers(run: Run, row: Row) -> Iterator[tuple[str, str]]:
 def _chosen(run: Run, row: Row) -> Mapping[str, Any]:
     """What was chosen; thresholds as they are laid to the probabilities that readers get."""
     found = {name: value for name, value in row.items() if name not in _OF_TRAINING}
-    if THRESHOLDS in found:
-        found[THRESHOLDS] = thresholds_of(run, row) or "none better than chance"
+    if THRESHOLDS in found and run.published is not None:
+        task = TASKS[run.config.train.task]
+        chosen = stored_thresholds(task, run.classes, run.published)
+        laid = None if chosen is None else chosen.calibrated(temperature_of(row)).known
+        found[THRESHOLDS] = laid or "none better than chance"
     return found
 
 

@@ -17,8 +17,7 @@ def main(argv: Sequence[str]) -> None:
       FlaxAttnError: a failure that one line explains; ``cli.run`` prints it.
     """
     parser = cli.Parser(prog="flax-attn publish", description=__doc__)
-    cli.add_common(parser)
-    parser.add_argument("run", help="run directory of flax-attn train")
+    cli.add_run(parser)
     parser.add_argument("out", metavar="DIR", help="new folder to write")
     parser.add_argument(
         "--no-photographs",

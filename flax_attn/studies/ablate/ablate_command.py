@@ -1,4 +1,4 @@
-"""Compare scores and alignments under one budget: ``flax-attn ablate``."""
+"""Compare scores, alignments and relations under one budget: ``flax-attn ablate``."""
 
 from __future__ import annotations
 
@@ -6,23 +6,29 @@ import logging
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from flax_attn.attention import alignment_of, check_asked
 from flax_attn.config import Config, dataset_entry, make_config
 from flax_attn.data import Dataset, open_dataset
 from flax_attn.data.dataset import settle_task
+from flax_attn.data.metadata import MetaScale
 from flax_attn.data.views import random_subset
 from flax_attn.errors import UsageError
 from flax_attn.models import build_model, functional
 from flax_attn.runs.conditions import deciding_numbers, remember
 from flax_attn.runs.directory import locked, require_usable
 from flax_attn.studies.ablate import table
-from flax_attn.studies.ablate.grid import Bench, Combination, Row, object_masks, run_combination
+from flax_attn.studies.ablate.axes import (
+    Combination,
+    add_axes,
+    check_grid,
+    combination_of,
+    take_grid,
+)
+from flax_attn.studies.ablate.grid import Bench, Row, object_masks, run_combination
 from flax_attn.studies.ablate.grid_figure import draw_grid
 from flax_attn.studies.rows import ROWS_FILE, write_csv, write_rows
 from flax_attn.system import cli
@@ -45,8 +51,7 @@ REMEDY = "choose another --out"
 def main(argv: Sequence[str]) -> None:
     parser = cli.Parser(prog="flax-attn ablate", description=__doc__)
     cli.add_common(parser)
-    parser.add_argument("--scores", nargs="+", choices=CHOICES["score"], default=CHOICES["score"])
-    parser.add_argument("--norms", nargs="+", choices=CHOICES["norm"], default=CHOICES["norm"])
+    add_axes(parser)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--train-subset", type=int, help="train on this many images only")
     parser.add_argument("--out", help="folder of the results (default: runs/ablation-<data set>)")
@@ -56,11 +61,8 @@ def main(argv: Sequence[str]) -> None:
     use_compilation_cache(config.run.compilation_cache)
     if not config.train.freeze_backbone:
         raise UsageError("the grid trains on frozen features: drop --no-freeze-backbone")
-    for norm in args.norms:
-        alignment_of(replace(config.model, norm=norm))
-    for score in args.scores:
-        known = not dataset_entry(config.data.dataset).may_have_cases
-        check_asked(replace(config.model, score=score), cases_known=known)
+    grid = take_grid(vars(args))
+    check_grid(grid, config, cases_known=not dataset_entry(config.data.dataset).may_have_cases)
     if len(set(args.seeds)) < len(args.seeds) or min(args.seeds) < 0:
         raise UsageError(f"--seeds takes different numbers from 0 on, got {args.seeds}")
     out = Path(args.out or f"runs/ablation-{config.data.dataset}")
@@ -78,18 +80,20 @@ def main(argv: Sequence[str]) -> None:
     if args.train_subset is not None:
         part = random_subset(dataset.splits["train"], args.train_subset, seed=0)
         dataset = replace(dataset, splits={**dataset.splits, "train": part})
+    config, metadata = settle_cases(config, dataset.splits["train"])
+    check_grid(grid, config, cases_known=True)
     # To be told of an unknown class before weights are fetched.
     labels = np.asarray(dataset.splits["train"].labels)
     resolve_class_weights(config.train.class_weights, labels, dataset.classes)
     initial = resolve_initial(config, dataset.classes)
-    grid = [Combination(score, norm) for norm, score in product(args.norms, args.scores)]
     with locked(out, flag="--out"):
-        run_grid(config, dataset, initial, grid, args.seeds, out=out)
+        run_grid(config, dataset, metadata, initial, grid, args.seeds, out=out)
 
 
 def run_grid(
     config: Config,
     dataset: Dataset,
+    metadata: MetaScale | None,
     initial: Initial,
     grid: Sequence[Combination],
     seeds: Sequence[int],
@@ -106,10 +110,10 @@ def run_grid(
       UsageError: nothing can be written into ``out``.
     """
     remember(out / "conditions.json", _conditions(config, dataset, initial), remedy=REMEDY)
-    bench = _bench(config, dataset, initial)
+    bench = _bench(config, dataset, metadata, initial)
     file = out / ROWS_FILE
     rows = table.read_rows(file)
-    done = {(row["score"], row["norm"], row["seed"]) for row in rows}
+    done = {(*combination_of(row), row["seed"]) for row in rows}
     for number, combination in enumerate(grid, start=1):
         left = [seed for seed in seeds if (*combination, seed) not in done]
         if not left:
@@ -121,7 +125,7 @@ def run_grid(
                 write_rows(file, rows)
         mean = sum(row["accuracy"] for row in rows[-len(left) :]) / len(left)
         _log.info(
-            f"{number}/{len(grid)} {combination.score} × {combination.norm}: "
+            f"{number}/{len(grid)} {table.title(combination, grid)}: "
             f"accuracy {mean:.4f}, {time.perf_counter() - started:.0f} s"
         )
     with writing(f"the tables in {out}"):
@@ -139,8 +143,7 @@ def _conditions(config: Config, dataset: Dataset, initial: Initial) -> dict[str,
     }
 
 
-def _bench(config: Config, dataset: Dataset, initial: Initial) -> Bench:
-    config, metadata = settle_cases(config, dataset.splits["train"])
+def _bench(config: Config, dataset: Dataset, metadata: MetaScale | None, initial: Initial) -> Bench:
     cases = inputs_of(dataset, config, metadata)
     # Of this network only the backbone is used: options of an alignment are for its gates.
     model = replace(config.model, temperature=None, window=None, estimator=None)
@@ -149,7 +152,8 @@ def _bench(config: Config, dataset: Dataset, initial: Initial) -> Bench:
     )
     params, stats = initial.fill(params, stats)
     train, val = example_sources(config, structure, params, stats, dataset, cases=cases)
-    return Bench(config, dataset.classes, train, val, object_masks(dataset.splits["val"]))
+    objects = object_masks(dataset.splits["val"])
+    return Bench(config, dataset.classes, train, val, objects, cases[1].present)
 
 
 def _report(rows: Sequence[Row], config: Config, out: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax
@@ -23,10 +22,12 @@ from flax_attn.explain.measures.concentration import (
 )
 from flax_attn.explain.measures.localisation import energy_inside, pointing_game
 from flax_attn.models import MODELS, build_model, functional
+from flax_attn.models.cases import maps_there
 from flax_attn.models.functional import BACKBONE, Arrays
-from flax_attn.models.network import named_maps
+from flax_attn.models.network import VIEWS, named_maps
 from flax_attn.models.tasks import TASKS
 from flax_attn.runs.state import TrainState
+from flax_attn.studies.ablate.axes import Combination
 from flax_attn.training.class_weights import resolve_class_weights
 from flax_attn.training.evaluation import evaluate_examples
 from flax_attn.training.optimizer import make_optimizer
@@ -34,17 +35,6 @@ from flax_attn.training.sources import ExampleSource, steps_per_epoch
 from flax_attn.training.step import EvalStep, init_state, make_eval_step, make_train_step
 
 Row = dict[str, Any]
-
-
-class Combination(NamedTuple):
-    """One cell of the grid."""
-
-    score: str
-    norm: str
-
-    def of(self, config: Config) -> Config:
-        """Returns the configuration with this score and alignment."""
-        return replace(config, model=replace(config.model, score=self.score, norm=self.norm))
 
 
 class Bench(NamedTuple):
@@ -55,6 +45,7 @@ class Bench(NamedTuple):
     train: ExampleSource
     val: ExampleSource
     objects: Bool[np.ndarray, "n k s s"] | None
+    present: Bool[np.ndarray, "n v"] | None = None
 
 
 def run_combination(bench: Bench, combination: Combination, seeds: Sequence[int]) -> Iterator[Row]:
@@ -123,9 +114,14 @@ def _judge(step: EvalStep, state: TrainState, bench: Bench, config: Config) -> d
         task=TASKS[config.train.task],
         keep_attention=True,
     )
-    maps = named_maps(judged.attention, config.model, bench.classes)
+    there = {} if bench.present is None else maps_there(config.model, bench.present)
+    measured: dict[str, float] = {}
+    for gate, value in judged.attention.items():
+        if gate != VIEWS:  # whose map has a place for each picture, and none in any of them
+            maps = named_maps({gate: value}, config.model, bench.classes)
+            measured |= measure(maps, bench.objects, there.get(gate))
     metrics = {k: v for k, v in judged.metrics.items() if k != "images_per_second"}
-    return {**metrics, **measure(maps, bench.objects)}
+    return {**metrics, **measured}
 
 
 def _head(config: Config, num_classes: int, key: Key[Array, ""]) -> Arrays:
@@ -154,8 +150,9 @@ def object_masks(split: Split) -> Bool[np.ndarray, "n k s s"] | None:
 def measure(
     attention: Mapping[str, Float[np.ndarray, "n _ _"]],
     objects: Bool[np.ndarray, "n k s s"] | None,
+    there: Bool[np.ndarray, "n"] | None = None,
 ) -> dict[str, float]:
-    """Returns means over the images, by measure and map.
+    """Returns means over the images, or over those whose maps are ``there``, by measure and map.
 
     ``entropy`` is normalised to [0, 1]; ``area90`` the share of the image that holds 90 % of the
     attention. With objects: ``energy`` inside them, ``pointing`` game, ``attended`` share of the
@@ -163,10 +160,13 @@ def measure(
     """
     found: dict[str, float] = {}
     for name, value in attention.items():
-        maps = jnp.asarray(value)
+        maps = jnp.asarray(value if there is None else value[there])
+        if not len(maps):
+            continue
         measures = {"entropy": normalized_entropy(maps), "area90": area_holding(maps)}
         if objects is not None:
-            masks, union = jnp.asarray(objects), jnp.asarray(objects.any(1))
+            known = objects if there is None else objects[there]
+            masks, union = jnp.asarray(known), jnp.asarray(known.any(1))
             measures |= {
                 "energy": energy_inside(maps, union),
                 "pointing": pointing_game(maps, union),

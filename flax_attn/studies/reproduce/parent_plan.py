@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
 
-from flax_attn.config import Config, dataset_entry, make_config, validate
+from flax_attn.config import OF_SOME_NETWORKS, Config, dataset_entry, make_config, validate
 from flax_attn.data import Dataset
 from flax_attn.data.dataset import MaskedSplit, mask_digest_of
 from flax_attn.data.region_masks import read_region_masks
@@ -208,10 +208,10 @@ def make_parent_plan(
     }
     chosen = {**({} if full else QUICK_SETTINGS), **given, "norm": SIGMOID}
     preset = "parent_paper" if full else None
-    config = make_config(chosen, preset=preset)
+    config = make_config(chosen, preset=preset, idle=OF_SOME_NETWORKS)
     asked = bool(settings.keys() & region.keys())
     if asked or dataset_entry(config.data.dataset).masks is not None:
-        make_config({**chosen, **region}, preset=preset)
+        make_config({**chosen, **region}, preset=preset, idle=OF_SOME_NETWORKS)
     if config.train.task == "multilabel":
         raise UsageError(
             f"the paper tells one class from all others; --dataset {config.data.dataset} has "
@@ -222,5 +222,5 @@ def make_parent_plan(
     check_sizes(of_size)
     plan = ParentPlan(config, of_size, region, asked, positive)
     for run in replace(plan, masks="").runs().values():
-        validate(run)
+        validate(run, idle=OF_SOME_NETWORKS)
     return plan

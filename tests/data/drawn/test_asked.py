@@ -148,7 +148,7 @@ def test_the_label_is_the_species_of_the_animal_asked_for() -> None:
 def test_a_picture_asks_both_scenes_of_a_pair() -> None:
     split = opened("picture").splits["val"]
     flat, places = photographs_of(split)
-    assert form_of(split) == (("scene", "question"), ()) and len(flat.names) == 4 + 8
+    assert form_of(split) == (("scene", "question"), (), True) and len(flat.names) == 4 + 8
     assert (presence_of(split) == 1).all()
     np.testing.assert_array_equal(places[:4, 1], places[4:8, 1])
     names = [flat.names[i] for i in places[6]]

@@ -36,7 +36,7 @@ def test_columns_of_metadata_are_told_by_their_headers(
     dataset = opened(tmp_path, header)
     assert dataset.classes == ("cat", "dog")
     for split in dataset.splits.values():
-        assert form_of(split) == (views, columns)
+        assert form_of(split) == (views, columns, True)
 
 
 def test_a_column_that_a_flag_names_is_that_of_labels(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from PIL import Image
 from flax_attn.config import Config
 from flax_attn.data import open_split, read_image
 from flax_attn.data.framing import decode_photograph
+from flax_attn.explain.predictions import Asking
 from flax_attn.explain.predictor import open_predictor
 from flax_attn.explain.trained_run import load
 from flax_attn.models import build_model, functional
@@ -277,7 +278,7 @@ def test_an_export_predicts_as_the_run_does(
     assert (network.classes, network.task, network.metadata) == (run.classes, run.task, None)
     np.testing.assert_equal(network.thresholds, run.thresholds)
     squares = np.stack([decode_photograph(file, network.data) for file in files])
-    expected, got = run.predict(files), network.predict_squares(squares, batch_size=2)
+    expected, got = run.predict(files), network.predict_squares(squares, Asking(2))
     np.testing.assert_array_equal(got.images, expected.images)
     np.testing.assert_allclose(got.probabilities, expected.probabilities, atol=chain(5, 72))
     assert got.attention.keys() == expected.attention.keys()

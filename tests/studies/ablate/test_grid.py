@@ -28,3 +28,13 @@ def test_measures_are_averaged_over_the_maps_they_were_taken_of() -> None:
     row = {"entropy_pool3": 0.2, "entropy_pool4": 0.4, "area90_pool3": math.nan}
     assert mean_over_maps(row, "entropy") == pytest.approx(0.3)
     assert math.isnan(mean_over_maps(row, "area90")) and math.isnan(mean_over_maps(row, "energy"))
+
+
+def test_maps_that_are_none_enter_no_mean() -> None:
+    maps = {"clinic pool3": np.stack([np.eye(2), np.zeros((2, 2))]).astype(np.float32)}
+    objects = np.zeros((2, 1, 4, 4), bool)
+    objects[0, 0, :2, :2] = objects[1, 0, 2:] = True
+    found = measure(maps, objects, np.array([True, False]))
+    alone = measure({"clinic pool3": maps["clinic pool3"][:1]}, objects[:1])
+    assert found == alone and found["pointing_clinic pool3"] == 0.5
+    assert measure(maps, objects, np.zeros(2, bool)) == {}

@@ -10,11 +10,13 @@ import pytest
 
 from flax_attn.errors import CheckpointError
 from flax_attn.studies.ablate import table
+from flax_attn.studies.ablate.axes import Combination
 from flax_attn.studies.rows import ROWS_FILE, write_csv, write_rows
 
 
 def row(norm: str, seed: int, accuracy: float) -> dict:
-    each = {"score": "gate", "norm": norm, "seed": seed, "parameters": 7, "seconds": 1.0}
+    cell = Combination("gate", norm)._asdict()
+    each = {**cell, "seed": seed, "parameters": 7, "seconds": 1.0}
     judged = {"accuracy": accuracy, "average_precision": 0.5, "roc_auc": accuracy}
     return {**each, **judged, "entropy_pool3": 0.2, "entropy_pool4": 0.4}
 
@@ -72,3 +74,11 @@ def test_equal_seeds_have_an_interval_of_no_width() -> None:
     assert "1.0000 ± 0.0000" in table.markdown([summary], by="accuracy")
     (single,) = table.summarize([row("sigmoid", 0, 1.0)])
     assert "one seed, no interval" in table.verdict([single], by="accuracy")
+
+
+def test_a_table_has_a_column_for_each_axis_that_varies() -> None:
+    each = [{**row("sigmoid", 0, 0.6), "relation": name} for name in ("own", "own+parallel")]
+    text = table.markdown(table.summarize(each), by="accuracy")
+    assert text.startswith("| score | norm | relation | seeds |")
+    assert "| gate | sigmoid | own+parallel | 1 |" in text and "query" not in text
+    assert "gate × sigmoid × own, 0.6" in table.verdict(table.summarize(each), by="accuracy")
