@@ -54,6 +54,7 @@ def grad_cam(
 
     Source: Selvaraju et al. (2017), equations 1 and 2.
     """
+    image = normalized(image, forward)
     activation, gradient = linearize(forward, image, class_index, stage)
     return by_case(weighted_sum(activation, gradient.mean((1, 2))), image)
 
@@ -78,6 +79,7 @@ def grad_cam_pp(
 
     Source: Chattopadhyay et al. (2018), equation 19 for α.
     """
+    image = normalized(image, forward)
     activation, gradient = linearize(forward, image, class_index, stage)
     total = activation.sum((1, 2), keepdims=True)
     positive = positive_part(gradient)
@@ -97,6 +99,7 @@ def hires_cam(
 
     Source: Draelos and Carin (2020), Use HiResCAM instead of Grad-CAM.
     """
+    image = normalized(image, forward)
     activation, gradient = linearize(forward, image, class_index, stage)
     return by_case(positive_part((activation * gradient).sum(-1)), image)
 
@@ -129,6 +132,7 @@ def score_cam(
 
     Source: Wang et al. (2020), section 3 and algorithm 1.
     """
+    image = normalized(image, forward)
     cases = by_case(_activation(forward, image, stage), image)
     channels = cases.shape[-1]
     views = math.prod(image.shape[1:-3])
@@ -169,7 +173,7 @@ def _scores(
     masks = scale_to_unit(enlarge(small, (h, w))).reshape(b, together, h, w, 1)
     if several:
         masks = jnp.ones((b, together, *several, h, w, 1), masks.dtype).at[:, :, view].set(masks)
-    masked = normalized(image, forward)[:, None] * masks
+    masked = image[:, None] * masks
     repeated = of_places(forward, jnp.repeat(jnp.arange(b), together))
     logits = repeated(masked.reshape(b * together, *several, h, w, 3))[0]
     return class_logit(logits, jnp.repeat(class_index, together)).reshape(b, together)

@@ -77,6 +77,7 @@ def attributions(
 
     Source: Sundararajan, Taly and Yan (2017), equation 1.
     """
+    image = normalized(image, forward)
     together = min(steps, max(1, batch_size // math.prod(image.shape[:-3])))
     nodes, weights = np.polynomial.legendre.leggauss(steps)
     # From [-1, 1] to [0, 1]; nodes of weight zero fill the last round up.

@@ -20,8 +20,9 @@ from flax_attn.data.metadata import MetaScale
 from flax_attn.errors import DataError, UsageError
 from flax_attn.explain.forward import NetworkForward, network_forward
 from flax_attn.models import Network, functional
+from flax_attn.models.cases import view_weights
 from flax_attn.models.functional import Arrays, Structure
-from flax_attn.models.network import named_maps
+from flax_attn.models.network import VIEWS, named_maps
 from flax_attn.models.tasks import TASKS, Task, names_of
 from flax_attn.ops.symmetries import Symmetry
 from flax_attn.runs.directory import Run
@@ -33,7 +34,7 @@ from flax_attn.training.evaluation import Evaluation, evaluate_examples
 from flax_attn.training.judging import Thresholds, stored_thresholds
 from flax_attn.training.sources import ImageExamples
 from flax_attn.training.step import EvalStep, Examples, make_eval_step
-from flax_attn.training.test_time import parse_tta
+from flax_attn.training.test_time import parse_tta, require_unmoved
 
 # A photograph as people have it: a path, an opened image, or pixels [h, w, 3] of 8 bits.
 Photograph = str | os.PathLike[str] | Image.Image | UInt8[np.ndarray, "_ _ 3"]
@@ -45,7 +46,9 @@ class Predictions(NamedTuple):
     ``probabilities`` are of ``classes``, in their order, at the run's temperature where it has one,
     and ``decided`` says for each class whether an image is said to have it. ``attention`` holds the
     maps of the gates by name. ``images`` are the photographs as the network sees them: what maps
-    lie over, and what the methods of ``explain`` take.
+    lie over, and what the methods of ``explain`` take; maps of views (``--views``) lie over
+    ``shown_views`` of them. ``weights`` are those of the views, where a gate joins them
+    (``--view-merge attend``), else None.
     """
 
     classes: tuple[str, ...]
@@ -53,6 +56,7 @@ class Predictions(NamedTuple):
     decided: Bool[np.ndarray, "n k"]
     attention: dict[str, Float[np.ndarray, "n _ _"]]
     images: UInt8[np.ndarray, "n s s 3"]
+    weights: Float[np.ndarray, "n v"] | None = None
 
     @property
     def labels(self) -> list[str]:
@@ -129,7 +133,7 @@ class TrainedRun:
           ImageError: a photograph cannot be used.
           UsageError: cases of several pictures; no photograph, or one that is not in a list;
             pixels that are not of 8 bits, or not [h, w, 3]; a ``batch_size`` below 1; another
-            ``tta``.
+            ``tta``, or one that moves views.
         """
         _refuse_one(images)
         parse_tta(tta)
@@ -162,9 +166,10 @@ class TrainedRun:
             labels, everyone = self.task.blank(count, len(self.classes)), np.ones(count, bool)
             examples = Examples(filled, labels, everyone, meta=meta)
             said = step(self.params, self.stats, examples)[1]
-            maps = named_maps(said.attention, self.config.model, self.classes)
             own, logits = np.asarray(said.probabilities), np.asarray(said.logits)
-            return Computed(own, logits, maps)
+            of_gates = {name: m for name, m in said.attention.items() if name != VIEWS}
+            maps = named_maps(of_gates, self.config.model, self.classes)
+            return Computed(own, logits, maps, view_weights(said.attention, own))
 
         temperature = self.temperature if calibrated else None
         return predict_in_batches(
@@ -179,6 +184,11 @@ class TrainedRun:
     def data(self) -> DataConfig:
         """How photographs are read."""
         return self.config.data
+
+    @property
+    def views(self) -> str | None:
+        """What ``--views`` named, whose maps lie over views of an image; None for the image."""
+        return self.config.model.views
 
     @property
     def task(self) -> Task:
@@ -207,22 +217,28 @@ class TrainedRun:
     def _step(self, tta: str | None) -> EvalStep:
         """Returns the step that averages over symmetries, made once for each choice of them."""
         under = parse_tta(tta)
+        require_unmoved(tta, self.views)
         if under not in self._steps:
             self._steps[under] = make_eval_step(self.structure, self.task, under=under)
         return self._steps[under]
 
 
 class Computed(NamedTuple):
-    """What a network computes of b images: its own probabilities, logits, and maps by name."""
+    """What a network computes of b images: its own probabilities, logits, and maps by name.
+
+    ``weights`` are those of its views, where a gate joins them.
+    """
 
     probabilities: Float[np.ndarray, "b k"]
     logits: Float[np.ndarray, "b k"]
     maps: Mapping[str, Float[np.ndarray, "b _ _"]]
+    weights: Float[np.ndarray, "b v"] | None = None
 
     def first(self, count: int) -> Computed:
         """Returns what is of the first ``count`` images."""
         maps = {name: value[:count] for name, value in self.maps.items()}
-        return Computed(self.probabilities[:count], self.logits[:count], maps)
+        weights = None if self.weights is None else self.weights[:count]
+        return Computed(self.probabilities[:count], self.logits[:count], maps, weights)
 
 
 def predict_in_batches(
@@ -248,12 +264,14 @@ def predict_in_batches(
     own = np.concatenate([out.probabilities for out in outputs])
     logits = np.concatenate([out.logits for out in outputs])
     names = outputs[0].maps
+    weights = [out.weights for out in outputs if out.weights is not None]
     return Predictions(
         classes=classes,
         probabilities=calibrate(task, own, logits, temperature),
         decided=task.decide(own),
         attention={name: np.concatenate([out.maps[name] for out in outputs]) for name in names},
         images=squares,
+        weights=np.concatenate(weights) if weights else None,
     )
 
 

@@ -89,11 +89,11 @@ def maps_by_view(
 
     Those of networks of single pictures are of the only one.
     """
-    if not config.view_names:
+    if not config.all_views:
         return [named_maps(attention, config, classes)]
     view_of = views_of_maps(config)
     found = []
-    for view, word in enumerate(config.view_names):
+    for view, word in enumerate(config.all_views):
         own = {name: value for name, value in attention.items() if view_of.get(name) == view}
         maps = named_maps(own, config, classes)
         found.append({name.removeprefix(f"{word} "): value for name, value in maps.items()})
