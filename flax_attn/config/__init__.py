@@ -4,8 +4,8 @@ The command line, the presets and ``config.json`` are all derived from these fie
 follows from a setting (resuming, studies, several processes, refusals) from its tags
 (``setting``). Four files hold the settings of a section each: ``model_settings``,
 ``data_settings``, ``train_settings`` and ``run_settings``; ``configuration`` joins them. A file
-imports only files before it: ``setting``, ``values``, ``derived_views``, ``backbones``, the sections,
-``configuration``, ``datasets``, ``ranges``, ``checks``, ``presets``.
+imports only files before it: ``setting``, ``values``, ``derived_views``, ``backbones``, the
+sections, ``configuration``, ``datasets``, ``ranges``, ``checks``, ``presets``.
 
 Refuses anything but plain values: no arrays, no files, and never jax.
 

@@ -151,5 +151,7 @@ def _say(
             {name: maps[i] for name, maps in said.attention.items()},
             said.images[i],
             predictor.views,
-            None if said.weights is None else dict(zip(names, said.weights[i].tolist(), strict=True)),
+            None
+            if said.weights is None
+            else dict(zip(names, said.weights[i].tolist(), strict=True)),
         )

@@ -36,8 +36,8 @@ def calibrate(
     For every convolution with output z (its bias included), whose normalisation computes
     ``a z + c``: running mean m and variance v (unbiased) become those of z over the images
     and locations, scale becomes ``a sqrt(v + eps)`` and bias ``c + a m``. The module is a
-    ``VGG`` or a network with one as its ``backbone``, whose views of an image (``--views``) count as
-    images.
+    ``VGG`` or a network with one as its ``backbone``, whose views of an image count as images
+    (``--views``).
 
     As the function stays, so do the inputs of every layer: one pass over ``batches`` is enough for
     all layers. Moments of a batch are float32, their sums float64.
