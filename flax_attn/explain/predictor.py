@@ -14,7 +14,8 @@ from jaxtyping import UInt8
 from flax_attn.config import DataConfig, ModelConfig, check_ranges, require_pictures_alone
 from flax_attn.data.metadata import MetaScale
 from flax_attn.errors import UsageError, WeightsError
-from flax_attn.explain.trained_run import Computed, Predictions, load, predict_in_batches
+from flax_attn.explain.predictions import Computed, Predictions, predict_in_batches
+from flax_attn.explain.trained_run import load
 from flax_attn.models.cases import view_weights
 from flax_attn.models.network import VIEWS, named_maps
 from flax_attn.models.tasks import TASKS, Task

@@ -10,7 +10,7 @@ from PIL import Image
 
 from flax_attn.config import DataConfig
 from flax_attn.data.metadata import MetaScale
-from flax_attn.explain.trained_run import Predictions
+from flax_attn.explain.predictions import Predictions
 from flax_attn.models.tasks import TASKS, Task
 from flax_attn.training.judging import Thresholds
 
@@ -23,6 +23,7 @@ class Brightness:
     cut: float | None = None
     has_maps: bool = True
     takes_tta: bool = True
+    views: str | None = None
     temperature: float | None = None
     metadata: MetaScale | None = None
     data: DataConfig = DataConfig(image_size=32)
