@@ -4,9 +4,9 @@
     python -m benchmarks.derived_views animal --out runs/animal --image-size 384
     python -m benchmarks.derived_views cues --out runs/cues
 
-``photographs`` trains one view, ``crops:2``, ``crops:3``, ``scales:2`` and ``rgb,lab,edges``, joined by
-concatenation and by a gate, on any data set, three seeds each, under otherwise equal settings (all
-flags of ``flax-attn train`` are taken). ``animal`` draws an animal of 64 of 384 pixels and asks
+``photographs`` trains one view, ``crops:2``, ``crops:3``, ``scales:2`` and ``rgb,lab,edges``, joined
+by concatenation and by a gate, on any data set, three seeds each, under otherwise equal settings
+(all flags of ``flax-attn train`` are taken). ``animal`` draws an animal of 64 of 384 pixels and asks
 whether the heaviest crop has most of it. ``cues`` draws pictures of two kinds: of one the hue is
 random and the species is the class, of the other the shapes are blurred and the tint is the class;
 it asks whether the weight of a view tells the kinds apart.

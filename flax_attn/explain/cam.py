@@ -49,7 +49,7 @@ def scale_to_unit(maps: Float[Array, "b h w"]) -> Float[Array, "b h w"]:
 @partial(jax.jit, static_argnames="stage")
 def grad_cam(
     forward: Forward, image: Images, class_index: Int[AnyArray, "b"], stage: str
-) -> Float[Array, "b *v p q"]:
+) -> Float[Array, "b *u p q"]:
     """Returns Grad-CAM: ``ReLU(Σ_k mean_ij(g_kij) A_k)``.
 
     Source: Selvaraju et al. (2017), equations 1 and 2.
@@ -67,7 +67,7 @@ def grad_cam_pp(
     stage: str,
     *,
     epsilon: float = 0.0,
-) -> Float[Array, "b *v p q"]:
+) -> Float[Array, "b *u p q"]:
     """Returns Grad-CAM++: ``ReLU(Σ_k w_k A_k)`` with ``w_k = Σ_ij α_kij ReLU(g_kij)``.
 
     ``α_kij = g² / (2 g² + g³ Σ_ab A_kab + epsilon)`` with g = g_kij. The score of the article is
@@ -92,7 +92,7 @@ def grad_cam_pp(
 @partial(jax.jit, static_argnames="stage")
 def hires_cam(
     forward: Forward, image: Images, class_index: Int[AnyArray, "b"], stage: str
-) -> Float[Array, "b *v p q"]:
+) -> Float[Array, "b *u p q"]:
     """Returns HiRes-CAM, ``ReLU(Σ_k g_k A_k)``: a product at each location, before any mean.
 
     The article's map is signed; this is its positive part, as for the other maps.
@@ -118,7 +118,7 @@ def score_cam(
     stage: str,
     *,
     batch_size: int = 64,
-) -> Float[Array, "b *v p q"]:
+) -> Float[Array, "b *u p q"]:
     """Returns Score-CAM, ``ReLU(Σ_k softmax_k(s_k) A_k)``; s_k is the logit of ``image · M_k``.
 
     ``M_k`` is channel k enlarged to the image and scaled to [0, 1]; it multiplies the normalised

@@ -124,7 +124,7 @@ class Network(nnx.Module):
         """Makes the layers that ``classify`` applies."""
         raise NotImplementedError
 
-    def normalize(self, image: UInt8[AnyArray, "b *v h w 3"]) -> Float[Array, "b *w h w 3"]:
+    def normalize(self, image: UInt8[AnyArray, "b *v h w 3"]) -> Float[Array, "b *u h w 3"]:
         """Returns bytes as the normalised images that this network takes.
 
         Of single pictures these are the views that it derives from them, where it does (``views``);

@@ -33,9 +33,9 @@ def attention_panels(
     """Returns up to eight images of the split, the classes in turn, with their attention maps.
 
     ``cases`` are what the network is given beside, and ``temperature`` calibrates the probabilities
-    that are shown. Each picture that a case has is a panel of its
-    own, titled by its name and, where a gate joins the pictures, its weight; there are up to eight
-    panels in all. The list is empty when the network has no gates.
+    that are shown. Each picture that a case has is a panel of its own, titled by its name and,
+    where a gate joins the pictures, its weight; there are up to eight panels in all, or those of
+    one case that has more. The list is empty when the network has no gates.
     """
     task, classes = TASKS[run.config.train.task], run.classes
     truth = task.truth(np.asarray(split.labels), len(classes))

@@ -225,7 +225,7 @@ def write_weights(path: Path, judged: Sequence[Judged], explained: Sequence[Expl
     """Writes a row for each case: its name, and what each of its pictures weighs, 0 if missing."""
     del judged
     rows = [
-        [item.name, *(_cell((picture and picture.weight) or 0.0) for picture in item.pictures)]
+        [item.name, *(_cell(0.0 if p is None else p.weight or 0.0) for p in item.pictures)]
         for item in explained
     ]
     _write_csv(path, [["name", *explained[0].views], *rows])
