@@ -4,12 +4,12 @@
     python -m benchmarks.derived_views animal --out runs/animal --image-size 384
     python -m benchmarks.derived_views cues --out runs/cues
 
-``photographs`` trains one view, ``crops:2``, ``crops:3``, ``scales:2`` and ``rgb,lab,edges``, joined
-by concatenation and by a gate, on any data set, three seeds each, under otherwise equal settings
-(all flags of ``flax-attn train`` are taken). ``animal`` draws an animal of 64 of 384 pixels and asks
-whether the heaviest crop has most of it. ``cues`` draws pictures of two kinds: of one the hue is
-random and the species is the class, of the other the shapes are blurred and the tint is the class;
-it asks whether the weight of a view tells the kinds apart.
+``photographs`` trains one view, ``crops:2``, ``crops:3``, ``scales:2`` and ``rgb,lab,edges``,
+joined by concatenation and by a gate, on any data set, three seeds each, under otherwise equal
+settings (all flags of ``flax-attn train`` are taken). ``animal`` draws an animal of 64 of 384
+pixels and asks whether the heaviest crop has most of it. ``cues`` draws pictures of two kinds: of
+one the hue is random and the species is the class, of the other the shapes are blurred and the tint
+is the class; it asks whether the weight of a view tells the kinds apart.
 
 Accuracy and ROC AUC are of the validation part at the best epoch, the mean over the seeds of the
 estimates and of the bounds of their bootstrap intervals (95 %). ``results.json`` in the folder has
