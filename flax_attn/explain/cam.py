@@ -173,7 +173,7 @@ def _scores(
     masks = scale_to_unit(enlarge(small, (h, w))).reshape(b, together, h, w, 1)
     if several:
         masks = jnp.ones((b, together, *several, h, w, 1), masks.dtype).at[:, :, view].set(masks)
-    masked = image[:, None] * masks
+    masked = jnp.asarray(image)[:, None] * masks
     repeated = of_places(forward, jnp.repeat(jnp.arange(b), together))
     logits = repeated(masked.reshape(b * together, *several, h, w, 3))[0]
     return class_logit(logits, jnp.repeat(class_index, together)).reshape(b, together)
