@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, UInt8
 
 from flax_attn.config import DerivedViews, parse_views
-from flax_attn.ops.views import COLOURS, WHITE, cut_windows
+from flax_attn.ops.picture_views import COLOURS, WHITE, cut_windows
 
 AnyArray = Array | np.ndarray
 

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from flax_attn.ops.views import cut_windows, find_edges, to_lab
+from flax_attn.ops.picture_views import cut_windows, find_edges, to_lab
 
 SIZE = 12
 
