@@ -38,7 +38,7 @@ class Request(NamedTuple):
     classes: Sequence[int] = ()
 
 
-class Shown(NamedTuple):
+class ShownPictures(NamedTuple):
     """The pictures of a batch that maps lie over; of cases, and of views, with an axis for them."""
 
     images: UInt8[np.ndarray, "m *v s s 3"]
@@ -185,11 +185,11 @@ class Explainer:
             _check_finite(item)
             yield item
 
-    def _shown(self, photographs: Photographs, places: Int[np.ndarray, "m"]) -> Shown:
+    def _shown(self, photographs: Photographs, places: Int[np.ndarray, "m"]) -> ShownPictures:
         """The pictures that maps lie over, and their masks."""
         views = self._config.model.views
         masks = None if photographs.masks is None else photographs.masks[places]
-        return Shown(
+        return ShownPictures(
             shown_views(views, photographs.images[places]),
             None if masks is None else shown_masks(views, masks),
         )
@@ -235,7 +235,7 @@ class Explainer:
 
 
 def _picture(
-    shown: Shown,
+    shown: ShownPictures,
     view: int,
     maps: Mapping[str, Float[np.ndarray, "b _ _"]],
     i: int,
