@@ -92,7 +92,7 @@ def check_case(config: ModelConfig) -> None:
 
 def view_count(config: ModelConfig) -> int:
     """Returns how many views a case has."""
-    return max(1, len(config.view_names))
+    return max(1, len(config.all_views))
 
 
 def query_of(config: ModelConfig, relation: str) -> tuple[str, ...]:
@@ -156,7 +156,7 @@ def gate_name(tap: str, relation: str, look: Pass, config: ModelConfig) -> str:
     Views that can take each other's place share one; named ones have gates of their own.
     """
     parts = [tap, *([relation] if relation != "own" else []), *([look.role] if look.role else [])]
-    if view_count(config) > 1 and not config.views_alike:
+    if view_count(config) > 1 and not config.share_gates:
         parts.append(f"view{1 + (look.view if look.after is None else look.after)}")
     return "_".join(parts)
 
@@ -165,11 +165,11 @@ def map_name(tap: str, relation: str, look: Pass, config: ModelConfig) -> str:
     """Returns the name of a pass's map and vector, such as ``pool3`` or ``clinic pool3``."""
     if view_count(config) == 1:
         return tap
-    words = [config.view_names[look.view], tap]
+    words = [config.all_views[look.view], tap]
     if len(config.relation) > 1:
         words.append(relation)
     if look.after is not None:
-        words.append(f"after {config.view_names[look.after]}")
+        words.append(f"after {config.all_views[look.after]}")
     return " ".join(words)
 
 

@@ -4,8 +4,8 @@ The command line, the presets and ``config.json`` are all derived from these fie
 follows from a setting (resuming, studies, several processes, refusals) from its tags
 (``setting``). Four files hold the settings of a section each: ``model_settings``,
 ``data_settings``, ``train_settings`` and ``run_settings``; ``configuration`` joins them. A file
-imports only files before it: ``setting``, ``values``, ``backbones``, the sections,
-``configuration``, ``datasets``, ``ranges``, ``checks``, ``presets``.
+imports only files before it: ``setting``, ``values``, ``derived_views``, ``backbones``, the
+sections, ``configuration``, ``datasets``, ``ranges``, ``checks``, ``presets``.
 
 Refuses anything but plain values: no arrays, no files, and never jax.
 
@@ -41,6 +41,7 @@ from flax_attn.config.configuration import (
 )
 from flax_attn.config.data_settings import MEGAPIXEL, BadImagePolicy, DataConfig, Normalise, Resize
 from flax_attn.config.datasets import DATASETS, DatasetEntry, check_dataset, dataset_entry
+from flax_attn.config.derived_views import DerivedView, DerivedViews, parse_views
 from flax_attn.config.model_settings import (
     Estimator,
     HeadMerge,
@@ -62,6 +63,8 @@ __all__ = [
     "DATASETS",
     "DataConfig",
     "DatasetEntry",
+    "DerivedView",
+    "DerivedViews",
     "Estimator",
     "FAMILIES",
     "Family",
@@ -95,6 +98,7 @@ __all__ = [
     "of_other_data",
     "parse_class_weights",
     "parse_oversample",
+    "parse_views",
     "require_pictures_alone",
     "settings",
     "unmet",

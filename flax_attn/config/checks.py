@@ -9,6 +9,7 @@ from flax_attn.config.backbones import VGG_FAMILY, VGGS
 from flax_attn.config.configuration import Config, settings, values_of
 from flax_attn.config.data_settings import DataConfig
 from flax_attn.config.datasets import check_dataset
+from flax_attn.config.derived_views import parse_views
 from flax_attn.config.model_settings import ModelConfig, gated
 from flax_attn.config.ranges import check_ranges
 from flax_attn.config.setting import GIVEN, flag_of
@@ -45,6 +46,11 @@ def validate(config: Config, *, of_photographs: bool = False, idle: Collection[s
             f"--mixup {config.train.mixup} mixes images whose masks --roi-weights needs apart: "
             "drop one of the two"
         )
+    if config.model.views and config.train.region_weights:
+        raise UsageError(
+            f"--views {config.model.views} has maps of views, not of the picture whose mask "
+            "--roi-weights needs: drop one of the two"
+        )
     parse_class_weights(config.train.class_weights)
     parse_oversample(config.train.oversample)
     run = config.run
@@ -61,6 +67,7 @@ def validate_model(model: ModelConfig) -> None:
       UsageError: a value is outside its range.
     """
     check_ranges(model)
+    parse_views(model.views)
     family = model.row.family
     for name, sizes in (("widths", model.widths), ("depths", model.depths)):
         if len(sizes) != len(family.maps) or min(sizes) < 1:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from flax_attn.config.backbones import BACKBONES, Backbone, each_family
+from flax_attn.config.derived_views import parse_views
 from flax_attn.config.setting import GIVEN, NOT_REPRODUCE, TRAIN, TRAINING, UNFROZEN, entry, setting
 
 Estimator = Literal["score_function", "straight_through"]
@@ -106,6 +107,13 @@ class ModelConfig:
         commands=NOT_REPRODUCE,
         only_with=GATED,
     )
+    views: str | None = setting(
+        None,
+        "views that are made of each picture on the device: crops:N, an N x N grid that overlaps; "
+        "scales:N, the whole and its centre ever larger; or some of rgb,lab,edges",
+        commands=NOT_REPRODUCE,
+        only_with={"model": "attn_vgg"},
+    )
     view_merge: ViewMerge = setting(
         "concat",
         "how the vectors of a case's pictures join: concatenated, or attended to by a gate",
@@ -181,6 +189,19 @@ class ModelConfig:
         for name, own in entry(BACKBONES, self.backbone, "backbone").defaults.items():
             if getattr(self, name) is None:
                 object.__setattr__(self, name, own)
+
+    @property
+    def all_views(self) -> tuple[str, ...]:
+        """What a network attends to in a case: its pictures, or the views derived of its only one.
+
+        None is the picture itself.
+        """
+        return parse_views(self.views).names or self.view_names
+
+    @property
+    def share_gates(self) -> bool:
+        """Whether the views can take each other's place."""
+        return self.views_alike or parse_views(self.views).alike
 
     @property
     def row(self) -> Backbone:

@@ -49,11 +49,12 @@ def scale_to_unit(maps: Float[Array, "b h w"]) -> Float[Array, "b h w"]:
 @partial(jax.jit, static_argnames="stage")
 def grad_cam(
     forward: Forward, image: Images, class_index: Int[AnyArray, "b"], stage: str
-) -> Float[Array, "b *v p q"]:
+) -> Float[Array, "b *u p q"]:
     """Returns Grad-CAM: ``ReLU(Σ_k mean_ij(g_kij) A_k)``.
 
     Source: Selvaraju et al. (2017), equations 1 and 2.
     """
+    image = normalized(image, forward)
     activation, gradient = linearize(forward, image, class_index, stage)
     return by_case(weighted_sum(activation, gradient.mean((1, 2))), image)
 
@@ -66,7 +67,7 @@ def grad_cam_pp(
     stage: str,
     *,
     epsilon: float = 0.0,
-) -> Float[Array, "b *v p q"]:
+) -> Float[Array, "b *u p q"]:
     """Returns Grad-CAM++: ``ReLU(Σ_k w_k A_k)`` with ``w_k = Σ_ij α_kij ReLU(g_kij)``.
 
     ``α_kij = g² / (2 g² + g³ Σ_ab A_kab + epsilon)`` with g = g_kij. The score of the article is
@@ -78,6 +79,7 @@ def grad_cam_pp(
 
     Source: Chattopadhyay et al. (2018), equation 19 for α.
     """
+    image = normalized(image, forward)
     activation, gradient = linearize(forward, image, class_index, stage)
     total = activation.sum((1, 2), keepdims=True)
     positive = positive_part(gradient)
@@ -90,13 +92,14 @@ def grad_cam_pp(
 @partial(jax.jit, static_argnames="stage")
 def hires_cam(
     forward: Forward, image: Images, class_index: Int[AnyArray, "b"], stage: str
-) -> Float[Array, "b *v p q"]:
+) -> Float[Array, "b *u p q"]:
     """Returns HiRes-CAM, ``ReLU(Σ_k g_k A_k)``: a product at each location, before any mean.
 
     The article's map is signed; this is its positive part, as for the other maps.
 
     Source: Draelos and Carin (2020), Use HiResCAM instead of Grad-CAM.
     """
+    image = normalized(image, forward)
     activation, gradient = linearize(forward, image, class_index, stage)
     return by_case(positive_part((activation * gradient).sum(-1)), image)
 
@@ -115,7 +118,7 @@ def score_cam(
     stage: str,
     *,
     batch_size: int = 64,
-) -> Float[Array, "b *v p q"]:
+) -> Float[Array, "b *u p q"]:
     """Returns Score-CAM, ``ReLU(Σ_k softmax_k(s_k) A_k)``; s_k is the logit of ``image · M_k``.
 
     ``M_k`` is channel k enlarged to the image and scaled to [0, 1]; it multiplies the normalised
@@ -129,6 +132,7 @@ def score_cam(
 
     Source: Wang et al. (2020), section 3 and algorithm 1.
     """
+    image = normalized(image, forward)
     cases = by_case(_activation(forward, image, stage), image)
     channels = cases.shape[-1]
     views = math.prod(image.shape[1:-3])
@@ -169,7 +173,7 @@ def _scores(
     masks = scale_to_unit(enlarge(small, (h, w))).reshape(b, together, h, w, 1)
     if several:
         masks = jnp.ones((b, together, *several, h, w, 1), masks.dtype).at[:, :, view].set(masks)
-    masked = normalized(image, forward)[:, None] * masks
+    masked = jnp.asarray(image)[:, None] * masks
     repeated = of_places(forward, jnp.repeat(jnp.arange(b), together))
     logits = repeated(masked.reshape(b * together, *several, h, w, 3))[0]
     return class_logit(logits, jnp.repeat(class_index, together)).reshape(b, together)

@@ -18,6 +18,7 @@ from flax_attn.explain.measures.summary import (
     summary_lines,
     write_curves,
     write_values,
+    write_weights,
 )
 from flax_attn.explain.page import write_page
 from flax_attn.explain.photographs import Photographs
@@ -32,6 +33,7 @@ _log = logging.getLogger(__name__)
 REMEDY = "name a folder of your own with --out"
 
 PAGE, MEASURES_FILE, CURVES_FILE = "index.html", "measures.csv", "faithfulness.csv"
+WEIGHTS_FILE = "views.csv"
 
 
 def explain(
@@ -50,8 +52,9 @@ def explain(
     """Writes a PNG for each photograph, or case, and ``index.html`` with all of them into ``out``.
 
     Where objects have masks, or with ``faithfulness``, also ``measures.csv`` with what was
-    measured of the maps, and with ``faithfulness`` its curves in ``faithfulness.csv``. What an
-    earlier call left there and this one has no use for is removed.
+    measured of the maps, and with ``faithfulness`` its curves in ``faithfulness.csv``. Where a gate
+    joins pictures or views, ``views.csv`` has their weights. What an earlier call left there and
+    this one has no use for is removed.
 
     Raises:
       NonFiniteError: the network gives no numbers.
@@ -91,8 +94,13 @@ def explain(
 
 
 def _write_measures(out: Path, explained: Sequence[Explained], judged: Sequence[Judged]) -> None:
-    """Writes what was measured; a file of an earlier call is removed where nothing was."""
+    """Writes what was measured, and what the pictures of each case weigh.
+
+    A file of an earlier call is removed where nothing was.
+    """
+    weighed = any(picture.weight is not None for item in explained for _, picture in item.seen)
     for name, write, is_there in (
+        (WEIGHTS_FILE, write_weights, weighed),
         (MEASURES_FILE, write_values, any(each.measured for each in judged)),
         (CURVES_FILE, write_curves, any(each.curves for each in judged)),
     ):

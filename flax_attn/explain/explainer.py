@@ -20,6 +20,7 @@ from flax_attn.explain.measures.faithfulness import Faithfulness, measure_faithf
 from flax_attn.explain.methods import METHODS
 from flax_attn.explain.photographs import Photographs
 from flax_attn.models.cases import maps_by_view, maps_there_by_view, view_weights
+from flax_attn.models.derived import shown_masks, shown_views
 from flax_attn.models.tasks import TASKS
 from flax_attn.runs.run_cases import NO_INPUTS, CaseInputs
 from flax_attn.training.confidence import calibrated
@@ -37,6 +38,13 @@ class Request(NamedTuple):
     methods: Sequence[str]
     stages: Sequence[str]
     classes: Sequence[int] = ()
+
+
+class ShownPictures(NamedTuple):
+    """The pictures of a batch that maps lie over; of cases, and of views, with an axis for them."""
+
+    images: UInt8[np.ndarray, "m *v s s 3"]
+    masks: Bool[np.ndarray, "m *v s s"] | None
 
 
 class Explainer:
@@ -62,7 +70,7 @@ class Explainer:
         self._temperature = temperature
         self._task = TASKS[config.train.task]
         self._step = make_eval_step(network.structure, self._task)
-        self._views = config.model.view_names or ALONE
+        self._views = config.model.all_views or ALONE
         # Compiled once for each shape, whatever is measured with it.
         self._predict = jax.jit(self._probabilities)
 
@@ -159,6 +167,7 @@ class Explainer:
             else maps_there_by_view(model, self._classes, present)
         )
         weights = view_weights(judged.attention, probabilities)
+        shown = self._shown(photographs, wanted)
         decided = self._task.decide(probabilities)
         logits = np.asarray(judged.logits)
         probabilities = calibrated(self._task, probabilities, logits, self._temperature)
@@ -168,7 +177,7 @@ class Explainer:
                 name=photographs.names[place],
                 views=self._views,
                 pictures=tuple(
-                    _picture(photographs, place, view, _kept(of_view, there[view], i), weights, i)
+                    _picture(shown, view, _kept(of_view, there[view], i), weights, i)
                     if present is None or present[i, view]
                     else None
                     for view, of_view in enumerate(maps)
@@ -183,6 +192,15 @@ class Explainer:
             )
             _check_finite(item)
             yield item
+
+    def _shown(self, photographs: Photographs, places: Int[np.ndarray, "m"]) -> ShownPictures:
+        """The pictures that maps lie over, and their masks."""
+        views = self._config.model.views
+        masks = None if photographs.masks is None else photographs.masks[places]
+        return ShownPictures(
+            shown_views(views, photographs.images[places]),
+            None if masks is None else shown_masks(views, masks),
+        )
 
     def _judge(
         self, images: UInt8[np.ndarray, "b *v s s 3"], labels: np.ndarray, cases: CaseInputs
@@ -233,16 +251,15 @@ def _kept(
 
 
 def _picture(
-    photographs: Photographs,
-    place: int,
+    shown: ShownPictures,
     view: int,
     maps: Mapping[str, Float[np.ndarray, "_ _"]],
     weights: Float[np.ndarray, "b v"] | None,
     i: int,
 ) -> PictureMaps:
-    """The picture of a view of the case at ``place``, which is the ``i``-th of its batch."""
-    image = photographs.images[place]
-    mask = None if photographs.masks is None else photographs.masks[place]
+    """The picture of a view of the ``i``-th case of a batch."""
+    image = shown.images[i]
+    mask = None if shown.masks is None else shown.masks[i]
     if image.ndim == 4:
         image, mask = image[view], None if mask is None else mask[view]
     return PictureMaps(

@@ -72,7 +72,7 @@ class NetworkForward:
         )
         return output.logits, activations
 
-    def normalize(self, image: UInt8[AnyArray, "b *v h w 3"]) -> Float[Array, "b *v h w 3"]:
+    def normalize(self, image: UInt8[AnyArray, "b *v h w 3"]) -> Float[Array, "b *u h w 3"]:
         """Returns bytes as the normalised images that the network takes."""
         model = functional.merge(self.structure, self.params, self.stats)
         return model.normalize(image)
@@ -198,8 +198,10 @@ def positive_part(x: Float[Array, "*b"]) -> Float[Array, "*b"]:
     return jnp.where(x < 0, 0, x)
 
 
-def normalized(image: Images, forward: object = None) -> Float[Array, "b *v h w 3"]:
+def normalized(image: Images, forward: object = None) -> Float[Array, "b *u h w 3"]:
     """Normalises bytes; floats are normalised already and come back as they are.
+
+    Those of a network that derives views of its images (``--views``) get an axis for them.
 
     Bytes are normalised as ``forward`` was trained, if it is a network of ours, else by ImageNet's
     mean and deviation.

@@ -28,7 +28,7 @@ from flax_attn.explain.forward import (
 
 def input_gradients(
     forward: Forward, image: Images, class_index: Int[AnyArray, "b"], stage: str = "image"
-) -> Float[Array, "b *v h w"]:
+) -> Float[Array, "b *u h w"]:
     """Returns the largest ``|∂ logit / ∂ x|`` of a pixel's three colours.
 
     Source: Simonyan, Vedaldi and Zisserman (2014), section 3.1.
@@ -46,7 +46,7 @@ def integrated_gradients(
     baseline: Float[Array, "*b h w 3"] | Float[Array, ""] | float = 0.0,
     steps: int = 32,
     batch_size: int = 32,
-) -> Float[Array, "b *v h w"]:
+) -> Float[Array, "b *u h w"]:
     """Returns what speaks for the class: the positive part of ``attributions`` over the colours.
 
     Parameters and source are those of ``attributions``.
@@ -66,7 +66,7 @@ def attributions(
     baseline: Float[Array, "*b h w 3"] | Float[Array, ""] | float = 0.0,
     steps: int = 32,
     batch_size: int = 32,
-) -> Float[Array, "b *v h w 3"]:
+) -> Float[Array, "b *u h w 3"]:
     """Returns integrated gradients ``(x - x') ∫₀¹ ∂ logit(x' + t (x - x')) / ∂ x dt``, signed.
 
     x is the normalised image and x' the ``baseline``, by default zero: ImageNet's mean colour.
@@ -77,6 +77,7 @@ def attributions(
 
     Source: Sundararajan, Taly and Yan (2017), equation 1.
     """
+    image = normalized(image, forward)
     together = min(steps, max(1, batch_size // math.prod(image.shape[:-3])))
     nodes, weights = np.polynomial.legendre.leggauss(steps)
     # From [-1, 1] to [0, 1]; nodes of weight zero fill the last round up.
@@ -98,7 +99,7 @@ def _gradient(
 @jax.jit
 def _largest_change(
     forward: Forward, image: Images, class_index: Int[AnyArray, "b"]
-) -> Float[Array, "b *v h w"]:
+) -> Float[Array, "b *u h w"]:
     red, green, blue = jnp.unstack(
         jnp.abs(_gradient(forward, normalized(image, forward), class_index)), axis=-1
     )

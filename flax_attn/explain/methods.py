@@ -22,7 +22,7 @@ class Method(NamedTuple):
       of_image: whether the maps are of the image itself, whatever the stage.
     """
 
-    compute: Callable[..., Float[Array, "b *v p q"]]
+    compute: Callable[..., Float[Array, "b *u p q"]]
     title: str
     of_image: bool = False
 
@@ -33,7 +33,7 @@ class Method(NamedTuple):
         class_index: Int[AnyArray, "b"],
         stage: str,
         **options: Any,
-    ) -> Float[Array, "b *v p q"]:
+    ) -> Float[Array, "b *u p q"]:
         return self.compute(forward, image, class_index, stage, **options)
 
 

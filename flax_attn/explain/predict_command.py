@@ -29,7 +29,7 @@ from flax_attn.system import cli
 from flax_attn.system.console import speak
 from flax_attn.system.folders import require_writable
 from flax_attn.training.choices import CHOICES
-from flax_attn.training.test_time import add_tta
+from flax_attn.training.test_time import add_tta, require_unmoved
 
 FILE = "predictions.csv"
 
@@ -59,6 +59,7 @@ def main(argv: Sequence[str]) -> None:
         warn_of_unknown(predictor.metadata)
     if args.tta and not predictor.takes_tta:
         raise UsageError(f"--tta needs a run: {args.run} is an export: drop it, or name the run")
+    require_unmoved(args.tta, predictor.views)
     if (found := cuts_of(predictor, calibrated=not args.uncalibrated)) is not None:
         cuts = ", ".join(f"{name} above {value:.4f}" for name, value in found.values.items())
         _log.info(f"at_threshold: {cuts}; chosen on the validation images, epoch {found.epoch}")

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from flax_attn.config import DataConfig
+from flax_attn.config import DataConfig, parse_views
 from flax_attn.data.batches import ahead
 from flax_attn.data.decode import ImageError
 from flax_attn.data.framing import decode_photograph
@@ -39,7 +39,9 @@ class Said(NamedTuple):
       at_threshold: the same by the thresholds of training; None where there are none.
       probabilities: of each class.
       maps: by name.
-      image: as the network sees it.
+      image: as the network sees it, or as it makes its views of it.
+      views: what ``--views`` named; None where maps lie over the image itself.
+      weights: those of the views by their names, where a gate joins them.
     """
 
     labels: list[str]
@@ -47,6 +49,8 @@ class Said(NamedTuple):
     probabilities: Float[np.ndarray, "k"]
     maps: Mapping[str, Float[np.ndarray, "_ _"]]
     image: Square
+    views: str | None = None
+    weights: Mapping[str, float] | None = None
 
 
 class PredictedImage(NamedTuple):
@@ -131,7 +135,7 @@ def _say(predictor: Predictor, how: Asking, squares: list[Square], size: int) ->
     at_threshold = None
     if (found := cuts_of(predictor, calibrated=how.calibrated)) is not None:
         at_threshold = predictor.task.decide_at(said.probabilities, list(found.values.values()))
-    classes = predictor.classes
+    classes, names = predictor.classes, parse_views(predictor.views).names
     for i in range(len(squares)):
         yield Said(
             names_of(classes, said.decided[i]),
@@ -139,4 +143,8 @@ def _say(predictor: Predictor, how: Asking, squares: list[Square], size: int) ->
             said.probabilities[i],
             {name: maps[i] for name, maps in said.attention.items()},
             said.images[i],
+            predictor.views,
+            None
+            if said.weights is None
+            else dict(zip(names, said.weights[i].tolist(), strict=True)),
         )

@@ -16,6 +16,7 @@ from PIL import Image
 from flax_attn.errors import UsageError
 from flax_attn.explain.predicted_images import PredictedImage, Said
 from flax_attn.explain.prediction_outputs import REMEDY, Output
+from flax_attn.models.derived import place_of_map, shown_views
 from flax_attn.system.files import replacing, writing
 from flax_attn.system.output import MARK, mark_output
 
@@ -50,10 +51,18 @@ class _Pictures:
 
 
 def _picture(said: Said) -> np.ndarray:
-    """Returns the photograph, and beside it each map laid over it, on a scale of its own."""
+    """Returns the photograph, and beside it each map laid over it, on a scale of its own.
+
+    Maps of a view lie over that view.
+    """
     from flax_attn.explain.maps_figure import overlay_whole  # matplotlib takes a second
 
-    parts = [said.image, *(overlay_whole(said.image, values) for values in said.maps.values())]
+    shown = [said.image] if said.views is None else shown_views(said.views, said.image[None])[0]
+    laid = (
+        overlay_whole(shown[place_of_map(said.views, name)], values)
+        for name, values in said.maps.items()
+    )
+    parts = [said.image, *laid]
     return np.concatenate(parts, axis=1)
 
 

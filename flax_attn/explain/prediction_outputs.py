@@ -108,6 +108,8 @@ class JsonLines:
             values["prediction"] = self._plain(said.labels)
             values["at_threshold"] = self._plain(said.at_threshold)
             values["probabilities"] = dict(zip(self._classes, numbers, strict=True))
+            if said.weights is not None:
+                values["views"] = {name: round(w, 6) for name, w in said.weights.items()}
         return values
 
     def _plain(self, labels: list[str] | None) -> str | list[str] | None:

@@ -39,7 +39,9 @@ class Predictions(NamedTuple):
     ``probabilities`` are of ``classes``, in their order, at the run's temperature where it has one,
     and ``decided`` says for each class whether an image is said to have it. ``attention`` holds the
     maps of the gates by name. ``images`` are the photographs as the network sees them: what maps
-    lie over, and what the methods of ``explain`` take.
+    lie over, and what the methods of ``explain`` take; maps of views (``--views``) lie over
+    ``shown_views`` of them. ``weights`` are those of the views, where a gate joins them
+    (``--view-merge attend``), else None.
     """
 
     classes: tuple[str, ...]
@@ -47,6 +49,7 @@ class Predictions(NamedTuple):
     decided: Bool[np.ndarray, "n k"]
     attention: dict[str, Float[np.ndarray, "n _ _"]]
     images: UInt8[np.ndarray, "n s s 3"]
+    weights: Float[np.ndarray, "n v"] | None = None
 
     @property
     def labels(self) -> list[str]:
@@ -55,16 +58,21 @@ class Predictions(NamedTuple):
 
 
 class Computed(NamedTuple):
-    """What a network computes of b images: its own probabilities, logits, and maps by name."""
+    """What a network computes of b images: its own probabilities, logits, and maps by name.
+
+    ``weights`` are those of its views, where a gate joins them.
+    """
 
     probabilities: Float[np.ndarray, "b k"]
     logits: Float[np.ndarray, "b k"]
     maps: Mapping[str, Float[np.ndarray, "b _ _"]]
+    weights: Float[np.ndarray, "b v"] | None = None
 
     def first(self, count: int) -> Computed:
         """Returns what is of the first ``count`` images."""
         maps = {name: value[:count] for name, value in self.maps.items()}
-        return Computed(self.probabilities[:count], self.logits[:count], maps)
+        weights = None if self.weights is None else self.weights[:count]
+        return Computed(self.probabilities[:count], self.logits[:count], maps, weights)
 
 
 def predict_in_batches(
@@ -91,10 +99,12 @@ def predict_in_batches(
     own = np.concatenate([out.probabilities for out in outputs])
     logits = np.concatenate([out.logits for out in outputs])
     names = outputs[0].maps
+    weights = [out.weights for out in outputs if out.weights is not None]
     return Predictions(
         classes=classes,
         probabilities=calibrate(task, own, logits, temperature if how.calibrated else None),
         decided=task.decide(own),
         attention={name: np.concatenate([out.maps[name] for out in outputs]) for name in names},
         images=squares,
+        weights=np.concatenate(weights) if weights else None,
     )

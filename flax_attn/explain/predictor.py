@@ -22,7 +22,8 @@ from flax_attn.explain.predictions import (
     predict_in_batches,
 )
 from flax_attn.explain.trained_run import load
-from flax_attn.models.network import named_maps
+from flax_attn.models.cases import view_weights
+from flax_attn.models.network import VIEWS, named_maps
 from flax_attn.models.tasks import TASKS, Task
 from flax_attn.ops.temperature import calibrate
 from flax_attn.porting.export.exported_network import OpenExport, is_export, open_export
@@ -37,7 +38,7 @@ class Predictor(Protocol):
     ``data`` says how photographs are read; ``thresholds`` are None where the task has none, and
     ``metadata`` where its cases have none; ``has_maps`` says whether there are gates, ``takes_tta``
     whether images may be asked about under symmetries, and ``temperature`` is None where
-    probabilities are the network's own.
+    probabilities are the network's own; ``views`` is what ``--views`` named.
     """
 
     @property
@@ -57,6 +58,9 @@ class Predictor(Protocol):
 
     @property
     def temperature(self) -> float | None: ...
+
+    @property
+    def views(self) -> str | None: ...
 
     @property
     def has_maps(self) -> bool: ...
@@ -99,6 +103,11 @@ class ExportedNetwork:
     opened: OpenExport
     takes_tta = False
 
+    @property
+    def views(self) -> str | None:
+        """What ``--views`` named."""
+        return self.model.views
+
     @cached_property
     def thresholds(self) -> Thresholds | None:
         """The thresholds that training chose; None where the task has none."""
@@ -127,7 +136,13 @@ class ExportedNetwork:
             own = said[PROBABILITIES]
             if self.temperature is not None:
                 own = calibrate(said[LOGITS], 1.0, exclusive=self.task.exclusive)
-            return Computed(own, said[LOGITS], named_maps(maps, self.model, self.classes))
+            weights = {VIEWS: said[VIEWS][..., None, :]} if VIEWS in said else {}
+            return Computed(
+                own,
+                said[LOGITS],
+                named_maps(maps, self.model, self.classes),
+                view_weights(weights, own),
+            )
 
         return predict_in_batches(
             self.classes, self.task, squares, how, compute, temperature=self.temperature

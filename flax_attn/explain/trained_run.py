@@ -26,8 +26,9 @@ from flax_attn.explain.predictions import (
     predict_in_batches,
 )
 from flax_attn.models import Network, functional
+from flax_attn.models.cases import view_weights
 from flax_attn.models.functional import Arrays, Structure
-from flax_attn.models.network import named_maps
+from flax_attn.models.network import VIEWS, named_maps
 from flax_attn.models.tasks import TASKS, Task
 from flax_attn.ops.symmetries import Symmetry
 from flax_attn.runs.directory import Run
@@ -39,7 +40,7 @@ from flax_attn.training.confidence import calibrated as calibrate
 from flax_attn.training.evaluation import Evaluation, evaluate_examples
 from flax_attn.training.sources import ImageExamples
 from flax_attn.training.step import EvalStep, Examples, make_eval_step
-from flax_attn.training.test_time import parse_tta
+from flax_attn.training.test_time import parse_tta, require_unmoved
 
 # A photograph as people have it: a path, an opened image, or pixels [h, w, 3] of 8 bits.
 Photograph = str | os.PathLike[str] | Image.Image | UInt8[np.ndarray, "_ _ 3"]
@@ -114,7 +115,7 @@ class TrainedRun:
           ImageError: a photograph cannot be used.
           UsageError: cases of several pictures; no photograph, or one that is not in a list;
             pixels that are not of 8 bits, or not [h, w, 3]; a ``batch_size`` below 1; another
-            ``tta``.
+            ``tta``, or one that moves views.
         """
         _refuse_one(images)
         parse_tta(tta)
@@ -140,9 +141,10 @@ class TrainedRun:
             labels, everyone = self.task.blank(count, len(self.classes)), np.ones(count, bool)
             examples = Examples(filled, labels, everyone, meta=meta)
             said = step(self.params, self.stats, examples)[1]
-            maps = named_maps(said.attention, self.config.model, self.classes)
             own, logits = np.asarray(said.probabilities), np.asarray(said.logits)
-            return Computed(own, logits, maps)
+            of_gates = {name: m for name, m in said.attention.items() if name != VIEWS}
+            maps = named_maps(of_gates, self.config.model, self.classes)
+            return Computed(own, logits, maps, view_weights(said.attention, own))
 
         return predict_in_batches(
             self.classes, self.task, squares, how, compute, temperature=self.temperature
@@ -156,6 +158,11 @@ class TrainedRun:
     def data(self) -> DataConfig:
         """How photographs are read."""
         return self.config.data
+
+    @property
+    def views(self) -> str | None:
+        """What ``--views`` named, whose maps lie over views of an image; None for the image."""
+        return self.config.model.views
 
     @property
     def task(self) -> Task:
@@ -184,6 +191,7 @@ class TrainedRun:
     def _step(self, tta: str | None) -> EvalStep:
         """Returns the step that averages over symmetries, made once for each choice of them."""
         under = parse_tta(tta)
+        require_unmoved(tta, self.views)
         if under not in self._steps:
             self._steps[under] = make_eval_step(self.structure, self.task, under=under)
         return self._steps[under]

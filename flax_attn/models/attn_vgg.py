@@ -221,7 +221,7 @@ class AttnVGG(Network):
     ) -> list[dict[str, Float[Array, "b ..."]]]:
         """Returns the vectors of each view by name; those of a missing view are zero."""
         looks = every_pass(self.config)
-        names = self.config.view_names
+        names = self.config.all_views
         views = []
         for view in range(view_count(self.config)):
             average = only_present(present, view, global_average(guides[:, view]))

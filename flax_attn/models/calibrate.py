@@ -17,7 +17,7 @@ from flax import nnx
 from jaxtyping import Array, Float, UInt8
 
 from flax_attn.errors import DataError, NonFiniteError, UsageError
-from flax_attn.models.backbone import StagedBackbone
+from flax_attn.models.backbone import StagedBackbone, without_views
 from flax_attn.models.conv_layer import BatchNorm, ConvNorm
 from flax_attn.models.functional import Arrays, Structure, merge, split
 from flax_attn.models.vgg import VGG
@@ -36,7 +36,8 @@ def calibrate(
     For every convolution with output z (its bias included), whose normalisation computes
     ``a z + c``: running mean m and variance v (unbiased) become those of z over the images
     and locations, scale becomes ``a sqrt(v + eps)`` and bias ``c + a m``. The module is a
-    ``VGG`` or a network with one as its ``backbone``.
+    ``VGG`` or a network with one as its ``backbone``, whose views of an image count as images
+    (``--views``).
 
     As the function stays, so do the inputs of every layer: one pass over ``batches`` is enough for
     all layers. Moments of a batch are float32, their sums float64.
@@ -49,8 +50,8 @@ def calibrate(
 
     @jax.jit
     def moments(params: Arrays, stats: Arrays, image: Array) -> list[tuple[Array, Array]]:
-        backbone = _backbone(merge(structure, params, stats))
-        return _moments(backbone, backbone.normalize(image))
+        model = merge(structure, params, stats)
+        return _moments(_backbone(model), without_views(model.normalize(image)))
 
     # Copies: a module over numpy arrays writes its new statistics into the caller's.
     params, stats = jax.tree.map(jnp.array, (dict(params), dict(stats)))
@@ -63,7 +64,8 @@ def calibrate(
     totals: list[_Moments] = []
     for image in batches:
         found = jax.device_get(moments(params, stats, image))
-        counts = _locations(_backbone(model), image.shape)
+        shown = jax.eval_shape(lambda x: without_views(model.normalize(x)), image)
+        counts = _locations(_backbone(model), shown.shape)
         batch = [_Moments(count, m, v) for count, (m, v) in zip(counts, found, strict=True)]
         totals = [a.merged(b) for a, b in zip(totals, batch, strict=True)] if totals else batch
     if not totals:

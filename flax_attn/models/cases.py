@@ -90,11 +90,11 @@ def maps_by_view(
 
     Those of networks of single pictures are of the only one.
     """
-    if not config.view_names:
+    if not config.all_views:
         return [named_maps(attention, config, classes)]
     passes = passes_of_maps(config)
     found = []
-    for view, word in enumerate(config.view_names):
+    for view, word in enumerate(config.all_views):
         kept = {name for name, look in passes.items() if look.view == view}
         own = {name: value for name, value in attention.items() if name in kept}
         maps = named_maps(own, config, classes)

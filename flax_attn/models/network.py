@@ -14,13 +14,14 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Key, UInt8
 
-from flax_attn.config import ModelConfig, check_depths, validate_model
+from flax_attn.config import ModelConfig, check_depths, parse_views, validate_model
 from flax_attn.errors import UsageError
 from flax_attn.models.backbone import AnyArray, Features, StagedBackbone, without_views
+from flax_attn.models.derived import derive_views
 from flax_attn.models.recompute import staged_features
 from flax_attn.models.resnet import ResNet
 from flax_attn.models.vgg import VGG
-from flax_attn.ops.images import IMAGENET, PixelScale
+from flax_attn.ops.images import IMAGENET, PixelScale, require_bytes, standardize
 
 # The name of the weights of a case's pictures among the maps: a map of one row for each class.
 VIEWS = "views"
@@ -89,6 +90,8 @@ class Network(nnx.Module):
     dropout: float
     precision: str = "f32"
     remat: bool = False
+    # What ``--views`` named.
+    views: str | None = None
     # Whether it takes cases of several pictures, and metadata.
     takes_cases = False
 
@@ -106,10 +109,11 @@ class Network(nnx.Module):
         **settings: Any,
     ):
         config = configured(config, settings)
-        if not self.takes_cases and (len(config.view_names) > 1 or config.meta_features):
+        if not self.takes_cases and (len(config.all_views) > 1 or config.meta_features):
             raise UsageError(
                 f"--model {config.model} takes single pictures without metadata: choose attn_vgg"
             )
+        self.views = config.views
         self.backbone = backbone(config, rngs)
         self.dropout = config.dropout or 0.0
         self.precision = config.precision
@@ -120,9 +124,17 @@ class Network(nnx.Module):
         """Makes the layers that ``classify`` applies."""
         raise NotImplementedError
 
-    def normalize(self, image: UInt8[AnyArray, "b *v h w 3"]) -> Float[Array, "b *v h w 3"]:
-        """Returns bytes as the normalised images that this network takes."""
-        return self.backbone.normalize(image)
+    def normalize(self, image: UInt8[AnyArray, "b *v h w 3"]) -> Float[Array, "b *u h w 3"]:
+        """Returns bytes as the normalised images that this network takes.
+
+        Of single pictures these are the views that it derives from them, where it does (``views``);
+        what has an axis for views already has been derived.
+        """
+        derived = parse_views(self.views)
+        if image.ndim == 5 or not derived.views:
+            return self.backbone.normalize(image)
+        require_bytes(image)
+        return standardize(derive_views(image, derived), scale=self.backbone.pixels)
 
     def features(self, image: Float[Array, "b *v h w 3"], *, train: bool) -> Features:
         """Computes the maps of normalised images; ``train`` normalises by the batch.

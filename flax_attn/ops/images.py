@@ -45,12 +45,28 @@ def normalize(
     Raises:
       TypeError: the image is not of bytes.
     """
+    require_bytes(image)
+    return standardize(jnp.asarray(image).astype(dtype), scale=scale)
+
+
+def require_bytes(image: Array | np.ndarray) -> None:
+    """Checks that images have not been normalised yet.
+
+    Raises:
+      TypeError: they are not of bytes.
+    """
     if image.dtype != jnp.uint8:
         raise TypeError(
             f"image: got {image.dtype}, expected uint8; normalise once, and scale floats to bytes"
         )
-    mean, std = jnp.asarray(scale.mean, dtype), jnp.asarray(scale.std, dtype)
-    return (jnp.asarray(image).astype(dtype) / 255 - mean) / std
+
+
+def standardize(
+    pixels: Float[Array, "b *v h w 3"], *, scale: PixelScale = IMAGENET
+) -> Float[Array, "b *v h w 3"]:
+    """Returns what ``normalize`` does of pixels that are floats in [0, 255] already."""
+    mean, std = jnp.asarray(scale.mean, pixels.dtype), jnp.asarray(scale.std, pixels.dtype)
+    return (pixels / 255 - mean) / std
 
 
 def resize_bilinear(x: Float[Array, "b h w c"], size: tuple[int, int]) -> Float[Array, "b H W c"]:

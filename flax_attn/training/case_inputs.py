@@ -41,6 +41,11 @@ def settle_cases(
     names, columns = json.loads(processes.first_says("cases", found))
     scale = MetaScale.from_json(columns) if columns else None
     features = () if scale is None else scale.features
+    if names and config.model.views:
+        raise UsageError(
+            f"--views {config.model.views} makes views of single pictures, and these cases have "
+            f"several ({', '.join(map(repr, names))}): drop it"
+        )
     config = config.updated(view_names=tuple(names), meta_features=len(features))
     if config.train.mixup and (names or features):
         has = "several pictures" if names else "metadata"

@@ -37,7 +37,7 @@ from flax_attn.training.panels import attention_panels
 from flax_attn.training.predictions_table import PREDICTIONS_FILE, write_predictions
 from flax_attn.training.sources import ExampleSource, ImageExamples, steps_per_epoch
 from flax_attn.training.step import EvalStep, make_eval_step
-from flax_attn.training.test_time import parse_tta
+from flax_attn.training.test_time import parse_tta, require_unmoved
 
 _log = logging.getLogger(__name__)
 
@@ -161,9 +161,11 @@ def evaluate_run(
       CheckpointError: there is no checkpoint, or it does not fit.
       DataError: the cases are not such as the run was trained on (``case_inputs``).
       DiskFullError: no space is left for the results.
-      UsageError: there are too few devices, ``processes`` disagree, or ``out`` cannot be written.
+      UsageError: there are too few devices, ``processes`` disagree, ``tta`` moves views, or
+        ``out`` cannot be written.
     """
     under = parse_tta(tta)
+    require_unmoved(tta, config.model.views)
     devices = choose_devices(config.train.devices)
     refuse_quarantine(config, processes)
     shared = shared_conditions(config, run.classes, split.fingerprint)

@@ -40,7 +40,7 @@ _REMEDY = "choose another --feature-cache"
 class FrozenFeatures(NamedTuple):
     """Maps by name; where ``present`` is false the image is lost, and the rows hold nothing."""
 
-    maps: dict[str, Float[np.ndarray, "n _ _ _"]]
+    maps: dict[str, Float[np.ndarray, "n *v _ _ _"]]
     present: Bool[np.ndarray, "n"]
 
 
@@ -68,10 +68,12 @@ def cache_key(
     taps: tuple[str, ...],
     precision: str = "f32",
     pixels: PixelScale = IMAGENET,
+    views: str | None = None,
 ) -> str:
     """Returns a digest of the images, the backbone, the maps, their precision and JAX's version.
 
-    ``pixels`` is the scale by which the images are normalised.
+    ``pixels`` is the scale by which the images are normalised, and ``views`` says which views of
+    them the maps are of; None the images themselves.
     """
     backbone = {p: a for p, a in {**params, **stats}.items() if p.startswith(BACKBONE)}
     parts = (split.fingerprint, digest_arrays(backbone), *taps, jax.__version__)
@@ -79,6 +81,8 @@ def cache_key(
         parts = (*parts, precision)
     if pixels != IMAGENET:
         parts = (*parts, f"{pixels.mean} {pixels.std}")
+    if views is not None:
+        parts = (*parts, f"views {views}")
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
 
 
@@ -152,7 +156,7 @@ def _find(folder: Path, taps: Sequence[str], split: Split) -> FrozenFeatures | N
         return None
 
 
-def _load(folder: Path, taps: Sequence[str], n: int) -> dict[str, Float[np.ndarray, "n _ _ _"]]:
+def _load(folder: Path, taps: Sequence[str], n: int) -> dict[str, Float[np.ndarray, "n *v _ _ _"]]:
     """Maps the files into memory.
 
     Raises:

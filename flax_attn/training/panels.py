@@ -8,9 +8,9 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from flax_attn.data import Split, read_image
-from flax_attn.data.dataset import form_of
 from flax_attn.figures import Panel
 from flax_attn.models.cases import maps_by_view, maps_there_by_view, view_weights
+from flax_attn.models.derived import shown_views
 from flax_attn.models.functional import Arrays
 from flax_attn.models.tasks import TASKS, names_of
 from flax_attn.runs.directory import Run
@@ -33,21 +33,21 @@ def attention_panels(
     """Returns up to eight images of the split, the classes in turn, with their attention maps.
 
     ``cases`` are what the network is given beside, and ``temperature`` calibrates the probabilities
-    that are shown. Each picture that a case has is a panel of its
-    own, titled by its name and, where a gate joins the pictures, its weight; there are up to eight
-    panels in all. The list is empty when the network has no gates.
+    that are shown. Each picture that a case has is a panel of its own, titled by its name and,
+    where a gate joins the pictures, its weight; there are up to eight panels in all, or those of
+    one case that has more. The list is empty when the network has no gates.
     """
     task, classes = TASKS[run.config.train.task], run.classes
     truth = task.truth(np.asarray(split.labels), len(classes))
-    names = form_of(split).views or ("",)
+    names = run.config.model.all_views or ("",)
     chosen = _in_turn(truth, max(1, PANELS // len(names)))
     # An image lost by now is replaced as in a batch, and shown with the label of the other.
     pixels, places = zip(*(read_image(split, int(i)) for i in chosen), strict=True)
     images, chosen = np.stack(pixels), np.array(places)
     labels = np.asarray(split.labels)[chosen].astype(np.int32)
-    shown = np.ones(len(chosen), bool)
+    everyone = np.ones(len(chosen), bool)
     beside = cases.take(chosen)
-    examples = Examples(images, labels, shown, None, *beside)
+    examples = Examples(images, labels, everyone, None, *beside)
     _, prediction = step(params, stats, examples)
     if not prediction.attention:
         return []
@@ -57,7 +57,8 @@ def attention_panels(
     probabilities = np.asarray(prediction.probabilities)
     decided = task.decide(probabilities)
     probabilities = calibrated(task, probabilities, np.asarray(prediction.logits), temperature)
-    pictures = images.reshape(len(chosen), len(names), *images.shape[-3:])
+    shown = shown_views(run.config.model.views, images)
+    pictures = shown.reshape(len(chosen), len(names), *images.shape[-3:])
     found = view_weights(prediction.attention, probabilities)
     weights = [[""] * len(names)] * len(chosen)
     if found is not None:

@@ -125,7 +125,7 @@ class FeatureExamples:
         first in the place of one that is missing; None where it has the row of its own place.
     """
 
-    maps: Mapping[str, Float[np.ndarray, "p _ _ _"]]
+    maps: Mapping[str, Float[np.ndarray, "p *w _ _ _"]]
     labels: Int[np.ndarray, "n *k"]
     batch_size: int
     present: Bool[np.ndarray, "p"]
@@ -243,7 +243,13 @@ def example_sources(
             images,
             step,
             key=cache_key(
-                images, params, stats, taps, config.model.precision, pixel_scale(config.model)
+                images,
+                params,
+                stats,
+                taps,
+                config.model.precision,
+                pixel_scale(config.model),
+                config.model.views,
             ),
             taps=taps,
             folder=Path(config.run.feature_cache),

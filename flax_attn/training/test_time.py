@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from flax_attn.config import parse_views
 from flax_attn.errors import UsageError
 from flax_attn.models.backbone import Features
 from flax_attn.models.network import VIEWS
@@ -53,6 +54,19 @@ def parse_tta(setting: str | None) -> tuple[Symmetry, ...]:
     if not set(named) <= set(KINDS):
         raise UsageError(f"tta: got {setting!r}, expected one of {', or '.join(TTA)}")
     return symmetries(flips="flips" in named, turns="turns" in named)
+
+
+def require_unmoved(setting: str | None, views: str | None) -> None:
+    """Checks that the views of an image (``--views``) keep their places under its symmetries.
+
+    Raises:
+      UsageError: ``--tta`` names some, and they do not.
+    """
+    if setting is not None and parse_views(views).moved:
+        raise UsageError(
+            f"--tta {setting} would move the views of --views {views} to each other's places: drop "
+            "it"
+        )
 
 
 def average_under(

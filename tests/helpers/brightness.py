@@ -23,6 +23,7 @@ class Brightness:
     cut: float | None = None
     has_maps: bool = True
     takes_tta: bool = True
+    views: str | None = None
     temperature: float | None = None
     metadata: MetaScale | None = None
     data: DataConfig = DataConfig(image_size=32)

@@ -61,11 +61,18 @@ NAMES: dict[str, Sequence[str]] = {
 OF_CASES: dict[str, set[str]] = {
     "relation": {name for name, relation in RELATIONS.items() if relation.views > 1},
     "query": {"meta"},
-    "view_merge": {"attend"},
     "meta_into": {"classifier", "both"},
 }
 # What a setting takes whose text has a form of its own.
-FORMED: dict[str, Sequence[str]] = {"roi_weights": ("pool4=0.01", "pool3=0")}
+FORMED: dict[str, Sequence[str]] = {
+    "roi_weights": ("pool4=0.01", "pool3=0"),
+    "views": ("crops:2", "scales:4", "rgb,lab,edges"),
+}
+# What it does not take.
+MALFORMED: dict[str, Sequence[str]] = {
+    "roi_weights": ("pool4", "pool4=", "pool4=many", "=1", "pool4=-0.1", "pool4=nan", "pool5=1"),
+    "views": ("", "crops", "crops:9", "scales:x", "rgb,rgb", "lab edges", "sepia"),
+}
 
 # What must be typed beside any other flag; --images takes the place of --split.
 NEEDED = {
@@ -384,7 +391,8 @@ def legal(setting: Field[Any]) -> list[Typed]:
         values = named.get(setting.name, (3, 1, 20) if kind is int else ("seed", "batch_size"))
         return several(flag, *values, kind=tuple)
     if hint is str:
-        return one(flag, *NAMES.get(setting.name, ("a name", "a/path.safetensors")))
+        named = {**NAMES, **FORMED}
+        return one(flag, *named.get(setting.name, ("a name", "a/path.safetensors")))
     if hint is int:
         return one(flag, *(low, low + 3) if high is None else (low, high))
     assert hint is float, f"no values known of {flag}, a {hint}"
@@ -408,7 +416,7 @@ def illegal(setting: Field[Any]) -> list[list[str]]:
     elif kind is float:
         wrong = ["many", "nan"]
     elif setting.name in FORMED:
-        wrong = ["pool4", "pool4=", "pool4=many", "=1", "pool4=-0.1", "pool4=nan", "pool5=1"]
+        wrong = list(MALFORMED[setting.name])
     step = 1 if kind is int else 0.001
     wrong += ["0", "-0.5"] if setting.name in ALIGNMENT_OF else []
     wrong += [] if low is None else [low - step]
@@ -497,16 +505,17 @@ RUNS = [
     "--warmup-epochs 0.5 --devices 1 --weight-decay 0.01 --gates pool4 pool3 "
     "--roi-weights pool3=0.01 pool4=0.1",
     "--norm sigmoid_softmax --score cosine --window 0.3 --gates pool2 --conv exact "
-    "--precision bf16 --remat --accumulate 2 --flip --crop-min-area 0.5 --label-smoothing 0.1 "
-    "--optimizer sgd --backbone-learning-rate 0.001 --vertical-flip --quarter-turns "
-    "--centre-crop 0.8 --crop-margin 8 --normalise data --colour-jitter 0.4 "
+    "--views scales:2 --precision bf16 --remat --accumulate 2 --flip --crop-min-area 0.5 "
+    "--label-smoothing 0.1 --optimizer sgd --backbone-learning-rate 0.001 --vertical-flip "
+    "--quarter-turns --centre-crop 0.8 --crop-margin 8 --normalise data --colour-jitter 0.4 "
     "--random-erasing 0.5 --mixup 0.4 --clip-norm 1 --ema 0.9",
     f"{FROZEN} --norm sigmoid --score gate --roi-weights pool4=0.1 --roi-over image "
     "--roi-masks background",
     f"{PLAIN} --backbone vgg13 --norm sparsemax --score concat --heads 2 --head-merge mean "
     "--query none",
     f"{PLAIN} --backbone vgg19 --norm entmax --score dot --attn-dims multi",
-    f"{FROZEN} --norm hard --score scaled_dot --estimator score_function --per-class",
+    f"{FROZEN} --norm hard --score scaled_dot --estimator score_function --per-class "
+    "--views rgb,edges --view-merge attend --relation own interactive",
     f"{FROZEN} --norm hard --score general --estimator straight_through --self-attention",
     f"{FROZEN} --backbone vgg11_bn --norm reinforced --score biased_general --hops 2",
     f"{FROZEN} --backbone vgg13_bn --norm local --score activated_general --window 0.5 "

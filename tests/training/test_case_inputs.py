@@ -288,3 +288,12 @@ def test_sources_without_cases_give_what_they_did(dataset: Dataset) -> None:
     for batch in source.epoch(0, seed=0, shuffle=False):
         assert batch.meta is None and batch.present is None and batch.beside == {}
     assert replace(source, cases=CaseInputs()) == source
+
+
+def test_views_of_cases_of_several_pictures_are_refused(tiny: Config, dataset: Dataset) -> None:
+    with pytest.raises(UsageError) as caught:
+        settle_cases(tiny.updated(views="crops:2"), dataset.splits["train"])
+    assert str(caught.value) == (
+        "--views crops:2 makes views of single pictures, and these cases have several ('first', "
+        "'clinic'): drop it"
+    )

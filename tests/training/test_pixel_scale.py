@@ -199,6 +199,8 @@ def test_features_of_another_scale_are_others() -> None:
     of_imagenet = cache_key(split, {}, {}, ("pool5",), "f32", IMAGENET)
     assert of_imagenet == cache_key(split, {}, {}, ("pool5",))
     assert of_imagenet != cache_key(split, {}, {}, ("pool5",), "f32", SCALE)
+    of_views = {cache_key(split, {}, {}, ("pool5",), views=v) for v in ("crops:2", "crops:3")}
+    assert len({of_imagenet, *of_views}) == 3
 
 
 def test_nothing_normalises_but_through_a_network() -> None:

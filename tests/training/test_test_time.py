@@ -15,7 +15,7 @@ from flax_attn.models import build_model, functional
 from flax_attn.models.backbone import Features
 from flax_attn.models.tasks import TASKS
 from flax_attn.training.step import Examples, make_eval_step
-from flax_attn.training.test_time import TTA, average_under, parse_tta
+from flax_attn.training.test_time import TTA, average_under, parse_tta, require_unmoved
 from tests.helpers.bounds import chain
 
 # Two programs of the same network, and a mean of up to eight.
@@ -121,3 +121,13 @@ def test_other_names_are_refused(given: str) -> None:
 def test_names_in_any_order() -> None:
     assert parse_tta("turns, flips") == parse_tta("flips,turns")
     assert [len(parse_tta(setting)) for setting in (None, *TTA)] == [0, 2, 4, 8]
+
+
+def test_symmetries_that_move_views_are_refused() -> None:
+    for given, views in (("flips", "scales:2"), ("turns", "rgb,edges"), (None, "crops:2")):
+        require_unmoved(given, views)
+    with pytest.raises(UsageError) as caught:
+        require_unmoved("flips", "crops:2")
+    assert str(caught.value) == (
+        "--tta flips would move the views of --views crops:2 to each other's places: drop it"
+    )

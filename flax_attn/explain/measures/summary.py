@@ -269,6 +269,16 @@ def _names_at(names: Iterable[str], case: Explained, view: str) -> list[str]:
     return [name for name in names if places_with(name, [picture])]
 
 
+def write_weights(path: Path, judged: Sequence[Judged], explained: Sequence[Explained]) -> None:
+    """Writes a row for each case: its name, and what each of its pictures weighs, 0 if missing."""
+    del judged
+    rows = [
+        [item.name, *(_cell(0.0 if p is None else p.weight or 0.0) for p in item.pictures)]
+        for item in explained
+    ]
+    _write_csv(path, [["name", *explained[0].views], *rows])
+
+
 def _named(view: str, cell: str | None = None) -> list[str]:
     """Returns the cell of the column that names pictures, which is there for several alone."""
     return [view if cell is None else cell] if view else []

@@ -12,10 +12,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from flax_attn.config import require_pictures_alone
+from flax_attn.config import parse_views, require_pictures_alone
 from flax_attn.data import Split, read_image
 from flax_attn.data.dataset import evenly
-from flax_attn.errors import WeightsError
+from flax_attn.errors import UsageError, WeightsError
 from flax_attn.models.tasks import TASKS
 from flax_attn.porting.export.browser_page import PAGE, write_browser_page
 from flax_attn.porting.export.formats import (
@@ -79,6 +79,11 @@ def export_run(
     require_free(out, flag=flag)
     if has_page:
         require_pictures_alone(run.config.model, "the page")
+        if run.config.model.views:
+            raise UsageError(
+                "the page shows maps over the photograph, and this network has maps of its --views "
+                f"{run.config.model.views}: leave page out of --export-formats"
+            )
     web_runtime = find_runtime(runtime) if has_page else None
     given = _compared(run, split)
     images, beside = split_inputs(given)
@@ -181,7 +186,11 @@ def _describe(run: Run, expected: dict[str, np.ndarray]) -> dict[str, Any]:
         "classes": list(run.classes),
         "task": run.config.train.task,
         "network": {"model": model.model, "norm": model.norm, "score": model.score},
-        "maps": {"heads": model.heads, "per_class": model.per_class},
+        "maps": {
+            "heads": model.heads,
+            "per_class": model.per_class,
+            **({"views": model.views} if model.views else {}),
+        },
         "platforms": list(PLATFORMS),
         "versions": {name: version(name) for name in ("flax_attn", "jax", "jaxlib", "flax")},
     }
@@ -198,6 +207,7 @@ def _axes_of_maps(run: Run) -> list[str]:
 def _describe_inputs(run: Run) -> dict[str, dict[str, Any]]:
     """Returns what a user must know of each input beside its shape."""
     data, metadata, views = run.config.data, run.metadata, list(run.config.model.view_names)
+    derived = list(parse_views(run.config.model.views).names)
     framing = {"centre_crop": data.centre_crop, "crop_margin": data.crop_margin}
     images = {
         "channels": "RGB",
@@ -205,6 +215,7 @@ def _describe_inputs(run: Run) -> dict[str, dict[str, Any]]:
         **{k: v for k, v in framing.items() if v},
         "normalised": "inside the model",
         **({"views": views} if views else {}),
+        **({"derived_views": derived} if derived else {}),
     }
     if metadata is None:
         return {IMAGES: images, PRESENT: {"views": views}}

@@ -120,6 +120,8 @@ def test_another_backbone(tiny: Config) -> None:
             "query": ("none",),
         },
         {"task": "multilabel", "precision": "bf16"},
+        {"views": "crops:2", "view_merge": "attend"},
+        {"views": "rgb,lab,edges", "relation": ("interactive",)},
     ],
 )
 def test_options_of_the_gates(tiny: Config, options: dict[str, Any]) -> None:
