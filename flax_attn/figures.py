@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import matplotlib
@@ -19,10 +19,9 @@ from matplotlib.figure import Figure, SubFigure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from PIL import Image
 
+from flax_attn.config.names import ScaleName
 from flax_attn.ops.images import resize_bilinear
 from flax_attn.system.console import plain
-
-ScaleName = Literal["linear", "shared", "log", "rank"]
 
 CURVES = ("loss", "accuracy", "precision", "recall")
 COLOURS = ("#4477aa", "#cc6677", "#228833", "#aa7733", "#7755aa", "#555555")

@@ -20,8 +20,8 @@ from flax_attn.config import PRESETS, Config, flag_of, settings
 from flax_attn.errors import UsageError
 from flax_attn.system.console import flush_output, speak
 from flax_attn.system.failures import as_our_error
+from flax_attn.system.meeting import Meeting
 from flax_attn.system.memory import keep_freed_memory
-from flax_attn.system.processes import Meeting
 
 INTERRUPTED = 130
 
@@ -36,6 +36,11 @@ class Command(NamedTuple):
     module: str
     text: str
     computes: bool = True
+
+    @property
+    def flags(self) -> str:
+        """The module whose ``parse`` reads the command line, and imports nothing that computes."""
+        return f"{self.module.removesuffix('_command')}_flags"
 
 
 COMMANDS = {
@@ -83,9 +88,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     chosen = COMMANDS[name]
 
     def start(rest: Sequence[str]) -> None:
+        # Help is shown, and a wrong flag refused, before what computes is imported.
+        import_module(chosen.flags).parse(rest)
+        if chosen.computes:
+            keep_freed_memory()
         import_module(chosen.module).main(rest)
 
-    return run(start, arguments[1:], computes=chosen.computes)
+    return run(start, arguments[1:])
 
 
 class Parser(argparse.ArgumentParser):
@@ -186,21 +195,11 @@ def take_meeting(values: dict[str, Any]) -> Meeting | None:
     return Meeting(place, count, index)
 
 
-def run(
-    main: Callable[[Sequence[str]], None],
-    argv: Sequence[str] | None = None,
-    *,
-    computes: bool = True,
-) -> int:
-    """Runs a command and returns its exit code; a failure prints one line on standard error.
-
-    With ``computes`` the process keeps the memory that its steps free (``keep_freed_memory``).
-    """
+def run(main: Callable[[Sequence[str]], None], argv: Sequence[str] | None = None) -> int:
+    """Runs a command and returns its exit code; a failure prints one line on standard error."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     logging.getLogger("absl").setLevel(logging.ERROR)
     speak()
-    if computes:
-        keep_freed_memory()
     # A terminal that cannot show the name of a class is no reason to fail.
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")

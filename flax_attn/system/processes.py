@@ -26,6 +26,7 @@ from flax_attn.errors import ProcessLostError, UsageError
 from flax_attn.system.console import cleared_line
 from flax_attn.system.failures import as_our_error
 from flax_attn.system.json_text import encode_json
+from flax_attn.system.meeting import Meeting
 from flax_attn.system.signals import StoppedError
 
 Tree = TypeVar("Tree")
@@ -37,15 +38,6 @@ _LOOK_EVERY = 0.3
 
 _NAMES = ("failed", "heard", "gone", "alive", "said", "left")
 _FAILED, _HEARD, _GONE, _ALIVE, _SAID, _LEFT = (f"flax_attn/{name}" for name in _NAMES)
-
-
-@dataclass(frozen=True)
-class Meeting:
-    """Coordinator (``host:port`` of the first process), number of processes, index of this one."""
-
-    coordinator: str
-    count: int
-    index: int
 
 
 @dataclass(frozen=True)
