@@ -6,7 +6,6 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -168,7 +167,6 @@ def evaluate_run(
     shared = shared_conditions(config, run.classes, split.fingerprint)
     require_same({**shared, "tta": tta}, processes)
     cases = case_inputs(split, run.config, run.metadata, where=split_text(config, split_name))
-    run = replace(run, config=run.config.updated(conv=devices.network(run.config.model).conv))
     network = restore_best(run, workdir)
     params, stats = devices.replicate(processes.from_first((network.params, network.stats)))
     task = TASKS[run.config.train.task]

@@ -158,9 +158,8 @@ def train(
         cases = inputs_of(dataset, config, metadata)
 
         # ---- The network, the optimizer, and the state to begin with.
-        network = devices.network(config.model)
         structure, params, stats = functional.split(
-            build_model(network, num_classes=num_classes, seed=config.train.seed)
+            build_model(config.model, num_classes=num_classes, seed=config.train.seed)
         )
         if earlier is None and processes.first:
             params, stats = initial.fill(params, stats)

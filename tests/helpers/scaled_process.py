@@ -63,8 +63,7 @@ def frozen(config: Config, dataset, folder: Path) -> dict[str, np.ndarray]:
     """The validation images' features under freshly drawn weights."""
     config = config.updated(freeze_backbone=True, feature_cache=str(folder))
     devices = devices_for(config.train)
-    model = devices.network(config.model)
-    structure, params, stats = functional.split(build_model(model, num_classes=2))
+    structure, params, stats = functional.split(build_model(config.model, num_classes=2))
     arrays = devices.replicate((params, stats))
     _, val = example_sources(config, structure, *arrays, dataset, devices)
     assert isinstance(val, FeatureExamples)

@@ -13,10 +13,11 @@ import jax
 import numpy as np
 
 from flax_attn.config import require_pictures_alone
+from flax_attn.config.names import PAGE
 from flax_attn.data import Split, read_image
 from flax_attn.data.dataset import evenly
 from flax_attn.errors import WeightsError
-from flax_attn.porting.export.browser_page import PAGE, write_browser_page
+from flax_attn.porting.export.browser_page import write_browser_page
 from flax_attn.porting.export.formats import (
     ATTENTION,
     FORMATS,
