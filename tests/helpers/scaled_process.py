@@ -19,7 +19,8 @@ from flax_attn.config import Config, make_config
 from flax_attn.data import open_dataset
 from flax_attn.models import build_model, functional
 from flax_attn.system import cli
-from flax_attn.system.processes import Meeting, joined
+from flax_attn.system.meeting import Meeting
+from flax_attn.system.processes import joined
 from flax_attn.training.choices import CHOICES
 from flax_attn.training.devices import devices_for
 from flax_attn.training.sources import FeatureExamples, example_sources

@@ -27,7 +27,8 @@ from flax_attn.models.functional import Arrays
 from flax_attn.runs.checkpoints import Checkpoints
 from flax_attn.runs.log import read_rows
 from flax_attn.system import cli
-from flax_attn.system.processes import ALONE, Meeting, Processes
+from flax_attn.system.meeting import AUTO, Meeting
+from flax_attn.system.processes import ALONE, Processes
 from flax_attn.system.signals import Stop
 from flax_attn.training.devices import ONE, devices_for
 from flax_attn.training.multihost import SharedStop, refuse_quarantine, shared_conditions
@@ -291,6 +292,8 @@ def test_several_processes_keep_no_quarantine() -> None:
         ("--coordinator a:99999 --num-processes 2 --process-id 0", "host:port"),
         ("--coordinator a:1 --num-processes 1 --process-id 0", "--num-processes"),
         ("--coordinator a:1 --num-processes 2 --process-id 2", "--process-id"),
+        ("--coordinator auto --num-processes 2", "drop --num-processes"),
+        ("--coordinator auto --process-id 0", "drop --num-processes"),
     ],
 )
 def test_meetings_that_make_no_sense(flags: str, named: str) -> None:
@@ -309,3 +312,4 @@ def test_meetings() -> None:
     assert parsed_meeting([]) is None
     flags = "--coordinator h:80 --num-processes 4 --process-id 3".split()
     assert parsed_meeting(flags) == Meeting("h:80", 4, 3)
+    assert parsed_meeting(["--coordinator", "auto"]) == Meeting(AUTO)

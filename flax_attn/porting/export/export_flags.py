@@ -22,7 +22,8 @@ def parse(argv: Sequence[str]) -> Namespace:
     """
     parser = cli.Parser(
         prog="flax-attn export",
-        description="Write a trained network for other programs, or for a browser: ``flax-attn export RUN``.",
+        description="Write a trained network for other programs, or for a browser: "
+        "``flax-attn export RUN``.",
     )
     cli.add_common(parser)
     parser.add_argument("run", help="run directory of flax-attn train")

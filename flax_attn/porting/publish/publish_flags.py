@@ -16,7 +16,8 @@ def parse(argv: Sequence[str]) -> Namespace:
     """
     parser = cli.Parser(
         prog="flax-attn publish",
-        description="Write a run as a folder for others, as model hubs have it: ``flax-attn publish RUN DIR``.",
+        description="Write a run as a folder for others, as model hubs have it: "
+        "``flax-attn publish RUN DIR``.",
     )
     cli.add_common(parser)
     parser.add_argument("run", help="run directory of flax-attn train")
