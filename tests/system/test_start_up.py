@@ -13,6 +13,8 @@ from flax_attn.system.cli import COMMANDS
 
 ROOT = Path(__file__).parents[2]
 HEAVY = ("jax", "flax", "optax", "orbax", "matplotlib", "scipy", "sklearn", "llvmlite")
+# Of those, what a training needs when it has trained.
+LATER = {"orbax", "matplotlib", "scipy", "sklearn", "llvmlite", "tensorboardX"}
 # Runs a file or a command and prints what of HEAVY was imported, whatever it exits with.
 SCRIPT = f"""
 import runpy, sys
@@ -65,3 +67,12 @@ def test_every_command_has_flags_of_its_own(name: str) -> None:
     """A command and its flags are modules beside each other."""
     assert callable(import_module(COMMANDS[name].flags).parse)
     assert callable(import_module(COMMANDS[name].module).main)
+
+
+def test_training_imports_at_first_what_it_needs_at_first() -> None:
+    """Intervals, checkpoints and pictures bring their libraries when the first of them is made."""
+    script = "import sys; import flax_attn.training.train_command, flax_attn.training.trainer\n"
+    script += f"print({{name.split('.')[0] for name in sys.modules}} & {LATER})"
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
