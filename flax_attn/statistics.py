@@ -19,7 +19,10 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from jaxtyping import Bool, Float
-from scipy import stats  # type: ignore[import-untyped]
+
+from flax_attn.system.lazy import lazy_module
+
+stats = lazy_module("scipy.stats")
 
 RESAMPLES = 10_000
 # Of measures that take the whole set of images for each resample.

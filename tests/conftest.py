@@ -168,9 +168,11 @@ def speaking() -> None:
 def undrawn(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Commands without their pictures of curves, which take longer than a few steps."""
     if not request.node.get_closest_marker("drawn"):
-        monkeypatch.setattr("flax_attn.training.trainer.draw_run", lambda *_: None)
-        for picture in ("draw_ranking", "draw_reliability"):
-            monkeypatch.setattr(f"flax_attn.training.evaluation.{picture}", lambda *_: None)
+        for picture in (
+            *("run_figure.draw_run", "judging_figure.draw_ranking"),
+            "confidence_figure.draw_reliability",
+        ):
+            monkeypatch.setattr(f"flax_attn.training.{picture}", lambda *_: None)
 
 
 @pytest.fixture

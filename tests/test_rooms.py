@@ -39,7 +39,7 @@ def modules() -> Iterator[tuple[Path, ast.Module]]:
 
 
 def imported(tree: ast.Module) -> Iterator[str]:
-    """Every module that a file imports, at the top or within a function."""
+    """Every module that a file imports, at the top, within a function or by ``lazy_module``."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -49,6 +49,8 @@ def imported(tree: ast.Module) -> Iterator[str]:
                 yield from (f"flax_attn.{alias.name}" for alias in node.names)
             else:
                 yield node.module
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) == "lazy_module":
+            yield ast.literal_eval(node.args[0])
 
 
 def room_of(path: Path) -> str | None:

@@ -6,10 +6,8 @@ from collections.abc import Iterable, Mapping
 
 from flax_attn.attention.relations import RELATIONS, Ask, Pass, Passes
 from flax_attn.config import ModelConfig, entry
+from flax_attn.config.names import QUERIES
 from flax_attn.errors import UsageError
-
-# What ``--query`` may name.
-QUERIES = ("guide", "none", "learned", "meta")
 
 
 def check_query(config: ModelConfig, *, needs_query: bool) -> None:

@@ -5,18 +5,17 @@ from __future__ import annotations
 from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
-from typing import get_args
 
 import numpy as np
 
 from flax_attn.attention import ALIGNMENTS
-from flax_attn.config import FAMILIES, ModelConfig, each_family
+from flax_attn.config import ModelConfig
 from flax_attn.data.dataset import evenly, form_of
 from flax_attn.data.listing import same_form
 from flax_attn.errors import UsageError
+from flax_attn.explain.explain_flags import COUNT, parse
 from flax_attn.explain.explain_run import REMEDY, explain
 from flax_attn.explain.explainer import Explainer, Request
-from flax_attn.explain.methods import METHODS
 from flax_attn.explain.photographs import (
     Photographs,
     from_paths,
@@ -24,21 +23,16 @@ from flax_attn.explain.photographs import (
     with_unknown,
 )
 from flax_attn.explain.trained_run import TrainedRun, load
-from flax_attn.figures import ScaleName
 from flax_attn.runs.published_folder import results_folder
 from flax_attn.runs.run_cases import case_inputs
 from flax_attn.runs.run_split import look_config, open_run_split, split_text
 from flax_attn.system import cli
 from flax_attn.system.compilation_cache import use_compilation_cache
 from flax_attn.system.folders import require_writable
-from flax_attn.training.choices import CHOICES
-
-# Images of a split, unless --count says otherwise.
-COUNT = 24
 
 
 def main(argv: Sequence[str]) -> None:
-    args = _parse(argv)
+    args = parse(argv)
     use_compilation_cache(getattr(args, "compilation_cache", None))
     workdir = Path(args.workdir)
     name = "explain-" + args.split if args.split else "explain"
@@ -64,55 +58,6 @@ def main(argv: Sequence[str]) -> None:
         faithfulness=args.faithfulness,
         out=out,
     )
-
-
-def _parse(argv: Sequence[str]) -> Namespace:
-    parser = cli.Parser(prog="flax-attn explain", description=__doc__)
-    cli.add_common(parser)
-    parser.add_argument("--workdir", required=True, help="run directory of flax-attn train")
-    which = parser.add_mutually_exclusive_group(required=True)
-    which.add_argument("--images", nargs="+", help="photographs, or folders of photographs")
-    which.add_argument(
-        "--split", choices=("train", "val", "test", "all"), help="images of the data set"
-    )
-    parser.add_argument("--count", type=int, help=f"images of the split (default: {COUNT})")
-    parser.add_argument(
-        "--worst", action="store_true", help="the split's highest losses, not an even spread"
-    )
-    parser.add_argument(
-        "--methods", nargs="+", choices=list(METHODS), default=["grad_cam"], help="maps to add"
-    )
-    parser.add_argument(
-        "--stages",
-        nargs="+",
-        choices=tuple(name for family in FAMILIES.values() for name in family.activations),
-        help=f"where (default: {each_family('explained')})",
-    )
-    parser.add_argument(
-        "--classes", nargs="+", default=(), help="explain these, not the likeliest of each image"
-    )
-    parser.add_argument(
-        "--scale",
-        choices=get_args(ScaleName),
-        help="colours of the pictures (default: rank where weights sum to one, else linear)",
-    )
-    parser.add_argument(
-        "--faithfulness",
-        action="store_true",
-        help="measure whether the network uses what each map points at; takes minutes",
-    )
-    parser.add_argument("--batch-size", type=int, default=8, help="images computed at a time")
-    parser.add_argument("--out", help="folder of the results (default: WORKDIR/explain[-<split>])")
-    cli.add_settings(parser, CHOICES, "explain")
-    args = parser.parse_args(argv)
-    for flag, value in (("--count", args.count), ("--batch-size", args.batch_size)):
-        if value is not None and value < 1:
-            raise UsageError(f"{flag} must be at least 1, got {value}")
-    if args.images and (args.count is not None or args.worst or hasattr(args, "mask_dir")):
-        raise UsageError(
-            "--count, --worst and --mask-dir belong to a data set: give --split, not --images"
-        )
-    return args
 
 
 def _photographs(

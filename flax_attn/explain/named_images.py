@@ -15,12 +15,10 @@ from flax_attn.data.image_formats import image_endings
 from flax_attn.data.listing import Listing, describe_counts, walk_images
 from flax_attn.data.own_output import refuse_among_images
 from flax_attn.errors import DataError
+from flax_attn.explain.predict_flags import STDIN
 from flax_attn.system.files import reading
 
 _log = logging.getLogger(__name__)
-
-# Stands for names from standard input, one a line.
-STDIN = "-"
 
 
 class NamedImages:

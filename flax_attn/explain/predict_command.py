@@ -18,8 +18,9 @@ from typing import NamedTuple
 
 from flax_attn.config import DataConfig, check_ranges
 from flax_attn.errors import NAMED, DataError, UsageError
-from flax_attn.explain.named_images import STDIN, NamedImages
+from flax_attn.explain.named_images import NamedImages
 from flax_attn.explain.photographs import warn_of_unknown
+from flax_attn.explain.predict_flags import FILE, parse
 from flax_attn.explain.predicted_images import PredictedImage, cuts_of, predict_images
 from flax_attn.explain.prediction_maps import MAPS, PLACES
 from flax_attn.explain.prediction_outputs import REMEDY, JsonLines, Output, open_table
@@ -28,10 +29,7 @@ from flax_attn.explain.predictor import Predictor, open_predictor
 from flax_attn.system import cli
 from flax_attn.system.console import speak
 from flax_attn.system.folders import require_writable
-from flax_attn.training.choices import CHOICES
-from flax_attn.training.test_time import add_tta, require_unmoved
-
-FILE = "predictions.csv"
+from flax_attn.training.test_time import require_unmoved
 
 _log = logging.getLogger(__name__)
 
@@ -42,7 +40,7 @@ def main(argv: Sequence[str]) -> None:
     Raises:
       FlaxAttnError: a failure that one line explains; ``cli.run`` prints it.
     """
-    args = _parse(argv)
+    args = parse(argv)
     speak(on_stderr=args.json)
     table = Path(args.out or FILE)
     folders = [PLACES[args.maps](table)] if args.maps == "png" else []
@@ -67,44 +65,6 @@ def main(argv: Sequence[str]) -> None:
     images = NamedImages(args.paths)
     images.look(out=" and ".join(written), folders=folders)
     _predict(args, predictor, images, data, table, written)
-
-
-def _parse(argv: Sequence[str]) -> Namespace:
-    parser = cli.Parser(prog="flax-attn predict", description=__doc__)
-    cli.add_common(parser)
-    parser.add_argument("run", help="run directory, published folder, or export")
-    parser.add_argument(
-        "paths",
-        nargs="+",
-        help=f"images, folders of images, and {STDIN} for names from standard input, one a line",
-    )
-    parser.add_argument(
-        "--out", help=f"table to write (default: {FILE}, with --json none unless it is named)"
-    )
-    parser.add_argument(
-        "--json",
-        action="store_true",
-        help="an object a line on standard output, and all else on standard error",
-    )
-    parser.add_argument(
-        "--maps",
-        choices=list(MAPS),
-        help="the maps of every gate beside the table: a picture an image, or one file of arrays",
-    )
-    parser.add_argument("--batch-size", type=int, default=16, help="images at a time (default: 16)")
-    add_tta(parser)
-    parser.add_argument(
-        "--uncalibrated",
-        action="store_true",
-        help="the network's own probabilities, not those at the run's temperature",
-    )
-    cli.add_settings(parser, CHOICES, "predict")
-    args = parser.parse_args(argv)
-    if args.batch_size < 1:
-        parser.error(f"--batch-size must be at least 1, got {args.batch_size}")
-    if args.paths.count(STDIN) > 1:
-        parser.error(f"{STDIN} stands for standard input, which is read once: name it once")
-    return args
 
 
 def _places(args: Namespace, table: Path) -> list[str]:

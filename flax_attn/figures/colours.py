@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import jax.numpy as jnp
 import matplotlib
@@ -11,9 +11,8 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from matplotlib.colors import Normalize
 
+from flax_attn.config.names import ScaleName
 from flax_attn.ops.images import resize_bilinear
-
-ScaleName = Literal["linear", "shared", "log", "rank"]
 
 MAP_COLOURS = "viridis"
 

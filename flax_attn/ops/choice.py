@@ -11,12 +11,11 @@ from flax_attn.errors import UsageError
 Impl = Literal["exact", "fast"]
 
 
-def select_impl(conv: str = "auto", *, backend: str | None = None, devices: int = 1) -> Impl:
+def select_impl(conv: str = "auto", *, backend: str | None = None) -> Impl:
     """Returns the form that the ``--conv`` setting selects, once, when a model is built.
 
-    "exact" is XLA's own form everywhere. "auto" is the fast form on a CPU; it is XLA's own on every
-    other ``backend`` (default: the one JAX would run on now), and where the batch is sharded over
-    several ``devices``, because the fast forms loop over the images.
+    "exact" is XLA's own form everywhere. "auto" is the fast form on a CPU, and XLA's own on every
+    other ``backend`` (default: the one JAX would run on now).
 
     Raises:
       UsageError: any other setting.
@@ -24,8 +23,7 @@ def select_impl(conv: str = "auto", *, backend: str | None = None, devices: int 
     if conv == "exact":
         return "exact"
     if conv == "auto":
-        one_cpu = (backend or jax.default_backend()) == "cpu" and devices == 1
-        return "fast" if one_cpu else "exact"
+        return "fast" if (backend or jax.default_backend()) == "cpu" else "exact"
     raise UsageError(f"conv: got {conv!r}, expected 'auto' or 'exact'; choose one of the two")
 
 

@@ -15,6 +15,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from flax_attn.ops.blocks import Blocks, cut, even_part
+from flax_attn.ops.parts import on_parts
 
 # Pixels a block of the kernel gradient: its shifted copies stay in the caches of common CPUs.
 BLOCK_PIXELS = 800
@@ -50,7 +51,8 @@ def _direct_fwd(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
 def _direct_bwd(residuals: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
     x, kernel = residuals
     # Under jit XLA removes the input gradient of a layer whose input needs none.
-    return input_gradient(g, kernel), kernel_gradient(x, g).astype(kernel.dtype)
+    through_kernel = on_parts(kernel_gradient, x, g, of_images=(True, True), sums=True)
+    return input_gradient(g, kernel), through_kernel.astype(kernel.dtype)
 
 
 direct3x3.defvjp(_direct_fwd, _direct_bwd)

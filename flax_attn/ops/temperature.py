@@ -13,7 +13,10 @@ import math
 
 import numpy as np
 from jaxtyping import Bool, Float
-from scipy import optimize, special  # type: ignore[import-untyped]
+
+from flax_attn.system.lazy import lazy_module
+
+optimize, special = lazy_module("scipy.optimize"), lazy_module("scipy.special")
 
 # The temperatures that are tried.
 LEAST, MOST = 0.05, 20.0

@@ -26,6 +26,7 @@ from jaxtyping import Array, Float
 from numpy.typing import NDArray
 
 from flax_attn.ops.blocks import Blocks, cut
+from flax_attn.ops.parts import on_parts
 
 TILE = 4
 REACH = TILE + 2
@@ -121,6 +122,12 @@ def winograd3x3(
     The error is a few 1e-6 of the largest value in float32, some four times the direct form's.
     Reverse-mode derivatives only; the transformed input is computed again for them, not stored.
     """
+    return on_parts(_convolve, x, kernel, of_images=(True, False))
+
+
+def _convolve(
+    x: Float[Array, "b h w c"], kernel: Float[Array, "3 3 c d"]
+) -> Float[Array, "b h w d"]:
     (b, h, w, c), d = x.shape, kernel.shape[-1]
     kernels = _both_axes(_G, kernel.astype(_computed_in(x)).reshape(9, c, d))
     blocks, tiles = _tiling(b, h, w), _tiles(w)
@@ -170,7 +177,8 @@ def _forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
 def _backward(residuals: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
     x, kernel = residuals
     dx = winograd3x3(g, kernel[::-1, ::-1].swapaxes(2, 3))
-    return dx, kernel_gradient(x, g).astype(kernel.dtype)
+    through_kernel = on_parts(kernel_gradient, x, g, of_images=(True, True), sums=True)
+    return dx, through_kernel.astype(kernel.dtype)
 
 
 winograd3x3.defvjp(_forward, _backward)

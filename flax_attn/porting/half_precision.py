@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal, get_args
 
 import ml_dtypes
 import numpy as np
 
+from flax_attn.config.names import Dtype
 from flax_attn.porting.convert import Report
-
-Dtype = Literal["float32", "float16", "bfloat16"]
-DTYPES: tuple[Dtype, ...] = get_args(Dtype)
 
 _TYPES = {"float16": np.dtype(np.float16), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
 

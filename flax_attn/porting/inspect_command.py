@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from pathlib import Path
 
 from flax_attn.porting.convert import printable
+from flax_attn.porting.inspect_flags import parse
 from flax_attn.porting.inspection import inspect_file
-from flax_attn.porting.pixels import PIXELS
-from flax_attn.system.cli import Parser, add_common
 from flax_attn.system.json_text import encode_json
 
 _log = logging.getLogger(__name__)
@@ -21,15 +19,7 @@ def main(argv: Sequence[str]) -> None:
     Raises:
       FlaxAttnError: with the line to print.
     """
-    parser = Parser(prog="flax-attn port inspect", description=__doc__)
-    parser.add_argument("file", type=Path, metavar="FILE", help="of any kind that port reads")
-    parser.add_argument("--entry", metavar="NAME", help="where a checkpoint holds the weights")
-    parser.add_argument(
-        "--pixels", choices=PIXELS, help="what the network takes (default: from the file)"
-    )
-    parser.add_argument("--json", action="store_true", help="print one object for programs")
-    add_common(parser)
-    args = parser.parse_args(argv)
+    args = parse(argv)
     said = logging.getLogger("flax_attn")
     level = said.level
     if args.json:

@@ -10,16 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Literal, get_args
 
 import numpy as np
 
+from flax_attn.config.names import PIXELS, Pixels
 from flax_attn.errors import UsageError
 from flax_attn.ops.images import IMAGENET, PixelScale
 from flax_attn.porting.layer_names import path_of
-
-Pixels = Literal["imagenet", "caffe"]
-PIXELS: tuple[Pixels, ...] = get_args(Pixels)
 
 _CAFFE_MEAN = (123.68, 116.779, 103.939)  # red, green, blue
 

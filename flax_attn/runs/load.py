@@ -14,7 +14,8 @@ from flax_attn.runs.checkpoints import Checkpoints
 from flax_attn.runs.directory import GET_RIGHTS, Run
 from flax_attn.runs.log import Row
 from flax_attn.runs.published_folder import WEIGHTS_FILE, PublishedWeights
-from flax_attn.system.files import digest_file, open_safetensors, reading
+from flax_attn.system.files import digest_file, reading
+from flax_attn.system.tensor_files import open_safetensors
 
 # The field of an epoch's row with the temperature fitted on its validation images.
 TEMPERATURE = "temperature"

@@ -18,13 +18,18 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
 
 from flax_attn.system.files import sync
+from flax_attn.system.lazy import lazy_module
+
+if TYPE_CHECKING:
+    import orbax.checkpoint as ocp
+else:
+    ocp = lazy_module("orbax.checkpoint")
 
 _THREADS = 2
 

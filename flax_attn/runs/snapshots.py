@@ -16,7 +16,8 @@ from safetensors.numpy import save
 
 from flax_attn.errors import CheckpointError
 from flax_attn.models.functional import Arrays, digest_arrays, find_mismatches, trainable
-from flax_attn.system.files import open_safetensors, write_bytes, writing
+from flax_attn.system.files import write_bytes, writing
+from flax_attn.system.tensor_files import open_safetensors
 
 FOLDER = "snapshots"
 _PREFIX, _ENDING = "epoch-", ".safetensors"

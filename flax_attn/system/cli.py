@@ -20,8 +20,8 @@ from flax_attn.config import PRESETS, Config, flag_of, settings
 from flax_attn.errors import UsageError
 from flax_attn.system.console import flush_output, speak
 from flax_attn.system.failures import as_our_error
+from flax_attn.system.meeting import AUTO, Meeting, meeting_of
 from flax_attn.system.memory import keep_freed_memory
-from flax_attn.system.processes import Meeting
 
 INTERRUPTED = 130
 
@@ -36,6 +36,11 @@ class Command(NamedTuple):
     module: str
     text: str
     computes: bool = True
+
+    @property
+    def flags(self) -> str:
+        """The module whose ``parse`` reads the command line, and imports nothing that computes."""
+        return f"{self.module.removesuffix('_command')}_flags"
 
 
 COMMANDS = {
@@ -83,9 +88,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     chosen = COMMANDS[name]
 
     def start(rest: Sequence[str]) -> None:
+        # Help is shown, and a wrong flag refused, before what computes is imported.
+        import_module(chosen.flags).parse(rest)
+        if chosen.computes:
+            keep_freed_memory()
         import_module(chosen.module).main(rest)
 
-    return run(start, arguments[1:], computes=chosen.computes)
+    return run(start, arguments[1:])
 
 
 class Parser(argparse.ArgumentParser):
@@ -162,7 +171,11 @@ def add_preset(parser: argparse.ArgumentParser) -> None:
 def add_meeting(parser: argparse.ArgumentParser) -> None:
     """Adds the flags of a process that trains or evaluates together with others."""
     group = parser.add_argument_group("several processes (docs/scaling.md)")
-    group.add_argument("--coordinator", help="host:port of the first process, for all to meet")
+    group.add_argument(
+        "--coordinator",
+        help=f"host:port of the first process, for all to meet; {AUTO}, without the other two "
+        "flags: what JAX finds out under Slurm, Open MPI, on TPU pods and GKE",
+    )
     group.add_argument("--num-processes", type=int, help="how many there are")
     group.add_argument("--process-id", type=int, help="which this one is, from 0")
 
@@ -176,37 +189,14 @@ def take_meeting(values: dict[str, Any]) -> Meeting | None:
     place, count, index = (
         values.pop(name) for name in ("coordinator", "num_processes", "process_id")
     )
-    if place is None and count is None and index is None:
-        return None
-    if place is None or count is None or index is None:
-        raise UsageError(
-            "several processes need all of --coordinator, --num-processes and --process-id"
-        )
-    host, _, port = place.rpartition(":")
-    if not host or not port.isdecimal() or not 0 < int(port) < 65536:
-        raise UsageError(f"--coordinator takes host:port, got {place!r}")
-    if count < 2:
-        raise UsageError(f"--num-processes must be at least 2, got {count}")
-    if not 0 <= index < count:
-        raise UsageError(f"--process-id must be between 0 and {count - 1}, got {index}")
-    return Meeting(place, count, index)
+    return meeting_of(place, count, index)
 
 
-def run(
-    main: Callable[[Sequence[str]], None],
-    argv: Sequence[str] | None = None,
-    *,
-    computes: bool = True,
-) -> int:
-    """Runs a command and returns its exit code; a failure prints one line on standard error.
-
-    With ``computes`` the process keeps the memory that its steps free (``keep_freed_memory``).
-    """
+def run(main: Callable[[Sequence[str]], None], argv: Sequence[str] | None = None) -> int:
+    """Runs a command and returns its exit code; a failure prints one line on standard error."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     logging.getLogger("absl").setLevel(logging.ERROR)
     speak()
-    if computes:
-        keep_freed_memory()
     # A terminal that cannot show the name of a class is no reason to fail.
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")

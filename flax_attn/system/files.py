@@ -8,18 +8,13 @@ import json
 import os
 import secrets
 import shutil
-import stat
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
-
-from flax_attn.errors import DiskFullError, FlaxAttnError, UsageError, WeightsError
+from flax_attn.errors import DiskFullError, FlaxAttnError, UsageError
 from flax_attn.system.json_text import encode_json
 
 PARTIAL = ".partial"
@@ -177,38 +172,6 @@ def reason_of(error: OSError) -> str:
     if isinstance(error, FileNotFoundError):
         return "no such file or folder"
     return error.strerror or str(error) or type(error).__name__
-
-
-@contextmanager
-def open_safetensors(
-    path: str | os.PathLike[str], kind: type[FlaxAttnError] = WeightsError
-) -> Iterator[Any]:
-    """Opens a safetensors file; its tensors are read as NumPy arrays.
-
-    Raises:
-      FlaxAttnError: of this ``kind``, when the file cannot be read or is damaged.
-    """
-    # safe_open maps the file, so anything but a regular file would block or fail obscurely.
-    with reading(path, kind):
-        if not stat.S_ISREG(os.stat(path).st_mode):
-            raise kind(f"cannot read {path}: not a file")
-        try:
-            with safe_open(path, framework="np") as file:
-                yield file
-        except SafetensorError as error:
-            raise kind(f"{path} is no safetensors file, or a damaged one: {error}") from error
-
-
-def encode_safetensors(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> bytes:
-    """Returns the content of a safetensors file, its header in order.
-
-    The library leaves that order to chance, and equal arrays would make different files.
-    """
-    content = save(dict(arrays), metadata=dict(metadata))
-    end = 8 + int.from_bytes(content[:8], "little")
-    header = encode_json(json.loads(content[8:end]), sort_keys=True, separators=(",", ":"))
-    padded = header.encode() + b" " * (-len(header) % 8)
-    return len(padded).to_bytes(8, "little") + padded + content[end:]
 
 
 def digest_file(path: str | os.PathLike[str]) -> str:

@@ -1,4 +1,4 @@
-"""Names of a package that are imported when they are first used."""
+"""Names of a package, and modules of others, that are imported when they are first used."""
 
 from __future__ import annotations
 
@@ -6,6 +6,22 @@ import sys
 from collections.abc import Callable, Mapping
 from importlib import import_module
 from typing import Any
+
+
+class _LazyModule:
+    def __init__(self, name: str):
+        self._name = name
+
+    def __getattr__(self, attribute: str) -> Any:
+        return getattr(import_module(self._name), attribute)
+
+
+def lazy_module(name: str) -> Any:
+    """Returns what stands for a module, and imports it when something of it is first used.
+
+    For packages that take a good part of a second, and that a start does not need.
+    """
+    return _LazyModule(name)
 
 
 def lazy_names(

@@ -8,8 +8,6 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any
 
-import jax.monitoring
-
 # Of glibc's malloc.h: no block is mapped on its own, and the heap is never cut back.
 _M_MMAP_MAX, _M_TRIM_THRESHOLD, _M_TOP_PAD = -4, -1, -2
 _TOP_PAD_BYTES = 64 << 20
@@ -37,6 +35,8 @@ def keep_freed_memory() -> bool:
     settings = {_M_MMAP_MAX: 0, _M_TRIM_THRESHOLD: -1, _M_TOP_PAD: _TOP_PAD_BYTES}
     if not all([libc.mallopt(name, value) == 1 for name, value in settings.items()]):
         return False
+    import jax.monitoring  # half a second, which a message of a wrong flag need not wait for
+
     jax.monitoring.register_event_duration_secs_listener(_trim_after_compiling(libc.malloc_trim))
     return True
 

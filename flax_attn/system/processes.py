@@ -26,6 +26,7 @@ from flax_attn.errors import ProcessLostError, UsageError
 from flax_attn.system.console import cleared_line
 from flax_attn.system.failures import as_our_error
 from flax_attn.system.json_text import encode_json
+from flax_attn.system.meeting import AUTO, Meeting
 from flax_attn.system.signals import StoppedError
 
 Tree = TypeVar("Tree")
@@ -37,15 +38,6 @@ _LOOK_EVERY = 0.3
 
 _NAMES = ("failed", "heard", "gone", "alive", "said", "left")
 _FAILED, _HEARD, _GONE, _ALIVE, _SAID, _LEFT = (f"flax_attn/{name}" for name in _NAMES)
-
-
-@dataclass(frozen=True)
-class Meeting:
-    """Coordinator (``host:port`` of the first process), number of processes, index of this one."""
-
-    coordinator: str
-    count: int
-    index: int
 
 
 @dataclass(frozen=True)
@@ -112,8 +104,7 @@ def joined(meeting: Meeting | None) -> Iterator[Processes]:
     if meeting is None:
         yield ALONE
         return
-    _meet(meeting)
-    processes = Processes(meeting.count, meeting.index)
+    processes = _meet(meeting)
     watch = _Watch(processes)
     try:
         try:
@@ -137,28 +128,48 @@ def joined(meeting: Meeting | None) -> Iterator[Processes]:
         raise
 
 
-def _meet(meeting: Meeting) -> None:
-    who = f"process {meeting.index} of {meeting.count}"
-    advice = "start all of them, each with its own --process-id, and the address of the first one"
-    late = f"{who} met no others at {meeting.coordinator} within {JOIN_WITHIN} s: {advice}"
+def _meet(meeting: Meeting) -> Processes:
+    if meeting.coordinator == AUTO:
+        who, where = "this process", f"--coordinator {AUTO} found them"
+        advice = "start all of them by the same srun or mpirun"
+    else:
+        who, where = f"process {meeting.index} of {meeting.count}", meeting.coordinator
+        advice = (
+            "start all of them, each with its own --process-id, and the address of the first one"
+        )
+    late = f"{who} met no others at {where} within {JOIN_WITHIN} s: {advice}"
     # Without this timer JAX would abort, with a stack trace.
     timer = threading.Timer(JOIN_WITHIN, _give_up, args=(late,))
     timer.daemon = True
     timer.start()
     try:
         jax.distributed.initialize(
-            meeting.coordinator,
+            None if meeting.coordinator == AUTO else meeting.coordinator,
             num_processes=meeting.count,
             process_id=meeting.index,
             initialization_timeout=2 * JOIN_WITHIN,
             heartbeat_timeout_seconds=2 * SILENT_FOR,
             shutdown_timeout_seconds=SILENT_FOR,
         )
-    except (RuntimeError, ValueError) as error:
-        line = str(error).splitlines()[0]
-        raise UsageError(f"{who} cannot meet the others ({line}): {advice}") from error
+    # What finds out about a cluster reads variables, files and pages that may be of any kind.
+    except (RuntimeError, ValueError, LookupError, ImportError, OSError) as error:
+        if meeting.coordinator == AUTO and _distributed().coordinator_address is None:
+            raise UsageError(
+                f"--coordinator {AUTO}: JAX finds no Slurm, Open MPI, TPU pod or GKE here "
+                f"({_first_line(error)}): start the processes by srun or mpirun, or name "
+                "--coordinator host:port, --num-processes and --process-id"
+            ) from error
+        raise UsageError(
+            f"{who} cannot meet the others ({_first_line(error)}): {advice}"
+        ) from error
     finally:
         timer.cancel()
+    state = _distributed()
+    return Processes(state.num_processes, state.process_id)
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def _give_up(line: str) -> None:
@@ -166,11 +177,15 @@ def _give_up(line: str) -> None:
     os._exit(UsageError.exit_code)
 
 
-def _client() -> Any:
+def _distributed() -> Any:
     # JAX has no public name for its coordinator's store; Orbax uses this one, too.
     from jax._src import distributed
 
-    return distributed.global_state.client
+    return distributed.global_state
+
+
+def _client() -> Any:
+    return _distributed().client
 
 
 class _Watch:

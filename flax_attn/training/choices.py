@@ -1,20 +1,17 @@
-"""The names that each setting may take, read from the tables that define them."""
+"""The names that each setting may take."""
 
 from __future__ import annotations
 
-from flax_attn.attention import ALIGNMENTS, QUERIES, RELATIONS, SCORES
-from flax_attn.config import BACKBONES, DATASETS
-from flax_attn.models import MODELS
-from flax_attn.training.optimizer import OPTIMIZERS, SCHEDULES
+from flax_attn.config import BACKBONES, DATASETS, names
 
 CHOICES: dict[str, tuple[str, ...]] = {
-    "model": tuple(MODELS),
+    "model": names.MODEL_NAMES,
     "backbone": tuple(BACKBONES),
-    "norm": tuple(ALIGNMENTS),
-    "score": tuple(SCORES),
-    "relation": tuple(RELATIONS),
-    "query": QUERIES,
+    "norm": names.ALIGNMENT_NAMES,
+    "score": names.SCORE_NAMES,
+    "relation": names.RELATION_NAMES,
+    "query": names.QUERIES,
     "dataset": tuple(DATASETS),
-    "optimizer": tuple(OPTIMIZERS),
-    "schedule": tuple(SCHEDULES),
+    "optimizer": names.OPTIMIZER_NAMES,
+    "schedule": names.SCHEDULE_NAMES,
 }

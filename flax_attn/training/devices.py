@@ -8,20 +8,19 @@ normalisations) are over all devices; XLA inserts the communication.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import wraps
 from typing import Any, TypeVar
 
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from flax_attn.config import ModelConfig, TrainConfig
+from flax_attn.config import TrainConfig
 from flax_attn.errors import UsageError
-from flax_attn.ops.choice import select_impl
+from flax_attn.ops.parts import AXIS
 
 Tree = TypeVar("Tree")
-
-AXIS = "data"
 
 
 @dataclass(frozen=True)
@@ -35,17 +34,18 @@ class Devices:
         """The number of devices."""
         return 1 if self.mesh is None else self.mesh.size
 
-    def network(self, config: ModelConfig) -> ModelConfig:
-        """Returns the configuration of a network for batches that these devices share."""
-        if self.count > 1 and select_impl(config.conv, devices=self.count) == "exact":
-            return replace(config, conv="exact")
-        return config
-
     def jit(self, step: Callable[..., Any], **options: Any) -> Any:
         """Compiles a step whose results every device, and so every process, holds whole."""
         if self.mesh is None:
             return jax.jit(step, **options)
-        return jax.jit(step, out_shardings=self._on_all(), **options)
+        mesh = self.mesh.abstract_mesh
+
+        @wraps(step)
+        def on_mesh(*arguments: Any, **named: Any) -> Any:
+            with jax.sharding.use_abstract_mesh(mesh):  # operations ask for it (``ops/parts``)
+                return step(*arguments, **named)
+
+        return jax.jit(on_mesh, **{"out_shardings": self._on_all(), **options})
 
     def share(self, batch: Tree) -> Tree:
         """Shards a host's part of a batch over the devices by its first axis.

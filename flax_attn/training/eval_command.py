@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from flax_attn.errors import UsageError
-from flax_attn.porting.export.export_command import add_formats, take_runtime
+from flax_attn.porting.export.export_flags import take_runtime
 from flax_attn.porting.export.export_run import export_run
 from flax_attn.runs.directory import Run
 from flax_attn.runs.published_folder import results_folder
@@ -19,10 +19,9 @@ from flax_attn.system.files import writing
 from flax_attn.system.folders import require_free, require_writable
 from flax_attn.system.output import mark_output
 from flax_attn.system.processes import Processes, joined
-from flax_attn.training.choices import CHOICES
+from flax_attn.training.eval_flags import parse
 from flax_attn.training.evaluation import REMEDY, evaluate_run
 from flax_attn.training.judging_text import report_lines
-from flax_attn.training.test_time import add_tta
 
 _log = logging.getLogger(__name__)
 
@@ -35,21 +34,7 @@ def main(argv: Sequence[str]) -> None:
     Raises:
       FlaxAttnError: a failure that one line explains; ``cli.run`` prints it.
     """
-    parser = cli.Parser(prog="flax-attn eval", description=__doc__)
-    cli.add_common(parser)
-    parser.add_argument("--workdir", required=True, help="run directory of flax-attn train")
-    parser.add_argument("--split", choices=("train", "val", "test", "all"), default="val")
-    parser.add_argument("--out", help="folder of the results (default: WORKDIR/eval-<split>)")
-    parser.add_argument(
-        "--export",
-        metavar="DIR",
-        help="do not judge the run: write its network to a new folder (docs/export.md)",
-    )
-    add_formats(parser)
-    add_tta(parser)
-    cli.add_meeting(parser)
-    cli.add_settings(parser, CHOICES, "eval")
-    args = parser.parse_args(argv)
+    args = parse(argv)
     meeting = cli.take_meeting(vars(args))
     runtime = take_runtime(args)
     if runtime is not None and not args.export:

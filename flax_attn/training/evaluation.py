@@ -6,16 +6,14 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from flax_attn.config import Config
 from flax_attn.data import Split
-from flax_attn.figures import draw_attention
 from flax_attn.models.functional import Arrays
 from flax_attn.models.tasks import TASKS, Task
 from flax_attn.runs.directory import Run, names_of_network
@@ -28,16 +26,17 @@ from flax_attn.system.files import write_json, writing
 from flax_attn.system.output import mark_output
 from flax_attn.system.processes import ALONE, Processes
 from flax_attn.training.confidence import calibrated, judge_confidence, stored_temperature
-from flax_attn.training.confidence_figure import RELIABILITY_FILE, draw_reliability
 from flax_attn.training.devices import ONE, Devices, choose_devices
 from flax_attn.training.judging import EvaluationReport, judge
-from flax_attn.training.judging_figure import RANKING_FILE, draw_ranking
 from flax_attn.training.multihost import refuse_quarantine, require_same, shared_conditions
 from flax_attn.training.panels import attention_panels
 from flax_attn.training.predictions_table import PREDICTIONS_FILE, write_predictions
 from flax_attn.training.sources import ExampleSource, ImageExamples, steps_per_epoch
 from flax_attn.training.step import EvalStep, make_eval_step
 from flax_attn.training.test_time import parse_tta, require_unmoved
+
+if TYPE_CHECKING:
+    from flax_attn.figures import Panel
 
 _log = logging.getLogger(__name__)
 
@@ -171,7 +170,6 @@ def evaluate_run(
     shared = shared_conditions(config, run.classes, split.fingerprint)
     require_same({**shared, "tta": tta}, processes)
     cases = case_inputs(split, run.config, run.metadata, where=split_text(config, split_name))
-    run = replace(run, config=run.config.updated(conv=devices.network(run.config.model).conv))
     network = restore_best(run, workdir)
     arrays = devices.replicate(processes.from_first((network.params, network.stats)))
     task = TASKS[run.config.train.task]
@@ -199,12 +197,9 @@ def evaluate_run(
         arrays = network.params, network.stats
         step = make_eval_step(network.structure, task, under=under)
     panels = attention_panels(step, *arrays, split, run, cases, network.temperature)
+    title = ", ".join([*names_of_network(run.config.model), f"epoch {network.epoch}"])
     with writing(f"the pictures in {out}", remedy=REMEDY):
-        draw_ranking(report, _truth(run, split, result), result.probabilities, out / RANKING_FILE)
-        draw_reliability(report, out / RELIABILITY_FILE)
-        if panels:
-            title = ", ".join([*names_of_network(run.config.model), f"epoch {network.epoch}"])
-            draw_attention(panels, out / "attention.png", title=title)
+        _draw(report, _truth(run, split, result), result.probabilities, panels, out, title)
     _log.info(f"wrote metrics.json, predictions.csv and pictures to {out}")
     return result, report
 
@@ -258,6 +253,25 @@ def _write_results(
         loss=result.loss,
         probabilities=calibrated(task, result.probabilities, result.logits, temperature),
     )
+
+
+def _draw(
+    report: EvaluationReport,
+    truth: Bool[np.ndarray, "n k"],
+    probabilities: Float[np.ndarray, "n k"],
+    panels: Sequence[Panel],
+    out: Path,
+    title: str,
+) -> None:
+    # A start waits for none of it: matplotlib takes a second.
+    from flax_attn.figures import draw_attention
+    from flax_attn.training.confidence_figure import RELIABILITY_FILE, draw_reliability
+    from flax_attn.training.judging_figure import RANKING_FILE, draw_ranking
+
+    draw_ranking(report, truth, probabilities, out / RANKING_FILE)
+    draw_reliability(report, out / RELIABILITY_FILE)
+    if panels:
+        draw_attention(panels, out / "attention.png", title=title)
 
 
 def _holds_validation_images(split: Split, run: Run, config: Config, split_name: str) -> bool:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from flax_attn.data import Split, read_image
-from flax_attn.figures import Panel
 from flax_attn.models.cases import maps_by_view, maps_there_by_view, view_weights
 from flax_attn.models.derived import shown_views
 from flax_attn.models.functional import Arrays
@@ -17,6 +17,9 @@ from flax_attn.runs.directory import Run
 from flax_attn.runs.run_cases import CaseInputs
 from flax_attn.training.confidence import calibrated
 from flax_attn.training.step import EvalStep, Examples
+
+if TYPE_CHECKING:
+    from flax_attn.figures import Panel
 
 PANELS = 8
 
@@ -37,6 +40,8 @@ def attention_panels(
     where a gate joins the pictures, its weight; there are up to eight panels in all, or those of
     one case that has more. The list is empty when the network has no gates.
     """
+    from flax_attn.figures import Panel  # matplotlib takes a second
+
     task, classes = TASKS[run.config.train.task], run.classes
     truth = task.truth(np.asarray(split.labels), len(classes))
     names = run.config.model.all_views or ("",)

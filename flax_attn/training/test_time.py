@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from argparse import ArgumentParser, ArgumentTypeError
 from collections.abc import Callable, Sequence
 
 import jax
@@ -10,36 +9,15 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from flax_attn.config import parse_views
+from flax_attn.config.names import TTA, TTA_KINDS
 from flax_attn.errors import UsageError
 from flax_attn.models.backbone import Features
 from flax_attn.models.network import VIEWS
 from flax_attn.models.tasks import Task
 from flax_attn.ops.symmetries import Symmetry, all_moved, move_back, symmetries
 
-# What may be named, and all that may be typed.
-KINDS = ("flips", "turns")
-TTA = (*KINDS, ",".join(KINDS))
-
 # Logits, and maps by name, which need not have the same axes.
 Judged = tuple[Float[Array, "b k"], dict[str, Float[Array, "b ..."]]]
-
-
-def add_tta(parser: ArgumentParser) -> None:
-    """Adds the flag that averages over symmetries."""
-    parser.add_argument(
-        "--tta",
-        metavar="SYMMETRIES",
-        type=_one_of_tta,
-        help="average over symmetries of each image: flips (its mirror image), turns (by "
-        "quarters), or both, as flips,turns (default: none)",
-    )
-
-
-def _one_of_tta(text: str) -> str:
-    # Choices of the parser would be shown as flips,turns,flips,turns.
-    if text not in TTA:
-        raise ArgumentTypeError(f"{text!r} is none of: {' or '.join(map(repr, TTA))}")
-    return text
 
 
 def parse_tta(setting: str | None) -> tuple[Symmetry, ...]:
@@ -51,7 +29,7 @@ def parse_tta(setting: str | None) -> tuple[Symmetry, ...]:
     if setting is None:
         return ()
     named = [name.strip() for name in setting.split(",")]
-    if not set(named) <= set(KINDS):
+    if not set(named) <= set(TTA_KINDS):
         raise UsageError(f"tta: got {setting!r}, expected one of {', or '.join(TTA)}")
     return symmetries(flips="flips" in named, turns="turns" in named)
 

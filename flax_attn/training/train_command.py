@@ -15,9 +15,9 @@ from flax_attn.runs.directory import default_workdir, require_usable
 from flax_attn.system import cli
 from flax_attn.system.compilation_cache import use_compilation_cache
 from flax_attn.system.processes import Processes, joined
-from flax_attn.training.choices import CHOICES
 from flax_attn.training.devices import devices_for
 from flax_attn.training.features import require_cache
+from flax_attn.training.train_flags import parse
 
 _log = logging.getLogger(__name__)
 
@@ -28,12 +28,7 @@ def main(argv: Sequence[str]) -> None:
     Raises:
       FlaxAttnError: a failure that one line explains; ``cli.run`` prints it.
     """
-    parser = cli.Parser(prog="flax-attn train", description=__doc__)
-    cli.add_common(parser)
-    cli.add_meeting(parser)
-    cli.add_preset(parser)
-    cli.add_settings(parser, CHOICES, "train")
-    values = vars(parser.parse_args(argv))
+    values = vars(parse(argv))
     values.pop("debug")
     meeting = cli.take_meeting(values)
     config = make_config(values, preset=values.pop("preset"))

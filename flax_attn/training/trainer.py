@@ -29,6 +29,7 @@ from flax_attn.data.region_masks import read_region_masks
 from flax_attn.models import build_model, functional
 from flax_attn.models.calibrate import calibrate
 from flax_attn.models.tasks import TASKS
+from flax_attn.ops import llvm
 from flax_attn.runs.checkpoints import FOLDER, Checkpoints
 from flax_attn.runs.directory import Run
 from flax_attn.runs.log import Row, RunLog
@@ -51,7 +52,6 @@ from flax_attn.training.multihost import (
 from flax_attn.training.optimizer import make_optimizer
 from flax_attn.training.pixel_scale import with_pixel_scale
 from flax_attn.training.region_term import zero_sums
-from flax_attn.training.run_figure import draw_run
 from flax_attn.training.sources import (
     example_sources,
     sampler_of_training,
@@ -109,6 +109,8 @@ def train(
     # ---- Conditions: what must hold before anything is computed.
     workdir = Path(workdir)
     devices = devices_for(config.train)
+    if config.model.conv == "auto" and config.model.precision == "f32":
+        llvm.build_ahead()
     refuse_quarantine(config, processes)
     config = config.updated(task=settle_task(dataset, config.train.task, config.data.dataset))
     labels = np.asarray(dataset.splits["train"].labels)
@@ -158,9 +160,8 @@ def train(
         cases = inputs_of(dataset, config, metadata)
 
         # ---- The network, the optimizer, and the state to begin with.
-        network = devices.network(config.model)
         structure, params, stats = functional.split(
-            build_model(network, num_classes=num_classes, seed=config.train.seed)
+            build_model(config.model, num_classes=num_classes, seed=config.train.seed)
         )
         if earlier is None and processes.first:
             params, stats = initial.fill(params, stats)
@@ -224,6 +225,8 @@ def train(
 
         # ---- The pictures.
         if draw and checkpoints is not None:
+            from flax_attn.training.run_figure import draw_run  # matplotlib takes a second
+
             draw_run(run, structure, checkpoints, dataset.splits["val"], cases[1], workdir)
 
 

@@ -19,7 +19,8 @@ from flax_attn.config import Config, make_config
 from flax_attn.data import open_dataset
 from flax_attn.models import build_model, functional
 from flax_attn.system import cli
-from flax_attn.system.processes import Meeting, joined
+from flax_attn.system.meeting import Meeting
+from flax_attn.system.processes import joined
 from flax_attn.training.choices import CHOICES
 from flax_attn.training.devices import devices_for
 from flax_attn.training.sources import FeatureExamples, example_sources
@@ -63,8 +64,7 @@ def frozen(config: Config, dataset, folder: Path) -> dict[str, np.ndarray]:
     """The validation images' features under freshly drawn weights."""
     config = config.updated(freeze_backbone=True, feature_cache=str(folder))
     devices = devices_for(config.train)
-    model = devices.network(config.model)
-    structure, params, stats = functional.split(build_model(model, num_classes=2))
+    structure, params, stats = functional.split(build_model(config.model, num_classes=2))
     arrays = devices.replicate((params, stats))
     _, val = example_sources(config, structure, *arrays, dataset, devices)
     assert isinstance(val, FeatureExamples)

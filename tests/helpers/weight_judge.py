@@ -56,7 +56,7 @@ def _port(source: Path, out: Path) -> dict[str, Any]:
     try:
         with contextlib.redirect_stdout(said), contextlib.redirect_stderr(errors):
             flags = ["--source", str(source), "--out", str(out), *SIZES]
-            outcome = cli.run(port.main, flags, computes=False)
+            outcome = cli.run(port.main, flags)
     except BaseException as error:
         outcome = repr(error)
     return {

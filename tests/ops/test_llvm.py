@@ -8,6 +8,8 @@ import platform
 import re
 import subprocess
 import sys
+import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache, partial
 
@@ -294,9 +296,9 @@ def test_they_keep_to_what_xla_is_limited_to(monkeypatch: pytest.MonkeyPatch):
 @pytest.fixture
 def forgetful(monkeypatch: pytest.MonkeyPatch):
     """The look for kernels is taken anew, before and after."""
-    host_kernels.cache_clear()
+    llvm._build.cache_clear()
     yield monkeypatch
-    host_kernels.cache_clear()
+    llvm._build.cache_clear()
 
 
 def test_without_llvmlite(forgetful):
@@ -458,3 +460,21 @@ def test_nothing_is_kept_of_a_call():
     calls(2000)
     # A call takes two jobs of 56 bytes.
     assert in_use() - before < 2000 * 56 / 10
+
+
+def test_kernels_are_built_once_by_whoever_asks_first(monkeypatch):
+    """A training builds them in a thread, and traces its first network meanwhile."""
+    built = []
+
+    @cache
+    def build():
+        built.append(threading.current_thread())
+        time.sleep(0.05)
+        return "kernels"
+
+    monkeypatch.setattr(llvm, "_build", build)
+    llvm.build_ahead()
+    while not built:
+        time.sleep(0.001)
+    assert llvm.host_kernels() == "kernels"
+    assert [thread.name for thread in built] == ["kernels"]

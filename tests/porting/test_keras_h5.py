@@ -11,11 +11,12 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+from flax_attn.config.names import DTYPES
 from flax_attn.errors import UsageError, WeightsError
 from flax_attn.models.family import VGGS
 from flax_attn.porting import keras_h5
 from flax_attn.porting.convert import from_flax
-from flax_attn.porting.half_precision import DTYPES, in_precision
+from flax_attn.porting.half_precision import in_precision
 from flax_attn.porting.keras_h5 import open_keras, write_keras
 from flax_attn.porting.tables import keras_table
 from tests.helpers.plain_vgg import narrow, random_arrays

@@ -111,7 +111,7 @@ def several(flag: str, *values: Any, kind: type = list) -> list[Typed]:
 
 DEBUG = {"--debug": on("--debug")}
 MEETING = {
-    "--coordinator": one("--coordinator", "first-host:12355"),
+    "--coordinator": one("--coordinator", "first-host:12355", "auto"),
     "--num-processes": one("--num-processes", 2, 16),
     "--process-id": one("--process-id", 0, 15),
 }

@@ -18,7 +18,7 @@ import jax
 import numpy as np
 import pytest
 
-from flax_attn.config import Config, TrainConfig, make_config
+from flax_attn.config import TrainConfig, make_config
 from flax_attn.data import open_dataset
 from flax_attn.data.batches import Sampler
 from flax_attn.errors import UsageError
@@ -27,9 +27,10 @@ from flax_attn.models.functional import Arrays
 from flax_attn.runs.checkpoints import Checkpoints
 from flax_attn.runs.log import read_rows
 from flax_attn.system import cli
-from flax_attn.system.processes import ALONE, Meeting, Processes
+from flax_attn.system.meeting import AUTO, Meeting
+from flax_attn.system.processes import ALONE, Processes
 from flax_attn.system.signals import Stop
-from flax_attn.training.devices import ONE, Devices, devices_for
+from flax_attn.training.devices import ONE, devices_for
 from flax_attn.training.multihost import SharedStop, refuse_quarantine, shared_conditions
 from flax_attn.training.start import Initial
 from flax_attn.training.trainer import train
@@ -226,13 +227,12 @@ def test_what_cannot_be_shared_is_refused(
         devices_for(TrainConfig(**settings))
 
 
-def test_one_device_has_no_mesh(monkeypatch: pytest.MonkeyPatch, tiny: Config) -> None:
+def test_one_device_has_no_mesh(monkeypatch: pytest.MonkeyPatch) -> None:
     assert devices_for(TrainConfig(batch_size=7)) is ONE
     devices_of(8, monkeypatch)
     assert devices_for(TrainConfig(batch_size=7, devices=1)) is ONE
     batch = np.arange(4)
     assert ONE.share(batch) is batch and ONE.whole(batch) is batch and ONE.part == (0, 1)
-    assert ONE.network(tiny.model) is tiny.model
 
 
 def test_parts_of_batches_make_up_the_batches() -> None:
@@ -292,6 +292,8 @@ def test_several_processes_keep_no_quarantine() -> None:
         ("--coordinator a:99999 --num-processes 2 --process-id 0", "host:port"),
         ("--coordinator a:1 --num-processes 1 --process-id 0", "--num-processes"),
         ("--coordinator a:1 --num-processes 2 --process-id 2", "--process-id"),
+        ("--coordinator auto --num-processes 2", "drop --num-processes"),
+        ("--coordinator auto --process-id 0", "drop --num-processes"),
     ],
 )
 def test_meetings_that_make_no_sense(flags: str, named: str) -> None:
@@ -310,10 +312,4 @@ def test_meetings() -> None:
     assert parsed_meeting([]) is None
     flags = "--coordinator h:80 --num-processes 4 --process-id 3".split()
     assert parsed_meeting(flags) == Meeting("h:80", 4, 3)
-
-
-def test_meshes_take_xlas_own_convolutions(tiny: Config) -> None:
-    class Eight(Devices):
-        count = 8
-
-    assert Eight().network(tiny.model).conv == "exact"
+    assert parsed_meeting(["--coordinator", "auto"]) == Meeting(AUTO)

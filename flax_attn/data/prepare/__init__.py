@@ -6,7 +6,7 @@ is changed, and what is written is whole or absent. It has no mark of our own ou
 (``system.output``), for it is a data set.
 
 To add one, write its module with ``prepare(args)``, and ``add_flags(group)`` for flags of its own,
-and add a row to ``SETS`` in ``prepare_command``.
+and add a row to ``SETS`` in ``prepare_flags``.
 
 Read ``isic`` first.
 """

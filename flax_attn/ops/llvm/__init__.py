@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 import warnings
 from functools import cache
 from typing import TYPE_CHECKING
@@ -17,8 +18,33 @@ if TYPE_CHECKING:
 TOLERANCE = 1e-4
 
 
-@cache
+# Whoever builds the kernels first; the others wait for them.
+_BUILDING = threading.RLock()
+
+
+def build_ahead() -> None:
+    """Begins to build the kernels in a thread of its own, where JAX computes on a CPU.
+
+    Call it where JAX may be used, and there is other work until the first network is traced: LLVM
+    and XLA then compile beside it.
+    """
+    import jax
+
+    if jax.default_backend() == "cpu":
+        threading.Thread(target=host_kernels, name="kernels").start()
+
+
 def host_kernels() -> Compiled | None:
+    """Returns the kernels for this processor; None where they cannot be had.
+
+    The first call builds and checks them (``_build``).
+    """
+    with _BUILDING:
+        return _build()
+
+
+@cache
+def _build() -> Compiled | None:
     """Returns the kernels for this processor; None where they cannot be had.
 
     That is without ``llvmlite``, elsewhere than on Linux and macOS, and on processors whose

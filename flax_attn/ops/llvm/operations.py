@@ -14,6 +14,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from flax_attn.ops.affine import affine
+from flax_attn.ops.parts import on_parts
 
 if TYPE_CHECKING:
     from flax_attn.ops.llvm.compile import Compiled
@@ -118,13 +119,39 @@ def _pad(a: Array, axis: int, multiple: int) -> Array:
     return jnp.pad(a, widths) if widths[axis][1] else a
 
 
+class Operands(NamedTuple):
+    """Which operands of a handler are maps of images, and whether its result is a sum over them."""
+
+    of_images: tuple[bool, ...]
+    sums: bool = False
+
+
+# Devices that share a batch each give a handler their own part of the maps.
+HANDLERS: dict[str, Operands] = {
+    "convolve": Operands((True, False)),
+    "convolve_turned": Operands((True, False)),
+    "convolve_affine_relu": Operands((True, False, False, False)),
+    "convolve_normalised": Operands((True, False, False, False)),
+    "kernel_gradient": Operands((True, True), sums=True),
+    "normalised_kernel_gradient": Operands((True, True, False, False), sums=True),
+    "moments": Operands((True, False), sums=True),
+    "relu_sums": Operands((True, True, False, False, False), sums=True),
+}
+
+
 def call(code: Compiled, handler: str, shape: tuple[int, ...], *operands: Array) -> Array:
     """Calls a handler on float32 arrays; returns zeros where one of them is empty."""
     if not all(a.size for a in operands):
         return jnp.zeros(shape, jnp.float32)
-    result = jax.ShapeDtypeStruct(shape, jnp.float32)
-    call = jax.ffi.ffi_call(code.name(handler), result, vmap_method="sequential")
-    return call(*(lax.convert_element_type(a, jnp.float32) for a in operands))
+    of_images, sums = HANDLERS[handler]
+
+    def compute(*part: Array) -> Array:
+        size = shape if sums else (part[0].shape[0], *shape[1:])
+        result = jax.ShapeDtypeStruct(size, jnp.float32)
+        call = jax.ffi.ffi_call(code.name(handler), result, vmap_method="sequential")
+        return call(*(lax.convert_element_type(a, jnp.float32) for a in part))
+
+    return on_parts(compute, *operands, of_images=of_images, sums=sums)
 
 
 class Normalised(NamedTuple):

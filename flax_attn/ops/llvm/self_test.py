@@ -17,6 +17,7 @@ from flax_attn.ops.llvm.operations import (
     normalise_relu,
     normalise_relu_convolve,
 )
+from flax_attn.ops.parts import on_one_device
 
 if TYPE_CHECKING:
     from flax_attn.ops.llvm.compile import Compiled
@@ -50,7 +51,7 @@ def differences(code: Compiled) -> dict[str, float]:
         }
 
     processor = jax.local_devices(backend="cpu")[0]
-    with jax.ensure_compile_time_eval(), jax.default_device(processor):
+    with jax.ensure_compile_time_eval(), jax.default_device(processor), on_one_device():
         return {name: float(worst) for name, worst in jax.jit(compare)(*arrays).items()}
 
 

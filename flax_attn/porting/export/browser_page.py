@@ -14,7 +14,6 @@ from flax_attn.figures import colour_table, read_shared
 from flax_attn.porting.export.web_runtime import PACKAGE, Runtime
 from flax_attn.system.files import sync, write_bytes, write_json, write_text
 
-PAGE = "page"
 MODEL_FILE = "model.onnx"
 NETWORK_FILE = "network.json"
 RUNTIME_FOLDER = "runtime"

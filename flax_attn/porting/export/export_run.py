@@ -13,11 +13,12 @@ import jax
 import numpy as np
 
 from flax_attn.config import parse_views, require_pictures_alone
+from flax_attn.config.names import PAGE
 from flax_attn.data import Split, read_image
 from flax_attn.data.dataset import evenly
 from flax_attn.errors import UsageError, WeightsError
 from flax_attn.models.tasks import TASKS
-from flax_attn.porting.export.browser_page import PAGE, write_browser_page
+from flax_attn.porting.export.browser_page import write_browser_page
 from flax_attn.porting.export.formats import (
     ATTENTION,
     FORMATS,

@@ -20,8 +20,9 @@ from flax_attn.runs.published_folder import (
     without_folders,
     without_places,
 )
-from flax_attn.system.files import digest_file, encode_safetensors, write_bytes, write_json
+from flax_attn.system.files import digest_file, write_bytes, write_json
 from flax_attn.system.folders import new_folder, require_free
+from flax_attn.system.tensor_files import encode_safetensors
 
 _log = logging.getLogger(__name__)
 

@@ -21,21 +21,15 @@ from flax_attn.models import build_model, functional
 from flax_attn.runs.conditions import deciding_numbers, remember
 from flax_attn.runs.directory import locked, require_usable
 from flax_attn.studies.ablate import table
-from flax_attn.studies.ablate.axes import (
-    Combination,
-    add_axes,
-    check_grid,
-    combination_of,
-    take_grid,
-)
-from flax_attn.studies.ablate.grid import Bench, Row, object_masks, run_combination
+from flax_attn.studies.ablate.ablate_flags import parse
+from flax_attn.studies.ablate.axes import Combination, combination_of, take_grid
+from flax_attn.studies.ablate.grid import Bench, Row, check_grid, object_masks, run_combination
 from flax_attn.studies.ablate.grid_figure import draw_grid
 from flax_attn.studies.rows import ROWS_FILE, write_csv, write_rows
 from flax_attn.system import cli
 from flax_attn.system.compilation_cache import use_compilation_cache
 from flax_attn.system.files import write_text, writing
 from flax_attn.training.case_inputs import inputs_of, settle_cases
-from flax_attn.training.choices import CHOICES
 from flax_attn.training.class_weights import resolve_class_weights
 from flax_attn.training.features import require_cache
 from flax_attn.training.sources import example_sources
@@ -49,14 +43,7 @@ REMEDY = "choose another --out"
 
 
 def main(argv: Sequence[str]) -> None:
-    parser = cli.Parser(prog="flax-attn ablate", description=__doc__)
-    cli.add_common(parser)
-    add_axes(parser)
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--train-subset", type=int, help="train on this many images only")
-    parser.add_argument("--out", help="folder of the results (default: runs/ablation-<data set>)")
-    cli.add_settings(parser, CHOICES, "ablate")
-    args = parser.parse_args(argv)
+    args = parse(argv)
     config = make_config(cli.take_settings(vars(args), "ablate"))
     use_compilation_cache(config.run.compilation_cache)
     if not config.train.freeze_backbone:

@@ -13,9 +13,9 @@ from dataclasses import replace
 from itertools import product
 from typing import Any, NamedTuple, get_args
 
-from flax_attn.attention import ALIGNMENTS, QUERIES, RELATIONS, SCORES, alignment_of, check_asked
 from flax_attn.config import Config
 from flax_attn.config.model_settings import ViewMerge
+from flax_attn.config.names import ALIGNMENT_NAMES, QUERIES, RELATION_NAMES, SCORE_NAMES
 from flax_attn.errors import UsageError
 
 # What a value of several names is joined by, and the value that leaves a setting at its default.
@@ -42,11 +42,11 @@ class Axis(NamedTuple):
 
 
 AXES: dict[str, Axis] = {
-    "score": Axis("scores", tuple(SCORES), tuple(SCORES), "attention scores"),
-    "norm": Axis("norms", tuple(ALIGNMENTS), tuple(ALIGNMENTS), "alignments"),
+    "score": Axis("scores", SCORE_NAMES, SCORE_NAMES, "attention scores"),
+    "norm": Axis("norms", ALIGNMENT_NAMES, ALIGNMENT_NAMES, "alignments"),
     "relation": Axis(
         "relations",
-        tuple(RELATIONS),
+        RELATION_NAMES,
         ("own",),
         "relations between the pictures of a case; several side by side as own+parallel",
         several=True,
@@ -124,21 +124,6 @@ def take_grid(given: Mapping[str, Any]) -> list[Combination]:
     return [Combination(**dict(zip(order, cell, strict=True))) for cell in cells]
 
 
-def check_grid(grid: Sequence[Combination], config: Config, *, cases_known: bool) -> None:
-    """Checks that each combination is a network, of cases that have what it needs.
-
-    Raises:
-      UsageError: one is not; settings that are axes are named by the flags of the axes.
-    """
-    for combination in grid:
-        model = combination.of(config).model
-        try:
-            alignment_of(model)
-            check_asked(model, cases_known=cases_known)
-        except UsageError as error:
-            raise UsageError(_by_axes(str(error))) from error
-
-
 def varied(combinations: Sequence[Combination]) -> list[str]:
     """Returns the axes that a table shows: score and norm, and what else differs."""
     return [
@@ -157,7 +142,8 @@ def _flag(axis: Axis) -> str:
     return f"--{axis.flag.replace('_', '-')}"
 
 
-def _by_axes(message: str) -> str:
+def by_axes(message: str) -> str:
+    """Returns a message in which settings that are axes have the flags of the axes."""
     for name, axis in AXES.items():
         flag = f"--{name.replace('_', '-')}"
         message = re.sub(rf"{flag}(?![-\w])", _flag(axis), message)

@@ -12,8 +12,10 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Key
 
+from flax_attn.attention import alignment_of, check_asked
 from flax_attn.config import Config
 from flax_attn.data.dataset import Split, masks_of
+from flax_attn.errors import UsageError
 from flax_attn.explain.measures.concentration import (
     area_holding,
     area_holding_inside,
@@ -27,7 +29,7 @@ from flax_attn.models.functional import BACKBONE, Arrays
 from flax_attn.models.network import VIEWS, named_maps
 from flax_attn.models.tasks import TASKS
 from flax_attn.runs.state import TrainState
-from flax_attn.studies.ablate.axes import Combination
+from flax_attn.studies.ablate.axes import Combination, by_axes
 from flax_attn.training.class_weights import resolve_class_weights
 from flax_attn.training.evaluation import evaluate_examples
 from flax_attn.training.optimizer import make_optimizer
@@ -46,6 +48,21 @@ class Bench(NamedTuple):
     val: ExampleSource
     objects: Bool[np.ndarray, "n k s s"] | None
     present: Bool[np.ndarray, "n v"] | None = None
+
+
+def check_grid(grid: Sequence[Combination], config: Config, *, cases_known: bool) -> None:
+    """Checks that each combination is a network, of cases that have what it needs.
+
+    Raises:
+      UsageError: one is not; settings that are axes are named by the flags of the axes.
+    """
+    for combination in grid:
+        model = combination.of(config).model
+        try:
+            alignment_of(model)
+            check_asked(model, cases_known=cases_known)
+        except UsageError as error:
+            raise UsageError(by_axes(str(error))) from error
 
 
 def run_combination(bench: Bench, combination: Combination, seeds: Sequence[int]) -> Iterator[Row]:

@@ -16,13 +16,12 @@ from flax_attn.models.tasks import TASKS
 from flax_attn.runs.conditions import deciding_numbers, remember
 from flax_attn.runs.directory import default_workdir, locked, require_usable
 from flax_attn.studies.cross_validate import fold_table
+from flax_attn.studies.cross_validate.cross_validate_flags import parse
 from flax_attn.studies.cross_validate.fold_figure import draw_folds
 from flax_attn.studies.cross_validate.fold_run import run_fold
 from flax_attn.studies.rows import ROWS_FILE, Row, load_rows, write_csv, write_rows
-from flax_attn.system import cli
 from flax_attn.system.compilation_cache import use_compilation_cache
 from flax_attn.system.files import write_text, writing
-from flax_attn.training.choices import CHOICES
 from flax_attn.training.start import Initial, resolve_initial
 from flax_attn.training.train_command import open_to_train
 
@@ -38,11 +37,7 @@ def main(argv: Sequence[str]) -> None:
     Raises:
       FlaxAttnError: a failure that one line explains; ``cli.run`` prints it.
     """
-    parser = cli.Parser(prog="flax-attn cross-validate", description=__doc__)
-    cli.add_common(parser)
-    cli.add_preset(parser)
-    cli.add_settings(parser, CHOICES, "cross-validate")
-    values = vars(parser.parse_args(argv))
+    values = vars(parse(argv))
     values.pop("debug")
     preset = values.pop("preset")
     config = make_config({"folds": FOLDS, **values, "fold": 1}, preset=preset)

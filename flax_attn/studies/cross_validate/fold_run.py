@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -68,7 +67,6 @@ def run_fold(config: Config, dataset: Dataset, initial: Initial, *, workdir: Pat
 def _judge_best(run: Run, dataset: Dataset, workdir: Path) -> tuple[Evaluation, int]:
     """Returns what the best network of a run says of the validation images, and its epoch."""
     devices = devices_for(run.config.train)
-    run = replace(run, config=run.config.updated(conv=devices.network(run.config.model).conv))
     network = restore_best(run, workdir)
     params, stats = devices.replicate((network.params, network.stats))
     task = TASKS[run.config.train.task]

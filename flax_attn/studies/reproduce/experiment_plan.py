@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 from flax_attn.config import OF_SOME_NETWORKS, Config, ModelConfig, deciding, make_config, validate
 from flax_attn.errors import UsageError
-from flax_attn.explain.methods import METHODS
+from flax_attn.studies.reproduce.paper_sizes import FULL, QUICK, CommonSizes, Sizes
 
 GATES = ("pool3", "pool4")
 ARTICLE_EPOCHS = (1, 5, 20)
@@ -22,57 +22,6 @@ SIGMOID, SOFTMAX, DENSE = "sigmoid", "softmax", "vgg"
 
 # The dense layers of a VGG as the article has them, and as --quick trains them.
 ARTICLE_HIDDEN, QUICK_HIDDEN = 4096, 1024
-
-
-@dataclass(frozen=True, kw_only=True)
-class CommonSizes:
-    """How much is measured, whatever the paper.
-
-    ``map_images``: validation images whose maps are measured; ``sanity_images`` and
-    ``sanity_draws``: images and randomised networks of the sanity check.
-    """
-
-    seeds: tuple[int, ...]
-    map_images: int
-    sanity_images: int
-    sanity_draws: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sizes(CommonSizes):
-    """How much is measured of the article.
-
-    ``methods``: maps of the sanity check beside attention; ``timing_*``: side, batch and rounds of
-    the timed training steps.
-    """
-
-    methods: tuple[str, ...]
-    timing_size: int
-    timing_batch: int
-    timing_rounds: int
-
-
-QUICK = Sizes(
-    seeds=(0, 1, 2),
-    map_images=300,
-    sanity_images=12,
-    sanity_draws=10,
-    # Score-CAM takes a pass through the network for each of 512 channels.
-    methods=tuple(name for name in METHODS if name != "score_cam"),
-    timing_size=224,
-    timing_batch=8,
-    timing_rounds=7,
-)
-FULL = Sizes(
-    seeds=(0,),
-    map_images=1000,
-    sanity_images=32,
-    sanity_draws=10,
-    methods=tuple(METHODS),
-    timing_size=224,
-    timing_batch=32,
-    timing_rounds=21,
-)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ To add one, write its plan, what is measured of its networks, and its sections; 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,19 +15,12 @@ from flax_attn.studies.reproduce import article, parent
 from flax_attn.studies.reproduce.claims import Section
 from flax_attn.studies.reproduce.evidence import Evidence
 from flax_attn.studies.reproduce.experiment_plan import (
-    FULL,
-    QUICK,
     SIGMOID,
-    CommonSizes,
     Plan,
     make_plan,
 )
-from flax_attn.studies.reproduce.parent_plan import (
-    PARENT_FULL,
-    PARENT_QUICK,
-    ParentPlan,
-    make_parent_plan,
-)
+from flax_attn.studies.reproduce.paper_sizes import OFFERS, Offer
+from flax_attn.studies.reproduce.parent_plan import ParentPlan, make_parent_plan
 from flax_attn.studies.reproduce.sections import (
     comparison,
     dogs,
@@ -52,8 +45,7 @@ class Paper:
     Args:
       title: of the report.
       source: how the report calls the paper, at the beginning of a sentence.
-      text: a line of help.
-      quick: the sizes of --quick; ``full`` those of --full.
+      offer: what the help says of it, and its sizes.
       make_plan: the plan from settings and sizes, ``full``, and flags of its own.
       prepare: ``prepare(plan, dataset)`` checks the images and completes the plan.
       count: ``count(plan, dataset)`` stages there will be.
@@ -69,9 +61,7 @@ class Paper:
 
     title: str
     source: str
-    text: str
-    quick: CommonSizes
-    full: CommonSizes
+    offer: Offer
     make_plan: Callable[..., Plan]
     prepare: Callable[[Any, Dataset], Plan]
     count: Callable[[Any, Dataset], int]
@@ -87,7 +77,7 @@ class Paper:
     @property
     def sizes(self) -> frozenset[str]:
         """The names of its sizes."""
-        return frozenset(f.name for f in fields(self.quick))
+        return self.offer.sizes
 
 
 def _article_sections(evidence: Evidence) -> list[MakeSection]:
@@ -119,9 +109,7 @@ PAPERS: dict[str, Paper] = {
     "article": Paper(
         title="How attention improves a CNN's performance: the article reproduced",
         source="The article",
-        text="the article this package is named after",
-        quick=QUICK,
-        full=FULL,
+        offer=OFFERS["article"],
         make_plan=make_plan,
         prepare=article.prepare,
         count=article.count_stages,
@@ -144,9 +132,7 @@ PAPERS: dict[str, Paper] = {
     "parent": Paper(
         title="Melanoma recognition via visual attention: the parent paper reproduced",
         source="The paper",
-        text="Yan, Kawahara and Hamarneh (2019): maps taught by masks",
-        quick=PARENT_QUICK,
-        full=PARENT_FULL,
+        offer=OFFERS["parent"],
         make_plan=make_parent_plan,
         prepare=parent.prepare,
         count=parent.count_stages,

@@ -18,10 +18,15 @@ from flax_attn.studies.reproduce.experiment_plan import (
     DENSE,
     QUICK_HIDDEN,
     SIGMOID,
-    CommonSizes,
     Plan,
     check_sizes,
     seeded,
+)
+from flax_attn.studies.reproduce.paper_sizes import (
+    PARENT_FULL,
+    PARENT_QUICK,
+    CommonSizes,
+    ParentSizes,
 )
 from flax_attn.training.sources import training_images
 
@@ -61,36 +66,6 @@ NETWORKS: dict[str, NetworkRow] = {
     GAP: NetworkRow("VGG-GAP", {"model": GAP}),
     DENSE: NetworkRow("VGG", {"model": DENSE}),
 }
-
-
-@dataclass(frozen=True, kw_only=True)
-class ParentSizes(CommonSizes):
-    """How much is measured of the parent paper.
-
-    ``curve_images`` and ``curve_steps``: images of the deletion and insertion curves, and the
-    steps of each, which are passes through the network.
-    """
-
-    curve_images: int
-    curve_steps: int
-
-
-PARENT_QUICK = ParentSizes(
-    seeds=(0,),
-    map_images=300,
-    sanity_images=12,
-    sanity_draws=10,
-    curve_images=32,
-    curve_steps=8,
-)
-PARENT_FULL = ParentSizes(
-    seeds=(0,),
-    map_images=1000,
-    sanity_images=32,
-    sanity_draws=10,
-    curve_images=128,
-    curve_steps=16,
-)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,8 @@ import pytest
 from flax_attn.config import Config
 from flax_attn.errors import UsageError
 from flax_attn.studies.ablate import ablate_command as ablate
-from flax_attn.studies.ablate.axes import AXES, Combination, check_grid, take_grid
+from flax_attn.studies.ablate.axes import AXES, Combination, take_grid
+from flax_attn.studies.ablate.grid import check_grid
 from flax_attn.system import cli
 from tests.helpers.case_tables import put_cases
 from tests.helpers.image_folders import put_image
