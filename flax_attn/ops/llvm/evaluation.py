@@ -1,0 +1,164 @@
+"""The handlers of evaluation: convolution, normalisation, ReLU and pooling, in one operation."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from llvmlite import ir
+
+from flax_attn.ops.llvm import fused
+from flax_attn.ops.llvm.fused import LINE, PANEL, SLICE, TILES_A_UNIT
+from flax_attn.ops.llvm.handler_builder import HandlerBuilder
+from flax_attn.ops.llvm.ir import FLOAT_BYTES, Emitter, Machine
+from flax_attn.ops.llvm.threads import Parallel
+from flax_attn.ops.winograd import POSITIONS, REACH, TILE
+import os
+
+# Up to this many tiles, all in memory at once, do not repay storing the transformed kernels.
+FEW_TILES = int(os.environ.get("FEW_TILES", 192))
+# Up to this many input channels a block's transformed tiles stay in a core's own cache.
+FUSED_CHANNELS = int(os.environ.get("FUSED_CHANNELS", 128))
+# Bytes of them, about.
+FUSED_BYTES = int(os.environ.get("FUSED_KB", 400)) << 10
+# Bytes of transformed tiles in memory at once, where all workers share them.
+SHARED_BYTES = 8 << 20
+# Tiles a unit multiplies of those.
+BLOCK = int(os.environ.get("BLOCK", 192))
+# Rows of tiles of a unit that computes two convolutions.
+STRIP_TILES = 7
+
+
+class Units(NamedTuple):
+    """The phases of a convolution.
+
+    Args:
+      kernels: transforms the kernels.
+      tiles: transforms the tiles of the image.
+      fused: transforms and multiplies a block of tiles.
+      panels: multiplies a block of tiles by a panel of kernels that it transforms itself.
+      strips: computes the convolution before, and is otherwise as ``fused``.
+    """
+
+    kernels: ir.Function
+    tiles: ir.Function
+    fused: ir.Function
+    panels: ir.Function
+    strips: ir.Function
+
+
+def build(machine: Machine) -> ir.Module:
+    """Builds a module with the handlers evaluate, evaluate_pooled, pair and pair_pooled."""
+    module = ir.Module("flax_attn_evaluation")
+    parallel = Parallel(module)
+    product = fused.Product.of(module, machine)
+    kernels, tiles = fused.kernel_unit(module, machine), fused.tiles_unit(module, machine)
+    for pooled in (False, True):
+        of = fused.Fused(module, machine, product, pooled)
+        units = Units(
+            kernels, tiles, of.fused_unit(), of.panel_unit(), of.strip_unit()
+        )
+        end = "_pooled" if pooled else ""
+        _evaluate(HandlerBuilder(module, machine, f"evaluate{end}", parallel), units, pooled)
+        _pair(HandlerBuilder(module, machine, f"pair{end}", parallel), units, pooled)
+    return module
+
+
+def _evaluate(plan: HandlerBuilder, units: Units, pooled: bool) -> None:
+    """Emits the operation on (x, kernel, factor, offset)."""
+    e, bld = plan.e, plan.e.builder
+    b, h, w, c = plan.sizes(0, 4)
+    d = plan.sizes(1, 4)[3]
+    down, across = e.ceil_div(h, TILE), e.ceil_div(w, TILE)
+    number = e.mul(b, down, across)
+    names = ("image", "kernel", "factor", "offset")
+    plan.set(**{name: plan.argument(i) for i, name in enumerate(names)})
+    plan.set(h=h, w=w, c=c, d=d, down=down, across=across, out=plan.result(_floats(e, b, h, w, d, pooled)))
+    narrow = bld.icmp_unsigned("<=", c, e.number(FUSED_CHANNELS))
+    few = bld.icmp_unsigned("<=", number, e.number(FEW_TILES))
+    narrow = bld.and_(narrow, bld.not_(few))
+    workers, panels = plan.threads(), e.ceil_div(d, PANEL)
+
+    def choose(of_narrow: ir.Value | int, otherwise: ir.Value | int) -> ir.Value:
+        return bld.select(narrow, e.number(of_narrow), e.number(otherwise))
+
+    room = _even(e, number, e.add(e.div(SHARED_BYTES, e.mul(c, POSITIONS * FLOAT_BYTES)), 1))
+    block = choose(_even_block(e, number, c, workers), _even(e, room, e.number(BLOCK)))
+    room = choose(block, room)
+    tile_plane = e.add(e.mul(_whole(e, room), c), LINE)
+    product_plane = e.add(e.mul(_whole(e, block), PANEL), LINE)
+    kernel_plane = e.add(choose(e.mul(c, d), PANEL * SLICE), LINE)
+    plan.set(block=block, room=room, first=0, count=number)
+    plan.set(tile_plane=tile_plane, product_plane=product_plane, kernel_plane=kernel_plane)
+    plan.allocate(
+        zeros=e.maximum(c, d),
+        waste=e.maximum(c, d),
+        kernels=e.mul(kernel_plane, POSITIONS, choose(1, workers)),
+        tiles=e.mul(tile_plane, POSITIONS, choose(workers, 1)),
+        products=e.mul(product_plane, POSITIONS, workers),
+    )
+    plan.clear("zeros", c)
+    with bld.if_else(narrow) as (then, otherwise):
+        with then:
+            plan.run(units.kernels, c)
+            plan.run(units.fused, e.ceil_div(number, block))
+        with otherwise, plan.rounds(number, room) as count:
+            plan.run(units.tiles, e.ceil_div(count, TILES_A_UNIT))
+            plan.run(units.panels, e.mul(e.ceil_div(count, block), panels))
+    plan.end()
+
+
+def _pair(plan: HandlerBuilder, units: Units, pooled: bool) -> None:
+    """Emits the operation on what a convolution of few channels gives, and that convolution.
+
+    It is of (x padded by one pixel, and by six to the right, its kernel [c / chunk, 9 few, chunk],
+    factor and offset; kernel, factor and offset).
+    """
+    e = plan.e
+    b, padded_h, padded, few = plan.sizes(0, 4)
+    h, w = e.sub(padded_h, 2), e.sub(padded, 1 + plan.machine.rows)
+    _, _, c, d = plan.sizes(4, 4)
+    down, across = e.ceil_div(h, TILE), e.ceil_div(w, TILE)
+    names = ("image", "first_kernel", "first_factor", "first_offset", "kernel", "factor", "offset")
+    plan.set(**{name: plan.argument(i) for i, name in enumerate(names)})
+    plan.set(h=h, w=w, c=c, d=d, down=down, across=across, out=plan.result(_floats(e, b, h, w, d, pooled)))
+    workers = plan.threads()
+    block = _even_block(e, across, c, e.number(1))
+    strips = e.ceil_div(down, STRIP_TILES)
+    strip_tiles = e.ceil_div(down, strips)
+    columns = e.add(e.mul(across, TILE), plan.machine.rows + 2)
+    plan.set(few=few, padded=padded, columns=columns, strips=strips, strip_tiles=strip_tiles)
+    tile_plane = e.add(e.mul(_whole(e, block), c), LINE)
+    product_plane = e.add(e.mul(_whole(e, block), PANEL), LINE)
+    kernel_plane = e.add(e.mul(c, d), LINE)
+    plan.set(block=block, tile_plane=tile_plane, product_plane=product_plane, kernel_plane=kernel_plane)
+    plan.allocate(
+        waste=d,
+        kernels=e.mul(kernel_plane, POSITIONS),
+        tiles=e.mul(tile_plane, POSITIONS, workers),
+        products=e.mul(product_plane, POSITIONS, workers),
+        strip=e.mul(columns, c, REACH, workers),
+    )
+    plan.run(units.kernels, c)
+    plan.run(units.strips, e.mul(b, strips))
+    plan.end()
+
+
+def _floats(e: Emitter, b: ir.Value, h: ir.Value, w: ir.Value, d: ir.Value, pooled: bool) -> ir.Value:
+    return e.mul(b, e.div(h, 2), e.div(w, 2), d) if pooled else e.mul(b, h, w, d)
+
+
+def _whole(e: Emitter, tiles: ir.Value) -> ir.Value:
+    """Returns a number of tiles, rounded up to whole blocks of a product of any machine."""
+    return e.mul(e.ceil_div(tiles, 6), 6)
+
+
+def _even_block(e: Emitter, tiles: ir.Value, c: ir.Value, workers: ir.Value) -> ir.Value:
+    """Returns the tiles of a block that fits a core's own cache, equally many blocks a worker."""
+    most = e.add(e.div(FUSED_BYTES, e.mul(c, POSITIONS * FLOAT_BYTES)), 1)
+    blocks = e.mul(e.ceil_div(e.ceil_div(tiles, most), workers), workers)
+    return e.maximum(e.ceil_div(tiles, blocks), 1)
+
+
+def _even(e: Emitter, tiles: ir.Value, most: ir.Value) -> ir.Value:
+    """Returns the tiles of equal parts of ``most`` at most."""
+    return e.ceil_div(tiles, e.ceil_div(tiles, most))
