@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 
 from flax_attn.ops.affine import affine
 from flax_attn.ops.conv import conv3x3, conv3x3_affine_relu, conv3x3_bias_relu
-from flax_attn.ops.conv_stage import Layer
+from flax_attn.ops.conv_stage import AffineConv
 from flax_attn.ops.normalisation import Normalised, moments, norm_relu, norm_relu_conv3x3
 
 kernel_init = nnx.initializers.variance_scaling(2.0, "fan_out", "normal")
@@ -98,10 +98,10 @@ class ConvRelu(nnx.Module):
         kernel = self.kernel[...].astype(x.dtype)
         return conv3x3_bias_relu(x, kernel, self.bias[...], impl=self.impl)
 
-    def folded(self, dtype: DTypeLike) -> Layer:
+    def folded(self, dtype: DTypeLike) -> AffineConv:
         """Returns the kernel in this type, and factor and offset of evaluation."""
         bias = self.bias[...]
-        return Layer(self.kernel[...].astype(dtype), jnp.ones_like(bias), bias)
+        return AffineConv(self.kernel[...].astype(dtype), jnp.ones_like(bias), bias)
 
 
 class ConvNorm(ConvRelu):
@@ -126,9 +126,9 @@ class ConvNorm(ConvRelu):
         """Convolves, normalises by running statistics, applies ReLU."""
         return conv3x3_affine_relu(x, *self.folded(x.dtype), impl=self.impl)
 
-    def folded(self, dtype: DTypeLike) -> Layer:
+    def folded(self, dtype: DTypeLike) -> AffineConv:
         factor, offset = self.norm.folded(self.bias[...])
-        return Layer(self.kernel[...].astype(dtype), factor, offset)
+        return AffineConv(self.kernel[...].astype(dtype), factor, offset)
 
     def convolve(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w d"]:
         """Convolves, without bias, normalisation or ReLU."""

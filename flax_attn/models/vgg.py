@@ -66,9 +66,7 @@ class ConvStage(nnx.Module):
         """Returns the pooled activation."""
         return max_pool2x2(x, impl=self.impl)
 
-    def __call__(
-        self, x: Float[Array, "b h w c"], *, train: bool
-    ) -> Float[Array, "b h//2 w//2 d"]:
+    def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b h//2 w//2 d"]:
         """Returns the pooled activation, in evaluation without the activation in memory."""
         return self.pool(self.convolve(x, train=train)) if train else self._run(x, pooled=True)
 

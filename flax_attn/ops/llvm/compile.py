@@ -10,7 +10,7 @@ import jax
 from llvmlite import binding as llvm
 from llvmlite import ir
 
-from flax_attn.ops.llvm.evaluation import build as build_evaluation
+from flax_attn.ops.llvm.evaluation_handlers import build as build_evaluation
 from flax_attn.ops.llvm.handlers import build
 from flax_attn.ops.llvm.ir import Machine
 from flax_attn.system.cpu import max_isa

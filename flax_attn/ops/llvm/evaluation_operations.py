@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from flax_attn.ops.llvm.compile import Compiled
 
 
-class Layer(NamedTuple):
+class AffineConv(NamedTuple):
     """A layer max(factor * conv3x3(x, kernel) + offset, 0)."""
 
     kernel: Float[Array, "3 3 c d"]
@@ -22,7 +22,7 @@ class Layer(NamedTuple):
 
 
 def evaluate(
-    code: Compiled, x: Float[Array, "b h w c"], layer: Layer, *, pooled: bool
+    code: Compiled, x: Float[Array, "b h w c"], layer: AffineConv, *, pooled: bool
 ) -> Float[Array, "b _ _ d"]:
     """Returns a layer's output, or the maxima of its 2x2 pixels; NaN stays NaN.
 
@@ -36,7 +36,12 @@ def evaluate(
 
 
 def evaluate_pair(
-    code: Compiled, x: Float[Array, "b h w few"], first: Layer, second: Layer, *, pooled: bool
+    code: Compiled,
+    x: Float[Array, "b h w few"],
+    first: AffineConv,
+    second: AffineConv,
+    *,
+    pooled: bool,
 ) -> Float[Array, "b _ _ d"]:
     """Returns the output of two layers, or the maxima of its 2x2 pixels.
 

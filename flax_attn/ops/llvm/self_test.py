@@ -12,7 +12,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
-from flax_attn.ops.llvm.evaluation_operations import Layer, evaluate, evaluate_pair
+from flax_attn.ops.llvm.evaluation_operations import AffineConv, evaluate, evaluate_pair
 from flax_attn.ops.llvm.operations import (
     convolve_affine_relu,
     normalise_relu,
@@ -68,7 +68,7 @@ def evaluation_differences(code: Compiled) -> dict[str, float]:
     def compare(
         few: Array, many: Array, image: Array, first: Array, kernel: Array, *affine: Array
     ) -> dict[str, Array]:
-        before, layer = Layer(first, *affine), Layer(kernel, *affine)
+        before, layer = AffineConv(first, *affine), AffineConv(kernel, *affine)
         between = _convolved_by_xla(image, *before)
         cases = {
             "few tiles": (partial(evaluate, code, few, layer), few),

@@ -6,29 +6,31 @@ from typing import NamedTuple
 
 from llvmlite import ir
 
-from flax_attn.ops.llvm import fused
-from flax_attn.ops.llvm.fused import LINE, PANEL, SLICE, TILES_A_UNIT
+from flax_attn.ops.llvm.evaluation_tiles import LINE, kernel_unit, tiles_unit
+from flax_attn.ops.llvm.fused import Fused
 from flax_attn.ops.llvm.handler_builder import HandlerBuilder
 from flax_attn.ops.llvm.ir import FLOAT_BYTES, Emitter, Machine
+from flax_attn.ops.llvm.plane_products import PANEL, SLICE, PlaneProduct
 from flax_attn.ops.llvm.threads import Parallel
+from flax_attn.ops.llvm.tiles import TILES_A_UNIT
 from flax_attn.ops.winograd import POSITIONS, REACH, TILE
-import os
 
-# Up to this many tiles, all in memory at once, do not repay storing the transformed kernels.
-FEW_TILES = int(os.environ.get("FEW_TILES", 192))
+# Up to this many tiles do not repay transforming the kernels before, for all workers.
+FEW_TILES = 192
 # Up to this many input channels a block's transformed tiles stay in a core's own cache.
-FUSED_CHANNELS = int(os.environ.get("FUSED_CHANNELS", 128))
+FUSED_CHANNELS = 128
 # Bytes of them, about.
-FUSED_BYTES = int(os.environ.get("FUSED_KB", 400)) << 10
+FUSED_BYTES = 400 << 10
 # Bytes of transformed tiles in memory at once, where all workers share them.
 SHARED_BYTES = 8 << 20
 # Tiles a unit multiplies of those.
-BLOCK = int(os.environ.get("BLOCK", 192))
-# Rows of tiles of a unit that computes two convolutions.
-STRIP_TILES = 7
+BLOCK = 200
+# The most rows of tiles of a unit that computes two convolutions, and how many units each worker
+# should have.
+STRIP_TILES, UNITS_A_WORKER = 7, 4
 
 
-class Units(NamedTuple):
+class EvaluationUnits(NamedTuple):
     """The phases of a convolution.
 
     Args:
@@ -50,29 +52,27 @@ def build(machine: Machine) -> ir.Module:
     """Builds a module with the handlers evaluate, evaluate_pooled, pair and pair_pooled."""
     module = ir.Module("flax_attn_evaluation")
     parallel = Parallel(module)
-    product = fused.Product.of(module, machine)
-    kernels, tiles = fused.kernel_unit(module, machine), fused.tiles_unit(module, machine)
+    product = PlaneProduct.of(module, machine)
+    kernels, tiles = kernel_unit(module, machine), tiles_unit(module, machine)
     for pooled in (False, True):
-        of = fused.Fused(module, machine, product, pooled)
-        units = Units(
-            kernels, tiles, of.fused_unit(), of.panel_unit(), of.strip_unit()
-        )
+        of = Fused(module, machine, product, pooled)
+        units = EvaluationUnits(kernels, tiles, of.fused_unit(), of.panel_unit(), of.strip_unit())
         end = "_pooled" if pooled else ""
         _evaluate(HandlerBuilder(module, machine, f"evaluate{end}", parallel), units, pooled)
         _pair(HandlerBuilder(module, machine, f"pair{end}", parallel), units, pooled)
     return module
 
 
-def _evaluate(plan: HandlerBuilder, units: Units, pooled: bool) -> None:
+def _evaluate(plan: HandlerBuilder, units: EvaluationUnits, pooled: bool) -> None:
     """Emits the operation on (x, kernel, factor, offset)."""
     e, bld = plan.e, plan.e.builder
     b, h, w, c = plan.sizes(0, 4)
     d = plan.sizes(1, 4)[3]
     down, across = e.ceil_div(h, TILE), e.ceil_div(w, TILE)
     number = e.mul(b, down, across)
-    names = ("image", "kernel", "factor", "offset")
-    plan.set(**{name: plan.argument(i) for i, name in enumerate(names)})
-    plan.set(h=h, w=w, c=c, d=d, down=down, across=across, out=plan.result(_floats(e, b, h, w, d, pooled)))
+    _set_arguments(plan, "image", "kernel", "factor", "offset")
+    plan.set(h=h, w=w, c=c, d=d, down=down, across=across)
+    plan.set(out=plan.result(_floats(e, b, h, w, d, pooled)))
     narrow = bld.icmp_unsigned("<=", c, e.number(FUSED_CHANNELS))
     few = bld.icmp_unsigned("<=", number, e.number(FEW_TILES))
     narrow = bld.and_(narrow, bld.not_(few))
@@ -84,17 +84,14 @@ def _evaluate(plan: HandlerBuilder, units: Units, pooled: bool) -> None:
     room = _even(e, number, e.add(e.div(SHARED_BYTES, e.mul(c, POSITIONS * FLOAT_BYTES)), 1))
     block = choose(_even_block(e, number, c, workers), _even(e, room, e.number(BLOCK)))
     room = choose(block, room)
-    tile_plane = e.add(e.mul(_whole(e, room), c), LINE)
-    product_plane = e.add(e.mul(_whole(e, block), PANEL), LINE)
-    kernel_plane = e.add(choose(e.mul(c, d), PANEL * SLICE), LINE)
+    planes = _set_planes(plan, c, room, block, choose(e.mul(c, d), PANEL * SLICE))
     plan.set(block=block, room=room, first=0, count=number)
-    plan.set(tile_plane=tile_plane, product_plane=product_plane, kernel_plane=kernel_plane)
     plan.allocate(
         zeros=e.maximum(c, d),
         waste=e.maximum(c, d),
-        kernels=e.mul(kernel_plane, POSITIONS, choose(1, workers)),
-        tiles=e.mul(tile_plane, POSITIONS, choose(workers, 1)),
-        products=e.mul(product_plane, POSITIONS, workers),
+        kernels=e.mul(planes.kernel, POSITIONS, choose(1, workers)),
+        tiles=e.mul(planes.tile, POSITIONS, choose(workers, 1)),
+        products=e.mul(planes.product, POSITIONS, workers),
     )
     plan.clear("zeros", c)
     with bld.if_else(narrow) as (then, otherwise):
@@ -107,7 +104,7 @@ def _evaluate(plan: HandlerBuilder, units: Units, pooled: bool) -> None:
     plan.end()
 
 
-def _pair(plan: HandlerBuilder, units: Units, pooled: bool) -> None:
+def _pair(plan: HandlerBuilder, units: EvaluationUnits, pooled: bool) -> None:
     """Emits the operation on what a convolution of few channels gives, and that convolution.
 
     It is of (x padded by one pixel, and by six to the right, its kernel [c / chunk, 9 few, chunk],
@@ -118,24 +115,25 @@ def _pair(plan: HandlerBuilder, units: Units, pooled: bool) -> None:
     h, w = e.sub(padded_h, 2), e.sub(padded, 1 + plan.machine.rows)
     _, _, c, d = plan.sizes(4, 4)
     down, across = e.ceil_div(h, TILE), e.ceil_div(w, TILE)
-    names = ("image", "first_kernel", "first_factor", "first_offset", "kernel", "factor", "offset")
-    plan.set(**{name: plan.argument(i) for i, name in enumerate(names)})
-    plan.set(h=h, w=w, c=c, d=d, down=down, across=across, out=plan.result(_floats(e, b, h, w, d, pooled)))
+    before = ("first_kernel", "first_factor", "first_offset")
+    _set_arguments(plan, "image", *before, "kernel", "factor", "offset")
+    plan.set(h=h, w=w, c=c, d=d, down=down, across=across)
+    plan.set(out=plan.result(_floats(e, b, h, w, d, pooled)))
     workers = plan.threads()
     block = _even_block(e, across, c, e.number(1))
-    strips = e.ceil_div(down, STRIP_TILES)
+    # Enough units for all workers to end at about the same time.
+    most = e.div(e.mul(b, down), e.mul(workers, UNITS_A_WORKER))
+    strips = e.ceil_div(down, e.minimum(e.maximum(most, 1), STRIP_TILES))
     strip_tiles = e.ceil_div(down, strips)
     columns = e.add(e.mul(across, TILE), plan.machine.rows + 2)
     plan.set(few=few, padded=padded, columns=columns, strips=strips, strip_tiles=strip_tiles)
-    tile_plane = e.add(e.mul(_whole(e, block), c), LINE)
-    product_plane = e.add(e.mul(_whole(e, block), PANEL), LINE)
-    kernel_plane = e.add(e.mul(c, d), LINE)
-    plan.set(block=block, tile_plane=tile_plane, product_plane=product_plane, kernel_plane=kernel_plane)
+    planes = _set_planes(plan, c, block, block, e.mul(c, d))
+    plan.set(block=block)
     plan.allocate(
         waste=d,
-        kernels=e.mul(kernel_plane, POSITIONS),
-        tiles=e.mul(tile_plane, POSITIONS, workers),
-        products=e.mul(product_plane, POSITIONS, workers),
+        kernels=e.mul(planes.kernel, POSITIONS),
+        tiles=e.mul(planes.tile, POSITIONS, workers),
+        products=e.mul(planes.product, POSITIONS, workers),
         strip=e.mul(columns, c, REACH, workers),
     )
     plan.run(units.kernels, c)
@@ -143,13 +141,44 @@ def _pair(plan: HandlerBuilder, units: Units, pooled: bool) -> None:
     plan.end()
 
 
-def _floats(e: Emitter, b: ir.Value, h: ir.Value, w: ir.Value, d: ir.Value, pooled: bool) -> ir.Value:
+class Planes(NamedTuple):
+    """The floats from one of the 36 planes to the next."""
+
+    tile: ir.Value
+    kernel: ir.Value
+    product: ir.Value
+
+
+def _set_arguments(plan: HandlerBuilder, *names: str) -> None:
+    plan.set(**{name: plan.argument(i) for i, name in enumerate(names)})
+
+
+def _set_planes(
+    plan: HandlerBuilder, c: ir.Value, room: ir.Value, block: ir.Value, kernels: ir.Value
+) -> Planes:
+    """Sets the sizes of planes of so many tiles, tiles a product has, and floats of kernels.
+
+    Products run over the end of their tiles up to a whole block of rows.
+    """
+    e, rows = plan.e, plan.machine.rows
+
+    def whole(tiles: ir.Value) -> ir.Value:
+        return e.mul(e.ceil_div(e.add(tiles, 1), rows), rows)
+
+    planes = Planes(
+        tile=e.add(e.mul(whole(room), c), LINE),
+        kernel=e.add(kernels, LINE),
+        product=e.add(e.mul(whole(block), PANEL), LINE),
+    )
+    plan.set(tile_plane=planes.tile, kernel_plane=planes.kernel, product_plane=planes.product)
+    return planes
+
+
+def _floats(
+    e: Emitter, b: ir.Value, h: ir.Value, w: ir.Value, d: ir.Value, pooled: bool
+) -> ir.Value:
+    """Returns how many numbers the output has."""
     return e.mul(b, e.div(h, 2), e.div(w, 2), d) if pooled else e.mul(b, h, w, d)
-
-
-def _whole(e: Emitter, tiles: ir.Value) -> ir.Value:
-    """Returns a number of tiles, rounded up to whole blocks of a product of any machine."""
-    return e.mul(e.ceil_div(tiles, 6), 6)
 
 
 def _even_block(e: Emitter, tiles: ir.Value, c: ir.Value, workers: ir.Value) -> ir.Value:
