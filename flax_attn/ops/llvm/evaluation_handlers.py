@@ -7,10 +7,10 @@ from typing import NamedTuple
 from llvmlite import ir
 
 from flax_attn.ops.llvm.evaluation_tiles import LINE, kernel_unit, tiles_unit
-from flax_attn.ops.llvm.fused import Fused
+from flax_attn.ops.llvm.fused import Fused, Parts
 from flax_attn.ops.llvm.handler_builder import HandlerBuilder
 from flax_attn.ops.llvm.ir import FLOAT_BYTES, Emitter, Machine
-from flax_attn.ops.llvm.plane_products import PANEL, SLICE, PlaneProduct
+from flax_attn.ops.llvm.plane_products import PANEL, SLICE
 from flax_attn.ops.llvm.threads import Parallel
 from flax_attn.ops.llvm.tiles import TILES_A_UNIT
 from flax_attn.ops.winograd import POSITIONS, REACH, TILE
@@ -52,10 +52,11 @@ def build(machine: Machine) -> ir.Module:
     """Builds a module with the handlers evaluate, evaluate_pooled, pair and pair_pooled."""
     module = ir.Module("flax_attn_evaluation")
     parallel = Parallel(module)
-    product = PlaneProduct.of(module, machine)
-    kernels, tiles = kernel_unit(module, machine), tiles_unit(module, machine)
+    parts = Parts.of(module, machine)
+    kernels = kernel_unit(module, machine)
+    tiles = tiles_unit(module, machine, parts.image_transform)
     for pooled in (False, True):
-        of = Fused(module, machine, product, pooled)
+        of = Fused(module, machine, parts, pooled=pooled)
         units = EvaluationUnits(kernels, tiles, of.fused_unit(), of.panel_unit(), of.strip_unit())
         end = "_pooled" if pooled else ""
         _evaluate(HandlerBuilder(module, machine, f"evaluate{end}", parallel), units, pooled)

@@ -39,34 +39,43 @@ def kernel_unit(module: ir.Module, machine: Machine) -> ir.Function:
     return e.function
 
 
-def tiles_unit(module: ir.Module, machine: Machine) -> ir.Function:
-    """Builds the unit that computes B^T D B for a few tiles of the image, for all workers."""
+def tiles_unit(module: ir.Module, machine: Machine, transform: ir.Function) -> ir.Function:
+    """Builds the unit that runs ``image_transform`` on a few tiles, for all workers."""
     e, x, index, _ = begin_unit(module, "tiles_unit", machine)
     start = e.mul(index, TILES_A_UNIT)
     count = e.minimum(e.sub(x.count, start), TILES_A_UNIT)
-    places = image_places(e, x, e.add(x.first, start))
-    transform(e, x, places, e.at(x.tiles, e.mul(start, x.c)), count)
+    to = e.at(x.tiles, e.mul(start, x.c))
+    e.builder.call(transform, [x.address, e.add(x.first, start), to, count])
     e.builder.ret_void()
     return e.function
 
 
-# Returns the addresses of the 6x6 pixels of a tile.
-Places = Callable[[ir.Value], list[ir.Value]]
+def image_transform(module: ir.Module, machine: Machine) -> ir.Function:
+    """Defines B^T D B of tiles of the image, with zeros around it.
 
-
-def image_places(e: Emitter, x: Context, first: ir.Value) -> Places:
-    """Returns the places of the tiles from ``first`` on in the image; zeros outside of it."""
+    Its arguments are ``(context, first tile, out, tiles)``, and out is [36, tiles, c].
+    """
+    kinds = [POINTER, INT, POINTER, INT]
+    e, (context, first, out, count) = define(module, "image_transform", kinds, machine.lanes)
+    x = Context(e, context)
     grid, zeros = Grid(x.image, x.c, side=REACH, margin=1), x.zeros
 
     def places(t: ir.Value) -> list[ir.Value]:
         pixels = grid.pixels(e, x, e.add(first, t))
         return [e.builder.select(p.inside, p.address, zeros) for p in pixels]
 
-    return places
+    _transform(e, x, places, out, count)
+    return e.function
 
 
-def strip_places(e: Emitter, x: Context, strip: ir.Value, first: ir.Value) -> Places:
-    """Returns the places of the tiles from ``first`` on in a worker's strip."""
+def strip_transform(module: ir.Module, machine: Machine) -> ir.Function:
+    """Defines B^T D B of tiles of a worker's strip.
+
+    Its arguments are ``(context, strip, first tile of the row, out, tiles)``.
+    """
+    kinds = [POINTER, POINTER, INT, POINTER, INT]
+    e, (context, strip, first, out, count) = define(module, "strip_transform", kinds, machine.lanes)
+    x = Context(e, context)
     c, row = x.c, e.mul(x.columns, x.c)
 
     def places(t: ir.Value) -> list[ir.Value]:
@@ -77,17 +86,25 @@ def strip_places(e: Emitter, x: Context, strip: ir.Value, first: ir.Value) -> Pl
             for j in range(REACH)
         ]
 
-    return places
+    _transform(e, x, places, out, count)
+    return e.function
 
 
-def transform(e: Emitter, x: Context, places: Places, target: ir.Value, count: ir.Value) -> None:
-    """Emits B^T D B of ``count`` tiles into [36, count, c]."""
+def _transform(
+    e: Emitter,
+    x: Context,
+    places: Callable[[ir.Value], list[ir.Value]],
+    out: ir.Value,
+    count: ir.Value,
+) -> None:
+    """Emits B^T D B of tiles, whose 6x6 pixels are at ``places``, into [36, count, c]."""
     c, plane = x.c, x.tile_plane
     with e.loop(count) as t:
-        pixels, to = places(t), e.at(target, e.mul(t, c))
+        pixels, to = places(t), e.at(out, e.mul(t, c))
         with e.loop(c, step=e.lanes) as channel:
             values = [e.load(e.at(pixel, channel)) for pixel in pixels]
             e.store_planes(both_axes(input_map, values), e.at(to, channel), plane)
+    e.builder.ret_void()
 
 
 def clear(e: Emitter, target: ir.Value, floats: ir.Value) -> None:
@@ -103,8 +120,6 @@ def first_layer_block(module: ir.Module, machine: Machine) -> ir.Function:
     kernel is [9 few, chunk].
     """
     name = "first_layer_block"
-    if name in module.globals:
-        return module.globals[name]
     kinds = [POINTER, INT, INT, POINTER, POINTER, POINTER, POINTER, INT]
     e, (pixels, row, few, kernel, factor, offset, out, out_row) = define(
         module, name, kinds, machine.lanes

@@ -6,41 +6,69 @@ What lies between is a worker's own and small, so that it stays in the core's ow
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from llvmlite import ir
 
 from flax_attn.ops.llvm.evaluation_tiles import (
     first_layer_block,
     first_layer_row,
-    image_places,
-    strip_places,
-    transform,
+    image_transform,
+    strip_transform,
 )
-from flax_attn.ops.llvm.ir import Context, Emitter, Machine, Values, begin_unit
-from flax_attn.ops.llvm.plane_products import PANEL, SLICE, PlaneProduct
+from flax_attn.ops.llvm.ir import (
+    INT,
+    POINTER,
+    Context,
+    Emitter,
+    Machine,
+    Values,
+    begin_unit,
+    define,
+)
+from flax_attn.ops.llvm.plane_products import PANEL, SLICE, plane_product
 from flax_attn.ops.llvm.tiles import Grid, transform_kernels
 from flax_attn.ops.winograd import POSITIONS, REACH, TILE, both_axes, output_map
 
 
-@dataclass(frozen=True)
+class Parts(NamedTuple):
+    """The functions that units of evaluation are made of, however they end."""
+
+    product: ir.Function
+    image_transform: ir.Function
+    strip_transform: ir.Function
+    first_layer: ir.Function
+
+    @classmethod
+    def of(cls, module: ir.Module, machine: Machine) -> Parts:
+        """Defines the functions in a module."""
+        return cls(
+            plane_product(module, machine),
+            image_transform(module, machine),
+            strip_transform(module, machine),
+            first_layer_block(module, machine),
+        )
+
+
 class Fused:
     """Builds the units of evaluation, whose output is max(factor * value + offset, 0), or pooled.
 
     Args:
       module: the module that the units are added to.
       machine: the vectors of the processor.
-      product: its functions of products.
+      parts: its functions.
       pooled: whether the maximum of each 2x2 pixels is written, instead of each pixel.
     """
 
-    module: ir.Module
-    machine: Machine
-    product: PlaneProduct
-    pooled: bool
+    def __init__(self, module: ir.Module, machine: Machine, parts: Parts, *, pooled: bool):
+        self.module, self.machine, self.parts, self.pooled = module, machine, parts, pooled
+        self._finish = self._build_finish()
+
+    def _name(self, name: str) -> str:
+        return f"pooled_{name}" if self.pooled else name
 
     def _begin(self, name: str) -> tuple[Emitter, Context, ir.Value, ir.Value]:
-        return begin_unit(self.module, f"pooled_{name}" if self.pooled else name, self.machine)
+        return begin_unit(self.module, self._name(name), self.machine)
 
     def fused_unit(self) -> ir.Function:
         """Builds the unit that transforms a block of tiles and computes all their outputs."""
@@ -48,7 +76,7 @@ class Fused:
         first = e.mul(index, x.block)
         count = e.minimum(e.sub(x.count, first), x.block)
         tiles = e.at(x.tiles, e.mul(worker, x.tile_plane, POSITIONS))
-        transform(e, x, image_places(e, x, first), tiles, count)
+        e.builder.call(self.parts.image_transform, [x.address, first, tiles, count])
         self._panels(e, x, worker, tiles, first, count)
         e.builder.ret_void()
         return e.function
@@ -66,26 +94,17 @@ class Fused:
         c, chunk = x.c, self.machine.chunk
         plane, products = x.kernel_plane, self._products(e, x, worker)
         kernels = e.at(x.kernels, e.mul(worker, plane, POSITIONS))
-        chunks = self._chunks(e, x, panel)
+        tiles, chunks = e.at(x.tiles, e.mul(first, c)), self._chunks(e, x, panel)
         with e.loop(c, step=SLICE) as k:
             depth = e.minimum(e.sub(c, k), SLICE)
             with e.loop(depth) as channel, e.loop(chunks) as q:
                 target = e.at(kernels, e.mul(e.add(e.mul(q, SLICE), channel), chunk))
                 part = e.add(e.mul(panel, PANEL // chunk), q)
                 transform_kernels(e, x, self.machine, e.add(k, channel), part, target, plane)
-            self.product.planes(
-                e,
-                x,
-                left=e.at(x.tiles, e.add(e.mul(first, c), k)),
-                right=kernels,
-                right_step=e.number(SLICE * chunk),
-                out=products,
-                count=count,
-                chunks=chunks,
-                depth=depth,
-                more=k,
-            )
-        self._finish(e, x, products, e.add(x.first, first), count, panel, chunks)
+            step = e.number(SLICE * chunk)
+            operands = [e.at(tiles, k), kernels, step, products, count, chunks, depth, k]
+            e.builder.call(self.parts.product, [x.address, *operands])
+        self._end(e, x, products, e.add(x.first, first), count, panel)
         e.builder.ret_void()
         return e.function
 
@@ -100,7 +119,6 @@ class Fused:
         row_floats = e.mul(x.columns, x.c)
         strip = e.at(x.strip, e.mul(worker, row_floats, REACH))
         tiles = e.at(x.tiles, e.mul(worker, x.tile_plane, POSITIONS))
-        first_block = first_layer_block(self.module, self.machine)
         across, block, down = x.across, x.block, x.down
         with e.loop(e.minimum(e.sub(down, start), x.strip_tiles)) as r:
             again = e.builder.icmp_unsigned("!=", r, e.number(0))
@@ -111,11 +129,12 @@ class Fused:
             with e.loop(e.sub(REACH, done)) as i:
                 row = e.add(done, i)
                 place = e.at(strip, e.mul(row, row_floats))
-                first_layer_row(e, x, self.machine, first_block, number, e.add(top, row), place)
+                rows = (number, e.add(top, row))
+                first_layer_row(e, x, self.machine, self.parts.first_layer, *rows, place)
             before = e.mul(e.add(e.mul(number, down), start, r), across)
             with e.loop(across, step=block) as t:
                 count = e.minimum(e.sub(across, t), block)
-                transform(e, x, strip_places(e, x, strip, t), tiles, count)
+                e.builder.call(self.parts.strip_transform, [x.address, strip, t, tiles, count])
                 self._panels(e, x, worker, tiles, e.add(before, t), count)
         e.builder.ret_void()
         return e.function
@@ -137,47 +156,26 @@ class Fused:
         first: ir.Value,
         count: ir.Value,
     ) -> None:
-        """Emits all outputs of some transformed tiles."""
+        """Emits all outputs of some transformed tiles, by kernels transformed before."""
+        c, products = x.c, self._products(e, x, worker)
         with e.loop(e.ceil_div(x.d, PANEL)) as panel:
-            self._panel(e, x, worker, tiles, first, count, panel)
+            kernels, step = e.at(x.kernels, e.mul(panel, PANEL, c)), e.mul(c, self.machine.chunk)
+            chunks = self._chunks(e, x, panel)
+            operands = [tiles, kernels, step, products, count, chunks, c, e.number(0)]
+            e.builder.call(self.parts.product, [x.address, *operands])
+            self._end(e, x, products, first, count, panel)
 
-    def _panel(
-        self,
-        e: Emitter,
-        x: Context,
-        worker: ir.Value,
-        tiles: ir.Value,
-        first: ir.Value,
-        count: ir.Value,
-        panel: ir.Value,
-    ) -> None:
-        """Emits a panel of outputs of some transformed tiles, by kernels transformed before."""
-        products, chunks = self._products(e, x, worker), self._chunks(e, x, panel)
-        self.product.planes(
-            e,
-            x,
-            left=tiles,
-            right=e.at(x.kernels, e.mul(panel, PANEL, x.c)),
-            right_step=e.mul(x.c, self.machine.chunk),
-            out=products,
-            count=count,
-            chunks=chunks,
-            depth=x.c,
-        )
-        self._finish(e, x, products, first, count, panel, chunks)
+    def _end(self, e: Emitter, x: Context, *operands: ir.Value) -> None:
+        """Emits A^T M A, normalised: (products, first tile, tiles, panel)."""
+        e.builder.call(self._finish, [x.address, *operands])
 
-    def _finish(
-        self,
-        e: Emitter,
-        x: Context,
-        products: ir.Value,
-        first: ir.Value,
-        count: ir.Value,
-        panel: ir.Value,
-        chunks: ir.Value,
-    ) -> None:
-        """Emits A^T M A, normalised, of ``count`` tiles from ``first`` on, into the output."""
-        plane, start = x.product_plane, e.mul(panel, PANEL)
+    def _build_finish(self) -> ir.Function:
+        """Defines A^T M A, normalised, of some tiles and a panel of outputs, into the output."""
+        kinds = [POINTER, POINTER, INT, INT, INT]
+        e, arguments = define(self.module, self._name("finish"), kinds, self.machine.lanes)
+        context, products, first, count, panel = arguments
+        x = Context(e, context)
+        plane, start, chunks = x.product_plane, e.mul(panel, PANEL), self._chunks(e, x, panel)
         factors, offsets = x.factor, x.offset
         with e.loop(count) as t:
             places = self._places(e, x, e.add(first, t))
@@ -192,6 +190,8 @@ class Fused:
                     outputs = [_largest(e, outputs, i, j) for i in range(2) for j in range(2)]
                 for value, place in zip(outputs, places, strict=True):
                     e.store(e.relu(value), e.at(place, channel))
+        e.builder.ret_void()
+        return e.function
 
     def _places(self, e: Emitter, x: Context, tile: ir.Value) -> list[ir.Value]:
         """Returns the addresses of a tile's outputs."""

@@ -312,11 +312,11 @@ class Context:
     """The table of a job, whose fields are attributes; each is loaded where it is read."""
 
     def __init__(self, e: Emitter, address: ir.Value):
-        self._e, self._address = e, address
+        self._e, self.address = e, address
 
     def __getattr__(self, name: str) -> ir.Value:
         kind = POINTER if name in ADDRESSES else INT
-        place = self._e.word(self._address, FIELD[name])
+        place = self._e.word(self.address, FIELD[name])
         return self._e.builder.load(place, typ=kind)
 
 
