@@ -46,12 +46,14 @@ SHAPES = [
     (2, 57, 41, 144, 64),
     (2, 9, 8, 3, 70),
 ]
-# b, h, w, few, c, d: one pixel; a tile; more than a block of rows; a unit of several rows of tiles.
+# b, h, w, few, c, d: one pixel; odd sides; more than a block of tiles in a row; a unit of several
+# rows of tiles; more channels between than a slice.
 PAIRS = [
     (1, 1, 1, 3, 64, 64),
     (2, 5, 7, 3, 64, 128),
     (1, 30, 33, 4, 64, 64),
     (2, 61, 27, 1, 128, 64),
+    (1, 6, 9, 2, 192, 64),
 ]
 
 needs_kernels = pytest.mark.skipif(host_machine() is None, reason="no kernels for this processor")
