@@ -17,14 +17,15 @@ from flax_attn.ops.winograd import POSITIONS, REACH, TILE
 
 # Up to this many tiles do not repay transforming the kernels before, for all workers.
 FEW_TILES = 192
-# Up to this many input channels a block's transformed tiles stay in a core's own cache.
-FUSED_CHANNELS = 128
+# Up to this many input channels a block's transformed tiles stay in a core's own cache, and up to
+# this many pairs of channels all transformed kernels are near enough to be read for every block.
+FUSED_CHANNELS, FUSED_PAIRS = 128, 128 * 128
 # Bytes of them, about.
 FUSED_BYTES = 400 << 10
 # Bytes of transformed tiles in memory at once, where all workers share them.
 SHARED_BYTES = 8 << 20
 # Tiles a unit multiplies of those.
-BLOCK = 200
+BLOCK = 256
 # The most rows of tiles of a unit that computes two convolutions, and how many units each worker
 # should have.
 STRIP_TILES, UNITS_A_WORKER = 7, 4
@@ -74,9 +75,13 @@ def _evaluate(plan: HandlerBuilder, units: EvaluationUnits, pooled: bool) -> Non
     _set_arguments(plan, "image", "kernel", "factor", "offset")
     plan.set(h=h, w=w, c=c, d=d, down=down, across=across)
     plan.set(out=plan.result(_floats(e, b, h, w, d, pooled)))
-    narrow = bld.icmp_unsigned("<=", c, e.number(FUSED_CHANNELS))
-    few = bld.icmp_unsigned("<=", number, e.number(FEW_TILES))
-    narrow = bld.and_(narrow, bld.not_(few))
+    narrow = bld.and_(
+        bld.icmp_unsigned(">", number, e.number(FEW_TILES)),
+        bld.and_(
+            bld.icmp_unsigned("<=", c, e.number(FUSED_CHANNELS)),
+            bld.icmp_unsigned("<=", e.mul(c, d), e.number(FUSED_PAIRS)),
+        ),
+    )
     workers, panels = plan.threads(), e.ceil_div(d, PANEL)
 
     def choose(of_narrow: ir.Value | int, otherwise: ir.Value | int) -> ir.Value:
