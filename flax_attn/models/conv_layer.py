@@ -8,10 +8,12 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from flax_attn.ops.affine import affine
 from flax_attn.ops.conv import conv3x3, conv3x3_affine_relu, conv3x3_bias_relu
+from flax_attn.ops.conv_stage import AffineConv
 from flax_attn.ops.normalisation import Normalised, moments, norm_relu, norm_relu_conv3x3
 
 kernel_init = nnx.initializers.variance_scaling(2.0, "fan_out", "normal")
@@ -96,6 +98,11 @@ class ConvRelu(nnx.Module):
         kernel = self.kernel[...].astype(x.dtype)
         return conv3x3_bias_relu(x, kernel, self.bias[...], impl=self.impl)
 
+    def folded(self, dtype: DTypeLike) -> AffineConv:
+        """Returns the kernel in this type, and factor and offset of evaluation."""
+        bias = self.bias[...]
+        return AffineConv(self.kernel[...].astype(dtype), jnp.ones_like(bias), bias)
+
 
 class ConvNorm(ConvRelu):
     """3×3 convolution, batch normalisation, ReLU.
@@ -117,9 +124,11 @@ class ConvNorm(ConvRelu):
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w d"]:
         """Convolves, normalises by running statistics, applies ReLU."""
+        return conv3x3_affine_relu(x, *self.folded(x.dtype), impl=self.impl)
+
+    def folded(self, dtype: DTypeLike) -> AffineConv:
         factor, offset = self.norm.folded(self.bias[...])
-        kernel = self.kernel[...].astype(x.dtype)
-        return conv3x3_affine_relu(x, kernel, factor, offset, impl=self.impl)
+        return AffineConv(self.kernel[...].astype(dtype), factor, offset)
 
     def convolve(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w d"]:
         """Convolves, without bias, normalisation or ReLU."""

@@ -11,9 +11,10 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from flax_attn.config import BACKBONES, VGG_FAMILY, ModelConfig
-from flax_attn.models.backbone import StagedBackbone
+from flax_attn.models.backbone import Features, StagedBackbone, require_images
 from flax_attn.models.conv_layer import ConvNorm, ConvRelu
 from flax_attn.ops.choice import select_impl
+from flax_attn.ops.conv_stage import conv_stage
 from flax_attn.ops.images import IMAGENET, PixelScale
 from flax_attn.ops.pooling import max_pool2x2
 
@@ -55,9 +56,7 @@ class ConvStage(nnx.Module):
         """Returns the activation of the last convolution."""
         normed = self.normed() if train else []
         if not normed:
-            for layer in self.layers:
-                x = layer(x)
-            return x
+            return self._run(x, pooled=False)
         x = normed[0].convolve(x)
         for before, following in pairwise(normed):
             x = before.norm_relu_convolve(x, following)
@@ -66,6 +65,14 @@ class ConvStage(nnx.Module):
     def pool(self, x: Float[Array, "b h w d"]) -> Float[Array, "b h//2 w//2 d"]:
         """Returns the pooled activation."""
         return max_pool2x2(x, impl=self.impl)
+
+    def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b h//2 w//2 d"]:
+        """Returns the pooled activation, in evaluation without the activation in memory."""
+        return self.pool(self.convolve(x, train=train)) if train else self._run(x, pooled=True)
+
+    def _run(self, x: Float[Array, "b h w c"], *, pooled: bool) -> Float[Array, "b _ _ d"]:
+        layers = [layer.folded(x.dtype) for layer in self.layers]
+        return conv_stage(x, layers, pooled=pooled, impl=self.impl)
 
 
 class VGG(StagedBackbone):
@@ -115,3 +122,13 @@ class VGG(StagedBackbone):
             ConvStage(before, width, depth=depth, norm=norm, impl=impl, rngs=rngs)
             for before, width, depth in zip((3, *widths[:-1]), widths, depths, strict=True)
         )
+
+    def __call__(self, image: Float[Array, "b h w 3"], *, train: bool) -> Features:
+        if train:
+            return super().__call__(image, train=True)
+        require_images(image)
+        maps, x = {}, image
+        for name, stage in zip(self.family.maps, self.stages, strict=True):
+            x = stage(x, train=False)
+            maps[name] = x
+        return Features(**maps)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 import warnings
+from collections.abc import Callable
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ from flax_attn.errors import UsageError
 
 if TYPE_CHECKING:
     from flax_attn.ops.llvm.compile import Compiled
+    from flax_attn.ops.llvm.ir import Machine
 
 
 # Share of the largest value by which the kernels may differ from XLA's convolution.
@@ -51,27 +53,53 @@ def _build() -> Compiled | None:
     vectors are too short to pay. Before their first use they are compared with XLA's
     convolution; if they differ they are not used, with a warning.
     """
-    if sys.platform not in ("linux", "darwin"):
+    if not _may_compile():
         return None
+    from flax_attn.ops.llvm.compile import compiled
+    from flax_attn.ops.llvm.self_test import differences
+
+    return _tested(compiled, differences)
+
+
+@cache
+def host_evaluation_kernels() -> Compiled | None:
+    """Returns the kernels of evaluation for this processor; None as in ``host_kernels``."""
+    if not _may_compile():
+        return None
+    from flax_attn.ops.llvm.compile import compiled_evaluation
+    from flax_attn.ops.llvm.self_test import evaluation_differences
+
+    return _tested(compiled_evaluation, evaluation_differences)
+
+
+def _may_compile() -> bool:
+    if sys.platform not in ("linux", "darwin"):
+        return False
     try:
         import llvmlite  # noqa: F401
     except ImportError:
-        return None
-    from flax_attn.ops.llvm.compile import compiled, host_machine
-    from flax_attn.ops.llvm.self_test import differences
+        return False
+    return True
+
+
+def _tested(
+    build: Callable[[Machine], Compiled], differences: Callable[[Compiled], dict[str, float]]
+) -> Compiled | None:
+    """Returns the kernels for this processor if they compute what XLA does."""
+    from flax_attn.ops.llvm.compile import host_machine
 
     machine = host_machine()
     if machine is None:
         return None
     try:
-        code = compiled(machine)
+        code = build(machine)
         worst = max(differences(code).values())
     except Exception as error:  # LLVM, XLA and the processor may disagree in many ways
-        warnings.warn(f"compiled convolutions are not used: {error}", RuntimeWarning, stacklevel=2)
+        warnings.warn(f"compiled convolutions are not used: {error}", RuntimeWarning, stacklevel=3)
         return None
     if not worst < TOLERANCE:
         text = f"compiled convolutions are not used: off by {worst:.1e} of the largest value"
-        warnings.warn(text, RuntimeWarning, stacklevel=2)
+        warnings.warn(text, RuntimeWarning, stacklevel=3)
         return None
     return code
 
@@ -82,7 +110,19 @@ def require_kernels() -> Compiled:
     Raises:
       UsageError: there are none.
     """
-    code = host_kernels()
+    return _required(host_kernels())
+
+
+def require_evaluation_kernels() -> Compiled:
+    """Returns the kernels of evaluation for this processor.
+
+    Raises:
+      UsageError: there are none.
+    """
+    return _required(host_evaluation_kernels())
+
+
+def _required(code: Compiled | None) -> Compiled:
     if code is None:
         raise UsageError("there are no compiled convolutions for this processor")
     return code

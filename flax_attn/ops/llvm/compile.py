@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Callable
 from functools import cache
 
 import jax
 from llvmlite import binding as llvm
+from llvmlite import ir
 
+from flax_attn.ops.llvm.evaluation_handlers import build as build_evaluation
 from flax_attn.ops.llvm.handlers import build
 from flax_attn.ops.llvm.ir import Machine
 from flax_attn.system.cpu import max_isa
@@ -38,9 +41,12 @@ def host_machine() -> Machine | None:
 
 
 class Compiled:
-    """The handlers of a machine, compiled and registered; ``name`` gives XLA's name of one."""
+    """The handlers of a machine, compiled and registered; ``name`` gives XLA's name of one.
 
-    def __init__(self, machine: Machine):
+    ``build`` writes the module that has them.
+    """
+
+    def __init__(self, machine: Machine, build: Callable[[Machine], ir.Module]):
         self.machine = machine
         target = _host_target()
         module = llvm.parse_assembly(str(build(machine)))
@@ -62,7 +68,13 @@ class Compiled:
 @cache
 def compiled(machine: Machine) -> Compiled:
     """Returns the kernels of a machine, compiled once a process."""
-    return Compiled(machine)
+    return Compiled(machine, build)
+
+
+@cache
+def compiled_evaluation(machine: Machine) -> Compiled:
+    """Returns the kernels of evaluation of a machine, compiled once a process."""
+    return Compiled(machine, build_evaluation)
 
 
 @cache
@@ -83,8 +95,8 @@ def _host_features() -> llvm.FeatureMap:
     return features
 
 
-@cache
 def _host_target() -> llvm.TargetMachine:
+    """Returns a machine of LLVM's; each engine needs one of its own, which it owns."""
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
     features = _host_features()

@@ -126,6 +126,13 @@ class Emitter:
         below = self.builder.fcmp_ordered("<", values.value, self.zeros)
         return Values(self.builder, self.builder.select(below, self.zeros, values.value))
 
+    def larger(self, a: Values, b: Values) -> Values:
+        """Returns the larger of two values, NaN if one of them is."""
+        less = self.builder.fcmp_ordered("<", a.value, b.value)
+        most = self.builder.select(less, b.value, a.value)
+        none = self.builder.fcmp_unordered("uno", b.value, b.value)
+        return Values(self.builder, self.builder.select(none, b.value, most))
+
     def broadcast(self, pointer: ir.Value) -> ir.Value:
         """Returns one float in every lane."""
         scalar = self.builder.load(pointer, align=FLOAT_BYTES, typ=FLOAT)
@@ -181,14 +188,14 @@ class Emitter:
         return self.builder.inttoptr(self.builder.ptrtoint(typed, INT), POINTER)
 
     @contextmanager
-    def loop(self, count: int | ir.Value, *, step: int = 1) -> Iterator[ir.Value]:
+    def loop(self, count: int | ir.Value, *, step: int | ir.Value = 1) -> Iterator[ir.Value]:
         """Loops as ``for i in range(0, count, step)``; yields i."""
         with self.fold(count, [], step=step) as (index, _, _):
             yield index
 
     @contextmanager
     def fold(
-        self, count: int | ir.Value, start: Sequence[ir.Value], *, step: int = 1
+        self, count: int | ir.Value, start: Sequence[ir.Value], *, step: int | ir.Value = 1
     ) -> Iterator[tuple[ir.Value, list[ir.Value], list[ir.Value]]]:
         """Loops as ``loop``, carrying values; yields i, the values, and a list for the next ones.
 
@@ -210,7 +217,7 @@ class Emitter:
         yield index, list(carried), following
         for phi, value in zip(carried, following, strict=True):
             phi.add_incoming(value, b.block)
-        index.add_incoming(b.add(index, ir.Constant(INT, step)), b.block)
+        index.add_incoming(b.add(index, self.number(step)), b.block)
         b.branch(head)
         b.position_at_end(after)
 
@@ -248,6 +255,10 @@ ADDRESSES = (
     "cotangents",  # [36, d / chunk, room, chunk]
     "products",  # of each worker: [36, block, chunk]
     "sums",  # [36, c, d], or of parts of the pixels [parts, 2, c]
+    "first_kernel",  # [c / chunk, 9 * few, chunk], of the convolution before this one
+    "first_factor",  # [c]
+    "first_offset",  # [c]
+    "strip",  # of each worker: [6, columns, c], what the convolution before gives to a row of tiles
 )
 NUMBERS = (
     "h",
@@ -263,6 +274,14 @@ NUMBERS = (
     "tile_step",  # floats from one of ``tiles`` to the next
     "vector_step",  # floats from a vector of channels to the next in ``tiles``
     "keep",  # 0 to overwrite the sums, 1 to add to them
+    "tile_plane",  # floats from one of the 36 planes to the next in ``tiles``
+    "kernel_plane",  # the same in ``kernels``
+    "product_plane",  # the same in ``products``
+    "few",  # channels of the image that the convolution before reads
+    "padded",  # pixels in a row of that image
+    "columns",  # pixels in a row of ``strip``
+    "strips",  # units of an image
+    "strip_tiles",  # rows of tiles in a unit
 )
 FIELD = {name: i for i, name in enumerate(ADDRESSES + NUMBERS)}
 
@@ -293,11 +312,11 @@ class Context:
     """The table of a job, whose fields are attributes; each is loaded where it is read."""
 
     def __init__(self, e: Emitter, address: ir.Value):
-        self._e, self._address = e, address
+        self._e, self.address = e, address
 
     def __getattr__(self, name: str) -> ir.Value:
         kind = POINTER if name in ADDRESSES else INT
-        place = self._e.word(self._address, FIELD[name])
+        place = self._e.word(self.address, FIELD[name])
         return self._e.builder.load(place, typ=kind)
 
 

@@ -53,8 +53,8 @@ def convolve_affine_relu(
 ) -> Float[Array, "b h w d"]:
     """Returns max(factor * convolve(x, kernel) + offset, 0), each value written once."""
     d = kernel.shape[-1]
-    x, kernel = _whole(code, x, kernel)
-    factor, offset = (_pad(a, 0, code.machine.chunk) for a in (factor, offset))
+    x, kernel = whole_channels(code, x, kernel)
+    factor, offset = (pad_to(a, 0, code.machine.chunk) for a in (factor, offset))
     shape = (*x.shape[:-1], kernel.shape[-1])
     return call(code, "convolve_affine_relu", shape, x, kernel, factor, offset)[..., :d]
 
@@ -85,8 +85,8 @@ def input_gradient(
 ) -> Float[Array, "b h w c"]:
     """Returns the gradient of ``convolve`` in x: g convolved with the kernel turned."""
     c = kernel.shape[2]
-    g = _pad(g, 3, code.machine.lanes)
-    kernel = _pad(_pad(kernel, 2, code.machine.chunk), 3, code.machine.lanes)
+    g = pad_to(g, 3, code.machine.lanes)
+    kernel = pad_to(pad_to(kernel, 2, code.machine.chunk), 3, code.machine.lanes)
     shape = (*g.shape[:-1], kernel.shape[2])
     return call(code, "convolve_turned", shape, g, kernel)[..., :c]
 
@@ -96,24 +96,24 @@ def kernel_gradient(
 ) -> Float[Array, "3 3 c d"]:
     """Returns the gradient of ``convolve`` in the kernel."""
     c, d = x.shape[-1], g.shape[-1]
-    x, g = _pad(x, 3, code.machine.lanes), _pad(g, 3, code.machine.chunk)
+    x, g = pad_to(x, 3, code.machine.lanes), pad_to(g, 3, code.machine.chunk)
     shape = (3, 3, x.shape[-1], g.shape[-1])
     return call(code, "kernel_gradient", shape, x, g)[:, :, :c, :d]
 
 
 def _product(code: Compiled, x: Array, kernel: Array) -> Array:
     d = kernel.shape[-1]
-    x, kernel = _whole(code, x, kernel)
+    x, kernel = whole_channels(code, x, kernel)
     return call(code, "convolve", (*x.shape[:-1], kernel.shape[-1]), x, kernel)[..., :d]
 
 
-def _whole(code: Compiled, x: Array, kernel: Array) -> tuple[Array, Array]:
+def whole_channels(code: Compiled, x: Array, kernel: Array) -> tuple[Array, Array]:
     """Pads the channels with zeros to whole vectors and chunks."""
     lanes, chunk = code.machine.lanes, code.machine.chunk
-    return _pad(x, 3, lanes), _pad(_pad(kernel, 2, lanes), 3, chunk)
+    return pad_to(x, 3, lanes), pad_to(pad_to(kernel, 2, lanes), 3, chunk)
 
 
-def _pad(a: Array, axis: int, multiple: int) -> Array:
+def pad_to(a: Array, axis: int, multiple: int) -> Array:
     widths = [(0, 0)] * a.ndim
     widths[axis] = (0, -a.shape[axis] % multiple)
     return jnp.pad(a, widths) if widths[axis][1] else a

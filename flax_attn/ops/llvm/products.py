@@ -30,7 +30,7 @@ def block_product(
     """
     kinds = [POINTER, INT, INT, POINTER, POINTER, INT, INT]
     e, (a, a_row, a_step, b, out, out_row, depth) = define(module, name, kinds, machine.lanes)
-    fma = _fused_multiply_add(module, e)
+    fma = fused_multiply_add(module, e)
     lefts = [e.at(a, e.mul(a_row, i)) for i in range(rows)]
     places = [
         e.at(out, e.add(e.mul(out_row, i), j * e.lanes))
@@ -164,6 +164,7 @@ def sum_unit(module: ir.Module, machine: Machine) -> ir.Function:
     return e.function
 
 
-def _fused_multiply_add(module: ir.Module, e: Emitter) -> ir.Function:
+def fused_multiply_add(module: ir.Module, e: Emitter) -> ir.Function:
+    """Returns the function a b + c of vectors, rounded once."""
     name, kind = f"llvm.fma.v{e.lanes}f32", ir.FunctionType(e.vector, [e.vector] * 3)
     return module.globals.get(name) or ir.Function(module, kind, name)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -12,6 +12,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
+from flax_attn.ops.llvm.evaluation_operations import AffineConv, evaluate, evaluate_pair
 from flax_attn.ops.llvm.operations import (
     convolve_affine_relu,
     normalise_relu,
@@ -50,9 +51,51 @@ def differences(code: Compiled) -> dict[str, float]:
             "both": _worst(normalised_convolved, _both_by_xla, g, *norm, kernel),
         }
 
+    return _on_processor(compare, arrays)
+
+
+def evaluation_differences(code: Compiled) -> dict[str, float]:
+    """Returns the same of each operation of evaluation, by values alone.
+
+    Maps have so few tiles that panels of outputs share them, and so many that blocks do not.
+    """
+    rng = np.random.default_rng(0)
+    chunk = code.machine.chunk
+    maps = ((2, 5, 6, chunk), (1, 54, 65, chunk), (2, 9, 14, 3))
+    inputs = [rng.standard_normal(shape, np.float32) for shape in maps]
+    sizes = ((3, 3, 3, chunk), (3, 3, chunk, chunk), (chunk,), (chunk,))
+    weights = [rng.standard_normal(size, np.float32) for size in sizes]
+
+    def compare(
+        few: Array, many: Array, image: Array, first: Array, kernel: Array, *affine: Array
+    ) -> dict[str, Array]:
+        before, layer = AffineConv(first, *affine), AffineConv(kernel, *affine)
+        between = _convolved_by_xla(image, *before)
+        cases = {
+            "few tiles": (partial(evaluate, code, few, layer), few),
+            "many tiles": (partial(evaluate, code, many, layer), many),
+            "two layers": (partial(evaluate_pair, code, image, before, layer), between),
+        }
+        found = {}
+        for name, (form, x) in cases.items():
+            wanted = _convolved_by_xla(x, *layer)
+            found[name] = _apart(form(pooled=False), wanted)
+            found[f"{name}, pooled"] = _apart(form(pooled=True), _pooled_by_xla(wanted))
+        return found
+
+    return _on_processor(compare, [*inputs, *weights])
+
+
+def _on_processor(
+    compare: Callable[..., dict[str, Array]], arrays: Sequence[np.ndarray]
+) -> dict[str, float]:
     processor = jax.local_devices(backend="cpu")[0]
     with jax.ensure_compile_time_eval(), jax.default_device(processor), on_one_device():
         return {name: float(worst) for name, worst in jax.jit(compare)(*arrays).items()}
+
+
+def _apart(out: Array, wanted: Array) -> Float[Array, ""]:
+    return jnp.abs(out - wanted).max() / jnp.abs(wanted).max()
 
 
 def _worst(
@@ -61,7 +104,7 @@ def _worst(
     """Returns the largest relative difference between two functions, in value and gradients."""
     (out, vjp), (wanted, wanted_vjp) = (jax.vjp(f, *operands) for f in (form, by_xla))
     pairs = zip((out, *vjp(g)), (wanted, *wanted_vjp(g)), strict=True)
-    return jnp.array([jnp.abs(a - b).max() / jnp.abs(b).max() for a, b in pairs]).max()
+    return jnp.array([_apart(a, b) for a, b in pairs]).max()
 
 
 def _xla(x: Array, kernel: Array) -> Array:
@@ -73,6 +116,11 @@ def _xla(x: Array, kernel: Array) -> Array:
 
 def _convolved_by_xla(x: Array, kernel: Array, scale: Array, bias: Array) -> Array:
     return jax.nn.relu(_xla(x, kernel) * scale + bias)
+
+
+def _pooled_by_xla(x: Array) -> Array:
+    window = (1, 2, 2, 1)
+    return lax.reduce_window(x, -jnp.inf, lax.max, window, window, "VALID")
 
 
 def _normalised_by_xla(x: Array, scale: Array, bias: Array) -> Array:
