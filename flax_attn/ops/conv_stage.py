@@ -21,6 +21,7 @@ from flax_attn.ops.choice import resolve_impl
 from flax_attn.ops.conv import conv3x3_affine_relu, require_shapes
 from flax_attn.ops.direct import FEW_CHANNELS
 from flax_attn.ops.llvm.evaluation_operations import AffineConv, evaluate, evaluate_pair
+from flax_attn.ops.parts import devices
 from flax_attn.ops.pooling import max_pool2x2
 from flax_attn.ops.winograd import TILE
 
@@ -77,9 +78,12 @@ def _fused(pooled: bool, x: Array, layers: tuple[AffineConv, ...]) -> Float[Arra
 def _images_at_once(x: Array, layers: tuple[AffineConv, ...]) -> int:
     """Returns how many images to compute at once, so that the caches keep the maps between layers.
 
-    XLA's own convolution is many times slower within a loop, so a stage that has one is not cut.
+    XLA's own convolution is many times slower within a loop, so a stage that has one is not cut;
+    nor is a batch that devices share, as each would be brought every part.
     """
     b, h, w, _ = x.shape
+    if devices() > 1:
+        return b
     between = layers[1:-1] if x.shape[-1] <= FEW_CHANNELS else layers[:-1]
     size = max((4 * h * w * layer.kernel.shape[-1] for layer in between), default=0)
     if b * size <= BYTES_BETWEEN or not all(_fits((1, h, w), layer) for layer in layers):

@@ -29,7 +29,7 @@ def on_parts(
     others whole. So has the result; with ``sums`` it is a sum over the images instead, and what the
     devices found is added up. A batch that the devices cannot share evenly is computed as a whole.
     """
-    count = jax.sharding.get_abstract_mesh().shape.get(AXIS, 1)
+    count = devices()
     given = zip(operands, of_images, strict=True)
     if count == 1 or any(a.shape[0] % count for a, split in given if split):
         return compute(*operands)
@@ -45,6 +45,11 @@ def on_parts(
         part, in_specs=places, out_specs=whole if sums else split, check_vma=False
     )
     return mapped(*operands)
+
+
+def devices() -> int:
+    """Returns how many devices share the batch of the step that is being traced."""
+    return jax.sharding.get_abstract_mesh().shape.get(AXIS, 1)
 
 
 def on_one_device() -> AbstractContextManager[None]:

@@ -20,6 +20,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from flax_attn.ops import conv3x3, conv3x3_affine_relu, llvm, norm_relu, norm_relu_conv3x3
+from flax_attn.ops.conv_stage import AffineConv, conv_stage
 from flax_attn.ops.direct import direct3x3
 from flax_attn.ops.parts import AXIS
 from flax_attn.ops.winograd import winograd3x3
@@ -43,6 +44,12 @@ def operations(rng: np.random.Generator) -> dict[str, tuple[Callable[..., Any], 
     def convolved(x: Any, scale: Any, bias: Any, kernel: Any) -> Any:
         return norm_relu_conv3x3(x, scale, bias, kernel, epsilon=1e-5, impl="fast").out
 
+    def evaluated(x: Any, kernel: Any, scale: Any, bias: Any) -> Any:
+        layers = [AffineConv(kernel, scale, bias), AffineConv(kernel, bias, scale)]
+        few = [AffineConv(kernel[:, :, :3], scale, bias), layers[1]]
+        both = (conv_stage(x, layers, pooled=False), conv_stage(x[..., :3], few, pooled=True))
+        return jnp.concatenate([a.reshape(BATCH, -1) for a in both], axis=1)
+
     return {
         "convolution": (lambda x, k: conv3x3(x, k, impl="fast"), [x, kernel]),
         "affine": (
@@ -51,6 +58,8 @@ def operations(rng: np.random.Generator) -> dict[str, tuple[Callable[..., Any], 
         ),
         "normalisation": (normalised, [x, scale, bias]),
         "both": (convolved, [x, scale, bias, kernel]),
+        # A gradient takes the operations one by one, so that the value alone is of the stage.
+        "evaluation": (evaluated, [x, kernel, scale, bias]),
         "direct": (direct3x3, [x[..., :3], kernel[:, :, :3, :4]]),
         "winograd": (winograd3x3, [x[..., :8], kernel[:, :, :8, :8]]),
     }

@@ -266,9 +266,9 @@ def test_a_stage_in_evaluation_calls_only_what_evaluates():
 @pytest.fixture
 def forgetful(monkeypatch: pytest.MonkeyPatch):
     """The look for kernels is taken anew, before and after."""
-    host_evaluation_kernels.cache_clear()
+    llvm._build_evaluation.cache_clear()
     yield monkeypatch
-    host_evaluation_kernels.cache_clear()
+    llvm._build_evaluation.cache_clear()
 
 
 def test_without_llvmlite(forgetful):

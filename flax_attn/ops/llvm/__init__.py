@@ -64,6 +64,12 @@ def _build() -> Compiled | None:
 @cache
 def host_evaluation_kernels() -> Compiled | None:
     """Returns the kernels of evaluation for this processor; None as in ``host_kernels``."""
+    with _BUILDING:
+        return _build_evaluation()
+
+
+@cache
+def _build_evaluation() -> Compiled | None:
     if not _may_compile():
         return None
     from flax_attn.ops.llvm.compile import compiled_evaluation

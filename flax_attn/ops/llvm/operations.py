@@ -136,6 +136,10 @@ HANDLERS: dict[str, Operands] = {
     "normalised_kernel_gradient": Operands((True, True, False, False), sums=True),
     "moments": Operands((True, False), sums=True),
     "relu_sums": Operands((True, True, False, False, False), sums=True),
+    "evaluate": Operands((True, False, False, False)),
+    "evaluate_pooled": Operands((True, False, False, False)),
+    "pair": Operands((True, *[False] * 6)),
+    "pair_pooled": Operands((True, *[False] * 6)),
 }
 
 
