@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -277,6 +278,7 @@ class OpenRequest:
       test: whether the split "test" is wanted, of a set that has one of its own.
       unusable: paths of images that are there but cannot be used, so that a division into splits
         does not count on them.
+      cache: folder that remembers the digests of files (``digest_memory``); None where none is.
     """
 
     known: Sequence[ManifestRow] = ()
@@ -286,6 +288,7 @@ class OpenRequest:
     task: TaskChoice = "auto"
     test: bool = False
     unusable: frozenset[str] = frozenset()
+    cache: Path | None = None
 
 
 class OpenSet(Protocol):

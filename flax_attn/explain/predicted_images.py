@@ -13,12 +13,12 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from flax_attn.config import DataConfig
-from flax_attn.data.batches import ahead
 from flax_attn.data.decode import ImageError
 from flax_attn.data.framing import decode_photograph
 from flax_attn.explain.predictor import Predictor
 from flax_attn.models.tasks import names_of
 from flax_attn.system.console import bar
+from flax_attn.system.thread_pool import ahead
 from flax_attn.training.judging import Thresholds
 
 # Decoded beside the batch that is computed, in batches.
