@@ -5,7 +5,11 @@
 Of a folder of photographs with a sub-folder a class, or of photographs made here. Every row is the
 median of ``--rounds`` passes over all images, except those that there is only one of: the first
 pass, which decodes and keeps, and the first reading, which compares checksums. What is read comes
-from the system's page cache, as in every epoch after the first where memory suffices.
+from the system's page cache, as in every epoch after the first where memory suffices. Features that
+do not fit are read from the disk: limit the memory of the process, and name a folder for them:
+
+    systemd-run --scope -p MemoryMax=4G python -m benchmarks.input --features-only \\
+        --feature-folder FOLDER --features 12000 --feature-dtype f16 --feature-order blocks
 """
 
 from __future__ import annotations
@@ -22,16 +26,17 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from flax_attn.config import DataConfig
+from flax_attn.config import Config, DataConfig, ModelConfig
 from flax_attn.data import Sampler, batches
+from flax_attn.data.block_order import BlockOrder
 from flax_attn.data.dataset import OpenRequest, Split
 from flax_attn.data.decoded import DecodedSplit
 from flax_attn.data.pixel_cache import Shelf
 from flax_attn.data.sets.folder import open_set
-from flax_attn.training.sources import FeatureExamples
-
-# Channels and stride of the maps that AttnVGG's gates read.
-MAPS = {"pool3": (256, 8), "pool4": (512, 16), "pool5": (512, 32)}
+from flax_attn.models.backbone import Features
+from flax_attn.training.feature_examples import FeatureExamples
+from flax_attn.training.feature_format import FORMATS, pack, to_arrays
+from flax_attn.training.feature_storage import block_sizes, map_shapes
 
 
 def make_photographs(root: Path, count: int) -> Path:
@@ -51,19 +56,24 @@ def make_photographs(root: Path, count: int) -> Path:
     return root
 
 
-def make_features(folder: Path, count: int, size: int) -> dict[str, np.ndarray]:
-    """Maps of the shapes that a frozen backbone has of ``count`` images, mapped from files."""
-    maps = {}
-    for name, (channels, stride) in MAPS.items():
-        side = size // stride
-        row = np.random.default_rng(0).random((side, side, channels), np.float32)
-        shape = (count, *row.shape)
-        array = np.lib.format.open_memmap(folder / f"{name}.npy", "w+", np.float32, shape)
-        for i in range(count):
-            array[i] = row
-        array.flush()
-        maps[name] = np.load(folder / f"{name}.npy", mmap_mode="r")
-    return maps
+def make_features(folder: Path, args: argparse.Namespace) -> dict[str, np.ndarray]:
+    """Arrays of the shapes that a frozen backbone's maps have, mapped from files."""
+    folder.mkdir(parents=True, exist_ok=True)
+    shapes = map_shapes(ModelConfig(), args.size)
+    rng = np.random.default_rng(0)
+    maps = Features(**{name: rng.random((1, *shape), np.float32) for name, shape in shapes.items()})
+    kept = to_arrays(pack(maps, args.feature_dtype))
+    arrays = {}
+    for name, value in kept.items():
+        path, row = folder / f"{args.feature_dtype}-{name}.npy", np.asarray(value)[0]
+        shape = (args.features, *row.shape)
+        if not path.exists() or np.load(path, mmap_mode="r").shape != shape:
+            array = np.lib.format.open_memmap(path, "w+", row.dtype, shape)
+            for i in range(args.features):
+                array[i] = row
+            array.flush()
+        arrays[name] = np.load(path, mmap_mode="r")
+    return arrays
 
 
 def seconds_of(run: Callable[[], Iterable[Any]]) -> float:
@@ -112,13 +122,19 @@ def measure_images(root: Path, folder: Path, args: argparse.Namespace) -> None:
 
 
 def measure_features(folder: Path, args: argparse.Namespace) -> None:
-    maps = make_features(folder, args.features, args.size)
-    labels = np.zeros(args.features, np.int32)
-    source = FeatureExamples(maps, labels, args.batch, np.ones(args.features, bool), ())
-    number = iter(range(1_000_000))
+    n, maps = args.features, make_features(folder, args)
     nbytes = sum(array[0].nbytes for array in maps.values())
-    Table(args.features, args.rounds).often(
-        f"read features of {args.features} images, {nbytes / 1e6:.2f} MB each",
+    blocks = None
+    if args.feature_order == "blocks":
+        config = Config().updated(batch_size=args.batch, kept_dtype=args.feature_dtype)
+        config = config.updated(image_size=args.size)
+        blocks = BlockOrder(np.arange(n), *block_sizes(config))
+    labels, present = np.zeros(n, np.int32), np.ones(n, bool)
+    source = FeatureExamples(maps, labels, args.batch, present, (), blocks=blocks)
+    number = iter(range(1_000_000))
+    how = "in blocks" if blocks else "freely"
+    Table(n, args.rounds).often(
+        f"read {args.feature_dtype} features of {n} images {how}, {nbytes / 1e6:.2f} MB each",
         lambda: source.epoch(next(number), seed=0, shuffle=True),
         nbytes,
     )
@@ -131,13 +147,18 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--workers", type=int, default=2, help="threads that decode and read")
     parser.add_argument("--features", type=int, default=512, help="images whose features are read")
+    parser.add_argument("--feature-dtype", choices=FORMATS, default="f32")
+    parser.add_argument("--feature-order", choices=("any", "blocks"), default="any")
+    parser.add_argument("--feature-folder", help="where made features stay (default: nowhere)")
+    parser.add_argument("--features-only", action="store_true", help="leave the images out")
     parser.add_argument("--rounds", type=int, default=5)
     args = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        root = Path(args.data_dir) if args.data_dir else make_photographs(folder / "jpeg", 512)
-        measure_images(root, folder / "decoded", args)
-        measure_features(folder, args)
+        if not args.features_only:
+            root = Path(args.data_dir) if args.data_dir else make_photographs(folder / "jpeg", 512)
+            measure_images(root, folder / "decoded", args)
+        measure_features(Path(args.feature_folder or folder), args)
 
 
 if __name__ == "__main__":

@@ -52,7 +52,7 @@ from flax_attn.config.presets import PRESETS, make_config
 from flax_attn.config.ranges import check_ranges
 from flax_attn.config.run_settings import RunConfig
 from flax_attn.config.setting import PathKind, entry, flag_of
-from flax_attn.config.train_settings import TaskChoice, TrainConfig
+from flax_attn.config.train_settings import FeatureDtype, TaskChoice, TrainConfig
 from flax_attn.config.values import parse_class_weights, parse_oversample
 
 __all__ = [
@@ -68,6 +68,7 @@ __all__ = [
     "Estimator",
     "FAMILIES",
     "Family",
+    "FeatureDtype",
     "HeadMerge",
     "MEGAPIXEL",
     "ModelConfig",

@@ -12,6 +12,8 @@ TaskChoice = Literal["auto", "multiclass", "multilabel"]
 Loss = Literal["ce", "focal"]
 RegionRatio = Literal["batch", "image"]
 RegionSide = Literal["object", "background"]
+FeatureDtype = Literal["f32", "f16", "u8"]
+FeatureOrder = Literal["any", "blocks"]
 
 _TAUGHT = (*TRAIN, "reproduce")  # which teaches the parent paper's networks
 
@@ -159,6 +161,25 @@ class TrainConfig:
     )
     freeze_backbone: bool = setting(
         True, "train gates and classifier only, on features computed once"
+    )
+    feature_dtype: Literal["auto", "f32", "f16", "u8"] = setting(
+        "auto",
+        "how features are kept: as they are, in half the bytes, in a quarter, or in half where "
+        "they would take more than half of the memory",
+        only_with={"freeze_backbone": True},
+    )
+    feature_order: Literal["auto", "any", "blocks"] = setting(
+        "auto",
+        "how an epoch shuffles features: freely, in blocks that a disk reads in one go, or in "
+        "blocks where they take more than half of the memory",
+        decides="order",
+        only_with={"freeze_backbone": True},
+    )
+    kept_dtype: FeatureDtype = setting(
+        "f32", "how the features of this run are kept", decides="measured", commands=()
+    )
+    kept_order: FeatureOrder = setting(
+        "any", "how an epoch of this run shuffles features", decides="measured", commands=()
     )
     seed: int = setting(
         0,

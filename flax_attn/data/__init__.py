@@ -64,7 +64,7 @@ def open_dataset(
       config: its name, folder and way of decoding.
       quarantine: takes the images that cannot be used; by default a new one under the configured
         policy. Rows that it already knows keep their places.
-      cache: folder that remembers which images have been checked.
+      cache: folder that remembers the digests of files, and which images have been checked.
       images: folder that keeps them decoded (``decode_once``).
       masks: whether masks of objects are wanted, which a folder looks for only then.
       task: what its labels must be; "auto" takes what there is (``Dataset.multilabel``).
@@ -147,7 +147,8 @@ def _open_checked(
         known = quarantine.unusable_paths | frozenset(unusable)
         with reading(config.data_dir or config.dataset, DataError, remedy="check --data-dir"):
             stored = replace(config, image_size=stored_size(config))
-            return _limited(open_set(stored, replace(request, unusable=known)), config)
+            asked = replace(request, unusable=known, cache=cache)
+            return _limited(open_set(stored, asked), config)
 
     dataset = open_without(())
     divided = config.folds is not None and not request.undivided

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Generator, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Generator
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Int, Int32, UInt8
 
+from flax_attn.data.block_order import BlockOrder
 from flax_attn.data.dataset import Split, read_image
 from flax_attn.data.oversampling import Oversampling
 from flax_attn.errors import UsageError
-
-T = TypeVar("T")
-R = TypeVar("R")
+from flax_attn.system.thread_pool import ahead
 
 # Beside the batch that is being used.
 _BATCHES_AHEAD = 2
@@ -42,6 +39,7 @@ class Sampler:
       shuffle: whether the order is random, another one each epoch; otherwise that of the split.
       part: (i, m), the i-th (from 0) of m equal parts of every batch; m must divide its size.
       oversampling: how often each image occurs in an epoch; None for once.
+      blocks: shuffles so that images are read in blocks of neighbours; None for any order.
 
     Raises:
       UsageError: ``batch_size`` below 1 or not a multiple of the parts, or a negative ``seed``.
@@ -52,6 +50,7 @@ class Sampler:
     shuffle: bool = False
     part: tuple[int, int] = (0, 1)
     oversampling: Oversampling | None = None
+    blocks: BlockOrder | None = None
 
     def __post_init__(self) -> None:
         _check_at_least(1, batch_size=self.batch_size)
@@ -78,6 +77,8 @@ class Sampler:
         """Returns the indices of ``n`` images in the order of an epoch, each as often as shown."""
         rng = np.random.default_rng([self.seed, epoch])
         shown = np.arange(n) if self.oversampling is None else self.oversampling.draw(rng)
+        if self.shuffle and self.blocks is not None:
+            return self.blocks.order(shown, rng)
         return rng.permutation(shown) if self.shuffle else shown
 
     def batches(self, n: int, epoch: int = 0, *, start: int = 0) -> list[Places]:
@@ -146,24 +147,3 @@ def _decode(split: Split, chunks: list[Places], workers: int) -> Generator[Batch
             images, places = zip(*islice(read, len(index)), strict=True)
             shown = np.array(places, np.int32)
             yield Batch(np.stack(images), labels[shown], mask & (shown == index), shown)
-
-
-def ahead(
-    function: Callable[[T], R], items: Iterable[T], *, count: int, workers: int = 1
-) -> Generator[R, None, None]:
-    """Yields ``function`` of each item, in order; up to ``count`` are computed beforehand.
-
-    Nothing starts before the first is asked for. Close the generator (or let a ``for`` loop drop
-    it) to stop early; an error is raised as it is, in the place of its item.
-    """
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="ahead")
-    waiting: deque[Future[R]] = deque()
-    try:
-        for item in items:
-            waiting.append(pool.submit(function, item))
-            if len(waiting) > count:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)

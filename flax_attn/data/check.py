@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
+from jaxtyping import Bool
 
 from flax_attn.data.dataset import Dataset, EncodedSplit, Split
 from flax_attn.data.decode import MAX_PIXELS, ImageError, decoder_version
@@ -20,11 +19,14 @@ from flax_attn.data.manifest import ManifestRow
 from flax_attn.data.quarantine import Quarantine
 from flax_attn.data.views import GuardedSplit
 from flax_attn.errors import DataError, name_some
-from flax_attn.system.files import write_text
+from flax_attn.system.console import BAR_AFTER_SECONDS, bar
+from flax_attn.system.files import write_bytes
 from flax_attn.system.output import mark_output
+from flax_attn.system.thread_pool import ahead_in_chunks
 
-_DIGEST = re.compile("[0-9a-f]{64}")
-_BAR_AFTER_SECONDS = 1.0
+_DIGEST = re.compile(b"[0-9a-f]{64}")
+_LINES = re.compile(b"(?:[0-9a-f]{64}\n)*")
+_DIGEST_TYPE, _LINE_BYTES = "S64", 65
 
 _log = logging.getLogger(__name__)
 
@@ -54,29 +56,42 @@ class CheckedDigests:
         self._digests = self._read()
 
     def __contains__(self, digest: str) -> bool:
-        return digest in self._digests
+        return bool(self.known([digest])[0])
+
+    def known(self, digests: Sequence[str]) -> Bool[np.ndarray, "n"]:
+        """Returns which of these images have decoded."""
+        wanted = np.array(digests, _DIGEST_TYPE)
+        if not len(self._digests):
+            return np.zeros(len(wanted), bool)
+        place = np.searchsorted(self._digests, wanted)
+        return self._digests[np.minimum(place, len(self._digests) - 1)] == wanted
 
     def add(self, digests: Iterable[str]) -> None:
         """Remembers images that decoded; a folder that cannot be written to is a warning."""
-        new = set(digests) - self._digests
-        if self._file is None or not new:
+        new = np.setdiff1d(np.array(list(digests), _DIGEST_TYPE), self._digests)
+        if self._file is None or not len(new):
             return
-        self._digests = self._read() | new
-        lines = "".join(f"{digest}\n" for digest in sorted(self._digests))
+        self._digests = np.union1d(self._read(), new)
+        lines = np.full((len(self._digests), _LINE_BYTES), ord("\n"), np.uint8)
+        lines[:, :-1] = self._digests.view(np.uint8).reshape(len(lines), -1)
         try:
             self._file.parent.mkdir(parents=True, exist_ok=True)
-            write_text(self._file, lines, shared=True)
+            write_bytes(self._file, lines.tobytes(), shared=True)
         except OSError as error:
             _log.warning("%s not written: %s", self._file, error.strerror)
 
-    def _read(self) -> set[str]:
-        if self._file is None:
-            return set()
+    def _read(self) -> np.ndarray:
+        """Returns the digests of the file, sorted: as an array, for there may be millions."""
         try:
-            lines = self._file.read_text(encoding="ascii", errors="replace").splitlines()
+            content = self._file.read_bytes() if self._file is not None else b""
         except OSError:
-            return set()
-        return {line for line in lines if _DIGEST.fullmatch(line)}
+            content = b""
+        if not _LINES.fullmatch(content):
+            content = b"".join(
+                line + b"\n" for line in content.split(b"\n") if _DIGEST.fullmatch(line)
+            )
+        lines = np.frombuffer(content, np.uint8).reshape(-1, _LINE_BYTES)[:, :-1]
+        return np.unique(np.ascontiguousarray(lines).view(_DIGEST_TYPE).reshape(-1))
 
 
 def find_problems(
@@ -104,9 +119,8 @@ def find_problems(
         max_pixels=split.max_pixels,
     )
     in_doubt = {row.path for row in doubted}
-    unknown = [
-        i for i, row in enumerate(split.rows) if row.digest not in verdicts or row.path in in_doubt
-    ]
+    known = verdicts.known([row.digest for row in split.rows]).tolist()
+    unknown = [i for i, row in enumerate(split.rows) if not known[i] or row.path in in_doubt]
 
     def problem(index: int) -> ImageError | None:
         try:
@@ -115,17 +129,11 @@ def find_problems(
             return error
         return None
 
-    with ThreadPoolExecutor(workers) as pool:
-        found = tqdm(
-            pool.map(problem, unknown),
-            total=len(unknown),
-            desc="checking images",
-            leave=False,
-            dynamic_ncols=True,
-            delay=_BAR_AFTER_SECONDS,
-            disable=None,
-        )
-        problems = {i: error for i, error in zip(unknown, found, strict=True) if error is not None}
+    found = ahead_in_chunks(problem, unknown, workers=workers)
+    shown = bar(found, len(unknown), "checking images", delay=BAR_AFTER_SECONDS)
+    with closing(found), closing(shown):
+        checked = zip(unknown, shown, strict=True)
+        problems = {i: error for i, error in checked if error is not None}
     verdicts.add(split.rows[i].digest for i in unknown if i not in problems)
     return problems
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -281,6 +282,7 @@ class OpenRequest:
         (``CaseForm``).
       unusable: paths of images that are there but cannot be used, so that a division into splits
         does not count on them.
+      cache: folder that remembers the digests of files (``digest_memory``); None where none is.
     """
 
     known: Sequence[ManifestRow] = ()
@@ -291,6 +293,7 @@ class OpenRequest:
     test: bool = False
     labelled: bool = True
     unusable: frozenset[str] = frozenset()
+    cache: Path | None = None
 
 
 class OpenSet(Protocol):

@@ -198,19 +198,19 @@ def _read(path: Path, max_pixels: int) -> bytes:
         return stream.read()
 
 
-def open_regular(path: Path) -> BinaryIO:
+def open_regular(path: Path | str) -> BinaryIO:
     """Opens a regular, non-empty file; asks first, because opening a FIFO waits for ever.
 
     Raises:
       DataError: of another kind, or empty.
       OSError: missing, not readable, a loop of links.
     """
-    status = path.stat()
+    status = os.stat(path)
     if not stat.S_ISREG(status.st_mode):
         raise DataError(f"not a regular file but a {_kind_of_file(status.st_mode)}")
     if status.st_size == 0:
         raise DataError("empty, 0 bytes")
-    return path.open("rb")
+    return open(path, "rb")
 
 
 def _kind_of_file(mode: int) -> str:

@@ -55,14 +55,18 @@ def split_by_digest(
                 f"class {name!r} has {counts[label]} {usable}distinct image(s): a split needs at "
                 "least 2"
             )
-    whole_of = join_copies(rows, groups)
-    wholes: dict[str, Counter[int]] = {}
-    for digest in sorted(label_of):
-        wholes.setdefault(whole_of[digest], Counter())[label_of[digest]] += 1
-    val = _choose(wholes, counts, classes, val_fraction)
+    if groups:
+        whole_of = join_copies(rows, groups)
+        wholes: dict[str, Counter[int]] = {}
+        for digest in sorted(label_of):
+            wholes.setdefault(whole_of[digest], Counter())[label_of[digest]] += 1
+        chosen = _choose(wholes, counts, classes, val_fraction)
+        val = {digest for digest, whole in whole_of.items() if whole in chosen}
+    else:
+        val = _smallest(label_of, counts, val_fraction)
 
     def is_val(row: ManifestRow) -> bool:
-        return whole_of[row.digest] in val and row.path not in unusable
+        return row.digest in val and row.path not in unusable
 
     return {
         "train": sort_by_name(row for row in rows if not is_val(row)),
@@ -94,6 +98,31 @@ def join_copies(
     return {digest: top(digest) for digest in above}
 
 
+def _wanted(counts: Mapping[int, int], val_fraction: float) -> dict[int, int]:
+    """Returns how many distinct images of each class are to be "val"."""
+    return {
+        label: min(max(round(val_fraction * count), 1), count - 1)
+        for label, count in counts.items()
+    }
+
+
+def _smallest(
+    label_of: Mapping[str, int], counts: Mapping[int, int], val_fraction: float
+) -> set[str]:
+    """Returns the digests that are "val" where nothing hangs together: what ``_choose`` gives.
+
+    Without an object for every image, of which there may be millions.
+    """
+    left = _wanted(counts, val_fraction)
+    val = set()
+    for digest in sorted(label_of):
+        label = label_of[digest]
+        if left[label]:
+            left[label] -= 1
+            val.add(digest)
+    return val
+
+
 def _choose(
     wholes: Mapping[str, Counter[int]],
     counts: Mapping[int, int],
@@ -101,10 +130,7 @@ def _choose(
     val_fraction: float,
 ) -> set[str]:
     """Returns the wholes that are "val"; they come in the order of their smallest digests."""
-    wanted = {
-        label: min(max(round(val_fraction * count), 1), count - 1)
-        for label, count in counts.items()
-    }
+    wanted = _wanted(counts, val_fraction)
     held: Counter[int] = Counter()
     val: set[str] = set()
 

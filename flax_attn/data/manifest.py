@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,9 +16,12 @@ import numpy as np
 from jaxtyping import Int, UInt8
 
 from flax_attn.data.decode import MAX_PIXELS, Resize, decode, open_regular
+from flax_attn.data.digest_memory import DigestMemory
 from flax_attn.errors import DataError
+from flax_attn.system.console import BAR_AFTER_SECONDS, bar
 from flax_attn.system.files import write_text
 from flax_attn.system.json_text import encode_json, encode_json_lines
+from flax_attn.system.thread_pool import ahead_in_chunks
 
 _CHUNK = 1 << 20
 
@@ -40,7 +43,7 @@ def sort_by_name(rows: Iterable[ManifestRow]) -> tuple[ManifestRow, ...]:
     return tuple(sorted(rows, key=lambda row: (os.fsencode(row.path), row.label)))
 
 
-def digest_file(path: Path) -> str:
+def digest_file(path: Path | str) -> str:
     """Returns the SHA-256 of a regular file; "" if it cannot be read (``preflight`` says why)."""
     try:
         sha256 = hashlib.sha256()
@@ -52,10 +55,29 @@ def digest_file(path: Path) -> str:
         return ""
 
 
-def digest_files(paths: Sequence[Path], *, workers: int = 8) -> list[str]:
-    """Returns ``digest_file`` of each path, in order, computed by a pool of threads."""
-    with ThreadPoolExecutor(workers) as pool:
-        return list(pool.map(digest_file, paths))
+def digest_files(
+    paths: Sequence[Path] | Sequence[str],
+    *,
+    workers: int = 8,
+    memory: DigestMemory | None = None,
+) -> list[str]:
+    """Returns ``digest_file`` of each path, in order, computed by a pool of threads.
+
+    Files that have not changed since ``memory`` was told their digests are not read again.
+    """
+    if memory is None:
+        keys, digests = None, [""] * len(paths)
+    else:
+        keys, digests = memory.find(paths)
+    unknown = [i for i, digest in enumerate(digests) if not digest]
+    found = ahead_in_chunks(digest_file, [paths[i] for i in unknown], workers=workers)
+    shown = bar(found, len(unknown), "reading images", delay=BAR_AFTER_SECONDS)
+    with closing(found), closing(shown):
+        for i, digest in zip(unknown, shown, strict=True):
+            digests[i] = digest
+    if memory is not None and keys is not None:
+        memory.keep(keys, digests)
+    return digests
 
 
 def fingerprint(
@@ -69,8 +91,11 @@ def fingerprint(
     """Returns a SHA-256 over names, labels, digests and their order, classes and decoding."""
     cropped = [] if centre_crop is None else [centre_crop]
     head = encode_json([list(classes), size, resize, *cropped])
-    lines = [head, *(encode_json(row) for row in rows)]
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+    # Line by line: of very many images all lines together are much of the memory.
+    digest = hashlib.sha256(head.encode())
+    for row in rows:
+        digest.update(f"\n{encode_json(row)}".encode())
+    return digest.hexdigest()
 
 
 def write_manifest(path: Path, splits: Mapping[str, Sequence[ManifestRow]]) -> None:

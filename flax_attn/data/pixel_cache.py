@@ -44,8 +44,10 @@ def cache_key(
     It changes with the size, the way of resizing and cropping, and the decoder, too.
     """
     cropped = [] if centre_crop is None else [f"centre {centre_crop}"]
-    parts = (decoder_version(), str(size), resize, *cropped, *digests)
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
+    digest = hashlib.sha256("\n".join((decoder_version(), str(size), resize, *cropped)).encode())
+    for each in digests:
+        digest.update(f"\n{each}".encode())
+    return digest.hexdigest()[:32]
 
 
 class Shelf:
@@ -89,6 +91,7 @@ class DecodedImages:
         self._nbytes = 3 * size * size
         self._checksums = np.full(count, _ABSENT, np.int64)
         self._settled = np.zeros(count, bool)  # kept or given up
+        self._left = count  # not settled
         self._verified = np.zeros(count, bool)
         self._file: int | None = None
         self._build: Build | None = None
@@ -188,7 +191,8 @@ class DecodedImages:
             if not self._building or self._settled[index]:
                 return
             self._settled[index], self._checksums[index] = True, checksum
-            if self._build is None or not self._settled.all():
+            self._left -= 1
+            if self._build is None or self._left:
                 return
             listed = [None if crc == _ABSENT else crc for crc in self._checksums.tolist()]
             (self._build.folder / INDEX).write_text(seal({"crc32": listed}), encoding="ascii")

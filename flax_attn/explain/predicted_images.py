@@ -14,7 +14,6 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from flax_attn.config import DataConfig, parse_views
-from flax_attn.data.batches import ahead
 from flax_attn.data.decode import ImageError
 from flax_attn.data.framing import decode_photograph
 from flax_attn.explain.predictions import Asking
@@ -22,6 +21,7 @@ from flax_attn.explain.predictor import Predictor
 from flax_attn.models.tasks import names_of
 from flax_attn.runs.thresholds import Thresholds
 from flax_attn.system.console import bar
+from flax_attn.system.thread_pool import ahead
 
 # Decoded beside the batch that is computed, in batches.
 _AHEAD = 2

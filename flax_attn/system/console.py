@@ -17,6 +17,8 @@ LOGGER = logging.getLogger("flax_attn")
 
 # Between two lines of progress in a file.
 LINE_SECONDS = 5.0
+# Until a bar appears over what is often done at once.
+BAR_AFTER_SECONDS = 1.0
 
 
 def flush_output() -> None:
@@ -57,11 +59,13 @@ def cleared_line() -> str:
     return "\r\x1b[K" if os.isatty(2) else ""
 
 
-def bar(items: Iterable, total: int | None, text: str, *, done: int = 0) -> ProgressDisplay:
+def bar(
+    items: Iterable, total: int | None, text: str, *, done: int = 0, delay: float = 0
+) -> ProgressDisplay:
     """Returns ``items`` under a progress bar; in a file or a pipe under whole lines now and then.
 
     ``total`` is the number of items, None where nobody knows it; ``done`` how many of them came
-    before the first.
+    before the first; a bar appears after ``delay`` seconds.
     """
     if sys.stderr is None or not sys.stderr.isatty():
         return ProgressLines(items, total, text, done=done)
@@ -73,6 +77,7 @@ def bar(items: Iterable, total: int | None, text: str, *, done: int = 0) -> Prog
         leave=False,
         dynamic_ncols=True,
         mininterval=0.5,
+        delay=delay,
     )
 
 

@@ -3,41 +3,36 @@
 from __future__ import annotations
 
 import logging
-import math
 import time
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import ClassVar, Protocol, runtime_checkable
 
 import jax
 import numpy as np
-from jaxtyping import Bool, Float, Int, Int32, Shaped
+from jaxtyping import Int, Int32
 
 from flax_attn.config import Config, TrainConfig
 from flax_attn.data import Dataset, Sampler, Split, batches
-from flax_attn.data.batches import ahead
+from flax_attn.data.block_order import BlockOrder
 from flax_attn.data.fold_split import kept_photographs
 from flax_attn.data.oversampling import Oversampling, make_oversampling
 from flax_attn.data.region_masks import RegionMasks
 from flax_attn.data.views import uncut
 from flax_attn.models import MODELS
-from flax_attn.models.backbone import Features
 from flax_attn.models.functional import Arrays, Structure
 from flax_attn.models.network import pixel_scale
 from flax_attn.runs.run_cases import NO_INPUTS, CaseInputs
 from flax_attn.system.console import bar
 from flax_attn.training.devices import ONE, Devices
+from flax_attn.training.feature_examples import FeatureExamples, take_regions
+from flax_attn.training.feature_storage import block_sizes, storage_of
 from flax_attn.training.features import cache_key, frozen_features
-from flax_attn.training.region_term import Regions
 from flax_attn.training.step import Examples, make_feature_step
 
 _log = logging.getLogger(__name__)
-
-_BATCHES_AHEAD = 2
-# The alignment of XLA's buffers on a CPU, in bytes.
-_ALIGNMENT = 64
 
 
 @runtime_checkable
@@ -55,6 +50,9 @@ class ExampleSource(Protocol):
 
     @property
     def oversampling(self) -> Oversampling | None: ...
+
+    @property
+    def blocks(self) -> BlockOrder | None: ...
 
     def epoch(
         self, epoch: int, *, seed: int, shuffle: bool, start: int = 0
@@ -88,6 +86,8 @@ class ImageExamples:
     regions: RegionMasks | None = None
     cases: CaseInputs = NO_INPUTS
 
+    blocks: ClassVar[None] = None
+
     @property
     def names(self) -> Sequence[str]:
         return self.split.names
@@ -102,78 +102,21 @@ class ImageExamples:
         sampler = Sampler(self.batch_size, seed, shuffle, self.part, self.oversampling)
         for batch in batches(self.split, sampler, epoch, start=start, workers=self.workers):
             # What is known of a substitute is its own, as its pixels are.
-            roi = _take(self.regions, batch.index)
+            roi = take_regions(self.regions, batch.index)
             beside = self.cases.take(batch.index)
             yield Examples(batch.image, batch.label, batch.mask, roi, *beside)
 
 
-@dataclass(frozen=True)
-class FeatureExamples:
-    """Examples that are stored feature maps, read while the step before is computed.
-
-    Args:
-      maps: by name, a row an example, or a row a picture of any example (``places``).
-      labels: of every example.
-      batch_size: examples in a batch, the padding included.
-      present: whether an example has its maps; those without never count.
-      names: of every example.
-      part: the part of each batch that this process reads, as in ``Sampler``.
-      oversampling: how often each example occurs in an epoch, as in ``Sampler``.
-      regions: as in ``ImageExamples``.
-      cases: as in ``ImageExamples``.
-      places: the rows of ``maps``, and of ``present``, that are the pictures of each example, the
-        first in the place of one that is missing; None where it has the row of its own place.
-    """
-
-    maps: Mapping[str, Float[np.ndarray, "p *w _ _ _"]]
-    labels: Int[np.ndarray, "n *k"]
-    batch_size: int
-    present: Bool[np.ndarray, "p"]
-    names: Sequence[str]
-    part: tuple[int, int] = (0, 1)
-    oversampling: Oversampling | None = None
-    regions: RegionMasks | None = None
-    cases: CaseInputs = NO_INPUTS
-    places: Int32[np.ndarray, "n *v"] | None = None
-
-    def epoch(
-        self, epoch: int, *, seed: int, shuffle: bool, start: int = 0
-    ) -> Generator[Examples, None, None]:
-        sampler = Sampler(self.batch_size, seed, shuffle, self.part, self.oversampling)
-        chunks = sampler.batches(len(self.labels), epoch, start=start)
-        yield from ahead(self._read, chunks, count=_BATCHES_AHEAD)
-
-    def _read(self, chunk: tuple[Int[np.ndarray, "b"], Bool[np.ndarray, "b"]]) -> Examples:
-        index, mask = chunk
-        rows = index if self.places is None else self.places[index]
-        maps: dict[str, Any] = {name: take(array, rows) for name, array in self.maps.items()}
-        return Examples(
-            Features(**maps),
-            self.labels[index].astype(np.int32),
-            mask & self.present[rows].reshape(len(index), -1).all(1),
-            _take(self.regions, index),
-            *self.cases.take(index),
-        )
-
-
-def _rows(places: Int32[np.ndarray, "n v"], views: Sequence[str]) -> Int32[np.ndarray, "n *v"]:
-    """Returns the rows of cases among the images; of single pictures without an axis for them."""
-    filled = np.where(places < 0, places[:, :1], places)
+def _rows(
+    places: Int32[np.ndarray, "n v"], rows: Int[np.ndarray, "p"], views: Sequence[str]
+) -> Int[np.ndarray, "n *v"]:
+    """Returns the rows of the pictures of cases; of single pictures without an axis for them."""
+    filled = rows[np.where(places < 0, places[:, :1], places)]
     return filled if views else filled[:, 0]
 
 
-def _take(masks: RegionMasks | None, index: Int[np.ndarray, "b"]) -> Regions | None:
-    return None if masks is None else Regions(*masks.take(index))
-
-
-def take(array: Shaped[np.ndarray, "n *s"], index: Int[np.ndarray, "b *v"]) -> np.ndarray:
-    """Gathers rows into 64-byte-aligned memory, which XLA:CPU uses without a copy."""
-    shape = (*index.shape, *array.shape[1:])
-    rows = np.empty(math.prod(shape) * array.itemsize + _ALIGNMENT, np.uint8)
-    start = -rows.ctypes.data % _ALIGNMENT
-    rows = rows[start : len(rows) - _ALIGNMENT + start].view(array.dtype).reshape(shape)
-    # Without "clip" NumPy copies into a buffer first.
-    return np.take(np.asarray(array), index, axis=0, out=rows, mode="clip")
+def _first(rows: Int[np.ndarray, "n *v"]) -> Int[np.ndarray, "n"]:
+    return rows.reshape(len(rows), -1)[:, 0]
 
 
 def steps_per_epoch(source: ExampleSource) -> int:
@@ -196,7 +139,13 @@ def batch_names(source: ExampleSource, epoch: int, batch: int, *, seed: int) -> 
 
 def _whole_batches(source: ExampleSource, seed: int = 0) -> Sampler:
     """Returns the sampler of the batches of training that all processes share."""
-    return Sampler(source.batch_size, seed, shuffle=True, oversampling=source.oversampling)
+    return Sampler(
+        source.batch_size,
+        seed,
+        shuffle=True,
+        oversampling=source.oversampling,
+        blocks=source.blocks,
+    )
 
 
 def training_images(config: Config, dataset: Dataset) -> Split:
@@ -235,10 +184,11 @@ def example_sources(
     taps = MODELS[config.model.model].taps(config.model)
     step = jax.tree_util.Partial(make_feature_step(structure, taps, devices), params, stats)
     started = time.perf_counter()
-    sources = []
+    sources: list[ExampleSource] = []
     named = zip(("training", "validation"), splits, repeats, (regions, None), cases, strict=True)
     for name, split, often, masks, beside in named:
         images, places = kept_photographs(split)
+        storage = storage_of(config, split, trains=name == "training")
         features = frozen_features(
             images,
             step,
@@ -250,6 +200,7 @@ def example_sources(
                 config.model.precision,
                 pixel_scale(config.model),
                 config.model.views,
+                storage,
             ),
             taps=taps,
             folder=Path(config.run.feature_cache),
@@ -257,7 +208,10 @@ def example_sources(
             workers=workers,
             progress=partial(bar, text=f"features of the {name} images"),
             devices=devices,
+            storage=storage,
         )
+        rows = _rows(places, features.rows, config.model.view_names)
+        in_blocks = config.train.kept_order == "blocks"
         sources.append(
             FeatureExamples(
                 features.maps,
@@ -269,7 +223,8 @@ def example_sources(
                 often,
                 masks,
                 beside,
-                None if images is split else _rows(places, config.model.view_names),
+                None if images is split and not storage.at_random else rows,
+                BlockOrder(_first(rows), *block_sizes(config)) if in_blocks else None,
             )
         )
     _log.info(

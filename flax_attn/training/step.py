@@ -27,18 +27,20 @@ from flax_attn.runs.state import TrainState
 from flax_attn.training.accumulation import accumulate, in_parts
 from flax_attn.training.augmentation import augment_images, draw_mixup
 from flax_attn.training.devices import ONE, Devices
+from flax_attn.training.feature_format import PackedFeatures, unpack
 from flax_attn.training.finiteness import is_finite
 from flax_attn.training.objective import extra_terms, label_loss, loss_options, mean_weight
 from flax_attn.training.region_term import Regions, RegionSums, counted_images, region_dice
 from flax_attn.training.test_time import Judged, average_under
 from flax_attn.training.weight_average import next_average, start_average
 
-Inputs = UInt8[Array, "b *v h w 3"] | Features
+Inputs = UInt8[Array, "b *v h w 3"] | Features | PackedFeatures
 
 
 class Examples(NamedTuple):
     """A padded batch, on the host or the device: images, or features of a frozen backbone.
 
+    Features may be packed into fewer bytes (``feature_format``): a step unpacks them.
     ``roi`` are masks of objects, which the region term needs; they lie on the images as given,
     before these are augmented. Of cases of several pictures the inputs have an axis for them, and
     ``present`` says which there are; ``meta`` are the metadata of each case.
@@ -225,7 +227,7 @@ def _train_output(
     they are.
     """
     augment_key, head_key = jax.random.split(key)
-    inputs, roi = examples.inputs, examples.roi
+    inputs, roi = unpack(examples.inputs), examples.roi
     mix = draw_mixup(augment_key, examples.mask, config)
     frozen = isinstance(inputs, Features)
     if not frozen:
@@ -260,7 +262,7 @@ def make_eval_step(
                 output = model(model.normalize(inputs), train=False, **examples.beside)
             return output.logits, output.attention
 
-        logits, attention = average_under(under, judge, examples.inputs, task)
+        logits, attention = average_under(under, judge, unpack(examples.inputs), task)
         loss = task.loss(logits, examples.label)
         sums = task.sums.of(loss, logits, examples.label, examples.mask)
         return sums, Prediction(task.probabilities(logits), loss, attention, logits)

@@ -40,6 +40,7 @@ from flax_attn.system.signals import stop_on_signals
 from flax_attn.training.case_inputs import inputs_of, settle_cases
 from flax_attn.training.class_weights import describe_class_weights, resolve_class_weights
 from flax_attn.training.devices import devices_for
+from flax_attn.training.feature_storage import with_feature_storage
 from flax_attn.training.loop import fit
 from flax_attn.training.multihost import (
     held,
@@ -156,6 +157,12 @@ def train(
         )
         train_split = dataset.splits["train"]
         config, metadata = settle_cases(config, train_split, earlier=before, processes=processes)
+        config = with_feature_storage(
+            config,
+            dataset,
+            earlier=None if before is None else before.config,
+            processes=processes,
+        )
         run = replace(run, config=config, metadata=metadata)
         cases = inputs_of(dataset, config, metadata)
 

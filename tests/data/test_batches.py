@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from flax_attn.data.batches import Batch, Sampler, ahead, batches, num_batches
+from flax_attn.data.batches import Batch, Sampler, batches, num_batches
 from flax_attn.errors import DataError, UsageError
+from flax_attn.system.thread_pool import ahead
 from tests.helpers.image_folders import MultiHotSplit, NumberedSplit
 
 

@@ -1,10 +1,14 @@
 """What keeping freed memory does to a process, seen from outside."""
 
 import ctypes
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+
+from flax_attn.system.memory import memory_bytes
 
 pytestmark = pytest.mark.skipif(
     not hasattr(ctypes.CDLL(None), "malloc_trim"), reason="only glibc can be told what to keep"
@@ -60,3 +64,36 @@ def test_what_is_freed_is_kept():
 def test_what_is_free_goes_back_once_a_program_is_compiled():
     freed, end = given_back("compile")
     assert freed < 20 and end > 100
+
+
+MACHINE = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+@pytest.mark.parametrize(
+    ("own", "limits", "expected"),
+    [
+        ("0::/a/b\n", {"a/memory.max": "1000", "a/b/memory.max": "max"}, 1000),
+        ("0::/a/b\n", {"a/memory.max": "1000", "a/b/memory.max": "900"}, 900),
+        ("0::/elsewhere\n", {"memory.max": "800"}, 800),  # in a container
+        ("0::/a\n", {"a/memory.max": "max"}, MACHINE),
+        (
+            "5:cpu,cpuacct:/x\n4:memory:/x\n0::/\n",
+            {"memory/x/memory.limit_in_bytes": "700", "memory/memory.limit_in_bytes": str(2**63)},
+            700,
+        ),
+        ("", {}, MACHINE),
+    ],
+)
+def test_the_memory_is_that_of_the_control_group(
+    own: str, limits: dict[str, str], expected: int, tmp_path: Path
+) -> None:
+    groups = tmp_path / "cgroup"
+    for name, limit in limits.items():
+        (groups / name).parent.mkdir(parents=True, exist_ok=True)
+        (groups / name).write_text(f"{limit}\n")
+    (tmp_path / "own").write_text(own)
+    assert memory_bytes(groups, tmp_path / "own") == expected
+
+
+def test_without_control_groups_it_is_the_machine_s(tmp_path: Path) -> None:
+    assert memory_bytes(tmp_path, tmp_path / "none") == MACHINE

@@ -9,21 +9,31 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from flax_attn.config import TrainConfig
 from flax_attn.data.batches import Sampler
-from flax_attn.errors import DiskFullError, UsageError
+from flax_attn.data.block_order import BlockOrder
+from flax_attn.errors import DataError, DiskFullError, UsageError
 from flax_attn.models.backbone import Features
 from flax_attn.system.output import MARK
-from flax_attn.training.features import FrozenFeatures, frozen_features
+from flax_attn.training import feature_examples
+from flax_attn.training.feature_format import pack, to_arrays
+from flax_attn.training.feature_reading import read_rows, take
+from flax_attn.training.features import (
+    AS_COMPUTED,
+    FeatureStorage,
+    FrozenFeatures,
+    cache_key,
+    frozen_features,
+)
 from flax_attn.training.sources import (
     FeatureExamples,
     batch_names,
     sampler_of_training,
     steps_per_epoch,
-    take,
 )
 
 N = 6
@@ -50,16 +60,19 @@ class Step:
         return Features(pool4=wide[:, ::2, ::2], pool5=wide[:, ::4, ::4])
 
 
-def features(folder: Path, step: Step) -> FrozenFeatures:
+def features(
+    folder: Path, step: Step, storage: FeatureStorage = AS_COMPUTED, key: str = "key"
+) -> FrozenFeatures:
     return frozen_features(
         Drawn(),
         step,
-        key="key",
+        key=key,
         taps=TAPS,
         folder=folder,
         batch_size=4,
         workers=1,
         progress=lambda items, total: items,
+        storage=storage,
     )
 
 
@@ -152,6 +165,66 @@ def test_an_interrupted_computation_leaves_nothing(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == [MARK]
 
 
+KEPT = [
+    FeatureStorage("f32", True),
+    FeatureStorage("f16"),
+    FeatureStorage("f16", True),
+    FeatureStorage("u8", True),
+]
+
+
+@pytest.mark.parametrize("storage", KEPT, ids=str)
+def test_features_are_kept_in_their_format_and_order(
+    storage: FeatureStorage, tmp_path: Path
+) -> None:
+    step = Step()
+    whole = Step()(np.stack([Drawn().image(i) for i in range(N)]))
+    packed = to_arrays(
+        pack(Features(**{n: jnp.asarray(x) for n, x in whole.items()}), storage.dtype)
+    )
+    for _ in range(2):
+        found = features(tmp_path, step, storage)
+        assert found.maps.keys() == packed.keys() and found.present.all()
+        for name, array in packed.items():
+            np.testing.assert_array_equal(found.maps[name][found.rows], array)
+    assert step.calls == 2
+    assert np.array_equal(found.rows, np.arange(N)) != storage.at_random
+    assert sorted(found.rows.tolist()) == list(range(N))
+
+
+@pytest.mark.parametrize("storage", KEPT, ids=str)
+def test_features_of_another_format_or_order_are_others(storage: FeatureStorage) -> None:
+    params = {"backbone/kernel": np.ones(3, np.float32)}
+    keys = {cache_key(Drawn(), params, {}, TAPS, storage=each) for each in (*KEPT, AS_COMPUTED)}
+    assert len(keys) == len(KEPT) + 1
+    assert cache_key(Drawn(), params, {}, TAPS, storage=AS_COMPUTED) == cache_key(
+        Drawn(), params, {}, TAPS
+    )
+
+
+def test_a_lost_image_is_missed_in_its_row(tmp_path: Path) -> None:
+    class Losing(Drawn):
+        def read(self, index: int) -> tuple[np.ndarray, int]:
+            return (self.image(4), 4) if index == 3 else (self.image(index), index)
+
+    found = frozen_features(
+        Losing(),
+        Step(),
+        key="key",
+        taps=TAPS,
+        folder=tmp_path,
+        batch_size=4,
+        workers=1,
+        progress=lambda items, total: items,
+        storage=FeatureStorage("f16", True),
+    )
+    assert np.flatnonzero(~found.present[found.rows]).tolist() == [3]
+    # The files are gone, and the maps are read all the same.
+    assert os.listdir(tmp_path) == [MARK]
+    rows = np.sort(found.rows[[0, 1]])
+    np.testing.assert_array_equal(read_rows(found.maps["pool4"], rows), found.maps["pool4"][rows])
+
+
 # Examples
 
 
@@ -200,6 +273,85 @@ def test_repeats_are_of_the_epoch_that_all_count(start: int) -> None:
         np.testing.assert_array_equal(batch.label, examples.labels[index])
         np.testing.assert_array_equal(batch.mask, mask & (index != 2))
         assert batch_names(examples, 2, number, seed=5) == [f"{i}" for i in index[mask]]
+
+
+def in_blocks(examples: FeatureExamples, folder: Path, buffer: int) -> FeatureExamples:
+    """The same examples in files, in another order, to be read in blocks."""
+    n = len(examples.labels)
+    rows = np.random.default_rng(2).permutation(n)
+    maps = {}
+    for name, array in examples.maps.items():
+        moved = np.empty_like(array)
+        moved[rows] = array
+        np.save(folder / f"{name}.npy", moved)
+        maps[name] = np.load(folder / f"{name}.npy", mmap_mode="r")
+    present = np.empty_like(examples.present)
+    present[rows] = examples.present
+    blocks = BlockOrder(rows, max(buffer // 4, 1), buffer)
+    return replace(examples, maps=maps, present=present, places=rows, blocks=blocks)
+
+
+@pytest.mark.parametrize("buffer", [4, 8, 12, 400])
+@pytest.mark.parametrize("start", [0, 1, 2, 5, 6])
+def test_an_epoch_in_blocks_has_the_examples_of_its_order(
+    start: int, buffer: int, tmp_path: Path
+) -> None:
+    plain = source(23)
+    examples = in_blocks(plain, tmp_path, buffer)
+    sampler = Sampler(4, 5, True, blocks=examples.blocks)
+    expected = sampler.batches(23, 2, start=start)
+    found = list(examples.epoch(2, seed=5, shuffle=True, start=start))
+    assert len(found) == len(expected) == 6 - start
+    for number, (batch, (index, mask)) in enumerate(zip(found, expected, strict=True), start + 1):
+        for name, maps in plain.maps.items():
+            np.testing.assert_array_equal(getattr(batch.inputs, name), maps[index])
+        np.testing.assert_array_equal(batch.label, plain.labels[index])
+        np.testing.assert_array_equal(batch.mask, mask & (index != 2))
+        assert batch_names(examples, 2, number, seed=5) == [f"{i}" for i in index[mask]]
+
+
+def test_an_epoch_in_blocks_without_shuffling_is_in_order(tmp_path: Path) -> None:
+    plain = source(23)
+    found = in_blocks(plain, tmp_path, 8).epoch(1, seed=0, shuffle=False)
+    got = np.concatenate([batch.inputs.pool3 for batch in found])[:23]
+    np.testing.assert_array_equal(got, plain.maps["pool3"])
+
+
+def test_an_epoch_in_blocks_holds_two_buffers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While one is used the next is read, and no other."""
+    examples, reads = in_blocks(source(64), tmp_path, 8), []
+
+    def counting(array: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        reads.append(len(rows))
+        return read_rows(array, rows)
+
+    monkeypatch.setattr(feature_examples, "read_rows", counting)
+    epoch = examples.epoch(1, seed=0, shuffle=True)
+    next(epoch)
+    assert len(reads) <= 2 * len(examples.maps) and set(reads) == {8}
+    list(epoch)
+    assert sum(reads) == 64 * len(examples.maps)
+
+
+def test_files_that_are_cut_while_they_are_read_are_named(tmp_path: Path) -> None:
+    examples = in_blocks(source(23), tmp_path, 8)
+    os.truncate(tmp_path / "pool5.npy", 200)
+    with pytest.raises(DataError, match="pool5.npy' has been cut short: delete its folder"):
+        list(examples.epoch(1, seed=0, shuffle=True))
+
+
+@pytest.mark.parametrize("rows", [[], [0], [10], [0, 1, 2, 7, 9, 10], list(range(11))])
+def test_rows_are_read_from_a_file_as_they_are_gathered(rows: list[int], tmp_path: Path) -> None:
+    array = np.random.default_rng(0).random((11, 3, 5)).astype(np.float16)
+    np.save(tmp_path / "x.npy", array)
+    index = np.array(rows, np.int64)
+    for stored in (array, np.load(tmp_path / "x.npy", mmap_mode="r")):
+        found = read_rows(stored, index)
+        np.testing.assert_array_equal(found, array[index])
+        assert found.dtype == array.dtype
+        assert not rows or found.ctypes.data % 64 == 0
 
 
 def test_examples_stop_early() -> None:

@@ -8,10 +8,12 @@ import numpy as np
 import optax
 import pytest
 
-from flax_attn.config import Config, TrainConfig
+from flax_attn.config import Config, FeatureDtype, TrainConfig
 from flax_attn.models import build_model, functional
+from flax_attn.models.backbone import Features
 from flax_attn.models.functional import Arrays
 from flax_attn.runs.state import TrainState
+from flax_attn.training.feature_format import pack, unpack
 from flax_attn.training.optimizer import OPTIMIZERS, SCHEDULES, make_optimizer, make_schedule
 from flax_attn.training.region_term import Regions
 from flax_attn.training.step import (
@@ -157,6 +159,26 @@ def test_frozen_features_train_as_images_do(tiny: Config) -> None:
     for gate, dice in image_sums.dice.items():
         assert float(dice) == pytest.approx(float(feature_sums.dice[gate]), rel=chain(5, 72))
     assert_same_step(by_image, by_features, lambda moved: step(moved, batch)[0], state)
+
+
+@pytest.mark.parametrize("dtype", ["f16", "u8"])
+def test_packed_features_train_and_are_judged_as_what_they_unpack_to(
+    dtype: FeatureDtype, tiny: Config
+) -> None:
+    config = tiny.updated(freeze_backbone=True)
+    structure, tx, state = setup(config)
+    rng = np.random.default_rng(2)
+    sides = {"pool3": 4, "pool4": 2, "pool5": 1}
+    drawn = {name: rng.random((4, side, side, 8), np.float32) for name, side in sides.items()}
+    packed = pack(Features(**{name: jnp.asarray(x) for name, x in drawn.items()}), dtype)
+    batches = [examples()._replace(inputs=inputs) for inputs in (packed, unpack(packed))]
+    judge, step = make_eval_step(structure), make_train_step(structure, tx, config.train)
+    said = [judge(state.params, state.stats, batch) for batch in batches]
+    steps = [step(copy(state), batch) for batch in batches]
+    assert all(np.asarray(each.finite).all() for each in steps)
+    for one, two in ([sums for sums, _ in said], [each.sums for each in steps]):
+        np.testing.assert_array_equal(one.confusion, two.confusion)
+        assert float(one.loss) == pytest.approx(float(two.loss), rel=chain(5, 72))
 
 
 def test_randomness_follows_seed_and_step(tiny: Config) -> None:

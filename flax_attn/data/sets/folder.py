@@ -162,7 +162,7 @@ def open_set(config: DataConfig, request: OpenRequest) -> Dataset:
     assert config.data_dir is not None  # see ``check_dataset``
     root = Path(config.data_dir)
     layout = find_layout(root, config)
-    reader = TreeReader(root, request.known)
+    reader = TreeReader(root, request.known, request.cache)
     trees, notes, unread = dict(layout.trees), [], {}
     one_set = request.undivided or config.folds is not None
     if "val" not in trees and "test" in trees and config.test_dir is None and not config.folds:

@@ -32,6 +32,7 @@ from jaxtyping import Int
 
 from flax_attn.config import DataConfig
 from flax_attn.data.dataset import CaseForm, Cases, Dataset, OpenRequest
+from flax_attn.data.digest_memory import DigestMemory
 from flax_attn.data.listing import same_form
 from flax_attn.data.manifest import ManifestRow, digest_files, sort_by_name
 from flax_attn.data.sets.folder import FolderSplit, MaskTable
@@ -98,7 +99,7 @@ def open_set(config: DataConfig, request: OpenRequest) -> Dataset:
         )
     number = {same_form(name): j for j, name in enumerate(classes)}
     labels = {row.name: _label([number[n] for n in row.labels], table) for row in table.rows}
-    images = _image_rows(table, labels, root, known)
+    images = _image_rows(table, labels, root, known, request.cache)
     rows = _case_rows(table, labels, images, file)
     splits, found = divide(rows, images, table, classes, config, request, file)
     split = partial(
@@ -129,14 +130,18 @@ def open_set(config: DataConfig, request: OpenRequest) -> Dataset:
 
 
 def _image_rows(
-    table: LabelTable, labels: Mapping[str, int], root: Path, known: Mapping[str, ManifestRow]
+    table: LabelTable,
+    labels: Mapping[str, int],
+    root: Path,
+    known: Mapping[str, ManifestRow],
+    cache: Path | None,
 ) -> dict[str, ManifestRow]:
     """Returns the row of each image by its path, labelled as the first case that shows it."""
     first: dict[str, Row] = {}
     for row in table.rows:
         for path in filter(None, row.paths):
             first.setdefault(path, row)
-    digests = digest_files([root / path for path in first])
+    digests = digest_files([str(root / path) for path in first], memory=DigestMemory(cache, root))
     listed = [
         ManifestRow(path, labels[row.name], digest)
         for (path, row), digest in zip(first.items(), digests, strict=True)

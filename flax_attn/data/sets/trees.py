@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from flax_attn.data.digest_memory import DigestMemory
 from flax_attn.data.image_formats import image_endings, plugin_for
 from flax_attn.data.listing import (
     Listing,
@@ -33,14 +34,15 @@ class TreeReader:
     Args:
       root: the folder; paths of rows are relative to it.
       known: rows that stand for what is found under their paths.
+      cache: folder that remembers the digests of files; None where none is.
     """
 
-    def __init__(self, root: Path, known: Sequence[ManifestRow]):
+    def __init__(self, root: Path, known: Sequence[ManifestRow], cache: Path | None = None):
         self.root = root
         self.classes: tuple[str, ...] = ()
         self.passed_over: Counter[str] = Counter()
         self.places: dict[str, Path] = {}
-        self._known = known
+        self._known, self._cache = known, cache
         self._own: list[Path] = []
         self._first: Tree | None = None
         self._prefixes: dict[str, Path] = {}
@@ -55,19 +57,17 @@ class TreeReader:
         listings = self._list(tree)
         self._settle(tree, tuple(listings))
         prefix = self._prefix(part, tree.folder)
-        files: list[tuple[str, Path, int]] = []
-        # Strings: making a path takes longer than finding its file.
         begin = len(str(tree.folder / "x")) - 1
-        for label, listing in enumerate(listings.values()):
-            for file in listing.images:
-                files.append((same_form(prefix + str(file)[begin:]), file, label))
-        digests = digest_files([file for _, file, _ in files])
-        rows = {
-            path: ManifestRow(path, label, digest)
-            for (path, _, label), digest in zip(files, digests, strict=True)
-        }
+        files = [file for listing in listings.values() for file in listing.files]
+        labels = [label for label, found in enumerate(listings.values()) for _ in found.files]
+        digests = digest_files(files, memory=DigestMemory(self._cache, tree.folder))
         start = str(self.root / "x")[:-1]
-        self.places |= {path: file for path, file, _ in files if start + path != str(file)}
+        rows: dict[str, ManifestRow] = {}
+        for file, label, digest in zip(files, labels, digests, strict=True):
+            path = same_form(prefix + file[begin:])
+            rows[path] = ManifestRow(path, label, digest)
+            if start + path != file:
+                self.places[path] = Path(file)
         for row in self._known:
             inside = row.path.removeprefix(prefix)
             is_inside = row.path.startswith(prefix) and inside.split("/")[0] not in tree.without
@@ -77,7 +77,7 @@ class TreeReader:
 
     def count(self, tree: Tree) -> int:
         """Returns the number of images in a tree that is not read."""
-        return sum(len(list_images(tree.folder / name).images) for name in tree.classes())
+        return sum(len(list_images(tree.folder / name).files) for name in tree.classes())
 
     def shown(self, tree: Tree) -> str:
         """Returns a tree's folder as it is said to the user."""
@@ -110,7 +110,7 @@ class TreeReader:
             folder = tree.folder / names[name]
             listing = list_images(folder)
             self._own += listing.own
-            if not listing.images and listing.own:
+            if not listing.files and listing.own:
                 continue  # nothing but what commands wrote, and notes beside it
             self.passed_over += listing.passed_over
             _refuse_if_empty(folder, listing)
@@ -149,7 +149,7 @@ class TreeReader:
 
 
 def _refuse_if_empty(folder: Path, listing: Listing) -> None:
-    if listing.images:
+    if listing.files:
         return
     passed = listing.passed_over
     others = f" but {describe_counts(passed)}" if passed else ""
@@ -160,7 +160,7 @@ def _refuse_if_empty(folder: Path, listing: Listing) -> None:
 
 
 def _warn_of_many(name: str, folder: Path, listing: Listing) -> None:
-    passed, used = sum(listing.passed_over.values()), len(listing.images)
+    passed, used = sum(listing.passed_over.values()), len(listing.files)
     if passed > used:
         _log.warning(
             f"{passed} of the {passed + used} files of class {name!r} in {str(folder)!r} are "

@@ -31,6 +31,7 @@ from flax_attn.system.compilation_cache import use_compilation_cache
 from flax_attn.system.files import write_text, writing
 from flax_attn.training.case_inputs import inputs_of, settle_cases
 from flax_attn.training.class_weights import resolve_class_weights
+from flax_attn.training.feature_storage import with_feature_storage
 from flax_attn.training.features import require_cache
 from flax_attn.training.sources import example_sources
 from flax_attn.training.start import Initial, resolve_initial
@@ -131,6 +132,7 @@ def _conditions(config: Config, dataset: Dataset, initial: Initial) -> dict[str,
 
 
 def _bench(config: Config, dataset: Dataset, metadata: MetaScale | None, initial: Initial) -> Bench:
+    config = with_feature_storage(config, dataset)
     cases = inputs_of(dataset, config, metadata)
     # Of this network only the backbone is used: options of an alignment are for its gates.
     model = replace(config.model, temperature=None, window=None, estimator=None)

@@ -21,6 +21,8 @@ from flax_attn.runs.snapshots import load_snapshot
 from flax_attn.system.files import writing
 from flax_attn.system.folders import Build
 from flax_attn.training.evaluation import Evaluation, evaluate_examples
+from flax_attn.training.feature_format import array_dtypes
+from flax_attn.training.feature_storage import storage_of
 from flax_attn.training.features import cache_key
 from flax_attn.training.sources import ExampleSource, example_sources
 from flax_attn.training.step import make_eval_step
@@ -98,16 +100,18 @@ def share_features(trained: Trained, config: Config, dataset: Dataset) -> None:
     if not config.train.freeze_backbone or not set(there) < set(here):
         return
     folder, precision = Path(config.run.feature_cache), config.model.precision
-    for split in dataset.splits.values():
+    for name, split in dataset.splits.items():
+        storage = storage_of(trained.config, split, trains=name == "train")
         whole, part = (
-            folder / cache_key(split, trained.params, trained.stats, taps, precision)
+            folder
+            / cache_key(split, trained.params, trained.stats, taps, precision, storage=storage)
             for taps in (here, there)
         )
         with writing(f"features in {folder}", remedy="choose another --feature-cache"):
             if whole.is_dir() and not part.is_dir():
                 build = Build(part)
-                for name in there:
-                    _link(whole / f"{name}.npy", build.folder / f"{name}.npy")
+                for array in array_dtypes(there, storage.dtype):
+                    _link(whole / f"{array}.npy", build.folder / f"{array}.npy")
                 build.publish()
 
 
