@@ -46,6 +46,7 @@ from flax_attn.system import cli
 from flax_attn.training.case_inputs import inputs_of, settle_cases
 from flax_attn.training.choices import CHOICES
 from flax_attn.training.evaluation import evaluate_examples
+from flax_attn.training.feature_storage import with_feature_storage
 from flax_attn.training.judging import judge
 from flax_attn.training.sources import example_sources
 from flax_attn.training.start import resolve_initial
@@ -185,6 +186,7 @@ def told_apart(split: CuePets, derived: DerivedViews, weights: np.ndarray) -> di
 def features_of(config: Config, dataset: Dataset) -> float:
     """Computes the frozen features, where they are not there yet; returns the seconds."""
     config, metadata = settle_cases(config, dataset.splits["train"])
+    config = with_feature_storage(config, dataset)
     structure, params, stats = functional.split(
         build_model(config.model, num_classes=len(dataset.classes), seed=config.train.seed)
     )

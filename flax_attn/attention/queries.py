@@ -64,13 +64,13 @@ def check_case(config: ModelConfig) -> None:
         if views < entry(RELATIONS, name, "relation").views:
             raise UsageError(
                 f"--relation {name} needs cases of several pictures, but here each has one: "
-                "choose --relation own"
+                "choose --relation own, or make views of it by --views"
             )
     if config.view_merge == "attend":
         if views == 1:
             raise UsageError(
                 "--view-merge attend needs cases of several pictures, but here each has one: "
-                "drop it"
+                "drop it, or make views of it by --views"
             )
         kept = [look.view for _, look in every_pass(config) if look.kept]
         if len({kept.count(view) for view in range(views)}) > 1:

@@ -48,7 +48,7 @@ from flax_attn.config.model_settings import (
     ModelConfig,
     gated,
 )
-from flax_attn.config.presets import PRESETS, make_config
+from flax_attn.config.presets import PRESETS, brought_along, make_config
 from flax_attn.config.ranges import check_ranges
 from flax_attn.config.run_settings import RunConfig
 from flax_attn.config.setting import PathKind, entry, flag_of
@@ -95,6 +95,7 @@ __all__ = [
     "entry",
     "flag_of",
     "gated",
+    "brought_along",
     "make_config",
     "of_other_data",
     "parse_class_weights",

@@ -110,7 +110,7 @@ def parse_views(text: str | None) -> DerivedViews:
     if text is None:
         return DerivedViews()
     kind, _, number = text.partition(":")
-    if kind in COUNTED and re.fullmatch(r"[0-9]{1,3}", number):
+    if kind in COUNTED and re.fullmatch(r"[1-9][0-9]?", number):
         row, n = COUNTED[kind], int(number)
         if row.least <= n <= row.most:
             return DerivedViews(row.make(n), alike=True, moved=row.moved)

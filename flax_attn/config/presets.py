@@ -50,12 +50,18 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
+def brought_along(preset: str | None, explicit: Mapping[str, Any]) -> frozenset[str]:
+    """Returns the settings of a preset that nobody asked for by name."""
+    return frozenset(PRESETS[preset].keys() - explicit.keys() if preset else ())
+
+
 def make_config(
     explicit: Mapping[str, Any], *, preset: str | None = None, idle: Collection[str] = ()
 ) -> Config:
     """Returns a checked configuration: defaults, the data set's, the preset's, then ``explicit``.
 
-    Later ones override earlier ones. Settings that are ``idle`` may have no effect (``validate``).
+    Later ones override earlier ones. Settings that are ``idle``, or that the preset brings along,
+    may have no effect (``validate``).
 
     Raises:
       UsageError: an unknown preset or setting, a value outside its range, or settings that exclude
@@ -67,6 +73,6 @@ def make_config(
     check_depths(chosen)
     defaults = dataset_entry(chosen.get("dataset", DataConfig.dataset)).defaults
     config = Config().updated(**{**defaults, **chosen})
-    validate(config, idle=idle)
+    validate(config, idle={*idle, *brought_along(preset, explicit)})
     check_needs(config)
     return config

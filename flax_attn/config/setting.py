@@ -37,7 +37,7 @@ TRAIN = ("train", "cross-validate")
 
 # Of a setting that another goes with: any value but its default.
 GIVEN = object()
-# The same of one that varies an image from epoch to epoch, which a frozen backbone sees once.
+# The same of one that has no effect where the backbone is frozen, which sees each image once.
 UNFROZEN = {"freeze_backbone": False}
 
 

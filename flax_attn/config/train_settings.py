@@ -166,6 +166,8 @@ class TrainConfig:
         "auto",
         "how features are kept: as they are, in half the bytes, in a quarter, or in half where "
         "they would take more than half of the memory",
+        # Blocks are of so many bytes.
+        decides="order",
         only_with={"freeze_backbone": True},
     )
     feature_order: Literal["auto", "any", "blocks"] = setting(

@@ -14,7 +14,7 @@ class BlockOrder:
 
     Images stand in a file in the order of ``rows``. Blocks of ``block`` neighbours come in a random
     order; of every ``buffer`` images one after the other in it, the order is random again. Whoever
-    reads ``buffer`` images at a time reads whole blocks.
+    reads ``buffer`` images at a time reads whole blocks, but for those that begin or end within.
 
     Args:
       rows: the place of each image in the file.

@@ -28,7 +28,10 @@ def by_view(x: Float[Array, "b *v h w c"], views: int) -> Float[Array, "b v h w 
     """
     x = x if x.ndim == 5 else x[:, None]
     if x.shape[1] != views:
-        raise ValueError(f"features: got {x.shape[1]} pictures in a case, expected {views}")
+        raise ValueError(
+            f"features: got {x.shape[1]} pictures in a case, expected {views} (of a network with "
+            "--views, images go through its own normalize)"
+        )
     return x
 
 

@@ -236,7 +236,9 @@ def _write_results(
     summary = {
         **result.metrics,
         **report.to_json(),
-        **result.metrics,  # of the same definitions, and to the last digit what training logs
+        # Of the same definitions, and to the last digit what training logs; of packed features
+        # (``kept_dtype``) but for their rounding.
+        **result.metrics,
         "confusion": result.confusion.tolist(),
         "classes": list(run.classes),
         **told,

@@ -97,11 +97,15 @@ def _settle(
 
 
 def map_shapes(model: ModelConfig, image_size: int) -> dict[str, tuple[int, int, int]]:
-    """Returns height, width and channels of the maps that a network's head reads, by name."""
+    """Returns height, width and channels of the maps of a backbone that gates read, by name.
+
+    Networks that read fewer of them, and are compared with that of the gates, are sized by the same
+    maps: what is compared is kept and shuffled in the same way.
+    """
     maps = model.row.family.maps
     width_of = channels(model)
     side_of = {name: image_size // (STRIDE >> (len(maps) - 1 - i)) for i, name in enumerate(maps)}
-    taps = MODELS[model.model].taps(model)
+    taps = MODELS["attn_vgg"].taps(model)
     return {name: (side_of[name], side_of[name], width_of[name]) for name in taps}
 
 

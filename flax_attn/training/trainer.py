@@ -14,14 +14,15 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float32
 
-from flax_attn.config import Config
+from flax_attn.config import VGG_FAMILY, Config
 from flax_attn.data import Dataset, Sampler
 from flax_attn.data import quarantine as quarantines
 from flax_attn.data.dataset import photographs_of, settle_task
@@ -110,8 +111,7 @@ def train(
     # ---- Conditions: what must hold before anything is computed.
     workdir = Path(workdir)
     devices = devices_for(config.train)
-    if config.model.conv == "auto" and config.model.precision == "f32":
-        llvm.build_ahead()
+    llvm.build_ahead(*_kernels_needed(config))
     refuse_quarantine(config, processes)
     config = config.updated(task=settle_task(dataset, config.train.task, config.data.dataset))
     labels = np.asarray(dataset.splits["train"].labels)
@@ -235,6 +235,15 @@ def train(
             from flax_attn.training.run_figure import draw_run  # matplotlib takes a second
 
             draw_run(run, structure, checkpoints, dataset.splits["val"], cases[1], workdir)
+
+
+def _kernels_needed(config: Config) -> list[Callable[[], Any]]:
+    """Returns what builds the compiled kernels of a run, in the order in which it needs them."""
+    if config.model.conv != "auto" or config.model.precision != "f32":
+        return []
+    steps = [] if config.train.freeze_backbone else [llvm.host_kernels]
+    evaluates_stages = config.model.row.family is VGG_FAMILY
+    return [*steps, llvm.host_evaluation_kernels if evaluates_stages else llvm.host_kernels]
 
 
 def _tell_of_imbalance(

@@ -36,6 +36,15 @@ def test_presets_are_valid(preset: str) -> None:
     make_config({"data_dir": "x"}, preset=preset)
 
 
+@pytest.mark.parametrize("preset", ["article", "parent_paper"])
+def test_what_a_preset_brings_along_may_have_no_effect(preset: str) -> None:
+    """Nobody typed it, so nobody is asked to drop it; what is typed is refused as ever."""
+    frozen = {"data_dir": "x", "freeze_backbone": True}
+    assert make_config(frozen, preset=preset).train.freeze_backbone
+    with pytest.raises(UsageError, match="drop --backbone-learning-rate"):
+        make_config({**frozen, "backbone_learning_rate": 0.3}, preset=preset)
+
+
 def test_unknown_preset() -> None:
     with pytest.raises(UsageError, match="article"):
         make_config({}, preset="thesis")

@@ -24,18 +24,6 @@ TOLERANCE = 1e-4
 _BUILDING = threading.RLock()
 
 
-def build_ahead() -> None:
-    """Begins to build the kernels in a thread of its own, where JAX computes on a CPU.
-
-    Call it where JAX may be used, and there is other work until the first network is traced: LLVM
-    and XLA then compile beside it.
-    """
-    import jax
-
-    if jax.default_backend() == "cpu":
-        threading.Thread(target=host_kernels, name="kernels").start()
-
-
 def host_kernels() -> Compiled | None:
     """Returns the kernels for this processor; None where they cannot be had.
 
@@ -61,7 +49,6 @@ def _build() -> Compiled | None:
     return _tested(compiled, differences)
 
 
-@cache
 def host_evaluation_kernels() -> Compiled | None:
     """Returns the kernels of evaluation for this processor; None as in ``host_kernels``."""
     with _BUILDING:
@@ -76,6 +63,23 @@ def _build_evaluation() -> Compiled | None:
     from flax_attn.ops.llvm.self_test import evaluation_differences
 
     return _tested(compiled_evaluation, evaluation_differences)
+
+
+def build_ahead(*builds: Callable[[], Compiled | None]) -> None:
+    """Begins to build kernels in a thread of its own, one after the other, for JAX on a CPU.
+
+    ``builds`` are ``host_kernels`` and ``host_evaluation_kernels``, or one of them. Call it where
+    JAX may be used, and there is other work until the first network is traced: LLVM and XLA then
+    compile beside it.
+    """
+    import jax
+
+    def run() -> None:
+        for build in builds:
+            build()
+
+    if jax.default_backend() == "cpu":
+        threading.Thread(target=run, name="kernels").start()
 
 
 def _may_compile() -> bool:

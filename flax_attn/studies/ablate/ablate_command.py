@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import time
 from collections.abc import Sequence
@@ -41,6 +42,8 @@ _log = logging.getLogger(__name__)
 # The measure that ranks the combinations of each task.
 BY = {"multiclass": "roc_auc", "multilabel": "average_precision"}
 REMEDY = "choose another --out"
+# How features are kept and read: what a grid has found out once holds for all of its rows.
+KEPT = ("kept_dtype", "kept_order")
 
 
 def main(argv: Sequence[str]) -> None:
@@ -97,7 +100,9 @@ def run_grid(
       DiskFullError: no space is left; the rows of earlier trainings stay.
       UsageError: nothing can be written into ``out``.
     """
-    remember(out / "conditions.json", _conditions(config, dataset, initial), remedy=REMEDY)
+    file = out / "conditions.json"
+    config = with_feature_storage(config, dataset, earlier=_begun(file, config))
+    remember(file, _conditions(config, dataset, initial), remedy=REMEDY)
     bench = _bench(config, dataset, metadata, initial)
     file = out / ROWS_FILE
     rows = table.read_rows(file)
@@ -120,11 +125,21 @@ def run_grid(
         _report(rows, config, out)
 
 
+def _begun(file: Path, config: Config) -> Config | None:
+    """Returns the settings with how a grid that was begun keeps features; None if none was."""
+    try:
+        before = json.loads(file.read_bytes())
+        return config.updated(**{name: before[name] for name in KEPT})
+    except (OSError, ValueError, KeyError, TypeError):
+        return None  # ``remember`` says what is wrong with a file
+
+
 def _conditions(config: Config, dataset: Dataset, initial: Initial) -> dict[str, Any]:
     """What all rows of a grid have in common; epochs, too, as a row is never trained further."""
     return {
         **deciding_numbers(config),
         "epochs": config.train.epochs,
+        **{name: getattr(config.train, name) for name in KEPT},
         "images": {name: split.fingerprint[:16] for name, split in dataset.splits.items()},
         # Its digest says what is in a file of weights, whatever its name.
         **{name: value for name, value in initial.provenance.items() if name != "file"},
@@ -132,7 +147,6 @@ def _conditions(config: Config, dataset: Dataset, initial: Initial) -> dict[str,
 
 
 def _bench(config: Config, dataset: Dataset, metadata: MetaScale | None, initial: Initial) -> Bench:
-    config = with_feature_storage(config, dataset)
     cases = inputs_of(dataset, config, metadata)
     # Of this network only the backbone is used: options of an alignment are for its gates.
     model = replace(config.model, temperature=None, window=None, estimator=None)

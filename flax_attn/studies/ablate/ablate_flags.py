@@ -18,7 +18,8 @@ def parse(argv: Sequence[str]) -> Namespace:
     """
     parser = cli.Parser(
         prog="flax-attn ablate",
-        description="Compare scores and alignments under one budget: ``flax-attn ablate``.",
+        description="Compare scores, alignments and relations under one budget: "
+        "``flax-attn ablate``.",
     )
     cli.add_common(parser)
     add_axes(parser)

@@ -131,12 +131,16 @@ def _judge(step: EvalStep, state: TrainState, bench: Bench, config: Config) -> d
         task=TASKS[config.train.task],
         keep_attention=True,
     )
-    there = {} if bench.present is None else maps_there(config.model, bench.present)
+    # Of images that were lost meanwhile nothing is judged.
+    present, objects = (
+        None if known is None else known[judged.judged] for known in (bench.present, bench.objects)
+    )
+    there = {} if present is None else maps_there(config.model, present)
     measured: dict[str, float] = {}
     for gate, value in judged.attention.items():
         if gate != VIEWS:  # whose map has a place for each picture, and none in any of them
             maps = named_maps({gate: value}, config.model, bench.classes)
-            measured |= measure(maps, bench.objects, there.get(gate))
+            measured |= measure(maps, objects, there.get(gate))
     metrics = {k: v for k, v in judged.metrics.items() if k != "images_per_second"}
     return {**metrics, **measured}
 

@@ -10,7 +10,15 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, ClassVar
 
-from flax_attn.config import OF_SOME_NETWORKS, Config, ModelConfig, deciding, make_config, validate
+from flax_attn.config import (
+    OF_SOME_NETWORKS,
+    Config,
+    ModelConfig,
+    brought_along,
+    deciding,
+    make_config,
+    validate,
+)
 from flax_attn.errors import UsageError
 from flax_attn.studies.reproduce.paper_sizes import FULL, QUICK, CommonSizes, Sizes
 
@@ -135,9 +143,8 @@ def make_plan(
     given = dict(settings)
     if not full:
         given.setdefault("hidden", QUICK_HIDDEN)
-    config = make_config(
-        {**given, "norm": SIGMOID}, preset="article" if full else None, idle=OF_SOME_NETWORKS
-    )
+    preset = "article" if full else None
+    config = make_config({**given, "norm": SIGMOID}, preset=preset, idle=OF_SOME_NETWORKS)
     if config.train.task == "multilabel":
         raise UsageError(
             f"the article tells two classes apart; --dataset {config.data.dataset} has labels "
@@ -154,7 +161,7 @@ def make_plan(
         raise UsageError(f"--timing-size must be a multiple of 32, got {chosen.timing_size}")
     plan = ExperimentPlan(config, chosen, settings.get("hidden", ARTICLE_HIDDEN))
     for run in plan.runs().values():
-        validate(run, idle=OF_SOME_NETWORKS)
+        validate(run, idle=OF_SOME_NETWORKS | brought_along(preset, given))
     return plan
 
 

@@ -15,6 +15,7 @@ from flax_attn.errors import DataError
 from flax_attn.explain.forward import NetworkForward, network_forward
 from flax_attn.models import MODELS
 from flax_attn.models.functional import Arrays, Structure
+from flax_attn.models.network import pixel_scale
 from flax_attn.runs.directory import Run
 from flax_attn.runs.load import restore_best
 from flax_attn.runs.snapshots import load_snapshot
@@ -104,7 +105,16 @@ def share_features(trained: Trained, config: Config, dataset: Dataset) -> None:
         storage = storage_of(trained.config, split, trains=name == "train")
         whole, part = (
             folder
-            / cache_key(split, trained.params, trained.stats, taps, precision, storage=storage)
+            / cache_key(
+                split,
+                trained.params,
+                trained.stats,
+                taps,
+                precision,
+                pixel_scale(trained.config.model),
+                trained.config.model.views,
+                storage,
+            )
             for taps in (here, there)
         )
         with writing(f"features in {folder}", remedy="choose another --feature-cache"):

@@ -9,7 +9,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
 
-from flax_attn.config import OF_SOME_NETWORKS, Config, dataset_entry, make_config, validate
+from flax_attn.config import (
+    OF_SOME_NETWORKS,
+    Config,
+    brought_along,
+    dataset_entry,
+    make_config,
+    validate,
+)
 from flax_attn.data import Dataset
 from flax_attn.data.dataset import MaskedSplit, mask_digest_of
 from flax_attn.data.region_masks import read_region_masks
@@ -197,5 +204,5 @@ def make_parent_plan(
     check_sizes(of_size)
     plan = ParentPlan(config, of_size, region, asked, positive)
     for run in replace(plan, masks="").runs().values():
-        validate(run, idle=OF_SOME_NETWORKS)
+        validate(run, idle=OF_SOME_NETWORKS | brought_along(preset, chosen))
     return plan

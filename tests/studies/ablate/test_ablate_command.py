@@ -58,6 +58,20 @@ def grid(tmp_path_factory: pytest.TempPathFactory, weights: Path) -> Path:
     return out
 
 
+def test_features_are_kept_as_the_grid_began(grid: Path, tmp_path: Path) -> None:
+    """Whatever the memory of the machine that goes on: rows of one table were learned alike."""
+    conditions = json.loads((grid / "conditions.json").read_text())
+    assert (conditions["kept_dtype"], conditions["kept_order"]) == ("f32", "any")
+    file = tmp_path / "conditions.json"
+    assert ablate._begun(file, WIDTHS) is None
+    file.write_text(json.dumps({**conditions, "kept_dtype": "f16", "kept_order": "blocks"}))
+    begun = ablate._begun(file, WIDTHS)
+    assert begun is not None and begun.train.kept_dtype == "f16"
+    for damaged in ("", "[]", "{}"):
+        file.write_text(damaged)
+        assert ablate._begun(file, WIDTHS) is None
+
+
 def test_every_training_of_the_grid_has_a_row(grid: Path) -> None:
     rows = table.read_rows(grid / ROWS_FILE)
     keys = {(row["score"], row["norm"], row["seed"]) for row in rows}
