@@ -42,6 +42,7 @@ _log = logging.getLogger(__name__)
 # The measure that ranks the combinations of each task.
 BY = {"multiclass": "roc_auc", "multilabel": "average_precision"}
 REMEDY = "choose another --out"
+CONDITIONS = "conditions.json"
 # How features are kept and read: what a grid has found out once holds for all of its rows.
 KEPT = ("kept_dtype", "kept_order")
 
@@ -78,6 +79,8 @@ def main(argv: Sequence[str]) -> None:
     resolve_class_weights(config.train.class_weights, labels, dataset.classes)
     initial = resolve_initial(config, dataset.classes)
     with locked(out, flag="--out"):
+        earlier = _begun(out / CONDITIONS, config)
+        config = with_feature_storage(config, dataset, earlier=earlier)
         run_grid(config, dataset, metadata, initial, grid, args.seeds, out=out)
 
 
@@ -100,9 +103,7 @@ def run_grid(
       DiskFullError: no space is left; the rows of earlier trainings stay.
       UsageError: nothing can be written into ``out``.
     """
-    file = out / "conditions.json"
-    config = with_feature_storage(config, dataset, earlier=_begun(file, config))
-    remember(file, _conditions(config, dataset, initial), remedy=REMEDY)
+    remember(out / CONDITIONS, _conditions(config, dataset, initial), remedy=REMEDY)
     bench = _bench(config, dataset, metadata, initial)
     file = out / ROWS_FILE
     rows = table.read_rows(file)
