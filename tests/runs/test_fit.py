@@ -32,6 +32,10 @@ OTHER: dict[str, Any] = {
     "roi_weights": ("pool4=1",),
     "roi_over": "image",
     "roi_masks": "background",
+    "feature_dtype": "u8",
+    "feature_order": "blocks",
+    "kept_dtype": "u8",
+    "kept_order": "blocks",
 }
 
 

@@ -335,7 +335,9 @@ def test_a_system_error_that_nobody_expected_is_one_line(
     def fail(argv: Sequence[str]) -> None:
         raise error
 
-    monkeypatch.setattr(import_module(cli.COMMANDS[command].module), "main", fail)
+    entry = cli.COMMANDS[command]
+    monkeypatch.setattr(import_module(entry.flags), "parse", lambda argv: None)
+    monkeypatch.setattr(import_module(entry.module), "main", fail)
     assert cli.main([command]) == code
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"error: {said}")

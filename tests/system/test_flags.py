@@ -515,7 +515,7 @@ RUNS = [
     "--query none --feature-dtype f32 --feature-order blocks",
     f"{PLAIN} --backbone vgg19 --norm entmax --score dot --attn-dims multi",
     f"{FROZEN} --norm hard --score scaled_dot --estimator score_function --per-class "
-    "--views rgb,edges --view-merge attend --relation own interactive",
+    "--views rgb,edges --view-merge attend --relation own interactive "
     "--feature-dtype u8 --feature-order blocks",
     f"{FROZEN} --norm hard --score general --estimator straight_through --self-attention",
     f"{FROZEN} --backbone vgg11_bn --norm reinforced --score biased_general --hops 2",

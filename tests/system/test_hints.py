@@ -39,7 +39,7 @@ from tests.helpers.hints import (
     hints_of_source,
 )
 from tests.helpers.image_folders import put_image, put_tree
-from tests.helpers.networks import TINY, flags_of
+from tests.helpers.networks import TINY, UNGATED, flags_of
 from tests.helpers.plain_vgg import random_arrays
 from tests.helpers.ported_weights import ported
 
@@ -86,6 +86,7 @@ FOREIGN = {
     "--dist",  # pytest-xdist
     "--size",  # benchmarks.compare
     "--batch",
+    "--counts",  # benchmarks.many_files
     "--directory",  # http.server
     *("--hash", "--quiet", "--no-deps", "--no-binary", "--require-hashes", "--requirement"),  # pip
     "--dest",
@@ -177,7 +178,7 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def network(name: str) -> Any:
-    return make_config({**TINY, "model": name}).model
+    return make_config({**(TINY if name == "attn_vgg" else UNGATED), "model": name}).model
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from flax_attn.data.digest_memory import DigestMemory
+from flax_attn.data.digest_memory import DigestMemory, apart_from
 from flax_attn.data.image_formats import image_endings, plugin_for
 from flax_attn.data.listing import (
     Listing,
@@ -42,7 +42,7 @@ class TreeReader:
         self.classes: tuple[str, ...] = ()
         self.passed_over: Counter[str] = Counter()
         self.places: dict[str, Path] = {}
-        self._known, self._cache = known, cache
+        self._known, self._cache = known, apart_from(root, cache)
         self._own: list[Path] = []
         self._first: Tree | None = None
         self._prefixes: dict[str, Path] = {}

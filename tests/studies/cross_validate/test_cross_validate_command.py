@@ -39,9 +39,9 @@ def test_each_image_is_judged_once_and_a_second_command_trains_what_is_missing(
     computed: list[int] = []
     compute = features._compute
 
-    def counted(split, *args):
-        computed.append(len(split.labels))
-        return compute(split, *args)
+    def counted(epoch, step, folder, rows, *args):
+        computed.append(len(rows))
+        return compute(epoch, step, folder, rows, *args)
 
     monkeypatch.setattr(features, "_compute", counted)
     out = tmp_path / "cv"
