@@ -40,7 +40,7 @@ class FeatureExamples:
 
     With ``blocks`` they are shuffled in blocks, and read a buffer of them at a time, each file from
     its beginning to its end, in the memory of two buffers: as a disk likes it. Without, rows are
-    gathered one by one, which is as fast where the system keeps the files in memory.
+    gathered one by one, which suits files that the system keeps in memory.
 
     Args:
       maps: arrays by name (``feature_format``), a row an example, or a row a picture of any
