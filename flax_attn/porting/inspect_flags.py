@@ -1,4 +1,4 @@
-"""The flags of ``flax-attn port inspect``."""
+"""The flags of ``port inspect``, which says what is in a file of weights."""
 
 from __future__ import annotations
 

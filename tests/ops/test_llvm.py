@@ -464,17 +464,17 @@ def test_nothing_is_kept_of_a_call():
 
 def test_kernels_are_built_once_by_whoever_asks_first(monkeypatch):
     """A training builds them in a thread, and traces its first network meanwhile."""
-    built = []
+    built, begun = [], threading.Event()
 
     @cache
     def build():
         built.append(threading.current_thread())
+        begun.set()
         time.sleep(0.05)
         return "kernels"
 
     monkeypatch.setattr(llvm, "_build", build)
-    llvm.build_ahead()
-    while not built:
-        time.sleep(0.001)
+    llvm.build_ahead(llvm.host_kernels)
+    assert begun.wait(timeout=60)
     assert llvm.host_kernels() == "kernels"
     assert [thread.name for thread in built] == ["kernels"]

@@ -87,8 +87,10 @@ FOREIGN = {
     "--size",  # benchmarks.compare
     "--batch",
     "--counts",  # benchmarks.many_files
+    *("--nodes", "--ntasks-per-node", "--cpus-per-task", "--signal"),  # sbatch
     "--directory",  # http.server
     *("--hash", "--quiet", "--no-deps", "--no-binary", "--require-hashes", "--requirement"),  # pip
+    "--disable-pip-version-check",
     "--dest",
     "--local-dir",  # hf
 }

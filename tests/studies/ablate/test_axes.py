@@ -103,5 +103,5 @@ def test_relations_need_a_table_of_cases_and_are_refused_before_weights_are_fetc
     said = capsys.readouterr().err
     assert said == (
         "error: --relations parallel needs cases of several pictures, but here each has one: "
-        "choose --relations own\n"
+        "choose --relations own, or make views of it by --views\n"
     )
