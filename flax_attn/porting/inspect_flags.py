@@ -15,7 +15,7 @@ _TEXT = (
 
 
 def parse(argv: Sequence[str]) -> Namespace:
-    """Returns what is typed after ``flax-attn port inspect``.
+    """Returns what is typed after ``port inspect``.
 
     Raises:
       UsageError: a wrong flag, or a value that it does not take.

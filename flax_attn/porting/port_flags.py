@@ -18,7 +18,7 @@ _TEXT = """``flax-attn port`` turns weights of other frameworks into files of ou
 
 
 def parse(argv: Sequence[str]) -> Namespace:
-    """Returns what is typed after ``flax-attn port``, or after ``flax-attn port inspect``.
+    """Returns what is typed after ``flax-attn port``, or after ``port inspect``.
 
     Raises:
       UsageError: a wrong flag, or a value that it does not take.
