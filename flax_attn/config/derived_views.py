@@ -47,6 +47,11 @@ class DerivedViews(NamedTuple):
         """What the views are called."""
         return tuple(view.name for view in self.views)
 
+    @property
+    def windows(self) -> tuple[tuple[float, float, float], ...]:
+        """Upper edge, left edge and side of each view, as shares of the picture's side."""
+        return tuple((view.top, view.left, view.side) for view in self.views)
+
 
 @dataclass(frozen=True)
 class Counted:

@@ -23,12 +23,11 @@ def derive_views(
     Windows come first, then colours, so that all views of a picture are of the same pixels.
     """
     pixels = jnp.asarray(image).astype(jnp.float32)
-    windows = [(view.top, view.left, view.side) for view in derived.views]
-    if all(window == (0, 0, 1) for window in windows):
-        shown = [pixels] * len(windows)
+    if all(window == (0, 0, 1) for window in derived.windows):
+        shown = [pixels] * len(derived.views)
     else:
-        cut = cut_windows(pixels, windows)
-        shown = [cut[:, i] for i in range(len(windows))]
+        cut = cut_windows(pixels, derived.windows)
+        shown = [cut[:, i] for i in range(len(derived.views))]
     each = zip(derived.views, shown, strict=True)
     return jnp.stack([COLOURS[view.colours](picture) for view, picture in each], axis=1)
 
@@ -61,9 +60,8 @@ def shown_masks(
     derived = parse_views(views)
     if not derived.views:
         return masks
-    windows = [(view.top, view.left, view.side) for view in derived.views]
     pixels = masks.astype(np.float32)[..., None]
-    return np.asarray(cut_windows(jnp.asarray(pixels), windows))[..., 0] >= 0.5
+    return np.asarray(cut_windows(jnp.asarray(pixels), derived.windows))[..., 0] >= 0.5
 
 
 def place_of_map(views: str | None, name: str) -> int:
