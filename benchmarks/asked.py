@@ -76,6 +76,7 @@ def settings(args: argparse.Namespace, question: str, form: dict[str, Any], seed
         "train_count": scenes,
         "val_count": scenes // 8 * 2,
         "norm": args.norm,
+        "shuffle": "pictures",
         "score": args.score,
         "epochs": args.epochs,
         "batch_size": args.batch_size,

@@ -123,6 +123,13 @@ class TrainConfig:
         "images of rarer classes shown more often: none, balanced, or how many times an epoch",
         decides="order",
     )
+    shuffle: Literal["cases", "pictures"] = setting(
+        "cases",
+        "what an epoch puts in a random order: cases, or pictures, so that all cases whose first "
+        "picture is the same come one after the other",
+        decides="order",
+        commands=NOT_REPRODUCE,
+    )
     flip: bool = setting(False, "random horizontal flips", only_with=UNFROZEN)
     crop_min_area: float | None = setting(
         None,
@@ -175,7 +182,7 @@ class TrainConfig:
         "how an epoch shuffles features: freely, in blocks that a disk reads in one go, or in "
         "blocks where they take more than half of the memory",
         decides="order",
-        only_with={"freeze_backbone": True},
+        only_with={"freeze_backbone": True, "shuffle": "cases"},
     )
     kept_dtype: FeatureDtype = setting(
         "f32", "how the features of this run are kept", decides="measured", commands=()

@@ -12,8 +12,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Int, Int32, UInt8
 
-from flax_attn.data.block_order import BlockOrder
 from flax_attn.data.dataset import Split, read_image
+from flax_attn.data.epoch_order import EpochOrder
 from flax_attn.data.oversampling import Oversampling
 from flax_attn.errors import UsageError
 from flax_attn.system.thread_pool import ahead
@@ -39,7 +39,7 @@ class Sampler:
       shuffle: whether the order is random, another one each epoch; otherwise that of the split.
       part: (i, m), the i-th (from 0) of m equal parts of every batch; m must divide its size.
       oversampling: how often each image occurs in an epoch; None for once.
-      blocks: shuffles so that images are read in blocks of neighbours; None for any order.
+      random_order: how an epoch is shuffled; None for freely.
 
     Raises:
       UsageError: ``batch_size`` below 1 or not a multiple of the parts, or a negative ``seed``.
@@ -50,7 +50,7 @@ class Sampler:
     shuffle: bool = False
     part: tuple[int, int] = (0, 1)
     oversampling: Oversampling | None = None
-    blocks: BlockOrder | None = None
+    random_order: EpochOrder | None = None
 
     def __post_init__(self) -> None:
         _check_at_least(1, batch_size=self.batch_size)
@@ -77,8 +77,8 @@ class Sampler:
         """Returns the indices of ``n`` images in the order of an epoch, each as often as shown."""
         rng = np.random.default_rng([self.seed, epoch])
         shown = np.arange(n) if self.oversampling is None else self.oversampling.draw(rng)
-        if self.shuffle and self.blocks is not None:
-            return self.blocks.order(shown, rng)
+        if self.shuffle and self.random_order is not None:
+            return self.random_order.order(shown, rng)
         return rng.permutation(shown) if self.shuffle else shown
 
     def batches(self, n: int, epoch: int = 0, *, start: int = 0) -> list[Places]:

@@ -14,7 +14,7 @@ from jaxtyping import Bool, Int, Num
 
 from flax_attn.data import Sampler
 from flax_attn.data.batches import Places
-from flax_attn.data.block_order import BlockOrder
+from flax_attn.data.epoch_order import BlockOrder, EpochOrder
 from flax_attn.data.oversampling import Oversampling
 from flax_attn.data.region_masks import RegionMasks
 from flax_attn.runs.run_cases import NO_INPUTS, CaseInputs
@@ -38,9 +38,9 @@ class _Buffer(NamedTuple):
 class FeatureExamples:
     """Examples that are stored feature maps, read while the step before is computed.
 
-    With ``blocks`` they are shuffled in blocks, and read a buffer of them at a time, each file from
-    its beginning to its end, in the memory of two buffers: as a disk likes it. Without, rows are
-    gathered one by one, which suits files that the system keeps in memory.
+    With a ``BlockOrder`` they are shuffled in blocks, and read a buffer of them at a time, each
+    file from its beginning to its end, in the memory of two buffers: as a disk likes it. Otherwise
+    rows are gathered one by one, which suits files that the system keeps in memory.
 
     Args:
       maps: arrays by name (``feature_format``), a row an example, or a row a picture of any
@@ -55,7 +55,7 @@ class FeatureExamples:
       cases: as in ``ImageExamples``.
       places: the rows of ``maps``, and of ``present``, that are the pictures of each example, the
         first in the place of one that is missing; None where it has the row of its own place.
-      blocks: the order of rows in the files, and how many are read together.
+      random_order: how an epoch is shuffled, and how many rows are read together; None for freely.
     """
 
     maps: Mapping[str, Num[np.ndarray, "p ..."]]
@@ -68,18 +68,20 @@ class FeatureExamples:
     regions: RegionMasks | None = None
     cases: CaseInputs = NO_INPUTS
     places: Int[np.ndarray, "n *v"] | None = None
-    blocks: BlockOrder | None = None
+    random_order: EpochOrder | None = None
 
     def epoch(
         self, epoch: int, *, seed: int, shuffle: bool, start: int = 0
     ) -> Generator[Examples, None, None]:
-        sampler = Sampler(self.batch_size, seed, shuffle, self.part, self.oversampling, self.blocks)
+        sampler = Sampler(
+            self.batch_size, seed, shuffle, self.part, self.oversampling, self.random_order
+        )
         chunks = sampler.batches(len(self.labels), epoch, start=start)
-        if self.blocks is None or not chunks:
+        if not isinstance(self.random_order, BlockOrder) or not chunks:
             yield from ahead(partial(self._read, None), chunks, count=_BATCHES_AHEAD)
             return
         # Counted from the begin of the epoch, as the buffers of its order are.
-        count = max(self.blocks.buffer // self.batch_size, 1)
+        count = max(self.random_order.buffer // self.batch_size, 1)
         cuts = [0, *range(count - start % count, len(chunks), count), len(chunks)]
         buffered = [chunks[low:high] for low, high in pairwise(cuts)]
         with closing(ahead(self._read_buffer, buffered, count=1)) as read:

@@ -3,7 +3,7 @@
 The rule, of ``--feature-dtype auto`` and ``--feature-order auto``: features are float32 and
 shuffled freely where they take at most half of the memory; in half the bytes otherwise; and where
 those take more than half of the memory too, epochs go through them in blocks
-(``data/block_order``). A run decides once and keeps what it found: a resume on a machine of another
+(``data/epoch_order``). A run decides once and keeps what it found: a resume on a machine of another
 size goes on in the same way.
 """
 
@@ -85,7 +85,8 @@ def _settle(
         dtype = "f32" if needs("f32") <= _SHARE * memory else "f16"
     taken = needs(dtype)  # type: ignore[arg-type]  # one of them by now
     if order == "auto":
-        order = "any" if taken <= _SHARE * memory else "blocks"
+        fits = taken <= _SHARE * memory
+        order = "any" if fits or config.train.shuffle == "pictures" else "blocks"
     if (dtype, order) != ("f32", "any"):
         how = "in blocks" if order == "blocks" else "freely"
         _log.info(

@@ -8,7 +8,7 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import ClassVar, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -16,7 +16,8 @@ from jaxtyping import Int, Int32
 
 from flax_attn.config import Config, TrainConfig
 from flax_attn.data import Dataset, Sampler, Split, batches
-from flax_attn.data.block_order import BlockOrder
+from flax_attn.data.dataset import photographs_of
+from flax_attn.data.epoch_order import BlockOrder, EpochOrder, PictureOrder
 from flax_attn.data.fold_split import kept_photographs
 from flax_attn.data.oversampling import Oversampling, make_oversampling
 from flax_attn.data.region_masks import RegionMasks
@@ -52,7 +53,7 @@ class ExampleSource(Protocol):
     def oversampling(self) -> Oversampling | None: ...
 
     @property
-    def blocks(self) -> BlockOrder | None: ...
+    def random_order(self) -> EpochOrder | None: ...
 
     def epoch(
         self, epoch: int, *, seed: int, shuffle: bool, start: int = 0
@@ -76,6 +77,7 @@ class ImageExamples:
       oversampling: how often each example occurs in an epoch, as in ``Sampler``.
       regions: masks of the objects in the images; None where no map learns from them.
       cases: what else the network is given of each.
+      random_order: how an epoch is shuffled; None for freely.
     """
 
     split: Split
@@ -85,8 +87,7 @@ class ImageExamples:
     oversampling: Oversampling | None = None
     regions: RegionMasks | None = None
     cases: CaseInputs = NO_INPUTS
-
-    blocks: ClassVar[None] = None
+    random_order: EpochOrder | None = None
 
     @property
     def names(self) -> Sequence[str]:
@@ -99,7 +100,9 @@ class ImageExamples:
     def epoch(
         self, epoch: int, *, seed: int, shuffle: bool, start: int = 0
     ) -> Generator[Examples, None, None]:
-        sampler = Sampler(self.batch_size, seed, shuffle, self.part, self.oversampling)
+        sampler = Sampler(
+            self.batch_size, seed, shuffle, self.part, self.oversampling, self.random_order
+        )
         for batch in batches(self.split, sampler, epoch, start=start, workers=self.workers):
             # What is known of a substitute is its own, as its pixels are.
             roi = take_regions(self.regions, batch.index)
@@ -115,8 +118,15 @@ def _rows(
     return filled if views else filled[:, 0]
 
 
-def _first(rows: Int[np.ndarray, "n *v"]) -> Int[np.ndarray, "n"]:
-    return rows.reshape(len(rows), -1)[:, 0]
+def _random_order(
+    config: Config, pictures: Int[np.ndarray, "n"], rows: Int[np.ndarray, "n"] | None = None
+) -> EpochOrder | None:
+    """Returns how an epoch is shuffled, given each example's first picture and its row on disk."""
+    if config.train.shuffle == "pictures":
+        return PictureOrder(pictures)
+    if rows is not None and config.train.kept_order == "blocks":
+        return BlockOrder(rows, *block_sizes(config))
+    return None
 
 
 def steps_per_epoch(source: ExampleSource) -> int:
@@ -144,7 +154,7 @@ def _whole_batches(source: ExampleSource, seed: int = 0) -> Sampler:
         seed,
         shuffle=True,
         oversampling=source.oversampling,
-        blocks=source.blocks,
+        random_order=source.random_order,
     )
 
 
@@ -175,7 +185,16 @@ def example_sources(
     repeats = (sampler_of_training(config.train, splits[0].labels).oversampling, None)
     if not config.train.freeze_backbone:
         train, val = (
-            ImageExamples(split, batch_size, workers, devices.part, often, masks, beside)
+            ImageExamples(
+                split,
+                batch_size,
+                workers,
+                devices.part,
+                often,
+                masks,
+                beside,
+                _random_order(config, photographs_of(split)[1][:, 0]),
+            )
             for split, often, masks, beside in zip(
                 splits, repeats, (regions, None), cases, strict=True
             )
@@ -211,7 +230,7 @@ def example_sources(
             storage=storage,
         )
         rows = _rows(places, features.rows, config.model.view_names)
-        in_blocks = config.train.kept_order == "blocks"
+        first = rows.reshape(len(rows), -1)[:, 0]
         sources.append(
             FeatureExamples(
                 features.maps,
@@ -224,7 +243,7 @@ def example_sources(
                 masks,
                 beside,
                 None if images is split and not storage.at_random else rows,
-                BlockOrder(_first(rows), *block_sizes(config)) if in_blocks else None,
+                _random_order(config, places[:, 0], first),
             )
         )
     _log.info(

@@ -140,6 +140,28 @@ def test_batches_hold_what_is_known_of_their_cases(
             np.testing.assert_array_equal(batch.inputs, images)
 
 
+@pytest.mark.parametrize("frozen", [False, True], ids=["images", "features"])
+def test_cases_of_a_picture_come_one_after_the_other(
+    tiny: Config, tmp_path: Path, frozen: bool
+) -> None:
+    rows = ("a.jpg,B.jpg,44,m,dog,train", *ROWS, "a.jpg,C.jpg,41,m,cat,train")
+    dataset = open_cases(put_cases(tmp_path / "data", rows))
+    source, val = sources(tiny, dataset, tmp_path, frozen=frozen, shuffle="pictures")
+    of_a = {i for i, name in enumerate(source.names) if name.startswith("a.jpg")}
+    assert len(of_a) == 3
+    freely = Sampler(BATCH, 5, shuffle=True)
+    together = Sampler(BATCH, 5, shuffle=True, random_order=source.random_order)
+
+    def places(sampler: Sampler, epoch: int) -> list[int]:
+        return [place for place, i in enumerate(sampler.order(6, epoch)) if i in of_a]
+
+    assert all(np.ptp(places(together, epoch)) == 2 for epoch in range(9))
+    assert not all(np.ptp(places(freely, epoch)) == 2 for epoch in range(9))
+    shown = np.concatenate([b.label[b.mask] for b in source.epoch(3, seed=5, shuffle=True)])
+    np.testing.assert_array_equal(shown, np.asarray(source.labels)[together.order(6, 3)])
+    assert len(list(val.epoch(0, seed=5, shuffle=False))) == 1
+
+
 def test_part_of_the_cases_needs_part_of_the_pictures(tiny: Config, dataset: Dataset) -> None:
     """As where a study trains on some of the cases."""
     train = dataset.splits["train"]

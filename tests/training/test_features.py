@@ -15,7 +15,7 @@ import pytest
 
 from flax_attn.config import TrainConfig
 from flax_attn.data.batches import Sampler
-from flax_attn.data.block_order import BlockOrder
+from flax_attn.data.epoch_order import BlockOrder
 from flax_attn.errors import DataError, DiskFullError, UsageError
 from flax_attn.models.backbone import Features
 from flax_attn.system.output import MARK

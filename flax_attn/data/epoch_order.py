@@ -1,11 +1,39 @@
-"""A random order that a disk likes: blocks of neighbours, mixed within a buffer of several."""
+"""Random orders of an epoch: by blocks, as a disk likes it, and by pictures with their cases."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from jaxtyping import Int
+
+
+class EpochOrder(Protocol):
+    """A random order of what an epoch shows."""
+
+    def order(self, shown: Int[np.ndarray, "m"], rng: np.random.Generator) -> Int[np.ndarray, "m"]:
+        """Returns ascending images, each as often as it is shown, in another order."""
+        ...
+
+
+@dataclass(frozen=True)
+class PictureOrder:
+    """Pictures in a random order, the cases of each one after the other, at random among them.
+
+    Cases that ask different things of one picture teach together what the picture alone does not
+    tell: of their mean gradient, what depends on the picture alone has gone.
+
+    Args:
+      picture: the number of the picture of each case.
+    """
+
+    picture: Int[np.ndarray, "n"]
+
+    def order(self, shown: Int[np.ndarray, "m"], rng: np.random.Generator) -> Int[np.ndarray, "m"]:
+        """Returns ascending cases, each as often as it is shown, picture by picture."""
+        place = rng.permutation(int(self.picture.max(initial=-1)) + 1)
+        return shown[np.lexsort((rng.random(len(shown)), place[self.picture[shown]]))]
 
 
 @dataclass(frozen=True)

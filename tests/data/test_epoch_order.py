@@ -1,4 +1,4 @@
-"""An order of blocks is random, whole, and one that a disk likes."""
+"""Orders of an epoch are random and whole; of blocks, what a disk likes; of pictures, together."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from flax_attn.data.batches import Sampler
-from flax_attn.data.block_order import BlockOrder
+from flax_attn.data.epoch_order import BlockOrder, PictureOrder
 from flax_attn.data.oversampling import Oversampling
 
 N = 103
@@ -14,12 +14,12 @@ N = 103
 
 def sampler(n: int = N, *, block: int = 4, buffer: int = 16, **more: object) -> Sampler:
     rows = np.random.default_rng(9).permutation(n)
-    return Sampler(8, 5, True, blocks=BlockOrder(rows, block, buffer), **more)  # type: ignore[arg-type]
+    return Sampler(8, 5, True, random_order=BlockOrder(rows, block, buffer), **more)  # type: ignore[arg-type]
 
 
 def rows_of(made: Sampler) -> np.ndarray:
-    assert made.blocks is not None
-    return made.blocks.rows
+    assert isinstance(made.random_order, BlockOrder)
+    return made.random_order.rows
 
 
 @pytest.mark.parametrize(
@@ -50,7 +50,7 @@ def test_a_buffer_is_of_a_few_blocks_in_a_random_order() -> None:
 
 
 def test_without_shuffling_it_is_the_order_of_the_split() -> None:
-    plain = Sampler(8, 5, False, blocks=sampler().blocks)
+    plain = Sampler(8, 5, False, random_order=sampler().random_order)
     np.testing.assert_array_equal(plain.order(N), np.arange(N))
 
 
@@ -81,3 +81,23 @@ def test_repeats_of_an_image_stand_in_different_blocks() -> None:
     for start in range(0, 3 * n, 4):
         found = laid[start : start + 4]
         assert len(set(found.tolist())) == 4 and np.ptp(found) == 3
+
+
+def test_the_cases_of_a_picture_stay_together() -> None:
+    picture = np.random.default_rng(1).integers(0, 20, N)
+    order = Sampler(8, 5, True, random_order=PictureOrder(picture)).order(N, 1)
+    assert sorted(order.tolist()) == list(range(N))
+    shown = picture[order]
+    changes = 1 + np.count_nonzero(np.diff(shown))
+    assert changes == len(set(picture.tolist()))
+    assert not np.array_equal(shown, np.sort(shown))
+    # Among themselves they are in a random order, too.
+    assert any(np.any(np.diff(order[shown == p]) < 0) for p in range(20))
+
+
+def test_repeats_of_a_case_stay_with_its_picture() -> None:
+    picture = np.arange(12) // 4
+    repeats = Oversampling(np.zeros(12, np.int64), np.array([36]))
+    order = Sampler(4, 0, True, oversampling=repeats, random_order=PictureOrder(picture)).order(12)
+    assert np.bincount(order).tolist() == [3] * 12
+    assert np.count_nonzero(np.diff(picture[order])) == 2
