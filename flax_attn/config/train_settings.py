@@ -125,7 +125,7 @@ class TrainConfig:
     )
     shuffle: Literal["cases", "pictures"] = setting(
         "cases",
-        "what an epoch puts in a random order: cases, or pictures, so that all cases whose first "
+        "what an epoch shuffles: cases, or pictures, so that all cases whose first "
         "picture is the same come one after the other",
         decides="order",
         commands=NOT_REPRODUCE,

@@ -287,8 +287,8 @@ def in_blocks(examples: FeatureExamples, folder: Path, buffer: int) -> FeatureEx
         maps[name] = np.load(folder / f"{name}.npy", mmap_mode="r")
     present = np.empty_like(examples.present)
     present[rows] = examples.present
-    blocks = BlockOrder(rows, max(buffer // 4, 1), buffer)
-    return replace(examples, maps=maps, present=present, places=rows, blocks=blocks)
+    order = BlockOrder(rows, max(buffer // 4, 1), buffer)
+    return replace(examples, maps=maps, present=present, places=rows, random_order=order)
 
 
 @pytest.mark.parametrize("buffer", [4, 8, 12, 400])
@@ -298,7 +298,7 @@ def test_an_epoch_in_blocks_has_the_examples_of_its_order(
 ) -> None:
     plain = source(23)
     examples = in_blocks(plain, tmp_path, buffer)
-    sampler = Sampler(4, 5, True, blocks=examples.blocks)
+    sampler = Sampler(4, 5, True, random_order=examples.random_order)
     expected = sampler.batches(23, 2, start=start)
     found = list(examples.epoch(2, seed=5, shuffle=True, start=start))
     assert len(found) == len(expected) == 6 - start
