@@ -20,6 +20,9 @@ from flax_attn.system.json_text import encode_json
 
 Changes = dict[str, tuple[Any, Any]]
 
+# Where a study keeps those it was begun under.
+CONDITIONS_FILE = "conditions.json"
+
 # Digits of a fingerprint: enough to tell two sets of images apart in a message.
 _DIGITS = 16
 _SHOWN = 4

@@ -19,7 +19,7 @@ from flax_attn.data.metadata import MetaScale
 from flax_attn.data.views import random_subset
 from flax_attn.errors import UsageError
 from flax_attn.models import build_model, functional
-from flax_attn.runs.conditions import deciding_numbers, remember
+from flax_attn.runs.conditions import CONDITIONS_FILE, deciding_numbers, remember
 from flax_attn.runs.directory import locked, require_usable
 from flax_attn.studies.ablate import table
 from flax_attn.studies.ablate.ablate_flags import parse
@@ -42,7 +42,6 @@ _log = logging.getLogger(__name__)
 # The measure that ranks the combinations of each task.
 BY = {"multiclass": "roc_auc", "multilabel": "average_precision"}
 REMEDY = "choose another --out"
-CONDITIONS = "conditions.json"
 # How features are kept and read: what a grid has found out once holds for all of its rows.
 KEPT = ("kept_dtype", "kept_order")
 
@@ -79,7 +78,7 @@ def main(argv: Sequence[str]) -> None:
     resolve_class_weights(config.train.class_weights, labels, dataset.classes)
     initial = resolve_initial(config, dataset.classes)
     with locked(out, flag="--out"):
-        earlier = _begun(out / CONDITIONS, config)
+        earlier = _begun(out / CONDITIONS_FILE, config)
         config = with_feature_storage(config, dataset, earlier=earlier)
         run_grid(config, dataset, metadata, initial, grid, args.seeds, out=out)
 
@@ -103,7 +102,7 @@ def run_grid(
       DiskFullError: no space is left; the rows of earlier trainings stay.
       UsageError: nothing can be written into ``out``.
     """
-    remember(out / CONDITIONS, _conditions(config, dataset, initial), remedy=REMEDY)
+    remember(out / CONDITIONS_FILE, _conditions(config, dataset, initial), remedy=REMEDY)
     bench = _bench(config, dataset, metadata, initial)
     file = out / ROWS_FILE
     rows = table.read_rows(file)

@@ -13,7 +13,7 @@ from flax_attn.data import Dataset
 from flax_attn.data.dataset import settle_task
 from flax_attn.data.fold_split import kept_photographs
 from flax_attn.models.tasks import TASKS
-from flax_attn.runs.conditions import deciding_numbers, remember
+from flax_attn.runs.conditions import CONDITIONS_FILE, deciding_numbers, remember
 from flax_attn.runs.directory import default_workdir, locked, require_usable
 from flax_attn.studies.cross_validate import fold_table
 from flax_attn.studies.cross_validate.cross_validate_flags import parse
@@ -69,7 +69,7 @@ def cross_validate(config: Config, first: Dataset, initial: Initial, *, workdir:
       UsageError: nothing can be written into ``workdir``.
     """
     folds = config.data.folds or FOLDS
-    remember(workdir / "conditions.json", _conditions(config, first, initial), remedy=REMEDY)
+    remember(workdir / CONDITIONS_FILE, _conditions(config, first, initial), remedy=REMEDY)
     file = workdir / ROWS_FILE
     rows = load_rows(file, known_by=("fold",), remedy=REMEDY)
     done = {row["fold"] for row in rows}

@@ -11,14 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from flax_attn.runs.conditions import remember
+from flax_attn.runs.conditions import CONDITIONS_FILE, remember
 from flax_attn.system.files import replacing, writing
 
 _log = logging.getLogger(__name__)
 
 Stage = dict[str, np.ndarray]
 
-CONDITIONS_FILE = "conditions.json"
 _SECONDS = "seconds_of_stage"
 
 
