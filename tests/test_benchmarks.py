@@ -15,7 +15,7 @@ from benchmarks.inference_engines import ARRAYS, ENGINES, ERROR_BOUND, load, why
 from flax_attn.config import ModelConfig
 from flax_attn.errors import FlaxAttnError
 
-NARROW = ModelConfig(widths=(4, 4, 8, 8, 8), depths=(1, 1, 1, 1, 1), attn_features=8, image_size=32)
+NARROW = ModelConfig(widths=(4, 4, 8, 8, 8), depths=(1, 1, 1, 1, 1), attn_features=8)
 
 
 @pytest.fixture(scope="module")
