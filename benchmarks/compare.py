@@ -1,13 +1,16 @@
-"""Training and evaluation of AttnVGG: ours, stock Flax and PyTorch in turn on the same images.
+"""Training and evaluation of AttnVGG: ours, stock Flax, PyTorch and engines in turn.
 
     python -m benchmarks.compare --size 224 --batch 8 [--precision bf16] [--rounds 5] [--only ours]
                                  [--backbone vgg11]
 
 Every contender has a process of its own, as it has with its users, and in each round takes one
-step of either kind while the others wait, so that all see the same machine. Each round begins with
-another, and before each a pause lets the threads of the one before fall asleep. The table gives
-medians over the rounds, images a second, the ratio to the fastest PyTorch, and the most memory that
-the steps needed: on a CPU beyond what the process held before the first, on an accelerator in all.
+step of either kind on the same images while the others wait, so that all see the same machine.
+onnxruntime, OpenVINO and ncnn (``pip install -e '.[engines]'``) only evaluate, once their logits
+have been found right; those that are not installed are left out, unless ``--only`` names them. Each
+round begins with another, and before each a pause lets the threads of the one before fall asleep.
+The table gives medians over the rounds, images a second, the ratio to the fastest PyTorch, and the
+most memory that the steps needed: on a CPU beyond what the process held before the first, on an
+accelerator in all.
 GFLOP/s count the direct arithmetic of the convolutions, as a share of this machine's matrix
 product, which is timed in every round, too; forms that need less arithmetic may exceed it.
 """
@@ -18,6 +21,7 @@ import argparse
 import multiprocessing
 import os
 import statistics
+import sys
 import time
 from multiprocessing.connection import Connection
 
@@ -25,8 +29,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.contenders import CONTENDERS, Step, contender, held_mebibytes, peak_mebibytes
+from benchmarks.contenders import (
+    CONTENDERS,
+    EVALUATION,
+    TRAINING,
+    Step,
+    contender,
+    held_mebibytes,
+    peak_mebibytes,
+)
+from benchmarks.inference_engines import why_not
 from flax_attn.config import BACKBONES, RESNETS, VGG_FAMILY
+from flax_attn.errors import FlaxAttnError
 
 TITLES = ("training", "evaluation")
 PAUSE_SECONDS = 0.3
@@ -89,11 +103,15 @@ def matmul_gflops(precision: str) -> float:
 def serve(
     name: str, size: int, batch: int, precision: str, backbone: str, line: Connection
 ) -> None:
-    """Takes the steps that are asked for, by number; answers with seconds and memory."""
-    steps = contender(name, size, batch, precision, backbone)
-    before = held_mebibytes() if jax.default_backend() == "cpu" else 0.0
-    while (kind := line.recv()) is not None:
-        line.send((seconds(steps[kind]), peak_mebibytes(name) - before))
+    """Takes the steps that are asked for, by kind; answers with seconds and memory, or an error."""
+    try:
+        steps = contender(name, size, batch, precision, backbone)
+        before = held_mebibytes() if jax.default_backend() == "cpu" else 0.0
+        while (kind := line.recv()) is not None:
+            line.send((seconds(steps[kind]), peak_mebibytes(name) - before))
+    except FlaxAttnError as error:
+        line.send(error)
+        line.recv()  # None, when the other end has read it
 
 
 class Worker:
@@ -107,13 +125,21 @@ class Worker:
         arguments = (name, size, batch, precision, backbone, theirs)
         self._process = fresh.Process(target=serve, args=arguments, daemon=True)
         self._process.start()
-        self.batch = batch
-        self.times: list[list[float]] = [[], []]
-        self.mebibytes = [0.0, 0.0]
+        self.batch, self.kinds = batch, CONTENDERS[name]
+        self.times: dict[int, list[float]] = {kind: [] for kind in self.kinds}
+        self.mebibytes: dict[int, float] = {}
 
     def step(self, kind: int) -> float:
+        """Seconds of a step.
+
+        Raises:
+          FlaxAttnError: the contender's own.
+        """
         self._line.send(kind)
-        elapsed, self.mebibytes[kind] = self._line.recv()
+        answer = self._line.recv()
+        if isinstance(answer, FlaxAttnError):
+            raise answer
+        elapsed, self.mebibytes[kind] = answer
         return elapsed
 
     def end(self) -> None:
@@ -124,8 +150,11 @@ class Worker:
 def print_table(
     kind: int, workers: dict[str, Worker], first: dict[str, float], gflop: float
 ) -> None:
-    """One kind of step; ``gflop`` is a step's, over this machine's rate."""
-    medians = {name: statistics.median(worker.times[kind]) for name, worker in workers.items()}
+    """One kind of step, of those that take it; ``gflop`` is a step's, over this machine's rate."""
+    takers = {name: worker for name, worker in workers.items() if kind in worker.kinds}
+    medians = {name: statistics.median(worker.times[kind]) for name, worker in takers.items()}
+    if not medians:
+        return
     rivals = [seconds for name, seconds in medians.items() if name.startswith("torch")]
     best = min(rivals, default=float("nan"))
     print(
@@ -138,6 +167,25 @@ def print_table(
         )
 
 
+def chosen(only: list[str] | None, precision: str, backbone: str) -> list[str]:
+    """The contenders that ``--only`` names, else all that can take part.
+
+    Raises:
+      SystemExit: one that is named cannot; the line says what to do.
+    """
+    if only is None:
+        unasked = {"ours, masks"} | ({"stock Flax"} if backbone != "vgg16_bn" else set())
+        wanted = [name for name in CONTENDERS if name not in unasked]
+    else:
+        wanted = only
+    reasons = {name: reason for name in wanted if (reason := why_not(name, precision))}
+    if reasons and only:
+        sys.exit("; ".join(reasons.values()))
+    for reason in reasons.values():
+        print(f"left out: {reason}", file=sys.stderr)
+    return [name for name in wanted if name not in reasons]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--size", type=int, default=224)
@@ -147,16 +195,29 @@ def main() -> None:
     parser.add_argument("--backbone", choices=BACKBONES, default="vgg16_bn")
     parser.add_argument("--only", nargs="+", choices=CONTENDERS)
     args = parser.parse_args()
-    others = [name for name in CONTENDERS if name not in ("ours, masks", "stock Flax")]
-    stock = ["stock Flax"] if args.backbone == "vgg16_bn" else []  # written for this one
-    only = args.only or [*others, *stock]
     # Several processes share an accelerator, on which each JAX would take most of the memory.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    names = chosen(args.only, args.precision, args.backbone)
+    try:
+        compare(args, names)
+    except FlaxAttnError as error:
+        sys.exit(str(error))
+
+
+def compare(args: argparse.Namespace, names: list[str]) -> None:
+    """Prints the tables of these contenders.
+
+    Raises:
+      FlaxAttnError: one of them has not got its network, or computes another.
+    """
     workers = {
-        name: Worker(name, args.size, args.batch, args.precision, args.backbone) for name in only
+        name: Worker(name, args.size, args.batch, args.precision, args.backbone) for name in names
     }
     # Evaluation first, for the memory of a training step is never less.
-    first = [{name: worker.step(kind) for name, worker in workers.items()} for kind in (1, 0)][::-1]
+    first = {
+        kind: {name: worker.step(kind) for name, worker in workers.items() if kind in worker.kinds}
+        for kind in (EVALUATION, TRAINING)
+    }
     rates = []
     for i in range(args.rounds):
         rates.append(matmul_gflops(args.precision))
@@ -164,17 +225,17 @@ def main() -> None:
         order = list(workers.values())
         for worker in order[begin:] + order[:begin]:
             time.sleep(PAUSE_SECONDS)
-            for kind in (0, 1):
+            for kind in worker.kinds:
                 worker.times[kind].append(worker.step(kind))
     peak = statistics.median(rates)
-    kind = jax.devices()[0].device_kind
+    device = jax.devices()[0].device_kind
     print(
-        f"{kind}: {args.backbone}, {args.size} px, batch {args.batch}, {args.precision}, "
+        f"{device}: {args.backbone}, {args.size} px, batch {args.batch}, {args.precision}, "
         f"matrix product {peak:.0f} GFLOP/s"
     )
     forward = 2e-9 * macs_a_pixel(args.backbone) * args.size**2 * args.batch / peak
-    print_table(0, workers, first[0], 3 * forward)
-    print_table(1, workers, first[1], forward)
+    for kind, gflop in ((TRAINING, 3 * forward), (EVALUATION, forward)):
+        print_table(kind, workers, first[kind], gflop)
     for worker in workers.values():
         worker.end()
 

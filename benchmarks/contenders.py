@@ -1,13 +1,13 @@
-"""Ours, stock Flax and PyTorch: a step of training and one of evaluation, on the same batch.
+"""Ours, stock Flax, PyTorch and engines: steps of training and evaluation, on the same batch.
 
 They run on the accelerator that JAX finds, PyTorch on the same; without one on the CPU. Batches
 lie on the device already. ``bf16`` is our ``--precision bf16``, Flax's ``dtype=jnp.bfloat16``, and
-PyTorch's automatic mixed precision.
+PyTorch's automatic mixed precision. Engines (``inference_engines``) only evaluate.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,8 +16,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks.inference_engines import ENGINES, engine_step
 from benchmarks.stock_flax import stock_flax
-from flax_attn.config import BACKBONES, RESNETS, VGG_FAMILY, TrainConfig, make_config
+from flax_attn.config import BACKBONES, RESNETS, VGG_FAMILY, ModelConfig, TrainConfig, make_config
 from flax_attn.models import Network, build_model, functional
 from flax_attn.system.memory import keep_freed_memory
 from flax_attn.training.optimizer import make_optimizer
@@ -28,37 +29,59 @@ if TYPE_CHECKING:
     import torch
 
 Step = Callable[[], None]
-# "ours, masks" learns from masks of objects, too: what the region term costs.
-CONTENDERS = ["ours", "ours, masks", "ours, --conv exact", "stock Flax", "torch", "torch.compile"]
+# Kinds of steps.
+TRAINING, EVALUATION = 0, 1
+BOTH, NO_TRAINING = (TRAINING, EVALUATION), (EVALUATION,)
+# The kinds that each takes. "ours, masks" learns from masks of objects, too: what the region term
+# costs.
+CONTENDERS: dict[str, tuple[int, ...]] = {
+    "ours": BOTH,
+    "ours, masks": BOTH,
+    "ours, --conv exact": BOTH,
+    "stock Flax": BOTH,
+    "torch": BOTH,
+    "torch.compile": BOTH,
+    **dict.fromkeys(ENGINES, NO_TRAINING),
+}
 TRAIN_CONFIG = TrainConfig(freeze_backbone=False)
 TAUGHT_CONFIG = replace(TRAIN_CONFIG, roi_weights=("pool3=0.001", "pool4=0.01"))
 
 
 def contender(
     name: str, size: int, batch: int, precision: str = "f32", backbone: str = "vgg16_bn"
-) -> tuple[Step, Step]:
-    """The steps of a contender on a random batch, the same for all: training, evaluation.
+) -> Mapping[int, Step]:
+    """The steps of a contender by their kind, on a random batch, the same for all.
 
     Each returns when its results are there.
     """
-    rng = np.random.default_rng(0)
-    image = rng.integers(256, size=(batch, size, size, 3), dtype=np.uint8)
-    label = rng.integers(2, size=batch).astype(np.int32)
+    if name in ENGINES:
+        return {EVALUATION: engine_step(name, size, batch, backbone)}
+    image, label = random_batch(size, batch)
     if name.startswith("torch"):
         compiled = name == "torch.compile"
         return _torch_steps(image, label, precision, backbone, compiled=compiled)
     if name == "ours":
         keep_freed_memory()  # as our commands do
     conv = "exact" if "exact" in name else "auto"
-    settings = {"image_size": size, "conv": conv, "precision": precision, "backbone": backbone}
-    config = make_config(settings).model
+    config = model_config(size, conv=conv, precision=precision, backbone=backbone)
     make = stock_flax if name == "stock Flax" else build_model
     return _jax_steps(make(config, num_classes=2), image, label, taught="masks" in name)
 
 
+def random_batch(size: int, batch: int) -> tuple[np.ndarray, np.ndarray]:
+    """Images [b, s, s, 3] and labels of two classes."""
+    rng = np.random.default_rng(0)
+    image = rng.integers(256, size=(batch, size, size, 3), dtype=np.uint8)
+    return image, rng.integers(2, size=batch).astype(np.int32)
+
+
+def model_config(size: int, **settings: str) -> ModelConfig:
+    return make_config({"image_size": size, **settings}).model
+
+
 def _jax_steps(
     model: Network, image: np.ndarray, label: np.ndarray, *, taught: bool
-) -> tuple[Step, Step]:
+) -> dict[int, Step]:
     structure, params, stats = functional.split(model)
     config = TAUGHT_CONFIG if taught else TRAIN_CONFIG
     tx = make_optimizer(config, steps_per_epoch=1)
@@ -75,17 +98,17 @@ def _jax_steps(
     def eval_step() -> None:
         jax.block_until_ready(evaluate(params, stats, examples))
 
-    return train_step, eval_step
+    return {TRAINING: train_step, EVALUATION: eval_step}
 
 
 def _torch_steps(
     image: np.ndarray, label: np.ndarray, precision: str, backbone: str, *, compiled: bool
-) -> tuple[Step, Step]:
+) -> dict[int, Step]:
     """The same network in PyTorch, channels last, as its users would write it."""
     import torch
 
     device = "cpu" if jax.default_backend() == "cpu" else "cuda"
-    network = _torch_network(backbone).to(device, memory_format=torch.channels_last)
+    network = torch_network(backbone).to(device, memory_format=torch.channels_last)
     model = torch.compile(network) if compiled else network
     x = torch.from_numpy(image).to(device).permute(0, 3, 1, 2).float().div(255).sub(0.45)
     x = x.div(0.225).contiguous(memory_format=torch.channels_last)
@@ -112,10 +135,11 @@ def _torch_steps(
             model(x)
         wait()
 
-    return train_step, eval_step
+    return {TRAINING: train_step, EVALUATION: eval_step}
 
 
-def _torch_network(backbone: str) -> torch.nn.Module:
+def torch_network(backbone: str) -> torch.nn.Module:
+    """The same network in PyTorch, as it is initialised there."""
     from tests.helpers.torch_attn_resnet import TorchAttnResNet
     from tests.helpers.torch_attn_vgg import TorchAttnVGG, torch_features
 

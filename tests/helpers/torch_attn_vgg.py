@@ -44,7 +44,8 @@ class TorchGate(nn.Module):
         self.phi = nn.Conv2d(attn_features, 1, 1, bias=True)
 
     def forward(self, local: Tensor, guide: Tensor) -> tuple[Tensor, Tensor]:
-        up_factor = local.shape[-1] // guide.shape[-1]
+        # A plain number also where the module is traced, for pnnx say.
+        up_factor = int(local.shape[-1] // guide.shape[-1])
         upsampled = interpolate(
             self.W_g(guide), scale_factor=up_factor, mode="bilinear", align_corners=False
         )

@@ -86,6 +86,7 @@ FOREIGN = {
     "--dist",  # pytest-xdist
     "--size",  # benchmarks.compare
     "--batch",
+    "--only",
     "--counts",  # benchmarks.many_files
     *("--nodes", "--ntasks-per-node", "--cpus-per-task", "--signal"),  # sbatch
     "--directory",  # http.server

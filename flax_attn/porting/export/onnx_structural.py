@@ -55,7 +55,8 @@ def _broadcast_in_dim(graph: Graph, eqn: JaxprEqn, x: Value, *_: Value) -> Value
 
 
 def _reshape(graph: Graph, eqn: JaxprEqn, x: Value) -> Value:
-    if eqn.params.get("dimensions") is not None:
+    # Those of a squeeze are the axes that go, which the shape of the result says, too.
+    if eqn.primitive.name == "reshape" and eqn.params.get("dimensions") is not None:
         raise refuse(eqn, "dimensions")
     shape = shape_of(eqn.outvars[0])
     return straight(graph.reshape(graph.plain(x, shape_of(eqn.invars[0])), shape), shape)

@@ -283,6 +283,15 @@ def test_primitives(name: str) -> None:
     assert_converted(lambda x: {"out": FUNCTIONS[name](x)})
 
 
+def test_a_fixed_batch(tiny: Config) -> None:
+    run, params, stats = drawn_network(tiny)
+    program = partial(network_outputs(run, conv="exact"), params, stats)
+    fixed = {"images": jax.ShapeDtypeStruct(images().shape, images().dtype)}
+    model = to_onnx(program, fixed, about={})
+    assert model.graph.input[0].type.tensor_type.shape.dim[0].dim_value == len(images())
+    assert_same(run_onnx(model, images()), program(jnp.asarray(images())))
+
+
 def test_what_no_output_needs_is_left_out() -> None:
     def function(x: jax.Array) -> dict[str, jax.Array]:
         lax.sort(_rows(x))

@@ -1,0 +1,88 @@
+"""What the comparison with other programs refuses, and what it lets pass."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks import compare, contenders, inference_engines
+from benchmarks.contenders import EVALUATION, TRAINING, random_batch
+from benchmarks.engine_sources import write_onnx_source
+from benchmarks.inference_engines import ARRAYS, ENGINES, ERROR_BOUND, load, why_not
+from flax_attn.config import ModelConfig
+from flax_attn.errors import FlaxAttnError
+
+NARROW = ModelConfig(widths=(4, 4, 8, 8, 8), depths=(1, 1, 1, 1, 1), attn_features=8)
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("source")
+    write_onnx_source(folder, NARROW, random_batch(32, 2)[0])
+    return folder
+
+
+def test_an_engine_computes_the_network_that_it_got(source: Path) -> None:
+    expected = np.load(source / ARRAYS[1])
+    run = load("onnxruntime", source)
+    np.testing.assert_allclose(run(), expected, rtol=ERROR_BOUND, atol=ERROR_BOUND)
+
+
+WRONG = {
+    "off by half precision": lambda logits, blank: logits + (logits - blank) * 2.0**-11,
+    "of other pictures": lambda logits, blank: blank,
+    "not a number": lambda logits, blank: logits * np.nan,
+    "of fewer pictures": lambda logits, blank: logits[:1],
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_an_engine_that_computes_something_else_is_refused(
+    source: Path, monkeypatch: pytest.MonkeyPatch, wrong: str
+) -> None:
+    logits, blank = (np.load(source / name) for name in ARRAYS[1:])
+    found = WRONG[wrong](logits, blank)
+    monkeypatch.setitem(
+        ENGINES, "ncnn", ENGINES["ncnn"]._replace(load=lambda folder, images: lambda: found)
+    )
+    with pytest.raises(FlaxAttnError, match="ncnn does not compute its network"):
+        load("ncnn", source)
+
+
+def test_an_engine_that_is_not_installed_says_how_to_install_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(inference_engines, "find_spec", lambda package: None)
+    said = "ncnn needs torch, torchvision, pnnx, ncnn: pip install -e '.[engines]'"
+    with pytest.raises(SystemExit, match="ncnn needs") as raised:
+        compare.chosen(["ours", "ncnn"], "f32", "vgg16_bn")
+    assert raised.value.code == said
+    assert not set(ENGINES) & set(compare.chosen(None, "f32", "vgg16_bn"))
+    assert f"left out: {said}" in capsys.readouterr().err.splitlines()
+
+
+def test_engines_are_compared_in_float32_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inference_engines, "find_spec", lambda package: sys)
+    assert [why_not(name, "f32") for name in ENGINES] == [None] * len(ENGINES)
+    assert all("--precision bf16" in (why_not(name, "bf16") or "") for name in ENGINES)
+    assert why_not("ours", "bf16") is None
+
+
+def test_a_table_has_those_that_take_the_step(capsys: pytest.CaptureFixture[str]) -> None:
+    def worker(name: str) -> compare.Worker:
+        one = object.__new__(compare.Worker)
+        one.batch, one.kinds = 4, contenders.CONTENDERS[name]
+        one.times = {kind: [2.0] for kind in one.kinds}
+        one.mebibytes = dict.fromkeys(one.kinds, 7.0)
+        return one
+
+    workers = {name: worker(name) for name in ("torch", "ncnn")}
+    for kind in (TRAINING, EVALUATION):
+        compare.print_table(kind, workers, dict.fromkeys(workers, 1.0), 1.0)
+    rows = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
+    assert rows == ["training", "torch", "evaluation", "torch", "ncnn"]
+    compare.print_table(TRAINING, {"ncnn": worker("ncnn")}, {}, 1.0)
+    assert not capsys.readouterr().out
