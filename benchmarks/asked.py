@@ -81,6 +81,7 @@ def settings(args: argparse.Namespace, question: str, form: dict[str, Any], seed
         "epochs": args.epochs,
         "batch_size": args.batch_size,
         "learning_rate": args.learning_rate,
+        "clip_norm": args.clip_norm,
         "seed": seed,
         "feature_cache": str(args.workdir / "features"),
     }
@@ -140,9 +141,10 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=FORMS, default=list(FORMS))
     parser.add_argument("--size", type=int, default=160)
     parser.add_argument("--cases", type=int, default=4000)
-    parser.add_argument("--epochs", type=int, default=8)
+    parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--batch-size", type=int, default=64)
-    parser.add_argument("--learning-rate", type=float, default=2e-3)
+    parser.add_argument("--learning-rate", type=float, default=5e-4)
+    parser.add_argument("--clip-norm", type=float, default=1.0)
     parser.add_argument("--norm", default="softmax")
     parser.add_argument("--score", default="scaled_dot")
     args = parser.parse_args()
