@@ -29,6 +29,7 @@ import numpy as np
 from benchmarks.compare import DTYPES, TITLES, Worker, macs_a_pixel, matmul_gflops, print_table
 from flax_attn.config import TrainConfig, make_config
 from flax_attn.models import MODELS, build_model, functional
+from flax_attn.models.backbone import Features
 from flax_attn.models.network import AttnOutput
 from flax_attn.ops.losses import cross_entropy
 from flax_attn.training.optimizer import make_optimizer
@@ -127,7 +128,7 @@ def frozen(size: int, batch: int, rounds: int) -> None:
         config = make_config({"image_size": size, "precision": precision})
         taps = MODELS[config.model.model].taps(config.model)
         image, label = random_batch(size, batch)
-        step = make_feature_step(structure, taps)
+        step: Callable[..., Features] = make_feature_step(structure, taps)
         maps = jax.device_get(step(params, stats, image))
         backbone = rate(lambda: jax.device_get(step(params, stats, image)), batch, rounds)  # noqa: B023
         settings = TrainConfig(freeze_backbone=True)

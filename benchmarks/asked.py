@@ -96,8 +96,8 @@ def exchanged(source: FeatureExamples, split: Split) -> FeatureExamples:
     for place, name in enumerate(split.names):
         scenes.setdefault(name.split("|")[0], []).append(place)
     other = np.arange(len(split.names))
-    for places in scenes.values():
-        other[places] = np.roll(places, 1)
+    for cases in scenes.values():
+        other[cases] = np.roll(cases, 1)
     places = source.places
     if places is not None and places.ndim == 2:
         places = np.concatenate([places[:, :1], places[other, 1:]], axis=1)

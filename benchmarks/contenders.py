@@ -28,7 +28,7 @@ from flax_attn.training.step import Examples, init_state, make_eval_step, make_t
 if TYPE_CHECKING:
     import torch
 
-Step = Callable[[], None]
+Step = Callable[[], object]
 # Kinds of steps.
 TRAINING, EVALUATION = 0, 1
 BOTH, NO_TRAINING = (TRAINING, EVALUATION), (EVALUATION,)
@@ -108,7 +108,7 @@ def _torch_steps(
     import torch
 
     device = "cpu" if jax.default_backend() == "cpu" else "cuda"
-    network = torch_network(backbone).to(device, memory_format=torch.channels_last)
+    network = torch_network(backbone).to(device).to(memory_format=torch.channels_last)
     model = torch.compile(network) if compiled else network
     x = torch.from_numpy(image).to(device).permute(0, 3, 1, 2).float().div(255).sub(0.45)
     x = x.div(0.225).contiguous(memory_format=torch.channels_last)

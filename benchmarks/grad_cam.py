@@ -41,7 +41,7 @@ from jaxtyping import Float
 from pytorch_grad_cam import GradCAM, GradCAMPlusPlus, HiResCAM
 from pytorch_grad_cam.base_cam import BaseCAM
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
-from scipy.stats import rankdata
+from scipy.stats import rankdata  # type: ignore[import-untyped]
 from torch import Tensor
 
 from benchmarks.trained import (

@@ -28,9 +28,9 @@ from PIL import Image
 
 from flax_attn.config import Config, DataConfig, ModelConfig
 from flax_attn.data import Sampler, batches
-from flax_attn.data.block_order import BlockOrder
 from flax_attn.data.dataset import OpenRequest, Split
 from flax_attn.data.decoded import DecodedSplit
+from flax_attn.data.epoch_order import BlockOrder
 from flax_attn.data.pixel_cache import Shelf
 from flax_attn.data.sets.folder import open_set
 from flax_attn.models.backbone import Features
@@ -130,7 +130,7 @@ def measure_features(folder: Path, args: argparse.Namespace) -> None:
         config = config.updated(image_size=args.size)
         blocks = BlockOrder(np.arange(n), *block_sizes(config))
     labels, present = np.zeros(n, np.int32), np.ones(n, bool)
-    source = FeatureExamples(maps, labels, args.batch, present, (), blocks=blocks)
+    source = FeatureExamples(maps, labels, args.batch, present, (), random_order=blocks)
     number = iter(range(1_000_000))
     how = "in blocks" if blocks else "freely"
     Table(n, args.rounds).often(

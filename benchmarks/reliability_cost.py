@@ -15,9 +15,11 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from statistics import median
 from typing import Any
+from unittest.mock import patch
 
 import jax
 import jax.numpy as jnp
@@ -58,9 +60,6 @@ def make_step(config: Config, *, watched: bool) -> tuple[Callable[[], Any], step
         rng.integers(0, 2, batch).astype(np.int32),
         np.ones(batch, bool),
     )
-    check = step._finite
-    if not watched:
-        step._finite = lambda tree: jnp.array(True)
     run = step.make_train_step(structure, tx, config.train)
     state = [step.init_state(params, stats, tx, config.train)]
 
@@ -68,9 +67,14 @@ def make_step(config: Config, *, watched: bool) -> tuple[Callable[[], Any], step
         state[0], sums, _ = run(state[0], examples)
         return sums
 
-    once()
-    step._finite = check
+    unwatched = nullcontext() if watched else patch.object(step, "is_finite", _always)
+    with unwatched:  # read when the step is traced
+        once()
     return once, state[0]
+
+
+def _always(tree: Any) -> jax.Array:
+    return jnp.array(True)
 
 
 def save_plainly(state: step.TrainState, sums: Any, folder: Path) -> None:

@@ -23,10 +23,10 @@ class StockBackbone(nnx.Module):
         dtype: DTypeLike | None,
         rngs: nnx.Rngs,
     ):
-        self.stages = nnx.List()
+        self.stages: nnx.List[nnx.List[nnx.Module]] = nnx.List()
         before = 3
         for width, depth in zip(widths, depths, strict=True):
-            layers = nnx.List()
+            layers: nnx.List[nnx.Module] = nnx.List()
             for _ in range(depth):
                 layers.append(nnx.Conv(before, width, (3, 3), dtype=dtype, rngs=rngs))
                 layers.append(nnx.BatchNorm(width, momentum=0.9, dtype=dtype, rngs=rngs))

@@ -37,9 +37,11 @@ class Logits(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         return self.network(image).logits
 
-    def block(self, stage: str) -> nn.Module:
+    def block(self, stage: str) -> nn.Sequential:
         """The block whose output is the activation we call ``stage``."""
-        return self.network.get_submodule(stage.replace("conv", "conv_block"))
+        block = self.network.get_submodule(stage.replace("conv", "conv_block"))
+        assert isinstance(block, nn.Sequential)
+        return block
 
     def freeze_all_but(self, stage: str) -> None:
         """Leaves one vector right beneath the activation that asks for its gradient."""
