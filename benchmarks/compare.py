@@ -30,6 +30,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.contenders import (
+    CASES,
     CONTENDERS,
     EVALUATION,
     TRAINING,
@@ -158,11 +159,11 @@ def print_table(
     rivals = [seconds for name, seconds in medians.items() if name.startswith("torch")]
     best = min(rivals, default=float("nan"))
     print(
-        f"{TITLES[kind]:<20}{'images/s':>10}{'x torch':>9}{'share':>8}{'first call':>12}{'MiB':>8}"
+        f"{TITLES[kind]:<34}{'images/s':>10}{'x torch':>9}{'share':>8}{'first call':>12}{'MiB':>8}"
     )
     for name, seconds in medians.items():
         print(
-            f"{name:<20}{workers[name].batch / seconds:>10.2f}{best / seconds:>9.2f}"
+            f"{name:<34}{workers[name].batch / seconds:>10.2f}{best / seconds:>9.2f}"
             f"{gflop / seconds:>8.0%}{first[name]:>10.1f} s{workers[name].mebibytes[kind]:>8.0f}"
         )
 
@@ -174,7 +175,7 @@ def chosen(only: list[str] | None, precision: str, backbone: str) -> list[str]:
       SystemExit: one that is named cannot; the line says what to do.
     """
     if only is None:
-        unasked = {"ours, masks"} | ({"stock Flax"} if backbone != "vgg16_bn" else set())
+        unasked = {"ours, masks", *CASES} | ({"stock Flax"} if backbone != "vgg16_bn" else set())
         wanted = [name for name in CONTENDERS if name not in unasked]
     else:
         wanted = only

@@ -32,11 +32,14 @@ Step = Callable[[], object]
 # Kinds of steps.
 TRAINING, EVALUATION = 0, 1
 BOTH, NO_TRAINING = (TRAINING, EVALUATION), (EVALUATION,)
+# Ours on half as many cases of two pictures each, and how these ask each other.
+CASES = {"ours, cases of two": "own", "ours, cases of two, interactive": "interactive"}
 # The kinds that each takes. "ours, masks" learns from masks of objects, too: what the region term
 # costs.
 CONTENDERS: dict[str, tuple[int, ...]] = {
     "ours": BOTH,
     "ours, masks": BOTH,
+    **dict.fromkeys(CASES, BOTH),
     "ours, --conv exact": BOTH,
     "stock Flax": BOTH,
     "torch": BOTH,
@@ -60,10 +63,13 @@ def contender(
     if name.startswith("torch"):
         compiled = name == "torch.compile"
         return _torch_steps(image, label, precision, backbone, compiled=compiled)
-    if name == "ours":
+    if name == "ours" or name in CASES:
         keep_freed_memory()  # as our commands do
     conv = "exact" if "exact" in name else "auto"
     config = model_config(size, conv=conv, precision=precision, backbone=backbone)
+    if name in CASES:
+        config = config.replaced(view_names=("first", "second"), relation=(CASES[name],))
+        image, label = image.reshape(-1, 2, size, size, 3), label[::2]
     make = stock_flax if name == "stock Flax" else build_model
     return _jax_steps(make(config, num_classes=2), image, label, taught="masks" in name)
 
@@ -88,7 +94,8 @@ def _jax_steps(
     train, evaluate = make_train_step(structure, tx, config), make_eval_step(structure)
     known = np.ones(len(label), bool)
     roi = Regions(image[..., 0] > 127, known) if taught else None
-    examples = jax.device_put(Examples(image, label, known, roi))
+    present = np.ones(image.shape[:2], bool) if image.ndim == 5 else None
+    examples = jax.device_put(Examples(image, label, known, roi, present=present))
     held = [init_state(jax.tree.map(jnp.copy, params), jax.tree.map(jnp.copy, stats), tx, config)]
 
     def train_step() -> None:
