@@ -31,7 +31,7 @@ from flax_attn.explain.trained_run import TrainedRun
 from flax_attn.models.cases import maps_by_view
 from flax_attn.models.tasks import TASKS
 from flax_attn.training.case_inputs import inputs_of
-from flax_attn.training.evaluation import evaluate_examples
+from flax_attn.training.evaluation import Evaluation, evaluate_examples
 from flax_attn.training.sources import FeatureExamples, example_sources
 
 FORMS: dict[str, dict[str, dict[str, Any]]] = {
@@ -90,6 +90,10 @@ def settings(args: argparse.Namespace, question: str, form: dict[str, Any], seed
     return fa.make_config({**chosen, **form})
 
 
+def folder_of(workdir: Path, question: str, form: str, seed: int) -> Path:
+    return workdir / f"{question}-{form.replace(' ', '_')}-{seed}"
+
+
 def exchanged(source: FeatureExamples, split: Split) -> FeatureExamples:
     """Each case with the question of another case of its scene; labels stay."""
     scenes: dict[str, list[int]] = {}
@@ -116,15 +120,32 @@ def shares(run: TrainedRun, attention: dict[str, np.ndarray], split: Split) -> d
     return found
 
 
-def judge(run: TrainedRun, dataset: Dataset) -> dict[str, Any]:
+def validation(run: TrainedRun, dataset: Dataset) -> FeatureExamples:
+    """The features of the validation cases, from the run's cache."""
     cases = inputs_of(dataset, run.config, run.metadata)
-    arrays = run.params, run.stats
-    source = example_sources(run.config, run.structure, *arrays, dataset, cases=cases)[1]
+    source = example_sources(
+        run.config, run.structure, run.params, run.stats, dataset, cases=cases
+    )[1]
     assert isinstance(source, FeatureExamples)
-    options: Any = {"num_classes": len(run.classes), "task": TASKS[run.config.train.task]}
+    return source
+
+
+def evaluate(run: TrainedRun, source: FeatureExamples) -> Evaluation:
+    return evaluate_examples(
+        run.eval_step,
+        run.params,
+        run.stats,
+        source,
+        num_classes=len(run.classes),
+        task=TASKS[run.config.train.task],
+        keep_attention=True,
+    )
+
+
+def judge(run: TrainedRun, dataset: Dataset) -> dict[str, Any]:
     val = dataset.splits["val"]
-    own = evaluate_examples(run.eval_step, *arrays, source, keep_attention=True, **options)
-    other = evaluate_examples(run.eval_step, *arrays, exchanged(source, val), **options)
+    source = validation(run, dataset)
+    own, other = evaluate(run, source), evaluate(run, exchanged(source, val))
     return {
         "accuracy": own.metrics["accuracy"],
         "loss": own.metrics["loss"],
@@ -156,7 +177,7 @@ def main() -> None:
                 config = settings(args, question, form, seed)
                 dataset = fa.data.open_dataset(config.data)
                 started = time.perf_counter()
-                workdir = args.workdir / f"{question}-{name.replace(' ', '_')}-{seed}"
+                workdir = folder_of(args.workdir, question, name, seed)
                 fa.train(config, dataset, workdir=workdir, draw=False)
                 row = judge(fa.load(workdir), dataset)
                 row["seconds"] = time.perf_counter() - started
