@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-import subprocess
 import sys
 from functools import cache, partial
 
@@ -22,7 +21,6 @@ from flax_attn.ops.conv_stage import conv_stage
 from flax_attn.ops.llvm import host_evaluation_kernels, self_test
 from flax_attn.ops.llvm.compile import MACHINES, compiled_evaluation, host_machine
 from flax_attn.ops.llvm.evaluation_operations import AffineConv, evaluate, evaluate_pair
-from flax_attn.system.cpu import threads
 from tests.helpers.bounds import (
     assert_within,
     convolve3x3,
@@ -32,20 +30,10 @@ from tests.helpers.bounds import (
     winograd_bound,
     winograd_factor,
 )
+from tests.helpers.kernels import SHAPES, needs_kernels, printed_with_other_threads
 
 pytestmark = pytest.mark.numerical
 
-# b, h, w, c, d: one pixel; one row; sides that are no multiple of a tile; blocks of tiles; slices
-# of inputs and a panel that is not full; panels by blocks of tiles; channels that fill no vector.
-SHAPES = [
-    (1, 1, 1, 64, 64),
-    (2, 1, 9, 64, 128),
-    (3, 13, 6, 128, 64),
-    (2, 60, 59, 16, 64),
-    (1, 14, 14, 272, 80),
-    (2, 57, 41, 144, 64),
-    (2, 9, 8, 3, 70),
-]
 # b, h, w, few, c, d: one pixel; odd sides; more than a block of tiles in a row; a unit of several
 # rows of tiles; more channels between than a slice.
 PAIRS = [
@@ -55,8 +43,6 @@ PAIRS = [
     (2, 61, 27, 1, 128, 64),
     (1, 6, 9, 2, 192, 64),
 ]
-
-needs_kernels = pytest.mark.skipif(host_machine() is None, reason="no kernels for this processor")
 
 
 @pytest.fixture(params=MACHINES)
@@ -230,11 +216,8 @@ def test_bytes_do_not_depend_on_threads_nor_on_how_a_batch_is_cut(
     jax.clear_caches()
     assert outputs() == expected
     script = "from tests.ops.test_conv_stage import outputs; print(*outputs())"
-    # Another number than here: blocks of tiles are cut otherwise.
-    monkeypatch.setenv("NPROC", "1" if threads() > 1 else "3")
-    command = [sys.executable, "-c", script]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=100)
-    assert done.stdout.split() == expected
+    # Blocks of tiles are cut otherwise.
+    assert printed_with_other_threads(script, monkeypatch) == expected
 
 
 @needs_kernels

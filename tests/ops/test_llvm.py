@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import hashlib
 import platform
 import re
 import subprocess
@@ -45,23 +46,9 @@ from tests.helpers.bounds import (
     winograd_bounds,
     winograd_factor,
 )
+from tests.helpers.kernels import SHAPES, needs_kernels, printed_with_other_threads
 
 pytestmark = pytest.mark.numerical
-
-# b, h, w, c, d: one pixel; one row; sides that are no multiple of a tile; more tiles than a
-# block; more than are in memory at once; many channels; channels that fill no vector.
-SHAPES = [
-    (1, 1, 1, 64, 64),
-    (2, 1, 9, 64, 128),
-    (3, 13, 6, 128, 64),
-    (7, 20, 19, 64, 64),
-    (2, 14, 14, 512, 512),
-    (2, 9, 8, 3, 64),
-    (2, 6, 5, 1, 70),
-]
-
-
-needs_kernels = pytest.mark.skipif(host_machine() is None, reason="no kernels for this processor")
 
 
 @pytest.fixture(params=MACHINES)
@@ -167,6 +154,24 @@ def test_the_same_bytes_again(code):
     first = [np.asarray(a).tobytes() for a in run(g, x, kernel)]
     for _ in range(5):
         assert [np.asarray(a).tobytes() for a in run(g, x, kernel)] == first
+
+
+def outputs() -> list[str]:
+    """Digests of values and gradients: blocks of tiles in a worker's own memory, and panels."""
+    code = require_kernels()
+    digests = []
+    for shape in ((4, 28, 27, 64, 64), (2, 57, 41, 192, 64)):
+        x, kernel, _, g = arrays(shape)
+        found = judged(lambda *a: convolve(code, *a), g, x, kernel)
+        digests += [hashlib.sha256(np.asarray(a).tobytes()).hexdigest() for a in found]
+    return digests
+
+
+@needs_kernels
+def test_bytes_do_not_depend_on_threads(monkeypatch):
+    script = "from tests.ops.test_llvm import outputs; print(*outputs())"
+    # Blocks of tiles are cut otherwise, and the rounds of a kernel's gradient.
+    assert printed_with_other_threads(script, monkeypatch) == outputs()
 
 
 def test_many_at_once(code):
@@ -334,7 +339,8 @@ def test_the_look_at_them_compares_with_a_convolution():
     code = host_kernels()
     assert code is not None
     found = self_test.differences(code)
-    assert found.keys() == {"convolution", "normalisation", "both"}
+    many = {f"{name} of many tiles" for name in ("convolution", "affine convolution", "both")}
+    assert found.keys() == {"convolution", "normalisation", "both"} | many
     assert 0 < max(found.values()) < llvm.TOLERANCE / 10
 
 
@@ -406,31 +412,31 @@ def test_normalised_values_that_are_no_number_stay_none(code):
 @needs_kernels
 @pytest.mark.skipif(sys.platform != "linux", reason="limits of memory are not kept elsewhere")
 def test_without_memory_the_step_fails_and_the_process_lives():
-    # Of 1,024 channels the transformed kernels take 151 MB, what XLA itself needs 15 MB. The first
-    # run must be over when memory is counted, or its own memory is allowed to the second.
+    # Of 1,024 channels the sums of the kernel's gradient take 151 MB, what XLA itself needs 53 MB.
+    # The first run must be over when memory is counted, or its own memory is allowed to the second.
     script = """
 import resource
 import jax, jax.numpy as jnp
 from flax_attn.ops.llvm import require_kernels
-from flax_attn.ops.llvm.operations import convolve
+from flax_attn.ops.llvm.operations import kernel_gradient
 
-x, kernel = jnp.ones((1, 60, 60, 1024)), jnp.ones((3, 3, 1024, 1024))
-run = jax.jit(lambda *a: convolve(require_kernels(), *a)[0, 1, 1, 0]).lower(x, kernel).compile()
-run(x, kernel).block_until_ready()
+x = jnp.ones((1, 60, 60, 1024))
+run = jax.jit(lambda x: kernel_gradient(require_kernels(), x, x)[1, 1, 0, 0]).lower(x).compile()
+run(x).block_until_ready()
 held = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (held + (75 << 20), resource.RLIM_INFINITY))
 try:
-    run(x, kernel).block_until_ready()
+    run(x).block_until_ready()
 except Exception as error:
     print(error)
 resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY,) * 2)
-print(float(run(x, kernel)))
+print(float(run(x)))
 """
     command = [sys.executable, "-c", script]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=100)
     error, value = done.stdout.splitlines()
     assert "RESOURCE_EXHAUSTED" in error and "use a smaller --batch-size" in error
-    assert float(value) == pytest.approx(9 * 1024, rel=winograd_factor(1024) * probable(9 * 1024))
+    assert float(value) == pytest.approx(60**2, rel=winograd_factor(1024) * probable(60**2))
 
 
 @needs_kernels

@@ -1,4 +1,4 @@
-"""Units of work of evaluation: a block of tiles is transformed, multiplied, normalised and pooled.
+"""Units of work that take a block of tiles through all phases of a convolution.
 
 What lies between is a worker's own and small, so that it stays in the core's own cache.
 """
@@ -6,16 +6,11 @@ What lies between is a worker's own and small, so that it stays in the core's ow
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from enum import Enum
 
 from llvmlite import ir
 
-from flax_attn.ops.llvm.evaluation_tiles import (
-    first_layer_block,
-    first_layer_row,
-    image_transform,
-    strip_transform,
-)
+from flax_attn.ops.llvm.first_layer import first_layer_row
 from flax_attn.ops.llvm.ir import (
     INT,
     POINTER,
@@ -26,57 +21,46 @@ from flax_attn.ops.llvm.ir import (
     begin_unit,
     define,
 )
-from flax_attn.ops.llvm.plane_products import PANEL, SLICE, plane_product
+from flax_attn.ops.llvm.plane_products import PANEL, SLICE
 from flax_attn.ops.llvm.tiles import Grid, transform_kernels
 from flax_attn.ops.winograd import POSITIONS, REACH, TILE, both_axes, output_map
 
 
-class Parts(NamedTuple):
-    """The functions that units of evaluation are made of, however they end."""
+class Ending(Enum):
+    """What becomes of a convolution's values before they are written."""
 
-    product: ir.Function
-    image_transform: ir.Function
-    strip_transform: ir.Function
-    first_layer: ir.Function
-
-    @classmethod
-    def of(cls, module: ir.Module, machine: Machine) -> Parts:
-        """Defines the functions in a module."""
-        return cls(
-            plane_product(module, machine),
-            image_transform(module, machine),
-            strip_transform(module, machine),
-            first_layer_block(module, machine),
-        )
+    PLAIN = "plain"
+    AFFINE = "affine"  # max(factor * value + offset, 0)
+    POOLED = "pooled"  # the maximum of the same of each 2x2 pixels
 
 
 class Fused:
-    """Builds the units of evaluation, whose output is max(factor * value + offset, 0), or pooled.
+    """Builds the units of a convolution that ends in one way.
 
     Args:
       module: the module that the units are added to.
       machine: the vectors of the processor.
-      parts: its functions.
-      pooled: whether the maximum of each 2x2 pixels is written, instead of each pixel.
+      product: the function of ``plane_product``.
+      ending: what is written.
     """
 
-    def __init__(self, module: ir.Module, machine: Machine, parts: Parts, *, pooled: bool):
-        self.module, self.machine, self.parts, self.pooled = module, machine, parts, pooled
+    def __init__(self, module: ir.Module, machine: Machine, product: ir.Function, ending: Ending):
+        self.module, self.machine, self.product, self.ending = module, machine, product, ending
         self._finish = self._build_finish()
 
-    def _name(self, name: str) -> str:
-        return f"pooled_{name}" if self.pooled else name
-
     def _begin(self, name: str) -> tuple[Emitter, Context, ir.Value, ir.Value]:
-        return begin_unit(self.module, self._name(name), self.machine)
+        return begin_unit(self.module, f"{self.ending.value}_{name}", self.machine)
 
-    def fused_unit(self) -> ir.Function:
-        """Builds the unit that transforms a block of tiles and computes all their outputs."""
-        e, x, index, worker = self._begin("fused_unit")
+    def fused_unit(self, transform: ir.Function) -> ir.Function:
+        """Builds the unit that transforms a block of tiles and computes all their outputs.
+
+        ``transform`` is of ``image_transform``.
+        """
+        e, x, index, worker = self._begin(f"fused_{transform.name}")
         first = e.mul(index, x.block)
         count = e.minimum(e.sub(x.count, first), x.block)
         tiles = e.at(x.tiles, e.mul(worker, x.tile_plane, POSITIONS))
-        e.builder.call(self.parts.image_transform, [x.address, first, tiles, count])
+        e.builder.call(transform, [x.address, first, tiles, count])
         self._panels(e, x, worker, tiles, first, count)
         e.builder.ret_void()
         return e.function
@@ -103,16 +87,17 @@ class Fused:
                 transform_kernels(e, x, self.machine, e.add(k, channel), part, target, plane)
             step = e.number(SLICE * chunk)
             operands = [e.at(tiles, k), kernels, step, products, count, chunks, depth, k]
-            e.builder.call(self.parts.product, [x.address, *operands])
+            e.builder.call(self.product, [x.address, *operands])
         self._end(e, x, products, e.add(x.first, first), count, panel)
         e.builder.ret_void()
         return e.function
 
-    def strip_unit(self) -> ir.Function:
+    def strip_unit(self, first_layer: ir.Function, transform: ir.Function) -> ir.Function:
         """Builds the unit of some rows of tiles, which computes the convolution before, too.
 
         That is max(first_factor * value + first_offset, 0) of a convolution of few channels, of the
-        six rows that a row of tiles reads. Two of them serve the next row of tiles.
+        six rows that a row of tiles reads. Two of them serve the next row of tiles. The functions
+        are of ``first_layer_block`` and ``strip_transform``.
         """
         e, x, index, worker = self._begin("strip_unit")
         number, start = e.div(index, x.strips), e.mul(e.mod(index, x.strips), x.strip_tiles)
@@ -130,11 +115,11 @@ class Fused:
                 row = e.add(done, i)
                 place = e.at(strip, e.mul(row, row_floats))
                 rows = (number, e.add(top, row))
-                first_layer_row(e, x, self.machine, self.parts.first_layer, *rows, place)
+                first_layer_row(e, x, self.machine, first_layer, *rows, place)
             before = e.mul(e.add(e.mul(number, down), start, r), across)
             with e.loop(across, step=block) as t:
                 count = e.minimum(e.sub(across, t), block)
-                e.builder.call(self.parts.strip_transform, [x.address, strip, t, tiles, count])
+                e.builder.call(transform, [x.address, strip, t, tiles, count])
                 self._panels(e, x, worker, tiles, e.add(before, t), count)
         e.builder.ret_void()
         return e.function
@@ -162,17 +147,17 @@ class Fused:
             kernels, step = e.at(x.kernels, e.mul(panel, PANEL, c)), e.mul(c, self.machine.chunk)
             chunks = self._chunks(e, x, panel)
             operands = [tiles, kernels, step, products, count, chunks, c, e.number(0)]
-            e.builder.call(self.parts.product, [x.address, *operands])
+            e.builder.call(self.product, [x.address, *operands])
             self._end(e, x, products, first, count, panel)
 
     def _end(self, e: Emitter, x: Context, *operands: ir.Value) -> None:
-        """Emits A^T M A, normalised: (products, first tile, tiles, panel)."""
+        """Emits A^T M A and the ending: (products, first tile, tiles, panel)."""
         e.builder.call(self._finish, [x.address, *operands])
 
     def _build_finish(self) -> ir.Function:
-        """Defines A^T M A, normalised, of some tiles and a panel of outputs, into the output."""
-        kinds = [POINTER, POINTER, INT, INT, INT]
-        e, arguments = define(self.module, self._name("finish"), kinds, self.machine.lanes)
+        """Defines A^T M A and the ending, of some tiles and a panel of outputs, into the output."""
+        kinds, name = [POINTER, POINTER, INT, INT, INT], f"{self.ending.value}_finish"
+        e, arguments = define(self.module, name, kinds, self.machine.lanes)
         context, products, first, count, panel = arguments
         x = Context(e, context)
         plane, start, chunks = x.product_plane, e.mul(panel, PANEL), self._chunks(e, x, panel)
@@ -184,18 +169,20 @@ class Fused:
                 channel = e.add(start, along)
                 source = e.at(products, e.add(e.mul(t, PANEL), along))
                 outputs = both_axes(output_map, e.load_planes(source, plane, POSITIONS))
-                factor, offset = (e.load(e.at(a, channel)) for a in (factors, offsets))
-                outputs = [value * factor + offset for value in outputs]
-                if self.pooled:
-                    outputs = [_largest(e, outputs, i, j) for i in range(2) for j in range(2)]
+                if self.ending is not Ending.PLAIN:
+                    factor, offset = (e.load(e.at(a, channel)) for a in (factors, offsets))
+                    outputs = [value * factor + offset for value in outputs]
+                    if self.ending is Ending.POOLED:
+                        outputs = [_largest(e, outputs, i, j) for i in range(2) for j in range(2)]
+                    outputs = [e.relu(value) for value in outputs]
                 for value, place in zip(outputs, places, strict=True):
-                    e.store(e.relu(value), e.at(place, channel))
+                    e.store(value, e.at(place, channel))
         e.builder.ret_void()
         return e.function
 
     def _places(self, e: Emitter, x: Context, tile: ir.Value) -> list[ir.Value]:
         """Returns the addresses of a tile's outputs."""
-        if not self.pooled:
+        if self.ending is not Ending.POOLED:
             pixels = Grid(x.out, x.d).pixels(e, x, tile)
             return [e.builder.select(p.inside, p.address, x.waste) for p in pixels]
         h, w = e.div(x.h, 2), e.div(x.w, 2)

@@ -99,6 +99,10 @@ class HandlerBuilder:
         for name, value in fields.items():
             self.e.builder.store(self.e.number(value), self.e.word(self._table, FIELD[name]))
 
+    def set_arguments(self, *fields: str) -> None:
+        """Sets fields to the addresses of the arguments, in their order."""
+        self.set(**{field: self.argument(i) for i, field in enumerate(fields)})
+
     def allocate(self, **floats: ir.Value) -> None:
         """Allocates memory for several fields of the table, freed by ``end``.
 

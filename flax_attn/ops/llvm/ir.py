@@ -85,6 +85,10 @@ class Emitter:
         """Returns a / b rounded up."""
         return self.div(self.sub(self.add(a, b), 1), b)
 
+    def even(self, total: ir.Value, most: int | ir.Value) -> ir.Value:
+        """Returns the size of equal parts of a total, of ``most`` at most."""
+        return self.ceil_div(total, self.ceil_div(total, most))
+
     def minimum(self, a: int | ir.Value, b: int | ir.Value) -> ir.Value:
         """Returns the smaller of two integers that are not negative."""
         a, b = self.number(a), self.number(b)
@@ -250,10 +254,10 @@ ADDRESSES = (
     "out",  # [b, h, w, d], or [3, 3, c, d]
     "zeros",  # max(c, d), read where there is no pixel
     "waste",  # max(c, d), written where there is no pixel
-    "kernels",  # [36, d / chunk, c, chunk], or of each worker [36, c, chunk]
+    "kernels",  # [36, d / chunk, c, chunk], or of each worker [36, chunks, slice, chunk]
     "tiles",  # [36, room, c] for products, [36, c / lanes, room, lanes] for sums
     "cotangents",  # [36, d / chunk, room, chunk]
-    "products",  # of each worker: [36, block, chunk]
+    "products",  # of each worker: [36, block, panel]
     "sums",  # [36, c, d], or of parts of the pixels [parts, 2, c]
     "first_kernel",  # [c / chunk, 9 * few, chunk], of the convolution before this one
     "first_factor",  # [c]
@@ -277,6 +281,8 @@ NUMBERS = (
     "tile_plane",  # floats from one of the 36 planes to the next in ``tiles``
     "kernel_plane",  # the same in ``kernels``
     "product_plane",  # the same in ``products``
+    "cotangent_plane",  # the same in ``cotangents``
+    "sum_plane",  # the same in ``sums``
     "few",  # channels of the image that the convolution before reads
     "padded",  # pixels in a row of that image
     "columns",  # pixels in a row of ``strip``

@@ -14,6 +14,7 @@ from jaxtyping import Array, Float
 
 from flax_attn.ops.llvm.evaluation_operations import AffineConv, evaluate, evaluate_pair
 from flax_attn.ops.llvm.operations import (
+    convolve,
     convolve_affine_relu,
     normalise_relu,
     normalise_relu_convolve,
@@ -29,11 +30,13 @@ EPSILON = 1e-5
 def differences(code: Compiled) -> dict[str, float]:
     """Returns the largest difference of each operation to XLA's, as a share of the largest value.
 
-    Its value and all its gradients are compared; every kernel takes part.
+    Its value and all its gradients are compared, and of a map of many tiles, whose blocks do not
+    share them, the values; every kernel takes part.
     """
     rng = np.random.default_rng(0)
     chunk = code.machine.chunk
-    shapes = ((2, 5, 6, chunk), (2, 5, 6, chunk), (chunk,), (chunk,), (3, 3, chunk, chunk))
+    maps = ((1, 54, 65, chunk), (2, 5, 6, chunk), (2, 5, 6, chunk))
+    shapes = (*maps, (chunk,), (chunk,), (3, 3, chunk, chunk))
     arrays = [rng.standard_normal(shape, np.float32) for shape in shapes]
 
     def normalised(*operands: Array) -> Array:
@@ -42,10 +45,21 @@ def differences(code: Compiled) -> dict[str, float]:
     def normalised_convolved(*operands: Array) -> Array:
         return normalise_relu_convolve(code, EPSILON, *operands).out
 
-    def compare(g: Array, x: Array, scale: Array, bias: Array, kernel: Array) -> dict[str, Array]:
+    def compare(
+        many: Array, g: Array, x: Array, scale: Array, bias: Array, kernel: Array
+    ) -> dict[str, Array]:
         convolved = partial(convolve_affine_relu, code)
-        norm = (x, scale, bias)
+        norm, of_many = (x, scale, bias), (many, scale, bias)
+        values = {
+            "convolution": (convolve(code, many, kernel), _xla(many, kernel)),
+            "affine convolution": (
+                convolved(many, kernel, scale, bias),
+                _convolved_by_xla(many, kernel, scale, bias),
+            ),
+            "both": (normalised_convolved(*of_many, kernel), _both_by_xla(*of_many, kernel)),
+        }
         return {
+            **{f"{name} of many tiles": _apart(*pair) for name, pair in values.items()},
             "convolution": _worst(convolved, _convolved_by_xla, g, x, kernel, scale, bias),
             "normalisation": _worst(normalised, _normalised_by_xla, g, *norm),
             "both": _worst(normalised_convolved, _both_by_xla, g, *norm, kernel),

@@ -1,7 +1,8 @@
 """Units of work that transform images and kernels into the 36 planes of Winograd's form, and back.
 
 Images are [b, h, w, c] with channels innermost, and every instruction works on a vector of
-channels. Tiles are numbered through the batch, row by row.
+channels. Tiles are numbered through the batch, row by row. Planes are a cache line further apart
+than they are long: at distances of powers of two they would evict each other.
 """
 
 from __future__ import annotations
@@ -12,7 +13,16 @@ from typing import NamedTuple
 
 from llvmlite import ir
 
-from flax_attn.ops.llvm.ir import Context, Emitter, Machine, Values, begin_unit
+from flax_attn.ops.llvm.ir import (
+    INT,
+    POINTER,
+    Context,
+    Emitter,
+    Machine,
+    Values,
+    begin_unit,
+    define,
+)
 from flax_attn.ops.winograd import (
     POSITIONS,
     REACH,
@@ -26,12 +36,14 @@ from flax_attn.ops.winograd import (
 )
 
 TILES_A_UNIT = 8
+# Floats of a cache line.
+LINE = 16
 
 
 def kernel_unit(module: ir.Module, machine: Machine) -> ir.Function:
     """Builds the unit that computes G g G^T for the kernels of one input channel."""
     e, x, channel, _ = begin_unit(module, "kernel_unit", machine)
-    chunk, plane = machine.chunk, e.mul(x.c, x.d)
+    chunk, plane = machine.chunk, x.kernel_plane
     with e.loop(e.div(x.d, chunk)) as part:
         place = e.mul(e.add(e.mul(part, x.c), channel), chunk)
         transform_kernels(e, x, machine, channel, part, e.at(x.kernels, place), plane)
@@ -77,36 +89,72 @@ def turn_unit(module: ir.Module, machine: Machine) -> ir.Function:
 def tap_unit(module: ir.Module, machine: Machine) -> ir.Function:
     """Builds the unit that computes G^T u G for the sums of one input channel."""
     e, x, channel, _ = begin_unit(module, "tap_unit", machine)
-    d, plane = x.d, e.mul(x.c, x.d)
+    d, plane, tap = x.d, x.sum_plane, e.mul(x.c, x.d)
     row = e.mul(channel, d)
     source, target = e.at(x.sums, row), e.at(x.out, row)
     with e.loop(d, step=e.lanes) as start:
         sums = e.load_planes(e.at(source, start), plane, POSITIONS)
-        e.store_planes(both_axes(tap_map, sums), e.at(target, start), plane)
+        e.store_planes(both_axes(tap_map, sums), e.at(target, start), tap)
     e.builder.ret_void()
     return e.function
 
 
-def input_unit(module: ir.Module, machine: Machine, *, normalised: bool) -> ir.Function:
-    """Builds the unit that computes B^T D B for a few overlapping 6x6 tiles of the image.
+def image_transform(module: ir.Module, machine: Machine, *, normalised: bool) -> ir.Function:
+    """Defines B^T D B of overlapping 6x6 tiles of the image, with zeros around it.
 
-    With ``normalised`` each pixel is replaced by max(input_factor * pixel + input_offset, 0) first.
+    Its arguments are ``(context, first tile, out, tiles)``; in ``out`` tiles and vectors of
+    channels lie as ``tile_step`` and ``vector_step`` say. With ``normalised`` each pixel is
+    replaced by max(input_factor * pixel + input_offset, 0) first.
     """
     name, read = ("normalised_", _read_normalised) if normalised else ("", _read)
-    e, x, index, _ = begin_unit(module, f"{name}input_unit", machine)
+    kinds = [POINTER, INT, POINTER, INT]
+    name = f"{name}image_transform"
+    e, (context, first, out, count) = define(module, name, kinds, machine.lanes)
+    x = Context(e, context)
     grid = Grid(x.image, x.c, side=REACH, margin=1)
-    to = _Target(x.tiles, x.tile_step, x.vector_step, together=1)
-    _transform(e, x, index, grid, read, input_map, to)
+    to = Target(out, x.tile_step, x.vector_step, x.tile_plane)
+
+    def reader(t: ir.Value) -> Read:
+        return read(e, x, grid.pixels(e, x, e.add(first, t)))
+
+    transform_tiles(e, count, x.c, reader, input_map, to)
+    e.builder.ret_void()
     return e.function
 
 
-def cotangent_unit(module: ir.Module, machine: Machine) -> ir.Function:
-    """Builds the unit that computes A Y A^T for a few 4x4 tiles of the output's gradient."""
-    e, x, index, _ = begin_unit(module, "cotangent_unit", machine)
-    chunk = e.number(machine.chunk)
-    to = _Target(x.cotangents, chunk, e.mul(x.room, chunk), together=machine.columns)
-    _transform(e, x, index, Grid(x.cotangent, x.d), _read, cotangent_map, to)
+def tiles_unit(module: ir.Module, machine: Machine, transform: ir.Function) -> ir.Function:
+    """Builds the unit that runs ``image_transform`` on a few tiles, for all workers."""
+    e, x, index, _ = begin_unit(module, f"{transform.name}_unit", machine)
+    _transform_few(e, x, index, transform)
+    e.builder.ret_void()
     return e.function
+
+
+def gradient_tiles_unit(module: ir.Module, machine: Machine, transform: ir.Function) -> ir.Function:
+    """Builds the same, which also computes A Y A^T for the 4x4 tiles of the output's gradient."""
+    e, x, index, _ = begin_unit(module, f"{transform.name}_gradient_unit", machine)
+    start, count = _transform_few(e, x, index, transform)
+    grid, chunk = Grid(x.cotangent, x.d), e.number(machine.chunk)
+    out, group = e.at(x.cotangents, e.mul(start, chunk)), e.mul(x.room, chunk)
+    to = Target(out, chunk, group, x.cotangent_plane, together=machine.columns)
+
+    def reader(t: ir.Value) -> Read:
+        return _read(e, x, grid.pixels(e, x, e.add(x.first, start, t)))
+
+    transform_tiles(e, count, x.d, reader, cotangent_map, to)
+    e.builder.ret_void()
+    return e.function
+
+
+def _transform_few(
+    e: Emitter, x: Context, index: ir.Value, transform: ir.Function
+) -> tuple[ir.Value, ir.Value]:
+    """Emits the transform of a unit's tiles; returns the first, in memory, and how many."""
+    start = e.mul(index, TILES_A_UNIT)
+    count = e.minimum(e.sub(x.count, start), TILES_A_UNIT)
+    to = e.at(x.tiles, e.mul(start, x.tile_step))
+    e.builder.call(transform, [x.address, e.add(x.first, start), to, count])
+    return start, count
 
 
 class Pixel(NamedTuple):
@@ -152,28 +200,37 @@ class Grid:
 
 
 @dataclass(frozen=True)
-class _Target:
+class Target:
     """The memory that transformed tiles are written to.
 
-    ``tile_step`` and ``group_step`` are the floats to the next tile and to the next group of
-    vectors; ``together`` vectors of channels lie side by side in a group.
+    Args:
+      start: its address.
+      tile_step: the floats to the next tile.
+      group_step: the floats to the next group of vectors.
+      plane: the floats to the next of the 36 planes.
+      together: the vectors of channels that lie side by side in a group.
     """
 
     start: ir.Value
     tile_step: ir.Value
     group_step: ir.Value
-    together: int
+    plane: ir.Value
+    together: int = 1
 
 
 # Returns the vectors of a tile's pixels that start at a channel.
 Read = Callable[[ir.Value], list[Values]]
 
 
+def read_places(e: Emitter, places: Sequence[ir.Value]) -> Read:
+    """Returns a reader of the pixels at these addresses."""
+    return lambda channel: [e.load(e.at(place, channel)) for place in places]
+
+
 def _read(e: Emitter, x: Context, pixels: Sequence[Pixel]) -> Read:
     """Returns a reader of the pixels' values, zero outside the image."""
     zeros = x.zeros
-    places = [e.builder.select(pixel.inside, pixel.address, zeros) for pixel in pixels]
-    return lambda channel: [e.load(e.at(place, channel)) for place in places]
+    return read_places(e, [e.builder.select(p.inside, p.address, zeros) for p in pixels])
 
 
 def _read_normalised(e: Emitter, x: Context, pixels: Sequence[Pixel]) -> Read:
@@ -194,24 +251,19 @@ def _read_normalised(e: Emitter, x: Context, pixels: Sequence[Pixel]) -> Read:
     return read
 
 
-def _transform(
+def transform_tiles(
     e: Emitter,
-    x: Context,
-    index: ir.Value,
-    grid: Grid,
-    reader: Callable[[Emitter, Context, Sequence[Pixel]], Read],
+    count: ir.Value,
+    channels: ir.Value,
+    reader: Callable[[ir.Value], Read],
     one_axis: Map,
-    to: _Target,
+    to: Target,
 ) -> None:
-    """Emits the transform of the few tiles of a unit."""
-    start, plane = e.mul(index, TILES_A_UNIT), e.mul(x.room, grid.channels)
-    with e.loop(e.minimum(e.sub(x.count, start), TILES_A_UNIT)) as i:
-        number = e.add(start, i)
-        read = reader(e, x, grid.pixels(e, x, e.add(x.first, number)))
-        target = e.at(to.start, e.mul(number, to.tile_step))
-        groups = e.div(grid.channels, to.together * e.lanes)
+    """Emits the transform of ``count`` tiles; ``reader`` gives the values of one."""
+    with e.loop(count) as t:
+        read, target = reader(t), e.at(to.start, e.mul(t, to.tile_step))
+        groups = e.div(channels, to.together * e.lanes)
         with e.loop(groups) as group, e.loop(to.together) as v:
             channel = e.mul(e.add(e.mul(group, to.together), v), e.lanes)
             place = e.add(e.mul(group, to.group_step), e.mul(v, e.lanes))
-            e.store_planes(both_axes(one_axis, read(channel)), e.at(target, place), plane)
-    e.builder.ret_void()
+            e.store_planes(both_axes(one_axis, read(channel)), e.at(target, place), to.plane)

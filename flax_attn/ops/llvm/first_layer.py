@@ -1,12 +1,6 @@
-"""The transforms of evaluation, and the convolution of few channels before it.
-
-Planes are a cache line further apart than they are long: at distances of powers of two they would
-evict each other.
-"""
+"""The convolution of few channels, computed directly into the strip that the next one reads."""
 
 from __future__ import annotations
-
-from collections.abc import Callable
 
 from llvmlite import ir
 
@@ -17,55 +11,11 @@ from flax_attn.ops.llvm.ir import (
     Emitter,
     Machine,
     Values,
-    begin_unit,
     define,
 )
 from flax_attn.ops.llvm.products import fused_multiply_add
-from flax_attn.ops.llvm.tiles import TILES_A_UNIT, Grid, transform_kernels
-from flax_attn.ops.winograd import REACH, TILE, both_axes, input_map
-
-# Floats of a cache line.
-LINE = 16
-
-
-def kernel_unit(module: ir.Module, machine: Machine) -> ir.Function:
-    """Builds the unit that computes G g G^T for the kernels of one input channel."""
-    e, x, channel, _ = begin_unit(module, "kernel_unit", machine)
-    chunk, plane = machine.chunk, x.kernel_plane
-    with e.loop(e.div(x.d, chunk)) as part:
-        place = e.mul(e.add(e.mul(part, x.c), channel), chunk)
-        transform_kernels(e, x, machine, channel, part, e.at(x.kernels, place), plane)
-    e.builder.ret_void()
-    return e.function
-
-
-def tiles_unit(module: ir.Module, machine: Machine, transform: ir.Function) -> ir.Function:
-    """Builds the unit that runs ``image_transform`` on a few tiles, for all workers."""
-    e, x, index, _ = begin_unit(module, "tiles_unit", machine)
-    start = e.mul(index, TILES_A_UNIT)
-    count = e.minimum(e.sub(x.count, start), TILES_A_UNIT)
-    to = e.at(x.tiles, e.mul(start, x.c))
-    e.builder.call(transform, [x.address, e.add(x.first, start), to, count])
-    e.builder.ret_void()
-    return e.function
-
-
-def image_transform(module: ir.Module, machine: Machine) -> ir.Function:
-    """Defines B^T D B of tiles of the image, with zeros around it.
-
-    Its arguments are ``(context, first tile, out, tiles)``, and out is [36, tiles, c].
-    """
-    kinds = [POINTER, INT, POINTER, INT]
-    e, (context, first, out, count) = define(module, "image_transform", kinds, machine.lanes)
-    x = Context(e, context)
-    grid, zeros = Grid(x.image, x.c, side=REACH, margin=1), x.zeros
-
-    def places(t: ir.Value) -> list[ir.Value]:
-        pixels = grid.pixels(e, x, e.add(first, t))
-        return [e.builder.select(p.inside, p.address, zeros) for p in pixels]
-
-    _transform(e, x, places, out, count)
-    return e.function
+from flax_attn.ops.llvm.tiles import Read, Target, read_places, transform_tiles
+from flax_attn.ops.winograd import REACH, TILE, input_map
 
 
 def strip_transform(module: ir.Module, machine: Machine) -> ir.Function:
@@ -78,33 +28,19 @@ def strip_transform(module: ir.Module, machine: Machine) -> ir.Function:
     x = Context(e, context)
     c, row = x.c, e.mul(x.columns, x.c)
 
-    def places(t: ir.Value) -> list[ir.Value]:
+    def reader(t: ir.Value) -> Read:
         left = e.mul(e.add(first, t), TILE)
-        return [
+        places = [
             e.at(strip, e.add(e.mul(row, i), e.mul(e.add(left, j), c)))
             for i in range(REACH)
             for j in range(REACH)
         ]
+        return read_places(e, places)
 
-    _transform(e, x, places, out, count)
-    return e.function
-
-
-def _transform(
-    e: Emitter,
-    x: Context,
-    places: Callable[[ir.Value], list[ir.Value]],
-    out: ir.Value,
-    count: ir.Value,
-) -> None:
-    """Emits B^T D B of tiles, whose 6x6 pixels are at ``places``, into [36, count, c]."""
-    c, plane = x.c, x.tile_plane
-    with e.loop(count) as t:
-        pixels, to = places(t), e.at(out, e.mul(t, c))
-        with e.loop(c, step=e.lanes) as channel:
-            values = [e.load(e.at(pixel, channel)) for pixel in pixels]
-            e.store_planes(both_axes(input_map, values), e.at(to, channel), plane)
+    to = Target(out, x.tile_step, x.vector_step, x.tile_plane)
+    transform_tiles(e, count, c, reader, input_map, to)
     e.builder.ret_void()
+    return e.function
 
 
 def clear(e: Emitter, target: ir.Value, floats: ir.Value) -> None:
