@@ -23,7 +23,7 @@ TOLERANCE = llvm.TOLERANCE / 4
 
 @pytest.fixture(scope="module")
 def found() -> dict[str, Any]:
-    flags = "--xla_force_host_platform_device_count=2"
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=2"
     done = subprocess.run(
         [sys.executable, "-m", "tests.helpers.shared_batch"],
         env={**os.environ, "XLA_FLAGS": flags, "PYTHONPATH": str(ROOT)},

@@ -57,7 +57,8 @@ class Runs:
             **os.environ,
             "PYTHONPATH": str(ROOT),
             "JAX_COMPILATION_CACHE_DIR": str(self.folder / "cache"),
-            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+            "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} "
+            f"--xla_force_host_platform_device_count={devices}",
         }
         command = [sys.executable, "-m", "tests.helpers.scaled_process"]
         with open(self.folder / f"{name}.err", "w") as err:
