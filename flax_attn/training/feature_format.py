@@ -56,9 +56,8 @@ def _to_half(x: Float[Array, "b *v h w c"]) -> tuple[Array, Array]:
     x = x.astype(jnp.float32)
     most = jnp.max(jnp.abs(x), axis=(-3, -2, -1), keepdims=True)
     _, exponent = jnp.frexp(most)
+    # Of a map of zeros, or one that is not finite, any will do: such values stay what they are.
     shift = jnp.clip(exponent - _TOP_EXPONENT, -_MOST_EXPONENT, _MOST_EXPONENT)
-    # Of a map of zeros, or one that is not finite, which the step finds out.
-    shift = jnp.where(jnp.isfinite(most) & (most > 0), shift, 0)
     half = (x * jnp.ldexp(jnp.float32(1), -shift)).astype(jnp.float16)
     return half, jnp.ldexp(jnp.float32(1), shift)[..., 0]
 
