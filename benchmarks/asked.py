@@ -171,9 +171,8 @@ def main() -> None:
     args = parser.parse_args()
     results: dict[str, list[dict[str, Any]]] = {}
     for question in args.only:
-        for name, form in FORMS[question].items():
-            title = f"{question}: {name}"
-            for seed in args.seeds:
+        for seed in args.seeds:
+            for name, form in FORMS[question].items():
                 config = settings(args, question, form, seed)
                 dataset = fa.data.open_dataset(config.data)
                 started = time.perf_counter()
@@ -181,9 +180,10 @@ def main() -> None:
                 fa.train(config, dataset, workdir=workdir, draw=False)
                 row = judge(fa.load(workdir), dataset)
                 row["seconds"] = time.perf_counter() - started
-                results.setdefault(title, []).append(row)
+                results.setdefault(f"{question}: {name}", []).append(row)
                 (args.workdir / "results.json").write_text(json.dumps(results, indent=1))
-            print_row(title, results[title])
+        for name in FORMS[question]:
+            print_row(f"{question}: {name}", results[f"{question}: {name}"])
 
 
 def print_row(title: str, rows: list[dict[str, Any]]) -> None:
