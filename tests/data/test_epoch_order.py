@@ -45,6 +45,8 @@ def test_a_buffer_is_of_a_few_blocks_in_a_random_order() -> None:
         # A block of fewer images, and one that begins in the buffer before, add one each.
         assert len(set((found // 4).tolist())) <= 16 // 4 + 2
         assert len(found) < 8 or not np.array_equal(found, np.sort(found))
+        # Blocks are mixed with each other, not one after the other.
+        assert len(found) < 8 or np.count_nonzero(np.diff(found // 4)) > len(set(found // 4)) - 1
     blocks = row[order][::16] // 4
     assert not np.array_equal(blocks, np.sort(blocks))
 
