@@ -1,10 +1,11 @@
-"""What each form of attention between inputs looks at, of one question to one scene, in a picture.
+"""What forms of attention between inputs look at, in a picture.
 
-    python -m benchmarks.form_pictures --workdir runs/asked --out docs/forms.png [--case 14]
+    python -m benchmarks.form_pictures --workdir runs/asked --out docs/forms.png [--scene 3]
 
-Draws the runs of the first seed that ``benchmarks.asked`` has left in the folder, of questions that
-are metadata and of those that are a picture: the scene, in which the animal that is asked for is
-outlined, beside each gate's map of it. Titles have the form and its answer, a wrong one in red.
+Draws runs of the first seed that ``benchmarks.asked`` has left in the folder: first the four
+questions to a scene as metadata alone ask them, then the last of these questions in the other
+forms, as metadata and as a picture. The animal that is asked for is outlined beside each gate's map
+of the scene. Titles have the form and its answer, a wrong one in red.
 """
 
 from __future__ import annotations
@@ -22,12 +23,13 @@ from flax_attn.explain.explained import outline
 from flax_attn.figures.image_panels import Panel, draw_attention
 from flax_attn.models.cases import maps_by_view
 
-# Of both the cases stand in the same order.
-QUESTIONS = ("metadata", "picture")
+FIRST = ("metadata", "into the query, no guide")
+# Of both the cases stand in the same order, all questions to a scene one after the other.
+OTHERS = [(q, form) for q in ("metadata", "picture") for form in FORMS[q] if (q, form) != FIRST]
 
 
-def show(workdir: Path, title: str, case: int) -> tuple[Panel, str]:
-    """What a run looks at in the scene of a validation case, and the coat that is asked for."""
+def show(workdir: Path, title: str, case: int) -> Panel:
+    """What a run looks at in the scene of a validation case."""
     run = fa.load(workdir)
     dataset = fa.data.open_dataset(run.config.data)
     val = dataset.splits["val"]
@@ -39,30 +41,29 @@ def show(workdir: Path, title: str, case: int) -> tuple[Panel, str]:
     line = outline(animal_masks(val, case)[asked])
     likely = found.probabilities[case]
     answer = int(likely.argmax())
-    shown = Panel(
+    return Panel(
         np.where(line[..., 3:] > 0, line[..., :3], image),
-        {name: weights[case] for name, weights in maps.items()},
-        f"{title}\n{run.classes[answer]} {likely[answer]:.0%}",
+        # Whom a map was asked by is in the title.
+        {name.split(" ")[0]: weights[case] for name, weights in maps.items()},
+        f"{title}, {PATTERNS[asked]}? {run.classes[answer]} {likely[answer]:.0%}",
         answer == int(np.asarray(val.labels)[case]),
     )
-    return shown, PATTERNS[asked]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--workdir", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--case", type=int, default=14, help="place of a validation case, from 0")
+    parser.add_argument("--scene", type=int, default=3, help="of the validation part, from 0")
     args = parser.parse_args()
-    panels, coats = [], set()
-    for question in QUESTIONS:
-        for name in FORMS[question]:
-            workdir = folder_of(args.workdir, question, name, 0)
-            if workdir.is_dir():
-                shown, coat = show(workdir, f"{question}: {name}", args.case)
-                panels.append(shown)
-                coats.add(coat)
-    draw_attention(panels, args.out, title=f"asked for: the animal with {', '.join(coats)}")
+    cases = range(len(PATTERNS) * args.scene, len(PATTERNS) * (args.scene + 1))
+    wanted = [(*FIRST, case) for case in cases] + [(*other, cases[-1]) for other in OTHERS]
+    panels = []
+    for question, form, case in wanted:
+        workdir = folder_of(args.workdir, question, form, 0)
+        if workdir.is_dir():
+            panels.append(show(workdir, f"{question}: {form}", case))
+    draw_attention(panels, args.out, title="the animal asked for is outlined: a cat or a dog?")
 
 
 if __name__ == "__main__":
