@@ -1,6 +1,6 @@
 """What forms of attention between inputs look at, in a picture.
 
-    python -m benchmarks.form_pictures --workdir runs/asked --out docs/forms.png [--scene 3]
+    python -m benchmarks.form_pictures --workdir runs/asked --out docs/forms.png [--scene 9]
 
 Draws runs of the first seed that ``benchmarks.asked`` has left in the folder: first the four
 questions to a scene as metadata alone ask them, then the last of these questions in the other
@@ -45,7 +45,7 @@ def show(workdir: Path, title: str, case: int) -> Panel:
         np.where(line[..., 3:] > 0, line[..., :3], image),
         # Whom a map was asked by is in the title.
         {name.split(" ")[0]: weights[case] for name, weights in maps.items()},
-        f"{title}, {PATTERNS[asked]}? {run.classes[answer]} {likely[answer]:.0%}",
+        f"{title}, {PATTERNS[asked]}: {run.classes[answer]} {likely[answer]:.0%}",
         answer == int(np.asarray(val.labels)[case]),
     )
 
@@ -54,7 +54,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--workdir", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--scene", type=int, default=3, help="of the validation part, from 0")
+    parser.add_argument("--scene", type=int, default=9, help="of the validation part, from 0")
     args = parser.parse_args()
     cases = range(len(PATTERNS) * args.scene, len(PATTERNS) * (args.scene + 1))
     wanted = [(*FIRST, case) for case in cases] + [(*other, cases[-1]) for other in OTHERS]
@@ -62,7 +62,8 @@ def main() -> None:
     for question, form, case in wanted:
         workdir = folder_of(args.workdir, question, form, 0)
         if workdir.is_dir():
-            panels.append(show(workdir, f"{question}: {form}", case))
+            title = "metadata ask" if (question, form) == FIRST else form
+            panels.append(show(workdir, title, case))
     draw_attention(panels, args.out, title="the animal asked for is outlined: a cat or a dog?")
 
 
