@@ -60,7 +60,7 @@ def test_every_setting_is_free_or_not_by_its_tag(tmp_path: Path, run: Run, name:
 
 def test_the_order_of_images_is_decided_by() -> None:
     assert order_conditions() == {
-        *("batch_size", "seed", "oversample", "classes", "images"),
+        *("batch_size", "seed", "oversample", "shuffle", "classes", "images"),
         *("feature_dtype", "feature_order"),  # blocks are of so many bytes
     }
 

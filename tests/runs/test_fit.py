@@ -20,6 +20,7 @@ from flax_attn.training.step import init_state
 OTHER: dict[str, Any] = {
     "task": "multilabel",
     "optimizer": "sgd",
+    "shuffle": "pictures",
     "patience": 3,
     "clip_norm": 1.0,
     "ema": 0.9,

@@ -138,6 +138,8 @@ def type_command(argv: Sequence[str]) -> int:
         try:
             if words[0] == "-m":
                 patch.setattr(sys, "argv", words[1:])
+                # Another test may have imported it, which no command has.
+                patch.delitem(sys.modules, words[1], raising=False)
                 runpy.run_module(words[1], run_name="__main__", alter_sys=True)
             else:
                 patch.setattr(sys, "argv", words)
