@@ -59,6 +59,8 @@ def test_what_is_named_is_taken() -> None:
     assert kept(9000 * FULL, feature_order="blocks") == ("f32", "blocks")
     assert kept(600 * FULL, feature_dtype="u8") == ("u8", "any")
     assert kept(10 * FULL, shuffle="pictures") == ("f16", "any")
+    # Each of four crops has features of its own.
+    assert kept(2000 * FULL, views="crops:2") == ("f16", "blocks")
 
 
 def test_a_run_that_resumes_goes_on_as_it_began_on_any_machine() -> None:
