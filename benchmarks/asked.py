@@ -23,16 +23,14 @@ from typing import Any
 import numpy as np
 
 import flax_attn as fa
+from benchmarks.validation import evaluate, validation
 from flax_attn.config import Config
 from flax_attn.data import Dataset, Split
 from flax_attn.data.drawn.asked import animal_masks, asked_animals
 from flax_attn.explain.measures.concentration import received
 from flax_attn.explain.trained_run import TrainedRun
 from flax_attn.models.cases import maps_by_view
-from flax_attn.models.tasks import TASKS
-from flax_attn.training.case_inputs import inputs_of
-from flax_attn.training.evaluation import Evaluation, evaluate_examples
-from flax_attn.training.sources import FeatureExamples, example_sources
+from flax_attn.training.sources import FeatureExamples
 
 FORMS: dict[str, dict[str, dict[str, Any]]] = {
     "metadata": {
@@ -120,31 +118,10 @@ def shares(run: TrainedRun, attention: dict[str, np.ndarray], split: Split) -> d
     return found
 
 
-def validation(run: TrainedRun, dataset: Dataset) -> FeatureExamples:
-    """The features of the validation cases, from the run's cache."""
-    cases = inputs_of(dataset, run.config, run.metadata)
-    source = example_sources(
-        run.config, run.structure, run.params, run.stats, dataset, cases=cases
-    )[1]
-    assert isinstance(source, FeatureExamples)
-    return source
-
-
-def evaluate(run: TrainedRun, source: FeatureExamples) -> Evaluation:
-    return evaluate_examples(
-        run.eval_step,
-        run.params,
-        run.stats,
-        source,
-        num_classes=len(run.classes),
-        task=TASKS[run.config.train.task],
-        keep_attention=True,
-    )
-
-
 def judge(run: TrainedRun, dataset: Dataset) -> dict[str, Any]:
     val = dataset.splits["val"]
     source = validation(run, dataset)
+    assert isinstance(source, FeatureExamples)
     own, other = evaluate(run, source), evaluate(run, exchanged(source, val))
     return {
         "accuracy": own.metrics["accuracy"],

@@ -32,6 +32,7 @@ import numpy as np
 from PIL import Image, ImageFilter
 
 import flax_attn as fa
+from benchmarks.validation import evaluate, validation
 from flax_attn.config import Config, DerivedViews, parse_views
 from flax_attn.data import Dataset
 from flax_attn.data.drawn.pets import DrawnPets, Scene, open_drawn, render
@@ -45,7 +46,6 @@ from flax_attn.statistics import mean
 from flax_attn.system import cli
 from flax_attn.training.case_inputs import inputs_of, settle_cases
 from flax_attn.training.choices import CHOICES
-from flax_attn.training.evaluation import evaluate_examples
 from flax_attn.training.feature_storage import with_feature_storage
 from flax_attn.training.judging import judge
 from flax_attn.training.sources import example_sources
@@ -199,20 +199,8 @@ def features_of(config: Config, dataset: Dataset) -> float:
 
 def judged(mode: str, workdir: Path, dataset: Dataset) -> dict[str, Any]:
     run = fa.load(workdir)
-    cases = inputs_of(dataset, run.config, run.metadata)
-    source = example_sources(
-        run.config, run.structure, run.params, run.stats, dataset, cases=cases
-    )[1]
     task = TASKS[run.config.train.task]
-    found = evaluate_examples(
-        run.eval_step,
-        run.params,
-        run.stats,
-        source,
-        num_classes=len(run.classes),
-        task=task,
-        keep_attention=True,
-    )
+    found = evaluate(run, validation(run, dataset))
     val = dataset.splits["val"]
     labels = np.asarray(val.labels)[found.judged]
     measures = judge(task, run.classes, found.probabilities, labels).default.measures

@@ -16,7 +16,8 @@ from pathlib import Path
 import numpy as np
 
 import flax_attn as fa
-from benchmarks.asked import FORMS, evaluate, folder_of, validation
+from benchmarks.asked import FORMS, folder_of
+from benchmarks.validation import evaluate, validation
 from flax_attn.data.dataset import photographs_of
 from flax_attn.data.drawn.asked import PATTERNS, animal_masks, asked_animals
 from flax_attn.explain.explained import outline
