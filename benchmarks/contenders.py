@@ -93,7 +93,7 @@ def _jax_steps(
     tx = make_optimizer(config, steps_per_epoch=1)
     train, evaluate = make_train_step(structure, tx, config), make_eval_step(structure)
     known = np.ones(len(label), bool)
-    roi = Regions(image[..., 0] > 127, known) if taught else None
+    roi = Regions(np.where(image[..., 0] > 127, 255, 0).astype(np.uint8), known) if taught else None
     present = np.ones(image.shape[:2], bool) if image.ndim == 5 else None
     examples = jax.device_put(Examples(image, label, known, roi, present=present))
     held = [init_state(jax.tree.map(jnp.copy, params), jax.tree.map(jnp.copy, stats), tx, config)]

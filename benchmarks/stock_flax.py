@@ -9,11 +9,14 @@ from jaxtyping import Array, Float
 
 from flax_attn.config import VGG_FAMILY, ModelConfig
 from flax_attn.models import Network, build_model
-from flax_attn.models.backbone import Features
+from flax_attn.models.backbone import Features, StagedBackbone
+from flax_attn.ops.images import IMAGENET
 
 
-class StockBackbone(nnx.Module):
+class StockBackbone(StagedBackbone):
     """nnx.Conv, nnx.BatchNorm, nnx.relu and nnx.max_pool."""
+
+    family, pixels = VGG_FAMILY, IMAGENET
 
     def __init__(
         self,

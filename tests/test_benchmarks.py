@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from pathlib import Path
 
@@ -9,12 +10,13 @@ import numpy as np
 import pytest
 
 from benchmarks import compare, contenders, inference_engines
-from benchmarks.contenders import EVALUATION, TRAINING, random_batch
+from benchmarks.contenders import CONTENDERS, EVALUATION, TRAINING, random_batch
 from benchmarks.engine_sources import write_onnx_source
 from benchmarks.inference_engines import ARRAYS, ENGINES, ERROR_BOUND, load, why_not
 from flax_attn.config import ModelConfig
 from flax_attn.errors import FlaxAttnError
 
+IN_PYTORCH = ("torch", "torch.compile")
 NARROW = ModelConfig(widths=(4, 4, 8, 8, 8), depths=(1, 1, 1, 1, 1), attn_features=8)
 
 
@@ -86,3 +88,27 @@ def test_a_table_has_those_that_take_the_step(capsys: pytest.CaptureFixture[str]
     assert rows == ["training", "torch", "evaluation", "torch", "ncnn"]
     compare.print_table(TRAINING, {"ncnn": worker("ncnn")}, {}, 1.0)
     assert not capsys.readouterr().out
+
+
+# Engines are checked above; PyTorch has no narrow network here.
+@pytest.mark.parametrize("name", [n for n in CONTENDERS if n not in {*ENGINES, *IN_PYTORCH}])
+def test_every_contender_takes_its_steps(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(contenders, "model_config", lambda size, **settings: NARROW)
+    steps = contenders.contender(name, 32, 2)
+    assert tuple(steps) == CONTENDERS[name]
+    for step in steps.values():
+        step()
+
+
+def test_benchmarks_need_no_package_of_the_tests() -> None:
+    """Of the extra ``test`` ``engines`` has PyTorch and what exports; nothing else is imported."""
+    tests_own = ("beartype", "entmax", "filelock", "pytest", "tensorflow_datasets")
+    modules = ("contenders", "engine_sources", "trained", "compare")
+    program = "import sys; sys.modules.update(dict.fromkeys(sys.argv[1].split()))\n"
+    program += "".join(f"import benchmarks.{name}\n" for name in modules)
+    program += "benchmarks.contenders.torch_network('vgg16_bn')\n"
+    program += "import tests.helpers.parity, tests.helpers.torch_attn_resnet\n"
+    done = subprocess.run(
+        [sys.executable, "-c", program, " ".join(tests_own)], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
