@@ -76,6 +76,7 @@ def settings(args: argparse.Namespace, question: str, form: dict[str, Any], seed
         "norm": args.norm,
         "shuffle": "pictures",
         "score": args.score,
+        "attn_features": args.attn_features,
         "epochs": args.epochs,
         "batch_size": args.batch_size,
         "learning_rate": args.learning_rate,
@@ -145,6 +146,7 @@ def main() -> None:
     parser.add_argument("--clip-norm", type=float, default=1.0)
     parser.add_argument("--norm", default="softmax")
     parser.add_argument("--score", default="scaled_dot")
+    parser.add_argument("--attn-features", type=int, default=256)
     args = parser.parse_args()
     results: dict[str, list[dict[str, Any]]] = {}
     for question in args.only:

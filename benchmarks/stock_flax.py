@@ -52,7 +52,7 @@ class StockBackbone(StagedBackbone):
 def stock_flax(config: ModelConfig, *, num_classes: int) -> Network:
     """The network of a configuration with its backbone replaced."""
     model = build_model(config, num_classes=num_classes)
-    model.backbone = StockBackbone(  # type: ignore[assignment]  # the same call and result
+    model.backbone = StockBackbone(
         config.widths,
         config.depths,
         dtype=jnp.bfloat16 if config.precision == "bf16" else None,
