@@ -120,7 +120,8 @@ def fit(
                 periodic = every is not None and progress.batch % every == 0
                 due = progress.finished or periodic or stop.requested
                 if due or progress.batch % LOOK_EVERY == 0:
-                    last = int(state.step)
+                    last = int(state.step)  # waits for the device
+                    progress = progress._replace(seconds=time.perf_counter() - began)
                     _raise_unless_finite(unseen, last, train_examples, epoch, settings.seed)
                     unseen.clear()
                     shown.set_postfix_str(_so_far(progress))

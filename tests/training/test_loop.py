@@ -8,6 +8,7 @@ import signal
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -416,3 +417,20 @@ def test_an_epoch_in_another_order_starts_again(bench: Bench, whole: Path, tmp_p
         (2, "batch_size"): (1, 0, 7),
         (3, "batch_size"): (1, 3, 3),
     }
+
+
+def test_an_epoch_counts_the_time_that_its_last_steps_take(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A step returns before the device has finished it: whoever reads a result waits."""
+    clock = [0.0]
+
+    def late(value: Any) -> int:
+        clock[0] += isinstance(value, jax.Array)
+        return int(value)
+
+    monkeypatch.setattr(loop, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
+    monkeypatch.setattr(loop, "int", late, raising=False)
+    bench.run(tmp_path, save_every=None, epochs=1)
+    (row,) = read_rows(tmp_path)
+    assert row["train"]["images_per_second"] == len(bench.train.labels)
