@@ -1,6 +1,6 @@
 """What several devices of one CPU cost: a training on one, on two virtual ones, in two processes.
 
-    python -m benchmarks.devices [--count 48] [--epochs 3] [--rounds 3] [flags of train.py]
+    python -m benchmarks.devices [--count 48] [--epochs 3] [--rounds 3] [--flags ...]
 
 Every way is a whole ``train.py`` of every layer on drawn pets, in turn in every round, on the same
 two cores: one device with two threads, two virtual devices, and two processes that meet, each held
@@ -88,9 +88,11 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=48, help="pictures of an epoch")
     parser.add_argument("--epochs", type=int, default=3, help="at least 2")
     parser.add_argument("--rounds", type=int, default=3)
-    args, others = parser.parse_known_args()
+    help_ = "flags of train.py, after all others"
+    parser.add_argument("--flags", nargs=argparse.REMAINDER, default=[], help=help_)
+    args = parser.parse_args()
     flags = ["--no-freeze-backbone", "--batch-size", "8", "--val-count", "8"]
-    flags += ["--train-count", str(args.count), "--epochs", str(args.epochs), *others]
+    flags += ["--train-count", str(args.count), "--epochs", str(args.epochs), *args.flags]
     rates: dict[str, list[float]] = {name: [] for name in WAYS}
     losses: dict[str, list[float]] = {}
     for _ in range(args.rounds):

@@ -68,6 +68,7 @@ ONLY_PARSED = {
     "--full": "trains on cats_vs_dogs, which is downloaded",
     "--coordinator": "needs two hosts",
     "-m benchmarks.": "takes minutes",
+    "--workdir runs/asked/": "is of a run of such a benchmark",
     "--export-formats page": "a runtime that is downloaded",
     "isic201": "images that are downloaded",
     "derm7pt": "images that are downloaded",
