@@ -18,9 +18,11 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from flax_attn.ops.initial_values import scaled_normal
+
 Params = dict[str, Array]
 
-he_normal_init = nnx.initializers.variance_scaling(2.0, "fan_in", "normal")
+he_normal_init = scaled_normal(2.0, "fan_in")
 lecun_normal_init = nnx.initializers.lecun_normal()
 
 

@@ -14,9 +14,10 @@ from jaxtyping import Array, Float
 from flax_attn.ops.affine import affine
 from flax_attn.ops.conv import conv3x3, conv3x3_affine_relu, conv3x3_bias_relu
 from flax_attn.ops.conv_stage import AffineConv
+from flax_attn.ops.initial_values import scaled_normal
 from flax_attn.ops.normalisation import Normalised, moments, norm_relu, norm_relu_conv3x3
 
-kernel_init = nnx.initializers.variance_scaling(2.0, "fan_out", "normal")
+kernel_init = scaled_normal(2.0, "fan_out")
 
 
 class BatchNorm(nnx.Module):

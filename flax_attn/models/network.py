@@ -22,6 +22,7 @@ from flax_attn.models.recompute import staged_features
 from flax_attn.models.resnet import ResNet
 from flax_attn.models.vgg import VGG
 from flax_attn.ops.images import IMAGENET, PixelScale, require_bytes, standardize
+from flax_attn.ops.initial_values import normal
 
 # The name of the weights of a case's pictures among the maps: a map of one row for each class.
 VIEWS = "views"
@@ -29,7 +30,7 @@ VIEWS = "views"
 # What builds the backbones of each family.
 BUILDERS: dict[str, type[StagedBackbone]] = {kind.family.name: kind for kind in (VGG, ResNet)}
 
-classifier_init = nnx.initializers.normal(0.01)
+classifier_init = normal(0.01)
 
 
 class Policy(NamedTuple):
