@@ -373,6 +373,25 @@ def test_normalisation_and_relu(code, shape, mean):
     check_moments(normalise_relu(code, 1e-5, x, scale, bias), x)
 
 
+def test_a_gradient_is_overwritten_only_where_nothing_else_needs_it(code):
+    x, _, (scale, bias), g = arrays((2, 5, 6, 64, 64))
+
+    def form(x):
+        return normalise_relu(code, 1e-5, x, scale, bias).out
+
+    @jax.jit
+    def used_twice(x, g):
+        (dx,) = jax.vjp(form, x)[1](g)
+        return dx, 2 * g
+
+    g = jnp.asarray(g)
+    kept = np.array(g)
+    first, twice = used_twice(x, g)
+    np.testing.assert_array_equal(g, kept)
+    np.testing.assert_array_equal(twice, 2 * kept)
+    np.testing.assert_array_equal(used_twice(x, g)[0], first)
+
+
 def check_moments(found, x) -> None:
     """Sums of the distances from one of the pixels, and of their squares."""
     (_, h, w, _), axes, wide = x.shape, (0, 1, 2), x.astype(np.float64)

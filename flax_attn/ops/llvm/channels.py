@@ -1,4 +1,4 @@
-"""Units of work that sum over all pixels of a channel.
+"""Units of work over parts of the pixels of a map: sums of each channel, and what follows of them.
 
 A unit sums over one part of the pixels; another adds up the parts in their order, so that the
 result does not depend on the number of threads.
@@ -38,6 +38,30 @@ def relu_sums_unit(module: ir.Module, machine: Machine) -> ir.Function:
         return [g, g * (value - mean)]
 
     _sum_part(e, x, machine, index, terms)
+    return e.function
+
+
+def relu_gradient_unit(module: ir.Module, machine: Machine) -> ir.Function:
+    """Builds the unit that writes the gradient of a normalisation and ReLU over a part.
+
+    It is factor (g' - through_mean - (x - mean) through_var), g' being g where
+    factor x + offset > 0 and 0 elsewhere. ``out`` may lie where g does.
+    """
+    e, x, index, _ = begin_unit(module, "relu_gradient_unit", machine)
+    first = e.mul(index, PIXELS_A_PART)
+    pixels = e.minimum(e.sub(x.count, first), PIXELS_A_PART)
+    vectors = (x.factor, x.offset, x.kernel, x.through_mean, x.through_var)
+    with e.loop(pixels) as i, e.loop(x.c, step=machine.lanes) as channel:
+        place = e.add(e.mul(e.add(first, i), x.c), channel)
+        value, g = e.load(e.at(x.image, place)), e.load(e.at(x.cotangent, place))
+        factor, offset, mean, through_mean, through_var = (
+            e.load(e.at(vector, channel)) for vector in vectors
+        )
+        above = e.builder.fcmp_ordered(">", (value * factor + offset).value, e.zeros)
+        passed = Values(e.builder, e.builder.select(above, g.value, e.zeros))
+        gradient = factor * (passed - through_mean - (value - mean) * through_var)
+        e.store(gradient, e.at(x.out, place))
+    e.builder.ret_void()
     return e.function
 
 

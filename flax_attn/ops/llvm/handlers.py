@@ -34,13 +34,15 @@ FLOATS_A_SUM = 2
 FEWEST_TILES, GRADIENT_BYTES = 64, 64 << 20
 # What a normalised map is read by.
 OF_INPUT = ("input_factor", "input_offset")
+# What the gradient of a normalisation and ReLU is made of, beside the map.
+OF_NORMALISATION = ("cotangent", "factor", "offset", "kernel")
 
 
 def build(machine: Machine) -> ir.Module:
     """Builds a module with every handler of training.
 
     They are convolve, convolve_turned, convolve_affine_relu, convolve_normalised; kernel_gradient
-    and normalised_kernel_gradient; moments and relu_sums.
+    and normalised_kernel_gradient; moments, relu_sums and relu_gradient.
     """
     module = ir.Module("flax_attn")
     parallel = Parallel(module)
@@ -74,7 +76,8 @@ def build(machine: Machine) -> ir.Module:
     part = channels.moments_unit(module, machine)
     _channel_sums(plan("moments"), part, total, "offset")
     part = channels.relu_sums_unit(module, machine)
-    _channel_sums(plan("relu_sums"), part, total, "cotangent", "factor", "offset", "kernel")
+    _channel_sums(plan("relu_sums"), part, total, *OF_NORMALISATION)
+    _relu_gradient(plan("relu_gradient"), channels.relu_gradient_unit(module, machine))
     return module
 
 
@@ -137,4 +140,15 @@ def _channel_sums(
     plan.allocate(sums=e.mul(parts, 2, c))
     plan.run(part, parts)
     plan.run(total, e.div(e.mul(c, 2), e.lanes))
+    plan.end()
+
+
+def _relu_gradient(plan: HandlerBuilder, part: ir.Function) -> None:
+    """Emits the gradient of a normalisation and ReLU in its input, of the same shape."""
+    e = plan.e
+    b, h, w, c = plan.sizes(0, 4)
+    pixels = e.mul(b, h, w)
+    plan.set_arguments("image", *OF_NORMALISATION, "through_mean", "through_var")
+    plan.set(out=plan.result(e.mul(pixels, c)), c=c, count=pixels)
+    plan.run(part, e.ceil_div(pixels, PIXELS_A_PART))
     plan.end()

@@ -244,12 +244,14 @@ def define(
 
 ADDRESSES = (
     "image",  # [b, h, w, c]
-    "kernel",  # [3, 3, c, d]; of sums over channels, the mean [c]
+    "kernel",  # [3, 3, c, d]; of a normalisation's gradient, the mean [c]
     "turned",  # [3, 3, d, c], the kernel before it is turned
     "factor",  # [d]
     "offset",  # [d]; of moments, the pivot [c]
     "input_factor",  # [c]
     "input_offset",  # [c]
+    "through_mean",  # [c], what a normalisation's gradient loses through the mean
+    "through_var",  # [c], and through the variance, for each unit away from the mean
     "cotangent",  # [b, h, w, d], the gradient in the output
     "out",  # [b, h, w, d], or [3, 3, c, d]
     "zeros",  # max(c, d), read where there is no pixel

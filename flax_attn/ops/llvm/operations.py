@@ -120,10 +120,15 @@ def pad_to(a: Array, axis: int, multiple: int) -> Array:
 
 
 class Operands(NamedTuple):
-    """Which operands of a handler are maps of images, and whether its result is a sum over them."""
+    """Which operands of a handler are maps of images, and what its result is.
+
+    It may be a sum over the images (``sums``), or lie in the memory of an operand (``written``)
+    that nothing else needs; XLA copies one that something does.
+    """
 
     of_images: tuple[bool, ...]
     sums: bool = False
+    written: int | None = None
 
 
 # Devices that share a batch each give a handler their own part of the maps.
@@ -136,6 +141,7 @@ HANDLERS: dict[str, Operands] = {
     "normalised_kernel_gradient": Operands((True, True, False, False), sums=True),
     "moments": Operands((True, False), sums=True),
     "relu_sums": Operands((True, True, False, False, False), sums=True),
+    "relu_gradient": Operands((True, True, *[False] * 5), written=1),
     "evaluate": Operands((True, False, False, False)),
     "evaluate_pooled": Operands((True, False, False, False)),
     "pair": Operands((True, *[False] * 6)),
@@ -147,12 +153,15 @@ def call(code: Compiled, handler: str, shape: tuple[int, ...], *operands: Array)
     """Calls a handler on float32 arrays; returns zeros where one of them is empty."""
     if not all(a.size for a in operands):
         return jnp.zeros(shape, jnp.float32)
-    of_images, sums = HANDLERS[handler]
+    of_images, sums, written = HANDLERS[handler]
+    aliases = None if written is None else {written: 0}
 
     def compute(*part: Array) -> Array:
         size = shape if sums else (part[0].shape[0], *shape[1:])
         result = jax.ShapeDtypeStruct(size, jnp.float32)
-        call = jax.ffi.ffi_call(code.name(handler), result, vmap_method="sequential")
+        call = jax.ffi.ffi_call(
+            code.name(handler), result, vmap_method="sequential", input_output_aliases=aliases
+        )
         return call(*(lax.convert_element_type(a, jnp.float32) for a in part))
 
     return on_parts(compute, *operands, of_images=of_images, sums=sums)
@@ -249,8 +258,8 @@ def _gradients(
     sums = call(code, "relu_sums", (2, x.shape[-1]), x, g, factor, offset, mean)
     precision = lax.rsqrt(var + epsilon)
     through_mean, through_var = sums[0] / pixels, sums[1] * precision**2 / pixels
-    passed = jnp.where(x * factor + offset > 0, g, 0)
-    dx = factor * (passed - through_mean - (x - mean) * through_var)
+    operands = (x, g, factor, offset, mean, through_mean, through_var)
+    dx = call(code, "relu_gradient", x.shape, *operands)
     return dx, sums[1] * precision, sums[0]
 
 
