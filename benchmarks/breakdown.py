@@ -2,10 +2,9 @@
 
     python -m benchmarks.breakdown --size 224 --batch 8 --step training
 
-XLA reports when each operation of the compiled step begins and ends (``jax.profiler``). Of the time
-that several run at once each gets its share, so that parts and "between operations" add up to the
-step. The table has the median over the rounds of each part; ``--stages`` splits convolutions by the
-side of their maps, and ``--longest N`` lists single operations.
+XLA reports when each operation of the compiled step begins and ends (``jax.profiler``). The table has
+the median over the rounds of each part; ``--stages`` splits convolutions by the side of their maps,
+and ``--longest N`` lists single operations.
 """
 
 from __future__ import annotations
@@ -18,6 +17,7 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable
+from math import inf
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,6 +29,7 @@ BETWEEN = "between operations"
 CALLS = {
     "convolve": "convolution, forward",
     "convolve_normalised": "convolution, forward",
+    "convolve_affine_relu": "convolution, forward",
     "evaluate": "convolution, forward",
     "evaluate_pooled": "convolution, forward",
     "pair": "convolution, forward",
@@ -103,27 +104,18 @@ def operations_of(program: str) -> dict[str, Operation]:
     return found
 
 
-def shares(intervals: Iterable[Interval]) -> dict[str, float]:
-    """Nanoseconds by operation: of each moment as large a share as each other that ran then."""
-    events = sorted(
-        edge for name, start, end in intervals for edge in ((start, 1, name), (end, 0, name))
-    )
+def own_times(intervals: Iterable[Interval]) -> dict[str, float]:
+    """Nanoseconds by operation: from when it begins until the next one does, or until it ends.
+
+    The steps of a network wait for each other, and XLA often reports the end of an operation late:
+    its last thread takes up what waited for it first.
+    """
     taken: dict[str, float] = defaultdict(float)
-    running: dict[str, int] = defaultdict(int)
-    last = 0.0
-    for at, begins, name in events:
-        for each in running:
-            taken[each] += (at - last) / len(running)
-        last = at
-        running[name] += 1 if begins else -1
-        if not running[name]:
-            del running[name]
+    ordered = sorted(intervals, key=lambda each: each.start)
+    following = [each.start for each in ordered[1:]] + [inf]
+    for (name, start, end), until in zip(ordered, following, strict=True):
+        taken[name] += min(end, until) - start
     return taken
-
-
-def covered(intervals: Iterable[Interval]) -> float:
-    """Nanoseconds in which at least one operation ran."""
-    return sum(shares(intervals).values())
 
 
 def traced(step: Callable[[], object], folder: Path) -> tuple[list[Interval], float]:
@@ -133,8 +125,8 @@ def traced(step: Callable[[], object], folder: Path) -> tuple[list[Interval], fl
     with trace(str(folder)):
         step()
     (path,) = folder.rglob("*.xplane.pb")
-    starts: dict[tuple[object, object], Interval] = {}
-    ends: dict[tuple[object, object], float] = {}
+    starts: dict[str, list[Interval]] = defaultdict(list)
+    ends: dict[str, list[float]] = defaultdict(list)
     whole = 0.0
     for plane in ProfileData.from_file(str(path)).planes:
         for line in plane.lines:
@@ -142,16 +134,21 @@ def traced(step: Callable[[], object], folder: Path) -> tuple[list[Interval], fl
                 stats = dict(event.stats)
                 end = event.start_ns + event.duration_ns
                 if "hlo_op" in stats:
-                    key = (stats.get("_pt"), stats.get("_p"))
-                    starts[key] = Interval(str(stats["hlo_op"]), event.start_ns, end)
+                    name = str(stats["hlo_op"])
+                    starts[name].append(Interval(name, event.start_ns, end))
                 elif event.name.startswith("end: "):
-                    ends[stats.get("_ct"), stats.get("_c")] = end
+                    ends[event.name.removeprefix("end: ")].append(event.start_ns)
                 elif event.name.endswith("train_step") or event.name.endswith("eval_step"):
                     whole = event.duration_ns
     path.unlink()
-    return [
-        each._replace(end=max(each.end, ends.get(key, 0))) for key, each in starts.items()
-    ], whole
+    found = []
+    for name, begun in starts.items():
+        begun.sort(key=lambda each: each.start)
+        # What other threads go on with ends when the last of them says so.
+        reported = sorted(ends[name]) or [each.end for each in begun]
+        pairs = zip(begun, reported, strict=True)
+        found += [each._replace(end=max(each.end, end)) for each, end in pairs]
+    return found, whole
 
 
 def measure(name: str, size: int, batch: int, kind: int, rounds: int, folder: Path) -> Measured:
@@ -170,7 +167,8 @@ def measure(name: str, size: int, batch: int, kind: int, rounds: int, folder: Pa
         alone.append(time.perf_counter_ns() - started)
         intervals, whole = traced(step, folder)
         known = [each for each in intervals if each.name in operations]
-        parts.append({**shares(known), BETWEEN: whole - covered(known)})
+        taken = own_times(known)
+        parts.append({**taken, BETWEEN: whole - sum(taken.values())})
         recorded.append(whole)
     names = {name for part in parts for name in part}
     medians = {name: statistics.median(part.get(name, 0.0) for part in parts) for name in names}

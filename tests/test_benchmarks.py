@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 
 from benchmarks import compare, contenders, inference_engines
+from benchmarks.breakdown import CALLS, Interval, operations_of, own_times
 from benchmarks.contenders import CONTENDERS, EVALUATION, TRAINING, random_batch
 from benchmarks.engine_sources import write_onnx_source
 from benchmarks.inference_engines import ARRAYS, ENGINES, ERROR_BOUND, load, why_not
 from flax_attn.config import ModelConfig
 from flax_attn.errors import FlaxAttnError
+from flax_attn.ops.llvm.operations import HANDLERS
 
 IN_PYTORCH = ("torch", "torch.compile")
 NARROW = ModelConfig(widths=(4, 4, 8, 8, 8), depths=(1, 1, 1, 1, 1), attn_features=8)
@@ -112,3 +114,29 @@ def test_benchmarks_need_no_package_of_the_tests() -> None:
         [sys.executable, "-c", program, " ".join(tests_own)], capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_an_operation_takes_the_time_until_the_next_begins_or_it_ends() -> None:
+    late, following, alone = Interval("late", 0, 30), Interval("next", 6, 8), Interval("x", 20, 23)
+    assert own_times([alone, following, late]) == {"late": 6, "next": 2, "x": 3}
+
+
+def test_operations_are_told_by_what_they_call() -> None:
+    program = """
+ENTRY %main (a: f32[2,8,8,64]) -> f32[2,8,8,64] {
+  %a = f32[2,8,8,64]{3,2,1,0} parameter(0)
+  %turned.1 = f32[2,8,8,64]{3,2,1,0} custom-call(%a), custom_call_target="flax_attn_convolve_turned_16", metadata={op_name="jit(step)/transpose(jvp())/ffi_call"}
+  %twice = f32[2,8,8,64]{3,2,1,0} fusion(%turned.1), kind=kLoop, metadata={op_name="jit(step)/jvp()/mul"}
+  ROOT %loop = (f32[2,8,8,64]{3,2,1,0}, s32[]) while(%twice), body=%body
+}
+"""  # noqa: E501
+    found = operations_of(program)
+    assert found["turned.1"].part == "convolution, gradient of the input"
+    assert found["turned.1"].side == 8
+    assert found["twice"].part == "the rest, forward"
+    # What runs in a loop is counted by itself.
+    assert "loop" not in found
+
+
+def test_every_compiled_operation_has_a_part() -> None:
+    assert set(CALLS) == set(HANDLERS)

@@ -160,17 +160,12 @@ def make_train_step(
                 state.stats,
                 (in_parts(examples, config.accumulate), keys),
             )
-        # Without a barrier XLA would compute part of the gradient again for the check.
+        # Without a barrier XLA would compute part of the gradient again for the check below.
         grads = jax.lax.optimization_barrier(grads)
-        finite_grads = is_finite(grads)
-        # Every part of the update waits for the whole gradient, by a choice that changes nothing
-        # where it is finite: XLA copies parameters that others may still read when they are
-        # overwritten.
-        grads = jax.tree.map(lambda g: jnp.where(finite_grads, g, jnp.nan), grads)
         variable = trainable(state.params, freeze_backbone=config.freeze_backbone)
         updates, opt_state = tx.update(grads, state.opt_state, variable)
         params = {**state.params, **optax.apply_updates(variable, updates)}
-        finite = jnp.array([is_finite(sums.loss), finite_grads, is_finite(stats)])
+        finite = jnp.array([is_finite(sums.loss), is_finite(grads), is_finite(stats)])
         count = state.step + 1
         average = next_average(state.average, {**params, **stats}, count, config)
         return StepOutput(TrainState(count, params, stats, opt_state, average), sums, finite)

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 
 import jax
@@ -92,16 +91,6 @@ def test_step_compiles_once(tiny: Config) -> None:
     for seed in range(3):
         state, _, _ = step(state, examples(seed))
     assert step._cache_size() == 1
-
-
-def test_no_parameter_is_copied_before_it_is_overwritten(tiny: Config) -> None:
-    structure, tx, state = setup(tiny)
-    step = make_train_step(structure, tx, tiny.train)
-    program = step.lower(state, examples()).compile().as_text()
-    # Vectors cost nothing.
-    kernels = set(re.findall(r"%(\S+) = f32\[\d+,\S+ parameter\(", program))
-    assert len(kernels) >= sum(array.ndim > 1 for array in state.params.values())
-    assert not kernels & set(re.findall(r" copy\(%([^)]+)\)", program))
 
 
 def test_the_loss_tells_what_is_not_finite(tiny: Config) -> None:
