@@ -2,9 +2,9 @@
 
     python -m benchmarks.breakdown --size 224 --batch 8 --step training
 
-XLA reports when each operation of the compiled step begins and ends (``jax.profiler``). The table has
-the median over the rounds of each part; ``--stages`` splits convolutions by the side of their maps,
-and ``--longest N`` lists single operations.
+XLA reports when each operation of the compiled step begins and ends (``jax.profiler``). The table
+has the median over the rounds of each part; ``--stages`` splits convolutions by the side of their
+maps, and ``--longest N`` lists single operations.
 """
 
 from __future__ import annotations
