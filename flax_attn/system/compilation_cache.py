@@ -13,6 +13,7 @@ import os
 import platform
 import stat
 import zlib
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -21,6 +22,7 @@ import jaxlib
 
 from flax_attn.errors import UsageError
 from flax_attn.system.cpu import threads
+from flax_attn.system.files import write_bytes
 from flax_attn.system.output import mark_output
 
 # Lines of /proc/cpuinfo that name the instructions of the CPU, and what XLA tunes code for.
@@ -66,6 +68,24 @@ def use_compilation_cache(folder: str | Path | None) -> Path | None:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
     return own
+
+
+def kept_code(name: str, make: Callable[[], bytes]) -> bytes:
+    """Returns machine code from the folder that programs are kept in; else makes and keeps it.
+
+    ``name`` tells all that decides the code. Nothing is kept where JAX has no folder of this
+    machine's; one that cannot be written, and code that is damaged, cost the making alone.
+    """
+    folder = jax.config.values["jax_compilation_cache_dir"]
+    if not folder or not os.path.isdir(folder):
+        return make()
+    path = Path(folder) / f"{name}.z"
+    with suppress(OSError, zlib.error):
+        return zlib.decompress(path.read_bytes())
+    code = make()
+    with suppress(OSError):
+        write_bytes(path, zlib.compress(code, 1))
+    return code
 
 
 def machine_key() -> str:

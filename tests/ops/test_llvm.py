@@ -13,20 +13,22 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache, partial
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from llvmlite import ir
 
 from flax_attn.errors import UsageError
 from flax_attn.models.vgg import ConvStage
 from flax_attn.ops import llvm, winograd
 from flax_attn.ops.conv import choose_form, conv3x3_affine_relu
 from flax_attn.ops.direct import xla3x3
-from flax_attn.ops.llvm import host_kernels, require_kernels, self_test
-from flax_attn.ops.llvm.compile import MACHINES, compiled, host_machine
+from flax_attn.ops.llvm import compile, host_kernels, require_kernels, self_test
+from flax_attn.ops.llvm.compile import MACHINES, Compiled, compiled, host_machine
 from flax_attn.ops.llvm.operations import (
     convolve,
     convolve_affine_relu,
@@ -503,3 +505,65 @@ def test_kernels_are_built_once_by_whoever_asks_first(monkeypatch):
     assert begun.wait(timeout=60)
     assert llvm.host_kernels() == "kernels"
     assert [thread.name for thread in built] == ["kernels"]
+
+
+KEPT = """
+import hashlib
+import sys
+import jax
+import numpy as np
+from flax_attn.ops.llvm import compile, require_kernels
+from flax_attn.ops.llvm.operations import convolve
+
+jax.config.update("jax_compilation_cache_dir", sys.argv[1])
+made = []
+make = compile._object_code
+compile._object_code = lambda *operands: made.append(1) or make(*operands)
+x, kernel = np.ones((1, 28, 28, 64), np.float32), np.ones((3, 3, 64, 64), np.float32)
+out = np.asarray(convolve(require_kernels(), x, kernel))
+print(len(made), hashlib.sha256(out.tobytes()).hexdigest())
+"""
+
+
+@needs_kernels
+def test_a_second_process_finds_the_kernels_beside_the_programs_of_xla(tmp_path):
+    def start() -> tuple[str, str]:
+        command = [sys.executable, "-c", KEPT, str(tmp_path)]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=100)
+        made, digest = done.stdout.split()
+        return made, digest
+
+    made, first = start()
+    assert made == "1"
+    assert start() == ("0", first)
+    (kept,) = tmp_path.glob("flax_attn-kernels-*")
+    kept.write_bytes(kept.read_bytes()[:-9])
+    assert start() == ("1", first)
+
+
+@needs_kernels
+def test_kept_kernels_are_of_one_processor_and_one_source(monkeypatch, tmp_path):
+    machine = host_machine()
+    names = set()
+
+    def kept_code(name, make):
+        names.add(name)
+        return make()
+
+    monkeypatch.setattr(compile, "kept_code", kept_code)
+
+    def changed(**settings):
+        for name, value in settings.items():
+            monkeypatch.setattr(compile, name, value)
+        Compiled(machine, lambda machine: ir.Module())
+
+    changed()
+    changed()
+    assert len(names) == 1
+    features = compile._host_features()
+    one = next(name for name, has in features.items() if has)
+    fewer = type(features)({**features, one: False})
+    changed(_host_features=lambda: fewer)
+    assert len(names) == 2
+    changed(_host_features=lambda: features, SOURCES=(Path(__file__),))
+    assert len(names) == 3

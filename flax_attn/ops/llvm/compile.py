@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import ctypes
+import hashlib
+import mmap
 from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 
 import jax
+import llvmlite
 from llvmlite import binding as llvm
 from llvmlite import ir
 
+from flax_attn.ops import winograd
 from flax_attn.ops.llvm.evaluation_handlers import build as build_evaluation
 from flax_attn.ops.llvm.handlers import build
 from flax_attn.ops.llvm.ir import Machine
+from flax_attn.system.compilation_cache import kept_code
 from flax_attn.system.cpu import max_isa
 
 # By a feature of the processor: vectors of 64 bytes, of 32, or of 16.
@@ -22,6 +28,9 @@ MACHINES = {
     "neon": Machine(lanes=4, columns=4, rows=6, sum_rows=4),
 }
 
+
+# What the code is written by.
+SOURCES = (*sorted(Path(__file__).parent.glob("*.py")), Path(winograd.__file__))
 
 # By the value of ``--xla_cpu_max_isa``, how the names of LLVM's features beyond it begin.
 BEYOND = {
@@ -49,20 +58,40 @@ class Compiled:
     def __init__(self, machine: Machine, build: Callable[[Machine], ir.Module]):
         self.machine = machine
         target = _host_target()
-        module = llvm.parse_assembly(str(build(machine)))
-        module.triple, module.data_layout = target.triple, str(target.target_data)
-        options = llvm.create_pipeline_tuning_options(speed_level=2)
-        # The loops are vectorised and unrolled already.
-        options.loop_vectorization = options.slp_vectorization = options.loop_unrolling = False
-        passes = llvm.create_pass_builder(target, options)
-        passes.getModulePassManager().run(module, passes)
+        name = f"flax_attn-kernels-{_digest(target, machine, build)}"
+        code = kept_code(name, lambda: _object_code(target, build(machine)))
         # The engine owns the code, which XLA may call as long as the process lives.
-        self._engine = llvm.create_mcjit_compiler(module, target)
+        self._engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), _host_target())
+        self._engine.add_object_file(llvm.ObjectFileRef.from_data(code))
         self._engine.finalize_object()
 
     def name(self, handler: str) -> str:
         """Returns XLA's name of a handler, which is registered when first asked for."""
         return _register(self, handler)
+
+
+def _object_code(target: llvm.TargetMachine, source: ir.Module) -> bytes:
+    module = llvm.parse_assembly(str(source))
+    module.triple, module.data_layout = target.triple, str(target.target_data)
+    options = llvm.create_pipeline_tuning_options(speed_level=2)
+    # The loops are vectorised and unrolled already.
+    options.loop_vectorization = options.slp_vectorization = options.loop_unrolling = False
+    passes = llvm.create_pass_builder(target, options)
+    passes.getModulePassManager().run(module, passes)
+    return target.emit_object(module)
+
+
+def _digest(
+    target: llvm.TargetMachine, machine: Machine, build: Callable[[Machine], ir.Module]
+) -> str:
+    """Returns a digest of all that decides the code: its sources, LLVM, and the processor."""
+    features = "".join(sorted(name for name, has in _host_features().items() if has))
+    parts = (target.triple, llvm.get_host_cpu_name(), features, machine, build.__module__)
+    said = repr((*parts, llvm.llvm_version_info, llvmlite.__version__, mmap.PAGESIZE))
+    digest = hashlib.sha256(said.encode())
+    for path in SOURCES:
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:32]
 
 
 @cache
