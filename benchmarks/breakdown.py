@@ -16,8 +16,8 @@ import statistics
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable
-from math import inf
+from collections.abc import Callable, Iterable, Set
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -41,13 +41,14 @@ CALLS = {
     "relu_sums": "normalisation, sums of the gradient",
     "relu_gradient": "normalisation, gradient",
 }
+UPDATE = "the optimizer's update"
 # What else there is, by a part of the name that JAX gave the operation; the first that fits.
 OTHERS = (
     ("is_finite", "is every number finite"),
     ("reduce_and", "is every number finite"),
     ("transpose(jvp(", "the rest, backward"),
     ("jvp(", "the rest, forward"),
-    ("", "the optimizer's update"),
+    ("", UPDATE),
 )
 # Operations whose time is that of others within.
 CONTAINERS = ("while", "call", "conditional")
@@ -99,22 +100,33 @@ def operations_of(program: str) -> dict[str, Operation]:
         else:
             name = jax_name[1] if jax_name else ""
             part = next(part for text, part in OTHERS if text in name)
+        if part == UPDATE and "jvp(" not in program:
+            part = "the rest"
         text = f"{match['kind']} {match['shape']} {jax_name[1] if jax_name else ''}"
         found[match["name"]] = Operation(part, max(map(int, maps), default=None), text)
     return found
 
 
-def own_times(intervals: Iterable[Interval]) -> dict[str, float]:
-    """Nanoseconds by operation: from when it begins until the next one does, or until it ends.
+def own_times(intervals: Iterable[Interval], calls: Set[str]) -> dict[str, float]:
+    """Nanoseconds by operation, of which each moment belongs to one.
 
-    The steps of a network wait for each other, and XLA often reports the end of an operation late:
-    its last thread takes up what waited for it first.
+    That is the one of ``calls`` that runs, for ours take all threads, or else the one that began
+    last: the steps of a network wait for each other, and XLA often reports the end of an operation
+    late, since its last thread takes up what waited for it first.
     """
     taken: dict[str, float] = defaultdict(float)
     ordered = sorted(intervals, key=lambda each: each.start)
-    following = [each.start for each in ordered[1:]] + [inf]
-    for (name, start, end), until in zip(ordered, following, strict=True):
-        taken[name] += min(end, until) - start
+    moments = sorted({moment for each in ordered for moment in (each.start, each.end)})
+    running: list[Interval] = []
+    following = 0
+    for moment, until in pairwise(moments):
+        while following < len(ordered) and ordered[following].start <= moment:
+            running.append(ordered[following])
+            following += 1
+        running = [each for each in running if each.end > moment]
+        if running:
+            last = max(running, key=lambda each: (each.name in calls, each.start))
+            taken[last.name] += until - moment
     return taken
 
 
@@ -160,6 +172,7 @@ def measure(name: str, size: int, batch: int, kind: int, rounds: int, folder: Pa
         key=lambda text: text.count("flax_attn_"),
     )
     operations = operations_of(program)
+    calls = {name for name, each in operations.items() if each.part in CALLS.values()}
     alone, recorded, parts = [], [], []
     for _ in range(rounds):
         started = time.perf_counter_ns()
@@ -167,7 +180,7 @@ def measure(name: str, size: int, batch: int, kind: int, rounds: int, folder: Pa
         alone.append(time.perf_counter_ns() - started)
         intervals, whole = traced(step, folder)
         known = [each for each in intervals if each.name in operations]
-        taken = own_times(known)
+        taken = own_times(known, calls)
         parts.append({**taken, BETWEEN: whole - sum(taken.values())})
         recorded.append(whole)
     names = {name for part in parts for name in part}

@@ -116,9 +116,12 @@ def test_benchmarks_need_no_package_of_the_tests() -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_an_operation_takes_the_time_until_the_next_begins_or_it_ends() -> None:
+def test_each_moment_of_a_step_belongs_to_one_operation() -> None:
     late, following, alone = Interval("late", 0, 30), Interval("next", 6, 8), Interval("x", 20, 23)
-    assert own_times([alone, following, late]) == {"late": 6, "next": 2, "x": 3}
+    # What began last, but nothing while a call of ours takes all threads.
+    assert own_times([alone, following, late], set()) == {"late": 25, "next": 2, "x": 3}
+    assert own_times([alone, following, late], {"late"}) == {"late": 30}
+    assert own_times([following, alone], {"x"}) == {"next": 2, "x": 3}
 
 
 def test_operations_are_told_by_what_they_call() -> None:
