@@ -18,6 +18,9 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+# A second's import that the tables need: once here, not in every child.
+import scipy.stats  # noqa: F401
+
 from flax_attn.config import Config
 from flax_attn.errors import FlaxAttnError
 from flax_attn.studies.ablate import ablate_command, table
