@@ -111,7 +111,6 @@ def fit(
                 progress = progress._replace(
                     batch=progress.batch + 1,
                     images=progress.images + (agree(count) if agree else count),
-                    seconds=time.perf_counter() - began,
                     sums=progress.sums.merge(devices.on_one(sums)),
                 )
                 unseen.append((progress.batch, devices.on_one(finite)))
