@@ -62,7 +62,10 @@ def _drawn(
     options = {name: value for name, value in options.items() if value is not None}
     by_place = jax.threefry_partitionable.value
     default = str(jax.random.key_impl(key)) == "threefry2x32"
-    if options or room is None or not (by_place and default) or isinstance(key, jax.core.Tracer):
+    if options or room is None or not (by_place and default):
         return plain(key, shape, dtype, **options)
-    values = np.asarray(jax.random.normal(key, (room,), dtype))[:size]
+    drawn = jax.random.normal(key, (room,), dtype)
+    if isinstance(drawn, jax.core.Tracer):  # within a program that is compiled as a whole
+        return plain(key, shape, dtype)
+    values = np.asarray(drawn)[:size]
     return jnp.asarray((values * values.dtype.type(stddev)).reshape(shape))

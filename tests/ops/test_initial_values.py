@@ -50,6 +50,8 @@ def test_and_so_they_are_under_jit_and_from_other_generators(name: str) -> None:
     key, shape = jax.random.key(5), SHAPES[1]
     forms = [jax.jit(form, static_argnums=1) for form in (ours, flax)]
     assert same_bytes(*(form(key, shape) for form in forms))
+    # The key may be one of before.
+    assert same_bytes(*(jax.jit(lambda form=form: form(key, shape))() for form in (ours, flax)))
     # Values of this one depend on how many there are.
     other = jax.random.key(5, impl="rbg")
     assert same_bytes(ours(other, shape), flax(other, shape))

@@ -542,7 +542,7 @@ def test_a_second_process_finds_the_kernels_beside_the_programs_of_xla(tmp_path)
 
 
 @needs_kernels
-def test_kept_kernels_are_of_one_processor_and_one_source(monkeypatch, tmp_path):
+def test_kept_kernels_are_of_one_processor_and_one_source(monkeypatch):
     machine = host_machine()
     names = set()
 

@@ -85,10 +85,9 @@ def _digest(
     target: llvm.TargetMachine, machine: Machine, build: Callable[[Machine], ir.Module]
 ) -> str:
     """Returns a digest of all that decides the code: its sources, LLVM, and the processor."""
-    features = "".join(sorted(name for name, has in _host_features().items() if has))
-    parts = (target.triple, llvm.get_host_cpu_name(), features, machine, build.__module__)
-    said = repr((*parts, llvm.llvm_version_info, llvmlite.__version__, mmap.PAGESIZE))
-    digest = hashlib.sha256(said.encode())
+    processor = target.triple, llvm.get_host_cpu_name(), _host_features().flatten(), mmap.PAGESIZE
+    compiler = llvm.llvm_version_info, llvmlite.__version__
+    digest = hashlib.sha256(repr((processor, compiler, machine, build.__module__)).encode())
     for path in SOURCES:
         digest.update(path.read_bytes())
     return digest.hexdigest()[:32]
