@@ -19,6 +19,7 @@ from filelock import FileLock
 
 from flax_attn.config import Config, make_config
 from flax_attn.system.console import LOGGER, speak
+from tests.helpers import shapes
 from tests.helpers.faulty_runs import SMALL, Reference, make_reference
 from tests.helpers.networks import TINY
 
@@ -88,6 +89,8 @@ OPTIMISED = pytest.StashKey[frozenset[Path]]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # jaxtyping's hook takes its decorator from there when a module is imported.
+    jaxtyping.jaxtyped = shapes.jaxtyped
     # Workers of pytest-xdist inherit the settings of the process that started them.
     if "PYTEST_XDIST_WORKER" not in os.environ:
         config.stash[PROGRAMS] = share_compiled_programs()
@@ -107,6 +110,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         # -m on the command line replaces pyproject.toml's, so the long forms are left out here.
         if item.path in quick and not item.get_closest_marker("faults"):
             item.add_marker("quick")
+
+
+def pytest_runtest_setup() -> None:
+    shapes.begin_test()
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
