@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from functools import partial, reduce, wraps
 from operator import or_
-from types import FunctionType, UnionType
+from types import CodeType, FunctionType, UnionType
 from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 import jax
@@ -28,31 +28,38 @@ from jaxtyping import AbstractArray
 MOST_CALLS = 100
 
 _wrapped = jaxtyping.jaxtyped
-_calls: Counter[Any] = Counter()
+# By module and code: code at the same lines of two modules can be equal.
+Source = tuple[str, CodeType]
+_calls: Counter[Source] = Counter()
+_shaped: dict[Source, bool] = {}
 
 
 def jaxtyped(function: Any = None, *, typechecker: Any) -> Any:
     """Checks shapes as ``jaxtyping.jaxtyped`` does, at a fraction of the cost.
 
-    jaxtyping wraps whatever it finds, binds the arguments of each call, and checks them twice. That
-    took a fifth of the time of tests that run commands: for functions without shapes, and for the
-    thousands of strokes of drawn pictures. A function without shapes is returned as it is; of any
-    other the first ``MOST_CALLS`` calls of each test are checked.
+    jaxtyping wraps whatever it finds when it is defined, binds the arguments of each call, and
+    checks them twice. That took a fifth of the time of tests that run commands: for functions
+    without shapes, for those that each step defines anew, for the thousands of strokes of drawn
+    pictures. A function without shapes is returned as it is; of any other, however often it is
+    defined, the first ``MOST_CALLS`` calls of each test are checked.
     """
     if function is None:
         return partial(jaxtyped, typechecker=typechecker)
     if not any(map(_may_have_shapes, _functions_of(function))):
         return function
-    checked = _wrapped(function, typechecker=typechecker)
     if not isinstance(function, FunctionType):
-        return checked
+        return _wrapped(function, typechecker=typechecker)
+    source = _source_of(function)
+    checked: Any = None
 
     @wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
+        nonlocal checked
         __tracebackhide__ = True
-        if _calls[function] >= MOST_CALLS:
+        if _calls[source] >= MOST_CALLS:
             return function(*args, **kwargs)
-        _calls[function] += 1
+        _calls[source] += 1
+        checked = checked or _wrapped(function, typechecker=typechecker)
         return checked(*args, **kwargs)
 
     return call
@@ -61,6 +68,10 @@ def jaxtyped(function: Any = None, *, typechecker: Any) -> Any:
 def begin_test() -> None:
     """Counts calls from none."""
     _calls.clear()
+
+
+def _source_of(function: FunctionType) -> Source:
+    return function.__module__, function.__code__
 
 
 def _functions_of(decorated: Any) -> list[Any]:
@@ -76,6 +87,13 @@ def _may_have_shapes(function: Any) -> bool:
     """Whether an annotation has a shape, or cannot be read."""
     if not isinstance(function, FunctionType):
         return not isinstance(function, type(object.__init__))
+    source = _source_of(function)
+    if source not in _shaped:
+        _shaped[source] = _has_shapes(function)
+    return _shaped[source]
+
+
+def _has_shapes(function: FunctionType) -> bool:
     try:
         hints = get_type_hints(function, include_extras=True)
     except (NameError, TypeError):  # of names that only type checkers have
