@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from benchmarks import compare, contenders, inference_engines
-from benchmarks.breakdown import CALLS, Interval, operations_of, own_times
+from benchmarks.breakdown import CALLS, UPDATE, Interval, operations_of, own_times
 from benchmarks.contenders import CONTENDERS, EVALUATION, TRAINING, random_batch
 from benchmarks.engine_sources import write_onnx_source
 from benchmarks.inference_engines import ARRAYS, ENGINES, ERROR_BOUND, load, why_not
@@ -139,6 +139,13 @@ ENTRY %main (a: f32[2,8,8,64]) -> f32[2,8,8,64] {
     assert found["twice"].part == "the rest, forward"
     # What runs in a loop is counted by itself.
     assert "loop" not in found
+
+
+def test_what_no_pass_is_told_of_is_the_update_of_a_training_step_alone() -> None:
+    plain = '%scaled = f32[2,8,8,64] fusion(%a), kind=kLoop, metadata={op_name="jit(f)/mul"}'
+    forward = '%one = f32[2]{0} fusion(%a), kind=kLoop, metadata={op_name="jit(f)/jvp()/add"}'
+    assert operations_of(f"  {plain}\n  {forward}\n")["scaled"].part == UPDATE
+    assert operations_of(f"  {plain}\n")["scaled"].part == "the rest"
 
 
 def test_every_compiled_operation_has_a_part() -> None:
