@@ -89,7 +89,7 @@ FOREIGN = {
     "--batch",
     "--only",
     "--counts",  # benchmarks.many_files
-    "--rounds",  # benchmarks.devices
+    *("--flags", "--rounds"),  # benchmarks.devices
     "--cases",  # benchmarks.asked
     *("--nodes", "--ntasks-per-node", "--cpus-per-task", "--signal"),  # sbatch
     "--directory",  # http.server
