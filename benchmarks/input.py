@@ -130,7 +130,8 @@ def measure_features(folder: Path, args: argparse.Namespace) -> None:
         config = config.updated(image_size=args.size)
         blocks = BlockOrder(np.arange(n), *block_sizes(config))
     labels, present = np.zeros(n, np.int32), np.ones(n, bool)
-    source = FeatureExamples(maps, labels, args.batch, present, (), random_order=blocks)
+    sampler = Sampler(args.batch, random_order=blocks)
+    source = FeatureExamples(maps, labels, sampler, present, ())
     number = iter(range(1_000_000))
     how = "in blocks" if blocks else "freely"
     Table(n, args.rounds).often(

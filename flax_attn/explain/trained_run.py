@@ -13,7 +13,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from flax_attn.config import Config, DataConfig, gated, require_pictures_alone
-from flax_attn.data import Split
+from flax_attn.data import Sampler, Split
 from flax_attn.data.framing import decode_photograph
 from flax_attn.data.metadata import MetaScale
 from flax_attn.errors import DataError, UsageError
@@ -233,8 +233,8 @@ def evaluate(run: TrainedRun, split: Split) -> Evaluation:
     """
     _require_labels(run, np.asarray(split.labels))
     cases = case_inputs(split, run.config, run.metadata, where="split")
-    size, workers = run.config.train.batch_size, run.config.data.workers
-    examples = ImageExamples(split, size, workers, cases=cases)
+    sampler = Sampler(run.config.train.batch_size)
+    examples = ImageExamples(split, sampler, run.config.data.workers, cases=cases)
     task = TASKS[run.config.train.task]
     found = evaluate_examples(
         run.eval_step, run.params, run.stats, examples, num_classes=len(run.classes), task=task

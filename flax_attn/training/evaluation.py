@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from flax_attn.config import Config
-from flax_attn.data import Split
+from flax_attn.data import Sampler, Split
 from flax_attn.models.functional import Arrays
 from flax_attn.models.tasks import TASKS, Task
 from flax_attn.runs.directory import Run, names_of_network
@@ -175,7 +175,8 @@ def evaluate_run(
     task = TASKS[run.config.train.task]
     step = make_eval_step(network.structure, task, devices, under=under)
     batch_size = -(-config.train.batch_size // devices.count) * devices.count
-    source = ImageExamples(split, batch_size, config.data.workers, devices.part, cases=cases)
+    sampler = Sampler(batch_size, part=devices.part)
+    source = ImageExamples(split, sampler, config.data.workers, cases=cases)
     result = evaluate_examples(
         step, *arrays, source, num_classes=len(run.classes), task=task, devices=devices
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
 from typing import NamedTuple
@@ -14,8 +14,7 @@ from jaxtyping import Bool, Int, Num
 
 from flax_attn.data import Sampler
 from flax_attn.data.batches import Places
-from flax_attn.data.epoch_order import BlockOrder, EpochOrder
-from flax_attn.data.oversampling import Oversampling
+from flax_attn.data.epoch_order import BlockOrder
 from flax_attn.data.region_masks import RegionMasks
 from flax_attn.runs.run_cases import NO_INPUTS, CaseInputs
 from flax_attn.system.thread_pool import ahead
@@ -46,42 +45,35 @@ class FeatureExamples:
       maps: arrays by name (``feature_format``), a row an example, or a row a picture of any
         example (``places``).
       labels: of every example.
-      batch_size: examples in a batch, the padding included.
+      sampler: as in ``ImageExamples``. With a ``BlockOrder`` many rows are read together.
       present: whether an example has its maps; those without never count.
       names: of every example.
-      part: the part of each batch that this process reads, as in ``Sampler``.
-      oversampling: how often each example occurs in an epoch, as in ``Sampler``.
       regions: as in ``ImageExamples``.
       cases: as in ``ImageExamples``.
       places: the rows of ``maps``, and of ``present``, that are the pictures of each example, the
         first in the place of one that is missing; None where it has the row of its own place.
-      random_order: how an epoch is shuffled, and how many rows are read together; None for freely.
     """
 
     maps: Mapping[str, Num[np.ndarray, "p ..."]]
     labels: Int[np.ndarray, "n *k"]
-    batch_size: int
+    sampler: Sampler
     present: Bool[np.ndarray, "p"]
     names: Sequence[str]
-    part: tuple[int, int] = (0, 1)
-    oversampling: Oversampling | None = None
     regions: RegionMasks | None = None
     cases: CaseInputs = NO_INPUTS
     places: Int[np.ndarray, "n *v"] | None = None
-    random_order: EpochOrder | None = None
 
     def epoch(
         self, epoch: int, *, seed: int, shuffle: bool, start: int = 0
     ) -> Generator[Examples, None, None]:
-        sampler = Sampler(
-            self.batch_size, seed, shuffle, self.part, self.oversampling, self.random_order
-        )
+        sampler = replace(self.sampler, seed=seed, shuffle=shuffle)
         chunks = sampler.batches(len(self.labels), epoch, start=start)
-        if not isinstance(self.random_order, BlockOrder) or not chunks:
+        order = sampler.random_order
+        if not isinstance(order, BlockOrder) or not chunks:
             yield from ahead(partial(self._read, None), chunks, count=_BATCHES_AHEAD)
             return
         # Counted from the begin of the epoch, as the buffers of its order are.
-        count = max(self.random_order.buffer // self.batch_size, 1)
+        count = max(order.buffer // sampler.batch_size, 1)
         cuts = [0, *range(count - start % count, len(chunks), count), len(chunks)]
         buffered = [chunks[low:high] for low, high in pairwise(cuts)]
         with closing(ahead(self._read_buffer, buffered, count=1)) as read:

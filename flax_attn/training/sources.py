@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -19,7 +19,7 @@ from flax_attn.data import Dataset, Sampler, Split, batches
 from flax_attn.data.dataset import photographs_of
 from flax_attn.data.epoch_order import BlockOrder, EpochOrder, PictureOrder
 from flax_attn.data.fold_split import kept_photographs
-from flax_attn.data.oversampling import Oversampling, make_oversampling
+from flax_attn.data.oversampling import make_oversampling
 from flax_attn.data.region_masks import RegionMasks
 from flax_attn.data.views import uncut
 from flax_attn.models import MODELS
@@ -47,20 +47,14 @@ class ExampleSource(Protocol):
     def labels(self) -> Int[np.ndarray, "n"]: ...
 
     @property
-    def batch_size(self) -> int: ...
-
-    @property
-    def oversampling(self) -> Oversampling | None: ...
-
-    @property
-    def random_order(self) -> EpochOrder | None: ...
+    def sampler(self) -> Sampler: ...
 
     def epoch(
         self, epoch: int, *, seed: int, shuffle: bool, start: int = 0
     ) -> Generator[Examples, None, None]:
-        """Yields every example once, from batch ``start`` on; shuffles by (seed, epoch) alone.
+        """Yields the batches of ``sampler`` from ``start`` on; shuffles by (seed, epoch) alone.
 
-        With ``oversampling`` an example comes as often as that says.
+        ``seed`` and ``shuffle`` take the place of the sampler's own.
         """
         ...
 
@@ -71,23 +65,18 @@ class ImageExamples:
 
     Args:
       split: the images.
-      batch_size: examples in a batch, the padding included.
+      sampler: which examples each batch has, the padding included, and which part of it this
+        process reads.
       workers: threads that read images.
-      part: the part of each batch that this process reads, as in ``Sampler``.
-      oversampling: how often each example occurs in an epoch, as in ``Sampler``.
       regions: masks of the objects in the images; None where no map learns from them.
       cases: what else the network is given of each.
-      random_order: how an epoch is shuffled; None for freely.
     """
 
     split: Split
-    batch_size: int
+    sampler: Sampler
     workers: int
-    part: tuple[int, int] = (0, 1)
-    oversampling: Oversampling | None = None
     regions: RegionMasks | None = None
     cases: CaseInputs = NO_INPUTS
-    random_order: EpochOrder | None = None
 
     @property
     def names(self) -> Sequence[str]:
@@ -100,9 +89,7 @@ class ImageExamples:
     def epoch(
         self, epoch: int, *, seed: int, shuffle: bool, start: int = 0
     ) -> Generator[Examples, None, None]:
-        sampler = Sampler(
-            self.batch_size, seed, shuffle, self.part, self.oversampling, self.random_order
-        )
+        sampler = replace(self.sampler, seed=seed, shuffle=shuffle)
         for batch in batches(self.split, sampler, epoch, start=start, workers=self.workers):
             # What is known of a substitute is its own, as its pixels are.
             roi = take_regions(self.regions, batch.index)
@@ -118,20 +105,27 @@ def _rows(
     return filled if views else filled[:, 0]
 
 
-def _random_order(
-    config: Config, pictures: Int[np.ndarray, "n"], rows: Int[np.ndarray, "n"] | None = None
-) -> EpochOrder | None:
-    """Returns how an epoch is shuffled, given each example's first picture and its row on disk."""
+def _shuffled(
+    sampler: Sampler,
+    config: Config,
+    pictures: Int[np.ndarray, "n"],
+    rows: Int[np.ndarray, "n"] | None = None,
+) -> Sampler:
+    """Returns a sampler that shuffles as the settings say.
+
+    ``pictures`` are each example's first picture, ``rows`` its row on disk.
+    """
+    order: EpochOrder | None = None
     if config.train.shuffle == "pictures":
-        return PictureOrder(pictures)
-    if rows is not None and config.train.kept_order == "blocks":
-        return BlockOrder(rows, *block_sizes(config))
-    return None
+        order = PictureOrder(pictures)
+    elif rows is not None and config.train.kept_order == "blocks":
+        order = BlockOrder(rows, *block_sizes(config))
+    return replace(sampler, random_order=order)
 
 
 def steps_per_epoch(source: ExampleSource) -> int:
     """Returns the number of batches in one epoch, the last, padded one included."""
-    return _whole_batches(source).num_batches(len(source.labels))
+    return source.sampler.num_batches(len(source.labels))
 
 
 def sampler_of_training(config: TrainConfig, labels: Int[np.ndarray, "n *k"]) -> Sampler:
@@ -142,20 +136,9 @@ def sampler_of_training(config: TrainConfig, labels: Int[np.ndarray, "n *k"]) ->
 
 def batch_names(source: ExampleSource, epoch: int, batch: int, *, seed: int) -> list[str]:
     """Returns the names of the examples in a batch of a shuffled epoch, both counted from 1."""
-    sampler = _whole_batches(source, seed)
+    sampler = replace(source.sampler, seed=seed, shuffle=True, part=(0, 1))
     index, mask = sampler.batches(len(source.labels), epoch, start=batch - 1)[0]
     return [source.names[i] for i in index[mask]]
-
-
-def _whole_batches(source: ExampleSource, seed: int = 0) -> Sampler:
-    """Returns the sampler of the batches of training that all processes share."""
-    return Sampler(
-        source.batch_size,
-        seed,
-        shuffle=True,
-        oversampling=source.oversampling,
-        random_order=source.random_order,
-    )
 
 
 def training_images(config: Config, dataset: Dataset) -> Split:
@@ -182,21 +165,21 @@ def example_sources(
     """
     batch_size, workers = config.train.batch_size, config.data.workers
     splits = (training_images(config, dataset), dataset.splits["val"])
-    repeats = (sampler_of_training(config.train, splits[0].labels).oversampling, None)
+    samplers = (
+        replace(sampler_of_training(config.train, splits[0].labels), part=devices.part),
+        Sampler(batch_size, part=devices.part),
+    )
     if not config.train.freeze_backbone:
         train, val = (
             ImageExamples(
                 split,
-                batch_size,
+                _shuffled(sampler, config, photographs_of(split)[1][:, 0]),
                 workers,
-                devices.part,
-                often,
                 masks,
                 beside,
-                _random_order(config, photographs_of(split)[1][:, 0]),
             )
-            for split, often, masks, beside in zip(
-                splits, repeats, (regions, None), cases, strict=True
+            for split, sampler, masks, beside in zip(
+                splits, samplers, (regions, None), cases, strict=True
             )
         )
         return train, val
@@ -204,8 +187,8 @@ def example_sources(
     step = jax.tree_util.Partial(make_feature_step(structure, taps, devices), params, stats)
     started = time.perf_counter()
     sources: list[ExampleSource] = []
-    named = zip(("training", "validation"), splits, repeats, (regions, None), cases, strict=True)
-    for name, split, often, masks, beside in named:
+    named = zip(("training", "validation"), splits, samplers, (regions, None), cases, strict=True)
+    for name, split, sampler, masks, beside in named:
         images, places = kept_photographs(split)
         storage = storage_of(config, split, trains=name == "training")
         features = frozen_features(
@@ -235,15 +218,12 @@ def example_sources(
             FeatureExamples(
                 features.maps,
                 split.labels,
-                batch_size,
+                _shuffled(sampler, config, places[:, 0], first),
                 features.present,
                 split.names,
-                devices.part,
-                often,
                 masks,
                 beside,
                 None if images is split and not storage.at_random else rows,
-                _random_order(config, places[:, 0], first),
             )
         )
     _log.info(

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from flax_attn.config import DataConfig
-from flax_attn.data import Quarantine, open_dataset
+from flax_attn.data import Quarantine, Sampler, open_dataset
 from flax_attn.data.quarantine import read_entries
 from flax_attn.data.views import GuardedSplit
 from flax_attn.figures import Panel, draw_attention
@@ -148,7 +148,7 @@ def test_features_of_lost_images_never_count_and_are_not_kept(tmp_path: Path) ->
     )
     assert np.flatnonzero(~found.present).tolist() == [2]
     assert [path.name for path in cache.iterdir() if path.name != MARK] == []
-    source = FeatureExamples(found.maps, split.labels, 4, found.present, split.names)
+    source = FeatureExamples(found.maps, split.labels, Sampler(4), found.present, split.names)
     counted = 0
     for examples in source.epoch(0, seed=0, shuffle=True):
         counted += int(examples.mask.sum())

@@ -122,7 +122,7 @@ def test_batches_hold_what_is_known_of_their_cases(
     meta = settled(tiny, dataset)[1].encode(metadata_of(split))
     present = presence_of(split)
     assert present is not None
-    sampler = Sampler(BATCH, 5, shuffle=True, oversampling=source.oversampling)
+    sampler = replace(source.sampler, seed=5, shuffle=True)
     expected = sampler.batches(5, 2, start=1)
     found = list(source.epoch(2, seed=5, shuffle=True, start=1))
     assert len(found) == len(expected) > 0
@@ -150,7 +150,7 @@ def test_cases_of_a_picture_come_one_after_the_other(
     of_a = {i for i, name in enumerate(source.names) if name.startswith("a.jpg")}
     assert len(of_a) == 3
     freely = Sampler(BATCH, 5, shuffle=True)
-    together = Sampler(BATCH, 5, shuffle=True, random_order=source.random_order)
+    together = replace(source.sampler, seed=5, shuffle=True)
 
     def places(sampler: Sampler, epoch: int) -> list[int]:
         return [place for place, i in enumerate(sampler.order(6, epoch)) if i in of_a]
@@ -183,7 +183,13 @@ def test_a_case_whose_picture_was_lost_does_not_count() -> None:
     beside = CaseInputs(None, np.array([[True, True], [True, True], [True, False]]))
     names = ["a", "b", "c"]
     source = FeatureExamples(
-        maps, np.array([0, 1, 0]), 3, usable, names, cases=beside, places=rows.astype(np.int32)
+        maps,
+        np.array([0, 1, 0]),
+        Sampler(3),
+        usable,
+        names,
+        cases=beside,
+        places=rows.astype(np.int32),
     )
     (batch,) = source.epoch(0, seed=0, shuffle=False)
     assert batch.mask.tolist() == [True, False, True]
@@ -306,7 +312,7 @@ def test_commands_say_what_they_cannot_take_before_anything_is_computed(
 
 def test_sources_without_cases_give_what_they_did(dataset: Dataset) -> None:
     flat = photographs_of(dataset.splits["train"])[0]
-    source = ImageExamples(flat, 4, 1)
+    source = ImageExamples(flat, Sampler(4), 1)
     for batch in source.epoch(0, seed=0, shuffle=False):
         assert batch.meta is None and batch.present is None and batch.beside == {}
     assert replace(source, cases=CaseInputs()) == source

@@ -235,7 +235,7 @@ def source(n: int = 11, batch_size: int = 4) -> FeatureExamples:
         "pool5": rng.random((n, 1, 1, 5), np.float32),
     }
     labels, present = np.arange(n) % 3, np.arange(n) != 2
-    return FeatureExamples(maps, labels, batch_size, present, [f"{i}" for i in range(n)])
+    return FeatureExamples(maps, labels, Sampler(batch_size), present, [f"{i}" for i in range(n)])
 
 
 @pytest.mark.parametrize("start", [0, 1, 3])
@@ -259,11 +259,11 @@ def test_repeats_are_of_the_epoch_that_all_count(start: int) -> None:
     """Labels 0 and 1 have four examples, 2 has three, of which one has no maps."""
     config = TrainConfig(batch_size=4, oversample="balanced", seed=5)
     sampler = sampler_of_training(config, source().labels)
-    examples = replace(source(), oversampling=sampler.oversampling)
+    examples = replace(source(), sampler=sampler)
     assert sampler.num_batches(11) == steps_per_epoch(examples) == 3
     config = replace(config, oversample="3")
     sampler = sampler_of_training(config, source().labels)
-    examples = replace(source(), oversampling=sampler.oversampling)
+    examples = replace(source(), sampler=sampler)
     assert sampler.num_batches(11) == steps_per_epoch(examples) == 5  # of 4 + 4 + 3 x 3
     found = list(examples.epoch(2, seed=5, shuffle=True, start=start))
     expected = sampler.batches(11, 2, start=start)
@@ -288,7 +288,8 @@ def in_blocks(examples: FeatureExamples, folder: Path, buffer: int) -> FeatureEx
     present = np.empty_like(examples.present)
     present[rows] = examples.present
     order = BlockOrder(rows, max(buffer // 4, 1), buffer)
-    return replace(examples, maps=maps, present=present, places=rows, random_order=order)
+    sampler = replace(examples.sampler, random_order=order)
+    return replace(examples, maps=maps, present=present, places=rows, sampler=sampler)
 
 
 @pytest.mark.parametrize("buffer", [4, 8, 12, 400])
@@ -298,7 +299,7 @@ def test_an_epoch_in_blocks_has_the_examples_of_its_order(
 ) -> None:
     plain = source(23)
     examples = in_blocks(plain, tmp_path, buffer)
-    sampler = Sampler(4, 5, True, random_order=examples.random_order)
+    sampler = replace(examples.sampler, seed=5, shuffle=True)
     expected = sampler.batches(23, 2, start=start)
     found = list(examples.epoch(2, seed=5, shuffle=True, start=start))
     assert len(found) == len(expected) == 6 - start

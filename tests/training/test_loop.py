@@ -119,7 +119,7 @@ def bench() -> Bench:
         copies = jax.tree.map(jnp.copy, (params, stats))  # a step destroys what it is given
         return init_state(*copies, tx, config.train)
 
-    train, val = (ImageExamples(dataset.splits[n], 4, 1) for n in ("train", "val"))
+    train, val = (ImageExamples(dataset.splits[n], Sampler(4), 1) for n in ("train", "val"))
     train = replace(train, regions=read_region_masks(train.split))
     assert num_batches(len(train.labels), 4) == BATCHES
     train_step = make_train_step(structure, tx, config.train)

@@ -14,6 +14,7 @@ from torch.nn.functional import adaptive_avg_pool2d
 
 from flax_attn.attention import ALIGNMENTS, alignment_of, region_map
 from flax_attn.config import Config
+from flax_attn.data import Sampler
 from flax_attn.data.region_masks import read_region_masks
 from flax_attn.models import build_model, functional
 from flax_attn.models.backbone import Features
@@ -236,12 +237,12 @@ def test_a_term_without_masks_is_a_mistake(tiny: Config) -> None:
 def test_masks_come_with_their_images_and_with_their_features() -> None:
     """Shuffled, over padding; every image of ``EncodedNoise`` has a mask of its own parity."""
     split = EncodedNoise(7)
-    masks, batch_size = read_region_masks(split), 4
+    masks, sampler = read_region_masks(split), Sampler(4)
     rows = np.arange(7, dtype=np.float32).reshape(7, 1, 1, 1)
     stored = FeatureExamples(
-        {"pool5": rows}, split.labels, batch_size, np.ones(7, bool), split.names, regions=masks
+        {"pool5": rows}, split.labels, sampler, np.ones(7, bool), split.names, regions=masks
     )
-    shown = ImageExamples(split, batch_size, 1, regions=masks)
+    shown = ImageExamples(split, sampler, 1, regions=masks)
     epochs = [list(source.epoch(2, seed=1, shuffle=True)) for source in (stored, shown)]
     for features_of, images_of in zip(*epochs, strict=True):
         index = features_of.inputs.pool5[:, 0, 0, 0].astype(int)
@@ -250,7 +251,7 @@ def test_masks_come_with_their_images_and_with_their_features() -> None:
             assert examples.roi is not None and examples.roi.known.all()
             np.testing.assert_array_equal(examples.roi.mask, expected)
         np.testing.assert_array_equal(images_of.inputs, [split.expected(i) for i in index])
-    without = ImageExamples(split, batch_size, 1)
+    without = ImageExamples(split, sampler, 1)
     assert next(without.epoch(1, seed=0, shuffle=False)).roi is None
 
 
