@@ -13,7 +13,6 @@ from typing import Any, Literal, NamedTuple, NoReturn, Union, get_args, get_orig
 
 import numpy as np
 import pytest
-from matplotlib.figure import Figure
 
 from flax_attn.attention import ALIGNMENTS, QUERIES, RELATIONS, SCORES
 from flax_attn.config import (
@@ -39,6 +38,7 @@ from flax_attn.system import cli
 from flax_attn.training.optimizer import OPTIMIZERS, SCHEDULES
 from flax_attn.training.test_time import TTA
 from tests.helpers.networks import TINY, flags_of
+from tests.helpers.pictures import leave_pictures_empty
 from tests.helpers.ported_weights import ported
 
 SMALL = {**TINY, "train_count": 8, "val_count": 4, "epochs": 1}
@@ -569,7 +569,7 @@ def test_a_grid_takes_the_options_of_its_alignments(
     trained: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(trained)
-    monkeypatch.setattr(Figure, "savefig", lambda figure, path, **_: Path(path).touch())
+    leave_pictures_empty(monkeypatch)
     chosen = "--scores activated_general --norms local --seeds 0 --window 0.5 --temperature 0.5"
     argv = ["ablate", *flags_of(SMALL), *FROZEN.split(), *chosen.split(), "--out", "grid"]
     assert cli.main(argv) == 0
@@ -608,8 +608,7 @@ def test_a_run_with_these_flags_is_trained_and_judged(
     flags: str, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(trained)
-    # Pictures are drawn, but not rendered, which takes longer than the training.
-    monkeypatch.setattr(Figure, "savefig", lambda figure, path, **_: Path(path).touch())
+    leave_pictures_empty(monkeypatch)
     run = str(tmp_path / "run")
     assert train(run, flags) == 0
     (row,) = read_rows(tmp_path / "run")

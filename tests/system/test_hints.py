@@ -16,7 +16,6 @@ from typing import Any, NoReturn
 
 import numpy as np
 import pytest
-from matplotlib.figure import Figure
 from PIL import Image
 
 from flax_attn.config import make_config
@@ -40,6 +39,7 @@ from tests.helpers.hints import (
 )
 from tests.helpers.image_folders import put_image, put_tree
 from tests.helpers.networks import TINY, UNGATED, flags_of
+from tests.helpers.pictures import leave_pictures_empty
 from tests.helpers.plain_vgg import random_arrays
 from tests.helpers.ported_weights import ported
 
@@ -191,9 +191,9 @@ def network(name: str) -> Any:
 
 @pytest.fixture
 def there(clone: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder like a clone as the working directory; pictures are drawn, but not rendered."""
+    """The folder like a clone as the working directory; pictures are empty files."""
     monkeypatch.chdir(clone)
-    monkeypatch.setattr(Figure, "savefig", lambda figure, path, **_: Path(path).touch())
+    leave_pictures_empty(monkeypatch)
     return clone
 
 
@@ -331,7 +331,7 @@ def test_imagenet_weights_are_put_where_told(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(Figure, "savefig", lambda figure, path, **_: Path(path).touch())
+    leave_pictures_empty(monkeypatch)
     monkeypatch.setattr(imagenet, "host_answers", lambda url: False)
     monkeypatch.setattr(imagenet, "PORT_SECONDS", 0)
     command = ["flax-attn", "train", *TRAINED]

@@ -11,7 +11,6 @@ from typing import Any, NoReturn
 
 import numpy as np
 import pytest
-from matplotlib.figure import Figure
 
 from flax_attn.config import make_config
 from flax_attn.runs.checkpoints import Checkpoints
@@ -23,6 +22,7 @@ from flax_attn.system.files import read_sealed, seal, unseal, write_json
 from flax_attn.system.json_text import encode_json, encode_json_lines, restore_undefined
 from tests.helpers.image_folders import put_image
 from tests.helpers.networks import TINY, flags_of
+from tests.helpers.pictures import leave_pictures_empty
 from tests.helpers.ported_weights import ported
 from tests.helpers.saved_states import save
 
@@ -130,7 +130,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     small += ["--weights", str(weights), "--task", "multilabel"]
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        patch.setattr(Figure, "savefig", lambda figure, path, **_: Path(path).touch())
+        leave_pictures_empty(patch)
         for argv in (
             ["train", *small, "--workdir", "run"],
             ["eval", "--workdir", "run"],
