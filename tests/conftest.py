@@ -22,6 +22,7 @@ from flax_attn.system.console import LOGGER, speak
 from tests.helpers import shapes
 from tests.helpers.faulty_runs import SMALL, Reference, make_reference
 from tests.helpers.networks import TINY
+from tests.helpers.pictures import leave_pictures_of_runs_empty
 
 # Files that take longest, longest first: begun late, the last of them would leave a core idle.
 # Together with --no-loadscope-reorder in pyproject.toml.
@@ -193,13 +194,10 @@ def speaking() -> None:
 
 @pytest.fixture
 def undrawn(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Commands without their pictures of curves, which take longer than a few steps."""
+    """Commands without their pictures, which take longer than a few steps."""
     if not request.node.get_closest_marker("drawn"):
-        for picture in (
-            *("run_figure.draw_run", "judging_figure.draw_ranking"),
-            "confidence_figure.draw_reliability",
-        ):
-            monkeypatch.setattr(f"flax_attn.training.{picture}", lambda *_: None)
+        monkeypatch.setattr("flax_attn.training.run_figure.draw_run", lambda *_: None)
+        leave_pictures_of_runs_empty(monkeypatch)
 
 
 @pytest.fixture

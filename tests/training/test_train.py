@@ -73,6 +73,7 @@ def test_a_run_leaves_numbers_events_and_pictures(trained: Path) -> None:
             assert len(np.unique(np.asarray(picture.convert("L")))) > 50
 
 
+@pytest.mark.drawn
 def test_evaluation_counts_every_image_once(trained: Path, tmp_path: Path) -> None:
     assert evaluate(trained, "--out", str(tmp_path), "--split", "all") == 0
     metrics = json.loads((tmp_path / "metrics.json").read_text())
