@@ -51,7 +51,7 @@ from flax_attn.config.model_settings import (
 from flax_attn.config.presets import PRESETS, brought_along, make_config
 from flax_attn.config.ranges import check_ranges
 from flax_attn.config.run_settings import RunConfig
-from flax_attn.config.setting import PathKind, entry, flag_of
+from flax_attn.config.setting import PathKind, entry, flag_of, types_of
 from flax_attn.config.train_settings import FeatureDtype, TaskChoice, TrainConfig
 from flax_attn.config.values import parse_class_weights, parse_oversample
 
@@ -103,6 +103,7 @@ __all__ = [
     "parse_views",
     "require_pictures_alone",
     "settings",
+    "types_of",
     "unmet",
     "validate",
     "validate_model",

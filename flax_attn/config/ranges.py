@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import fields
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_args, get_origin
 
-from flax_attn.config.setting import flag_of
+from flax_attn.config.setting import flag_of, types_of
 from flax_attn.errors import UsageError
 
 
@@ -16,9 +16,10 @@ def check_ranges(section: Any) -> None:
     Raises:
       UsageError: a value is not.
     """
-    hints = get_type_hints(type(section))
+    kind: type = type(section)
+    types = types_of(kind)
     for f in fields(section):
-        _check_choice(f.name, getattr(section, f.name), hints[f.name])
+        _check_choice(f.name, getattr(section, f.name), types[f.name])
         _check_range(f.name, getattr(section, f.name), f.metadata)
 
 

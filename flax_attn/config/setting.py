@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import field
+from functools import lru_cache
 from types import MappingProxyType
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_type_hints
 
 from flax_attn.errors import UsageError
 
@@ -44,6 +45,12 @@ UNFROZEN = {"freeze_backbone": False}
 def flag_of(name: str) -> str:
     """Returns the flag of a setting, such as "--data-dir"."""
     return "--" + name.replace("_", "-")
+
+
+@lru_cache
+def types_of(section: type) -> Mapping[str, Any]:
+    """Returns the type of each setting of a section, by the setting's name."""
+    return MappingProxyType(get_type_hints(section))
 
 
 def setting(

@@ -14,9 +14,9 @@ from dataclasses import fields
 from importlib import import_module
 from importlib.metadata import version
 from types import NoneType, UnionType
-from typing import Any, Literal, NamedTuple, NoReturn, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, NamedTuple, NoReturn, Union, get_args, get_origin
 
-from flax_attn.config import PRESETS, Config, flag_of, settings
+from flax_attn.config import PRESETS, Config, flag_of, settings, types_of
 from flax_attn.errors import UsageError
 from flax_attn.system.console import flush_output, speak
 from flax_attn.system.failures import as_our_error
@@ -133,7 +133,7 @@ def add_settings(
     for section in fields(Config):
         kind: Any = type(section.default)
         group = parser.add_argument_group(section.name)
-        hints = get_type_hints(kind)
+        types = types_of(kind)
         for f in fields(kind):
             if f.name in taken:
                 text = f.metadata["help"]
@@ -143,7 +143,7 @@ def add_settings(
                     flag_of(f.name),
                     help=text,
                     default=argparse.SUPPRESS,
-                    **_argument(hints[f.name], choices.get(f.name)),
+                    **_argument(types[f.name], choices.get(f.name)),
                 )
 
 
