@@ -21,6 +21,7 @@ from flax_attn.config import Config, make_config
 from flax_attn.system.console import LOGGER, speak
 from tests.helpers import shapes
 from tests.helpers.faulty_runs import SMALL, Reference, make_reference
+from tests.helpers.hurry import compile_in_a_hurry
 from tests.helpers.networks import TINY
 from tests.helpers.pictures import leave_pictures_of_runs_empty
 
@@ -157,15 +158,6 @@ def share_compiled_programs() -> Path:
         jax.config.update(name, value)
         os.environ[name.upper()] = str(value)
     return Path(folder)
-
-
-def compile_in_a_hurry(hurried: bool) -> None:
-    """Sets how XLA compiles, here and in processes that are started: a hurry takes a third less.
-
-    For files that test what commands do, not how exactly they compute.
-    """
-    jax.config.update("jax_disable_most_optimizations", hurried)
-    os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = str(int(hurried))
 
 
 @pytest.fixture(autouse=True, scope="module")

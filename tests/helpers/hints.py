@@ -98,15 +98,16 @@ def hints_of_document(path: Path) -> Iterator[Hint]:
 
 def texts_of_source(path: Path) -> Iterator[Text]:
     """The strings of a module, each with sample values in the place of its expressions."""
+    name = path.relative_to(ROOT)
     tree = ast.parse(path.read_text(encoding="utf-8"))
-    strings = [node for node in ast.walk(tree) if isinstance(node, ast.JoinedStr)]
-    parts = {id(part) for string in strings for part in string.values}
-    for node in ast.walk(tree):
-        where = f"{path.relative_to(ROOT)}:{getattr(node, 'lineno', 0)}"
-        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in parts:
-            yield Text(node.value, where)
-        elif isinstance(node, ast.JoinedStr):
+    nodes = [n for n in ast.walk(tree) if isinstance(n, ast.JoinedStr | ast.Constant)]
+    parts = {id(part) for n in nodes if isinstance(n, ast.JoinedStr) for part in n.values}
+    for node in nodes:
+        where = f"{name}:{node.lineno}"
+        if isinstance(node, ast.JoinedStr):
             yield Text("".join(map(_shown, node.values)), where)
+        elif isinstance(node.value, str) and id(node) not in parts:
+            yield Text(node.value, where)
 
 
 def _shown(part: ast.expr) -> str:

@@ -39,17 +39,14 @@ def program(text: str) -> str:
 def run_program(source: str, folder: Path) -> subprocess.CompletedProcess[str]:
     """Runs a program in a process of its own, in ``folder``; warnings are errors.
 
-    It compiles in a hurry: what it computes takes less time than compiling it.
-
     Raises:
       AssertionError: it fails, with what it wrote.
     """
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0"
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", source],
         cwd=folder,
-        env={**os.environ, "PYTHONPATH": path, "MPLBACKEND": "agg", "XLA_FLAGS": flags},
+        env={**os.environ, "PYTHONPATH": path, "MPLBACKEND": "agg"},
         capture_output=True,
         text=True,
     )
