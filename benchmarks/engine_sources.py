@@ -26,7 +26,7 @@ from benchmarks.contenders import model_config, random_batch, torch_network
 from benchmarks.inference_engines import ARRAYS, NCNN_FILES, ONNX_FILE
 from flax_attn.config import BACKBONES, ModelConfig
 from flax_attn.errors import FlaxAttnError
-from flax_attn.models import build_model, functional
+from flax_attn.models import abstract_model, build_model, functional
 from flax_attn.porting.export.formats import IMAGES, LOGITS, write_onnx
 
 GREY = 115  # close to the mean of ImageNet
@@ -40,7 +40,7 @@ def write_onnx_source(folder: Path, config: ModelConfig, image: np.ndarray) -> N
 
     def logits(conv: str) -> Callable[..., jax.Array]:
         settings = config.replaced(conv=conv)
-        structure = functional.abstract(lambda: build_model(settings, num_classes=2))[0]
+        structure = abstract_model(settings, num_classes=2)[0]
 
         def evaluate(
             arrays: tuple[functional.Arrays, functional.Arrays], x: jax.Array

@@ -56,7 +56,7 @@ from benchmarks.trained import (
 from flax_attn.explain.cam import enlarge, grad_cam, grad_cam_pp, hires_cam, scale_to_unit
 from flax_attn.explain.forward import NetworkForward
 from flax_attn.explain.gradients import attributions
-from flax_attn.models import build_model, functional
+from flax_attn.models import abstract_model
 
 STAGES = ("conv4", "conv5")
 Method = Callable[..., jax.Array]
@@ -147,9 +147,7 @@ def contenders(
     trained: Trained, images: Images, labels: Labels, stage: str
 ) -> dict[str, Callable[[], Maps]]:
     """A batch of Grad-CAM maps by each, ready to be timed."""
-    structure, _, _ = functional.abstract(
-        lambda: build_model(trained.config, num_classes=trained.num_classes)
-    )
+    structure, _, _ = abstract_model(trained.config, num_classes=trained.num_classes)
     forms = {
         "ours": trained.forward(),
         "ours, --conv auto": NetworkForward(structure, trained.params, trained.stats),

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import jax
@@ -22,7 +21,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from flax_attn.config import ModelConfig
-from flax_attn.models import Network, build_model, functional
+from flax_attn.models import Network, abstract_model, functional
 from flax_attn.models.functional import Arrays, Structure
 from flax_attn.ops.images import normalize
 
@@ -114,12 +113,8 @@ def network_forward(
     moves a map by up to 1e-2; Winograd's form rounds two to three times as coarsely.
     """
     exact = replace(config, conv="exact", precision="f32")
-    return NetworkForward(_structure(exact, num_classes), params, stats)
-
-
-@lru_cache
-def _structure(config: ModelConfig, num_classes: int) -> Structure:
-    return functional.abstract(lambda: build_model(config, num_classes=num_classes))[0]
+    structure, _, _ = abstract_model(exact, num_classes=num_classes)
+    return NetworkForward(structure, params, stats)
 
 
 class Linearization(NamedTuple):

@@ -14,12 +14,16 @@ Read ``attn_vgg`` first.
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import jax
 from flax import nnx
 
 from flax_attn.config import ModelConfig, entry
+from flax_attn.models import functional
 from flax_attn.models.attn_vgg import AttnVGG
 from flax_attn.models.baselines import DenseVGG, GapVGG, PooledVGG
+from flax_attn.models.functional import Arrays, Structure
 from flax_attn.models.network import AttnOutput, Network
 
 MODELS: dict[str, type[AttnVGG | PooledVGG | GapVGG | DenseVGG]] = {
@@ -39,9 +43,26 @@ def build_model(config: ModelConfig, *, num_classes: int, seed: int = 0) -> Netw
     return entry(MODELS, config.model, "model")(config, num_classes, rngs=nnx.Rngs(seed))
 
 
+def abstract_model(config: ModelConfig, *, num_classes: int) -> tuple[Structure, Arrays, Arrays]:
+    """Returns ``functional.split`` of a network, its arrays as shapes and dtypes.
+
+    Nothing is allocated. Equal configurations share one structure, and so what is compiled for it.
+
+    Raises:
+      UsageError: as ``build_model``.
+    """
+    structure, params, stats = _abstract(config, num_classes)
+    return structure, dict(params), dict(stats)
+
+
+@lru_cache
+def _abstract(config: ModelConfig, num_classes: int) -> tuple[Structure, Arrays, Arrays]:
+    return functional.abstract(lambda: build_model(config, num_classes=num_classes))
+
+
 def count_parameters(model: Network) -> int:
     """Counts the trainable parameters, running statistics left out."""
     return sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Param)))
 
 
-__all__ = ["MODELS", "AttnOutput", "Network", "build_model", "count_parameters"]
+__all__ = ["MODELS", "AttnOutput", "Network", "abstract_model", "build_model", "count_parameters"]

@@ -7,7 +7,7 @@ from dataclasses import fields
 
 from flax_attn.config import ModelConfig
 from flax_attn.errors import FlaxAttnError
-from flax_attn.models import build_model, functional
+from flax_attn.models import abstract_model
 from flax_attn.runs.directory import Run
 
 # Settings beside the network's that decide which arrays a state and the sums of an epoch have.
@@ -42,7 +42,7 @@ def misfits(old: Run, new: Run, names: Iterable[str]) -> list[str]:
 def _shapes(model: ModelConfig, num_classes: int) -> dict[str, tuple[int, ...]] | None:
     """Returns the shape of every array of a network; None of settings that exclude each other."""
     try:
-        _, params, stats = functional.abstract(lambda: build_model(model, num_classes=num_classes))
+        _, params, stats = abstract_model(model, num_classes=num_classes)
     except FlaxAttnError:
         return None
     return {path: array.shape for path, array in {**params, **stats}.items()}

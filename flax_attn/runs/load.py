@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from flax_attn.errors import CheckpointError
-from flax_attn.models import build_model, functional
+from flax_attn.models import abstract_model
 from flax_attn.models.functional import Arrays, Structure
 from flax_attn.runs.checkpoint_format import MODEL, Info, LoadedCheckpoint
 from flax_attn.runs.checkpoints import Checkpoints
@@ -69,9 +69,7 @@ def restore_best(run: Run, workdir: Path) -> Restored:
     Raises:
       CheckpointError: there is no checkpoint, or it does not fit the network.
     """
-    structure, params, stats = functional.abstract(
-        lambda: build_model(run.config.model, num_classes=len(run.classes))
-    )
+    structure, params, stats = abstract_model(run.config.model, num_classes=len(run.classes))
     best = load_best(run, workdir)
     info = best.info
     return Restored(structure, *best.model(params, stats), info.epoch, info.step, info.row)

@@ -36,7 +36,7 @@ from flax_attn.explain.measures.summary import (
 from flax_attn.explain.page import _table, write_page
 from flax_attn.explain.photographs import Photographs, with_unknown
 from flax_attn.figures import colour_table
-from flax_attn.models import build_model, functional
+from flax_attn.models import abstract_model, build_model, functional
 from flax_attn.models.cases import maps_there_by_view
 from flax_attn.runs.run_cases import CaseInputs
 from tests.helpers.networks import TINY
@@ -66,9 +66,7 @@ class Shown(NamedTuple):
 def shown(tmp_path_factory: pytest.TempPathFactory) -> Shown:
     """Three cases: the second one lacks its second picture; the first ones' objects are known."""
     config = make_config(SETTINGS)
-    structure, shapes, of_stats = functional.abstract(
-        lambda: build_model(config.model, num_classes=2)
-    )
+    structure, shapes, of_stats = abstract_model(config.model, num_classes=2)
     rng = np.random.default_rng(0)
     params = {n: jnp.asarray(rng.normal(0, 0.35, a.shape), a.dtype) for n, a in shapes.items()}
     stats = {n: jnp.ones(a.shape, a.dtype) for n, a in of_stats.items()}

@@ -12,7 +12,7 @@ from flax_attn.explain.explained import outline
 from flax_attn.explain.explainer import Explainer, Request
 from flax_attn.explain.forward import NetworkForward
 from flax_attn.explain.photographs import Photographs
-from flax_attn.models import build_model, functional
+from flax_attn.models import abstract_model
 from tests.helpers.networks import TINY, UNGATED
 
 
@@ -21,9 +21,7 @@ def test_several_labels_heads_and_no_gates(model: str) -> None:
     gated = {**TINY, "heads": 2, "per_class": True} if model == "attn_vgg" else UNGATED
     config = make_config({**gated, "model": model, "task": "multilabel"})
     classes = ("cat", "dog", "tree")
-    structure, shapes, of_stats = functional.abstract(
-        lambda: build_model(config.model, num_classes=3)
-    )
+    structure, shapes, of_stats = abstract_model(config.model, num_classes=3)
     rng = np.random.default_rng(0)
     # Of a scale that makes probabilities of neither 0 nor 1.
     params = {n: jnp.asarray(rng.normal(0, 0.35, a.shape), a.dtype) for n, a in shapes.items()}

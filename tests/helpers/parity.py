@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torchvision.models import vgg16_bn
 
 from flax_attn.config import ModelConfig
-from flax_attn.models import build_model, functional
+from flax_attn.models import abstract_model
 from flax_attn.models.functional import Arrays, Structure
 from flax_attn.porting import TABLES, to_flax
 from tests.helpers import bounds
@@ -150,9 +150,7 @@ def from_torch(
     """Our network of the same arrays: structure, parameters, running statistics (numpy)."""
     # Ported arrays are float32, whatever the test computes in.
     with jax.enable_x64(False):
-        structure, params, stats = functional.abstract(
-            lambda: build_model(config, num_classes=num_classes)
-        )
+        structure, params, stats = abstract_model(config, num_classes=num_classes)
     tensors = {key: tensor.numpy() for key, tensor in network.state_dict().items()}
     arrays = to_flax(TABLES[layout](config.depths), tensors, {**params, **stats})
     return structure, {p: arrays[p] for p in params}, {p: arrays[p] for p in stats}

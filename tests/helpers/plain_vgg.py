@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from flax_attn.config import Backbone, ModelConfig
-from flax_attn.models import build_model, functional
+from flax_attn.models import abstract_model, functional
 from flax_attn.models.functional import Arrays
 from flax_attn.ops.images import IMAGENET, PixelScale, normalize
 from flax_attn.porting.architecture import Architecture
@@ -55,9 +55,7 @@ def logits(
         hidden=len(arrays["dense/0/bias"]),
         conv="exact",
     )
-    structure, *parts = functional.abstract(
-        lambda: build_model(config, num_classes=len(arrays["dense/2/bias"]))
-    )
+    structure, *parts = abstract_model(config, num_classes=len(arrays["dense/2/bias"]))
     params, stats = ({path: jnp.asarray(arrays[path]) for path in part} for part in parts)
 
     @jax.jit

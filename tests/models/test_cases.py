@@ -12,7 +12,7 @@ import pytest
 
 from flax_attn.config import Config, ModelConfig
 from flax_attn.errors import UsageError
-from flax_attn.models import AttnOutput, build_model, functional
+from flax_attn.models import AttnOutput, abstract_model, build_model, functional
 from flax_attn.models.backbone import Features
 from flax_attn.models.network import VIEWS, named_maps
 from tests.helpers.small_relations import draw
@@ -46,7 +46,7 @@ def features_of(views: int = 3, seed: int = 0) -> Features:
 
 @cache
 def built(config: ModelConfig) -> tuple[Any, Any, Any]:
-    structure, params, stats = functional.abstract(lambda: build_model(config, num_classes=K))
+    structure, params, stats = abstract_model(config, num_classes=K)
     return structure, draw(params), {path: jnp.ones(a.shape) for path, a in stats.items()}
 
 

@@ -18,7 +18,7 @@ from torch.nn.functional import cross_entropy as torch_cross_entropy
 import flax_attn as fa
 from flax_attn.config import ModelConfig
 from flax_attn.errors import UsageError
-from flax_attn.models import MODELS, build_model, family, functional
+from flax_attn.models import MODELS, abstract_model, family, functional
 from flax_attn.models.calibrate import calibrate
 from flax_attn.models.family import VGGS
 from flax_attn.models.functional import Arrays, Structure
@@ -58,7 +58,7 @@ EXACT = 2 * 22 * gamma(2 * SIDE**2, DOUBLE)
 
 def abstract(**settings: Any) -> tuple[Arrays, Arrays]:
     config = ModelConfig(**settings)
-    _, params, stats = functional.abstract(lambda: build_model(config, num_classes=2))
+    _, params, stats = abstract_model(config, num_classes=2)
     return params, stats
 
 
@@ -141,9 +141,7 @@ def config_of(model: str, name: str, **settings: Any) -> ModelConfig:
 def ours_of(network: nn.Module, config: ModelConfig, num_classes: int = 2) -> Any:
     """Our network's structure, and PyTorch's arrays as its parameters and statistics."""
     with jax.enable_x64(False):
-        structure, params, stats = functional.abstract(
-            lambda: build_model(config, num_classes=num_classes)
-        )
+        structure, params, stats = abstract_model(config, num_classes=num_classes)
     arrays = as_ours(network)
     assert arrays.keys() == params.keys() | stats.keys()
     return structure, {p: arrays[p] for p in params}, {p: arrays[p] for p in stats}
@@ -240,7 +238,7 @@ def test_recomputed_activations_have_the_same_gradient() -> None:
     found = []
     for remat in (False, True):
         config = config_of("vgg_gap", "vgg16", **sizes, remat=remat)
-        structure, _, _ = functional.abstract(lambda c=config: build_model(c, num_classes=2))
+        structure, _, _ = abstract_model(config, num_classes=2)
         with jax.enable_x64(True):
             found.append(value_and_gradient(structure, True, drawn, {}, image)[1])
     error, part = largest_error(*found)

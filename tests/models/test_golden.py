@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from flax_attn.config import ModelConfig
-from flax_attn.models import AttnOutput, build_model, functional
+from flax_attn.models import AttnOutput, abstract_model, functional
 from flax_attn.ops.images import normalize
 from flax_attn.porting import TABLES, to_flax
 from tests.helpers.bounds import assert_within, fan_in, rounding
@@ -43,7 +43,7 @@ def named(output: AttnOutput) -> dict[str, jax.Array]:
 @pytest.mark.parametrize("conv", ["auto", "exact"])
 def test_outputs_equal_the_recorded_ones(norm: str, conv: str) -> None:
     config = ModelConfig(norm=norm, widths=(4, 8, 8, 8, 8), attn_features=8, conv=conv)
-    structure, params, stats = functional.abstract(lambda: build_model(config, num_classes=2))
+    structure, params, stats = abstract_model(config, num_classes=2)
     weights = recorded(norm, "weights")
     arrays = to_flax(TABLES["attn_vgg"](config.depths), weights, {**params, **stats})
 

@@ -9,7 +9,7 @@ import pytest
 
 from flax_attn.config import Config, ModelConfig
 from flax_attn.errors import UsageError
-from flax_attn.models import MODELS, build_model, count_parameters, functional
+from flax_attn.models import MODELS, abstract_model, build_model, count_parameters, functional
 from flax_attn.models.backbone import Features
 from flax_attn.models.baselines import adaptive_average_pool
 from flax_attn.models.conv_layer import BatchNorm
@@ -31,10 +31,20 @@ def images(size: int = 64, count: int = 2) -> jax.Array:
 
 @pytest.mark.parametrize(("name", "classes"), PARAMETERS)
 def test_parameter_counts(name: str, classes: int) -> None:
-    _, params, _ = functional.abstract(
-        lambda: build_model(ModelConfig(model=name), num_classes=classes)
-    )
+    _, params, _ = abstract_model(ModelConfig(model=name), num_classes=classes)
     assert sum(leaf.size for leaf in params.values()) == PARAMETERS[name, classes]
+
+
+def test_equal_configurations_share_a_structure_and_no_dictionary(tiny: Config) -> None:
+    structure, params, stats = abstract_model(tiny.model, num_classes=2)
+    _, *built = functional.split(build_model(tiny.model, num_classes=2))
+    for shapes, arrays in zip((params, stats), built, strict=True):
+        assert not functional.find_mismatches(shapes, arrays)
+    params.clear()
+    stats.clear()
+    again = abstract_model(replace(tiny.model), num_classes=2)
+    assert again[0] is structure
+    assert again[1] and again[2]
 
 
 def test_count_parameters_leaves_statistics_out(tiny: Config) -> None:

@@ -15,7 +15,7 @@ from torch import nn
 from torchvision.models import vgg16_bn
 
 from flax_attn.config import ModelConfig
-from flax_attn.models import AttnOutput, build_model, functional
+from flax_attn.models import AttnOutput, abstract_model, functional
 from flax_attn.models.functional import Arrays, Structure
 from flax_attn.ops.images import normalize
 from flax_attn.porting import TABLES, from_flax
@@ -139,7 +139,7 @@ def count(network: nn.Module) -> int:
 
 def count_ours(model: str, num_classes: int) -> int:
     config = ModelConfig(model=model)
-    _, params, _ = functional.abstract(lambda: build_model(config, num_classes=num_classes))
+    _, params, _ = abstract_model(config, num_classes=num_classes)
     return sum(leaf.size for leaf in params.values())
 
 

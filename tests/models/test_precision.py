@@ -15,7 +15,7 @@ import pytest
 
 from flax_attn.attention import ALIGNMENTS, SCORES
 from flax_attn.config import Config, ModelConfig
-from flax_attn.models import build_model, functional
+from flax_attn.models import abstract_model, build_model, functional
 from flax_attn.models.functional import Arrays, Structure
 from flax_attn.models.network import AttnOutput
 from flax_attn.ops.images import normalize
@@ -51,7 +51,7 @@ def arrays(config: ModelConfig) -> tuple[Arrays, Arrays]:
 
 
 def split(config: Config) -> tuple[Structure, Arrays, Arrays]:
-    structure, *_ = functional.abstract(lambda: build_model(config.model, num_classes=2))
+    structure, *_ = abstract_model(config.model, num_classes=2)
     params, stats = arrays(replace(config.model, precision="f32"))
     return structure, *jax.tree.map(jnp.copy, (params, stats))
 
@@ -210,7 +210,7 @@ def test_every_score_and_alignment_runs_in_bfloat16(tiny: Config) -> None:
     """Shapes and types alone, which is where a mixture fails."""
     for score, norm in [*((s, "softmax") for s in SCORES), *(("gate", a) for a in ALIGNMENTS)]:
         config = tiny.updated(precision="bf16", score=score, norm=norm, hops=2, heads=2)
-        structure, *both = functional.abstract(lambda c=config: build_model(c.model, num_classes=2))
+        structure, *both = abstract_model(config.model, num_classes=2)
 
         def run(params: Any, stats: Any, image: Any, structure: Any = structure) -> AttnOutput:
             network = functional.merge(structure, params, stats)

@@ -16,7 +16,7 @@ from torch.nn.functional import cross_entropy as torch_cross_entropy
 
 import flax_attn as fa
 from flax_attn.config import RESNETS, ModelConfig
-from flax_attn.models import build_model, family, functional
+from flax_attn.models import abstract_model, family, functional
 from flax_attn.models.functional import Arrays, Structure
 from flax_attn.models.network import Network
 from flax_attn.models.resnet import ResNet
@@ -66,7 +66,7 @@ def highest_precision() -> Iterator[None]:
 def ours_of(network: torch.nn.Module, config: ModelConfig) -> tuple[Structure, Arrays, Arrays]:
     """Our network's structure, and PyTorch's arrays as its parameters and statistics."""
     with jax.enable_x64(False):
-        structure, params, stats = functional.abstract(lambda: build_model(config, num_classes=2))
+        structure, params, stats = abstract_model(config, num_classes=2)
     arrays = as_ours(network)
     assert {p: a.shape for p, a in arrays.items()} == {
         p: a.shape for p, a in {**params, **stats}.items()

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from flax_attn.errors import WeightsError
-from flax_attn.models import build_model, functional
+from flax_attn.models import abstract_model
 from flax_attn.models.family import VGGS
 from flax_attn.porting import read_ported
 from flax_attn.porting.architecture import Architecture, find_backbone, told_depths
@@ -96,7 +96,7 @@ def _check_shapes(make: TableMaker, name: str, shapes: dict[str, list[int]]) -> 
 @pytest.mark.parametrize(("model", "head"), [("vgg", "dense"), ("attn_vgg", "gates")])
 def test_shapes_are_those_of_our_networks(model: str, head: str, backbone: str) -> None:
     config = replace(small_config(model), backbone=backbone, depths=None)
-    _, params, stats = functional.abstract(lambda: build_model(config, num_classes=3))
+    _, params, stats = abstract_model(config, num_classes=3)
     ours = Architecture(
         VGGS[backbone],
         config.widths,

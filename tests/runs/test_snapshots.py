@@ -12,7 +12,7 @@ from PIL import Image
 
 from flax_attn.config import Config, validate
 from flax_attn.errors import CheckpointError, UsageError
-from flax_attn.models import build_model, functional
+from flax_attn.models import abstract_model, build_model, functional
 from flax_attn.models.functional import Arrays
 from flax_attn.runs.checkpoints import Checkpoints
 from flax_attn.runs.directory import Run
@@ -118,9 +118,7 @@ def test_training_keeps_the_state_of_each_epoch_and_draws_them(tmp_path: Path) -
     flags = ["--epochs", "3", "--snapshot-epochs", "1", "3", "--keep-checkpoints", "3"]
     assert cli.run(train_command.main, [*SMALL, *flags, "--workdir", str(tmp_path)]) == 0
     assert snapshot_epochs(tmp_path) == [1, 3]
-    _, params, stats = functional.abstract(
-        lambda: build_model(Run.load(tmp_path).config.model, num_classes=2)
-    )
+    _, params, stats = abstract_model(Run.load(tmp_path).config.model, num_classes=2)
     kept = Checkpoints(tmp_path)
     assert kept.steps == [2, 4, 6]
     at_epoch = {}

@@ -12,7 +12,7 @@ import pytest
 
 from flax_attn.config import Config, make_config
 from flax_attn.errors import UsageError
-from flax_attn.models import build_model, functional
+from flax_attn.models import abstract_model, build_model, functional
 from flax_attn.models.backbone import Features
 from flax_attn.models.functional import Arrays
 from flax_attn.ops.direct import xla3x3
@@ -51,7 +51,7 @@ def arrays(config: Config) -> tuple[Arrays, Arrays]:
 @lru_cache
 def compiled(config: Config, backend: str) -> Any:
     """A training step, its loop over parts that of another backend."""
-    structure, *_ = functional.abstract(lambda: build_model(config.model, num_classes=2))
+    structure, *_ = abstract_model(config.model, num_classes=2)
     tx = make_optimizer(config.train, steps_per_epoch=1)
     step = make_train_step(structure, tx, config.train)
     with pytest.MonkeyPatch.context() as patch:
@@ -110,7 +110,7 @@ def test_each_part_draws_for_itself() -> None:
     state.params["classifier/kernel"] = jnp.zeros_like(state.params["classifier/kernel"])
     ones = Features(pool5=np.ones((8, 1, 1, 8), np.float32))
     batch = Examples(ones, np.zeros(8, np.int32), np.ones(8, bool))
-    structure, *_ = functional.abstract(lambda: build_model(config.model, num_classes=2))
+    structure, *_ = abstract_model(config.model, num_classes=2)
     tx = make_optimizer(config.train, steps_per_epoch=1)
     halves = []
     for part in (slice(0, None, 2), slice(1, None, 2)):

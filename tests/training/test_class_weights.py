@@ -12,7 +12,7 @@ import pytest
 
 from flax_attn.config import Config, make_config
 from flax_attn.errors import UsageError
-from flax_attn.models import build_model, functional
+from flax_attn.models import abstract_model, build_model, functional
 from flax_attn.models.backbone import Features
 from flax_attn.models.functional import Arrays
 from flax_attn.runs.state import TrainState
@@ -137,7 +137,7 @@ def arrays() -> tuple[Arrays, Arrays]:
 
 @cache
 def step_of(config: Config, weights: tuple[float, ...] | None) -> TrainStep:
-    structure, *_ = functional.abstract(lambda: build_model(config.model, num_classes=2))
+    structure, *_ = abstract_model(config.model, num_classes=2)
     tx = make_optimizer(config.train, steps_per_epoch=1)
     array = None if weights is None else np.array(weights, np.float32)
     return make_train_step(structure, tx, config.train, class_weights=array)

@@ -21,7 +21,7 @@ from flax_attn.errors import DataError
 from flax_attn.explain.cam import grad_cam
 from flax_attn.explain.explainer import Explainer
 from flax_attn.explain.forward import network_forward
-from flax_attn.models import build_model, functional
+from flax_attn.models import abstract_model, functional
 from flax_attn.models.calibrate import calibrate
 from flax_attn.models.network import pixel_scale
 from flax_attn.ops.images import IMAGENET, PixelScale
@@ -181,7 +181,7 @@ def test_a_network_normalises_by_its_own_scale(
     use: Use, tiny: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = tiny.updated(pixel_mean=SCALE.mean, pixel_std=SCALE.std)
-    abstract = functional.abstract(lambda: build_model(config.model, num_classes=2))
+    abstract = abstract_model(config.model, num_classes=2)
     structure, *arrays = abstract
     zeros = [{path: jnp.zeros(a.shape, a.dtype) for path, a in part.items()} for part in arrays]
 

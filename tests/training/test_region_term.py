@@ -16,7 +16,7 @@ from flax_attn.attention import ALIGNMENTS, alignment_of, region_map
 from flax_attn.config import Config
 from flax_attn.data import Sampler
 from flax_attn.data.region_masks import read_region_masks
-from flax_attn.models import build_model, functional
+from flax_attn.models import abstract_model, functional
 from flax_attn.models.backbone import Features
 from flax_attn.models.functional import Arrays, Structure
 from flax_attn.runs.state import TrainState
@@ -63,7 +63,7 @@ def frozen(tiny: Config, **settings: Any) -> Config:
 
 def drawn_network(config: Config) -> tuple[Structure, Arrays, Arrays]:
     """A network of random parameters; nothing is compiled to draw them."""
-    structure, params, stats = functional.abstract(lambda: build_model(config.model, num_classes=2))
+    structure, params, stats = abstract_model(config.model, num_classes=2)
     rng = np.random.default_rng(0)
     drawn = {path: rng.normal(0, 0.4, a.shape).astype(np.float32) for path, a in params.items()}
     return structure, drawn, {path: np.zeros(a.shape, a.dtype) for path, a in stats.items()}

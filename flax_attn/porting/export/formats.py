@@ -15,7 +15,7 @@ from jax import export
 from jaxtyping import Array, Bool, Float32, UInt8
 
 from flax_attn.errors import UsageError
-from flax_attn.models import build_model, functional
+from flax_attn.models import abstract_model, functional
 from flax_attn.models.functional import Arrays
 from flax_attn.models.network import VIEWS, Network
 from flax_attn.models.tasks import TASKS
@@ -50,7 +50,7 @@ def network_outputs(
     probabilities are those of the logits divided by ``temperature``, where there is one.
     """
     model = replace(run.config.model, conv=conv, precision="f32")
-    structure, _, _ = functional.abstract(lambda: build_model(model, num_classes=len(run.classes)))
+    structure, _, _ = abstract_model(model, num_classes=len(run.classes))
     task = TASKS[run.config.train.task]
 
     def outputs(

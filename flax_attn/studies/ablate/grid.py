@@ -23,7 +23,7 @@ from flax_attn.explain.measures.concentration import (
     share_attended,
 )
 from flax_attn.explain.measures.localisation import energy_inside, pointing_game
-from flax_attn.models import MODELS, build_model, functional
+from flax_attn.models import MODELS, abstract_model, functional
 from flax_attn.models.cases import maps_there
 from flax_attn.models.functional import BACKBONE, Arrays
 from flax_attn.models.network import VIEWS, named_maps
@@ -73,9 +73,7 @@ def run_combination(bench: Bench, combination: Combination, seeds: Sequence[int]
     """
     config = combination.of(bench.config)
     num_classes = len(bench.classes)
-    structure, params, stats = functional.abstract(
-        lambda: build_model(config.model, num_classes=num_classes)
-    )
+    structure, params, stats = abstract_model(config.model, num_classes=num_classes)
     unread = [path for path in params if path.startswith(BACKBONE)]
     tx = make_optimizer(config.train, steps_per_epoch=steps_per_epoch(bench.train))
     class_weights = resolve_class_weights(

@@ -25,7 +25,7 @@ from flax_attn.explain.cam import grad_cam
 from flax_attn.explain.forward import NetworkForward, network_forward
 from flax_attn.explain.measures.agreement import randomize, spearman
 from flax_attn.explain.methods import METHODS
-from flax_attn.models import build_model, functional
+from flax_attn.models import abstract_model, build_model, functional
 from flax_attn.models.functional import BACKBONE, Arrays
 from flax_attn.studies.reproduce.experiment_plan import GATES
 from flax_attn.studies.reproduce.networks import Trained, judge
@@ -214,7 +214,7 @@ def count(models: tuple[ModelConfig, ModelConfig], *, size: int) -> Stage:
 
 def _count(model: ModelConfig, size: int) -> tuple[int, float]:
     """Operations are those of XLA's program, a multiplication and an addition counted as two."""
-    structure, params, stats = functional.abstract(lambda: build_model(model, num_classes=2))
+    structure, params, stats = abstract_model(model, num_classes=2)
 
     def forward(params: Arrays, stats: Arrays, image: jax.Array) -> jax.Array:
         return functional.merge(structure, params, stats)(image, train=False).logits

@@ -20,7 +20,7 @@ from flax_attn.data import open_split
 from flax_attn.errors import UsageError
 from flax_attn.explain.trained_run import TrainedRun
 from flax_attn.figures import colour_table
-from flax_attn.models import build_model, functional
+from flax_attn.models import abstract_model
 from flax_attn.models.tasks import TASKS
 from flax_attn.porting.export import export_run as command
 from flax_attn.porting.export.browser_page import SHARED, TEMPLATE, describe_network
@@ -60,9 +60,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
     """A network that was never trained, with maps for each class and head, and its page."""
     framing = {"crop_margin": 3, "centre_crop": 0.9}
     config = make_config(TINY).updated(per_class=True, heads=2, conv="exact", **framing)
-    structure, *shapes = functional.abstract(
-        lambda: build_model(config.model, num_classes=len(CLASSES))
-    )
+    structure, *shapes = abstract_model(config.model, num_classes=len(CLASSES))
     params, stats = ({name: drawn(name, of) for name, of in found.items()} for found in shapes)
     out = tmp_path_factory.mktemp("export") / "network"
     split = open_split(make_config(TINY).data, "val", classes=("cat", "dog"))

@@ -18,7 +18,7 @@ from flax_attn.data.framing import decode_photograph
 from flax_attn.explain.predictions import Asking
 from flax_attn.explain.predictor import open_predictor
 from flax_attn.explain.trained_run import load
-from flax_attn.models import build_model, functional
+from flax_attn.models import abstract_model, build_model, functional
 from flax_attn.ops.temperature import calibrate
 from flax_attn.porting.export import export_run as command
 from flax_attn.porting.export import formats
@@ -102,9 +102,7 @@ def test_the_files_agree_on_any_batch(exported: Path) -> None:
 def test_the_files_say_what_evaluation_says(exported: Path, run_directory: Path) -> None:
     """Evaluation does not know the exported function, so normalisation and all else must agree."""
     run, info = Run.load(run_directory), json.loads((exported / "export.json").read_text())
-    structure, params, stats = functional.abstract(
-        lambda: build_model(run.config.model, num_classes=len(run.classes))
-    )
+    structure, params, stats = abstract_model(run.config.model, num_classes=len(run.classes))
     params, stats = Checkpoints(run_directory, read_only=True).load_best().model(params, stats)
     split = open_split(run.config.data, "val", classes=run.classes)
     images = np.stack([read_image(split, i)[0] for i in range(4)])
