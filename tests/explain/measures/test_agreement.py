@@ -9,8 +9,8 @@ from scipy import stats
 
 from flax_attn.config import Config
 from flax_attn.explain.measures.agreement import levels, randomize, spearman
-from flax_attn.models import abstract_model
-from flax_attn.models.functional import Arrays
+from flax_attn.models import build_model
+from flax_attn.models.functional import Arrays, split
 from tests.helpers.bounds import probable
 
 RNG = np.random.default_rng(0)
@@ -62,9 +62,9 @@ def test_maps_of_different_resolution_are_an_error() -> None:
 
 @pytest.fixture
 def networks(tiny: Config) -> tuple[Arrays, Arrays, Arrays, Arrays]:
-    """Two networks' parameters and statistics, as shapes: their names are what counts."""
+    """Two networks' parameters and statistics."""
     (_, params, stats), (_, fresh_params, fresh_stats) = (
-        abstract_model(tiny.model, num_classes=2) for _ in range(2)
+        split(build_model(tiny.model, num_classes=2)) for _ in range(2)
     )
     return params, stats, fresh_params, fresh_stats
 
