@@ -15,6 +15,7 @@ from flax_attn.runs.checkpoint_format import read_info
 from flax_attn.runs.checkpoints import FOLDER, Checkpoints
 from flax_attn.runs.directory import LOCK_FILE
 from flax_attn.runs.log import read_rows
+from tests.helpers import hurry
 
 ROOT = Path(__file__).parents[2]
 
@@ -42,11 +43,11 @@ class Trainers:
         command = [sys.executable, str(ROOT / "train.py"), *self.flags, "--workdir", str(workdir)]
         environment = {
             **os.environ,
+            # All alike, whichever fixture starts them, since their bytes are compared.
+            **hurry.environment(hurried=True),
             "PYTHONPATH": str(ROOT),
             "JAX_COMPILATION_CACHE_DIR": str(self.cache),
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-            # All alike, since their bytes are compared.
-            "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
         }
         # Buffered, as by default: what cannot be written then fails later than where it was said.
         environment.pop("PYTHONUNBUFFERED", None)

@@ -23,13 +23,18 @@ _options: dict[str, bool] = {}
 def compile_in_a_hurry(hurried: bool) -> None:
     """Sets how XLA compiles, here and in processes started: a hurry takes half the time."""
     jax.config.update("jax_disable_most_optimizations", hurried)
-    os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = str(int(hurried))
-    flags = [flag for flag in os.environ.get("XLA_FLAGS", "").split() if flag != _FLAG]
     _options.clear()
     if hurried and _is_known():
         _options[_OPTION] = False
+    os.environ.update(environment(hurried))
+
+
+def environment(hurried: bool) -> dict[str, str]:
+    """Returns the variables with which a process compiles in a hurry, or does not."""
+    flags = [flag for flag in os.environ.get("XLA_FLAGS", "").split() if flag != _FLAG]
+    if hurried and _is_known():
         flags.append(_FLAG)
-    os.environ["XLA_FLAGS"] = " ".join(flags)
+    return {"JAX_DISABLE_MOST_OPTIMIZATIONS": str(int(hurried)), "XLA_FLAGS": " ".join(flags)}
 
 
 @lru_cache
