@@ -300,7 +300,8 @@ class AttnVGG(Network):
         if present is None:
             return each.mean(0)
         there = jnp.stack([present_in(present, look) for look, _ in passes])
-        return jnp.average(each, axis=0, weights=there)
+        # A case may have the views for no pass at all.
+        return (each * there).sum(0) / jnp.maximum(there.sum(0), 1)
 
     def _policy(
         self,

@@ -10,10 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from flax_attn.attention.relations import RELATIONS
 from flax_attn.config import Config, ModelConfig
 from flax_attn.errors import UsageError
 from flax_attn.models import AttnOutput, abstract_model, build_model, functional
 from flax_attn.models.backbone import Features
+from flax_attn.models.functional import Arrays
 from flax_attn.models.network import VIEWS, named_maps
 from tests.helpers.small_relations import draw
 
@@ -235,3 +237,19 @@ def test_draws_of_missing_views_do_not_count() -> None:
     np.testing.assert_allclose(there[0][0], whole[0][0], **NEAR)
     assert there[0][1] > whole[0][1]
     assert np.isfinite(there[1]).all() and (there[1] <= 1).all()
+
+
+@pytest.mark.parametrize("relation", RELATIONS)
+def test_heads_of_a_case_with_one_picture_have_an_overlap_and_gradients(relation: str) -> None:
+    """``rotatory`` has no pass at all for it, and so nothing that overlaps."""
+    config = config_of(2, relation=(relation,), heads=2)
+    structure, params, stats = built(config)
+    features, present = features_of(2), jnp.array([[True, False], [True, True]])
+
+    def mean_overlap(params: Arrays) -> jax.Array:
+        model = functional.merge(structure, params, stats)
+        return model.classify(features, train=False, present=present).overlap.mean()
+
+    value, gradients = jax.jit(jax.value_and_grad(mean_overlap))(params)
+    assert 0 <= value <= 1
+    assert all(np.isfinite(gradient).all() for gradient in gradients.values())
