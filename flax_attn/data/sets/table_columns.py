@@ -157,9 +157,10 @@ def _is_mask(table: Table, place: int) -> bool:
     header = table.header[place].casefold()
     if header.startswith(MASK_OF):
         return True
+    if fold(header) != MASK:
+        return False
     cells = [cell.strip() for cell in table.column(place) if cell.strip()]
-    files = all(os.path.splitext(cell)[1].lower() in image_endings() for cell in cells)
-    return fold(header) == MASK and bool(cells) and files
+    return all(os.path.splitext(cell)[1].lower() in image_endings() for cell in cells)
 
 
 def _refuse_repeated(table: Table) -> None:
@@ -181,16 +182,18 @@ def _refuse_nameless(table: Table, places: Sequence[int]) -> None:
 def _name_column(table: Table, images: ImageNames, views: Sequence[int]) -> int:
     """Returns the column of names of which most are images; the first of several alike.
 
-    Without one of them it is the first of the ``views``.
+    It is the first of the ``views`` where no other has an image: a case may have a number, too.
     """
     found = [i for i, cell in enumerate(table.header) if fold(cell) in NAME_HEADERS]
     if not (found or views):  # --label-column took the only one
         raise DataError(f"{table.shown}: the header is {list(table.header)}: expected {FORMS}")
-    if len(found) < 2:
-        return (found or views)[0]
     # Cells of 1 and 0 are a label's, even beside files called so.
-    marks = {i for i in found if _is_marked(table, i)}
-    return max(found, key=lambda i: (i not in marks, _count_images(table, i, images)))
+    marks = {i for i in found if len(found) > 1 and _is_marked(table, i)}
+    images_of = {i: _count_images(table, i, images) for i in found} if found[1:] or views else {}
+    name = max(found, key=lambda i: (i not in marks, images_of.get(i)), default=None)
+    if name is None or (views and not images_of[name] and _count_images(table, views[0], images)):
+        return views[0]
+    return name
 
 
 def _count_images(table: Table, place: int, images: ImageNames) -> int:

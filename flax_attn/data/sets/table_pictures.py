@@ -18,8 +18,21 @@ _SHOWN = 3
 
 
 def view_names(table: Table, columns: Columns) -> tuple[str, ...]:
-    """Returns the names of the images of a case, in the order of their columns."""
-    return tuple(_view(table.header[i]) for i in (columns.name, *columns.views))
+    """Returns the names of the images of a case, in the order of their columns.
+
+    Raises:
+      DataError: two of them are alike, but for capitals.
+    """
+    headers = [table.header[i] for i in (columns.name, *columns.views)]
+    first: dict[str, str] = {}
+    for header in headers:
+        before = first.setdefault(_view(header).casefold(), header)
+        if before != header:
+            raise DataError(
+                f"{table.shown}: columns {before!r} and {header!r} are of the same picture, "
+                f"{_view(header)!r}: rename one"
+            )
+    return tuple(map(_view, headers))
 
 
 def _view(header: str) -> str:

@@ -108,6 +108,16 @@ REFUSED: dict[str, tuple[str, tuple[str, ...], str]] = {
         ROWS,
         ": column 'name:' lacks a name",
     ),
+    "two views of one name": (
+        HEADER.replace("name,", "name:Clinic,", 1),
+        ROWS,
+        ": columns 'name:Clinic' and 'name:clinic' are of the same picture, 'clinic': rename one",
+    ),
+    "a view that is called as the first": (
+        HEADER.replace("name:clinic", "name:first"),
+        ROWS,
+        ": columns 'name' and 'name:first' are of the same picture, 'first': rename one",
+    ),
     "a column twice": (
         HEADER.replace("category:sex", "number:age"),
         ROWS,
@@ -177,6 +187,21 @@ def test_every_view_may_have_a_name(tmp_path: Path) -> None:
     (train, val) = open_cases(put_cases(tmp_path, ROWS, header)).splits.values()
     assert form_of(train).views == form_of(val).views == ("derm", "Clinic")
     assert train.names[0] == "a.jpg|A.jpg"
+
+
+def test_a_number_of_the_case_beside_its_views_names_no_picture(tmp_path: Path) -> None:
+    header = HEADER.replace("name:clinic,", "name:Clinic,").replace("name,", "id,name:derm,", 1)
+    rows = tuple(f"{number},{row}" for number, row in enumerate(ROWS, 1))
+    train = open_cases(put_cases(tmp_path, rows, header)).splits["train"]
+    assert form_of(train).views == ("derm", "Clinic")
+    assert train.names[0] == "a.jpg|A.jpg"
+
+
+def test_a_column_of_masks_without_any_is_no_label(tmp_path: Path) -> None:
+    listed = tuple(f"{row[:5]},,{row[-3:]}" for row in PLAIN)
+    assert opened(tmp_path / "listed", "name,mask,class", listed).classes == ("cat", "dog")
+    marked = ("a.jpg,1,0,", "b.jpg,0,1,", "c.jpg,1,1,", "d.jpg,0,0,", "e.jpg,1,0,")
+    assert opened(tmp_path / "marked", "name,cat,dog,mask", marked).classes == ("cat", "dog")
 
 
 def test_the_same_case_again_is_used_once(tmp_path: Path) -> None:
