@@ -258,7 +258,9 @@ def _check_classes_remain(
                 f"no usable image is left of {name!r}: {len(before)} cannot be used, such as "
                 f"{next(iter(errors.values()))}"
             )
-        gone = [] if dataset.multilabel else sorted(set(before.tolist()) - set(after.tolist()))
+        # Pictures of cases have no label of their own: what is left of a class is seen by case.
+        whole = dataset.multilabel or name in dataset.cases
+        gone = [] if whole else sorted(set(before.tolist()) - set(after.tolist()))
         if gone:
             error = next(error for i, error in errors.items() if before[i] == gone[0])
             raise DataError(

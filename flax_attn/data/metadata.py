@@ -179,7 +179,8 @@ class MetaScale:
             if isinstance(scale, CategoryScale):
                 cells = metadata.column(scale.column)
                 if unseen := scale.unseen(cells):
-                    count = sum(_value(cell) in set(unseen) for cell in cells)
+                    others = set(unseen)
+                    count = sum(_value(cell) in others for cell in cells)
                     cases = "1 case" if count == 1 else f"{count} cases"
                     found.append(f"{scale.column} {_listed(unseen)} ({cases})")
         return "; ".join(found) or None

@@ -168,6 +168,19 @@ def test_a_class_without_a_whole_case_is_refused(tmp_path: Path) -> None:
         open_cases(root, Quarantine("quarantine"))
 
 
+def test_a_class_that_a_shared_picture_belongs_to_is_left(tmp_path: Path) -> None:
+    """Each of two questions to a scene may be of another class; the first is that of the scene."""
+    rows = ("a.jpg,A.jpg,cat,train", "b.jpg,B.jpg,cat,train", "c.jpg,C.jpg,dog,train",
+            "a.jpg,C.jpg,dog,train", "a.jpg,B.jpg,dog,train", "d.jpg,D.jpg,cat,val",
+            "f.jpg,E.jpg,dog,val")  # fmt: skip
+    root = put_cases(tmp_path, rows, "name,name:clinic,class,split")
+    (root / "C.jpg").write_bytes(b"no image")
+    (root / "c.jpg").write_bytes(b"no image")
+    train = open_cases(root, Quarantine("quarantine")).splits["train"]
+    found = dict(zip(train.names, train.labels.tolist(), strict=True))
+    assert found == {"a.jpg|A.jpg": 0, "b.jpg|B.jpg": 0, "a.jpg|B.jpg": 1}
+
+
 def test_a_lost_picture_sets_the_case_aside_under_another_of_its_labels(tmp_path: Path) -> None:
     root = put_cases(tmp_path / "data")
     quarantine = Quarantine("quarantine")
