@@ -246,7 +246,7 @@ def uncut(split: Split) -> Split:
 
 
 def concatenate(splits: Iterable[Split]) -> Split:
-    """Joins the images of all splits, in the order given.
+    """Joins the images of all splits, in the order given; one alone is returned as it is.
 
     Raises:
       DataError: there is no split at all.
@@ -254,7 +254,7 @@ def concatenate(splits: Iterable[Split]) -> Split:
     parts = tuple(splits)
     if not parts:
         raise DataError("no split to judge: the data set has none")
-    return _Concatenation(parts)
+    return parts[0] if len(parts) == 1 else _Concatenation(parts)
 
 
 class _Concatenation(SplitView):

@@ -23,7 +23,13 @@ def test_kinds_of_splits_are_told_apart_by_what_they_have() -> None:
     assert [isinstance(s, EncodedSplit) for s in (drawn, encoded, plain)] == [False, True, False]
     assert [isinstance(s, MaskedSplit) for s in (drawn, encoded, plain)] == [True, True, False]
     assert not any(isinstance(s, SubstitutingSplit) for s in (drawn, encoded, plain))
-    assert isinstance(concatenate([plain]), SubstitutingSplit)
+    assert isinstance(concatenate([plain, plain]), SubstitutingSplit)
+
+
+def test_one_split_alone_is_joined_to_itself() -> None:
+    """So it has the fingerprint that a run remembers of it."""
+    plain = NumberedSplit(2)
+    assert concatenate([plain]) is plain
 
 
 def test_masks_are_none_where_a_split_has_none() -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from flax_attn.config import Config, deciding, make_config, settings
-from flax_attn.data import concatenate, open_dataset
+from flax_attn.data import open_dataset
 from flax_attn.errors import DataError
 from flax_attn.runs.conditions import deciding_numbers, require_resumable
 from flax_attn.runs.directory import Run
@@ -180,7 +180,7 @@ def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(folder)
     config = make_config({**TINY, "dataset": "folder", "data_dir": "photos"})
     splits = open_dataset(config.data).splits
-    run = replace(run_of(config), val_fingerprint=concatenate([splits["val"]]).fingerprint)
+    run = replace(run_of(config), val_fingerprint=splits["val"].fingerprint)
     Path("runs/a").mkdir(parents=True)
     run.save(Path("runs/a"))
     return folder
