@@ -102,10 +102,12 @@ def require_pictures_alone(model: ModelConfig, what: str) -> None:
       UsageError: its cases have several pictures, or metadata.
     """
     if model.view_names or model.meta_features:
-        has = "several pictures" if model.view_names else "metadata"
+        taken, has = "single pictures", "several pictures"
+        if not model.view_names:
+            taken, has = "single pictures without metadata", "metadata"
         raise UsageError(
-            f"{what} takes networks of single pictures without metadata, and the cases of this "
-            f"one have {has}: look at it with flax-attn eval"
+            f"{what} takes networks of {taken}, and the cases of this one have {has}: look at it "
+            "with flax-attn eval"
         )
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from flax_attn.config import ModelConfig
 from flax_attn.models.tasks import TASKS
 from flax_attn.runs.directory import ATTENTION_FILE, CURVES_FILE, Run, names_of_network
 from flax_attn.runs.load import temperature_of
@@ -68,6 +69,25 @@ def _front_matter(run: Run, name: str) -> Iterator[str]:
     yield "---"
 
 
+def _use(model: ModelConfig, folder: str) -> Iterator[str]:
+    predicts = not model.view_names
+    yield "```python"
+    yield "import flax_attn as fa"
+    yield ""
+    yield f'run = fa.load("{folder}")  # this folder'
+    if predicts:
+        yield 'print(run.predict(["photo.jpg"]).probabilities)'
+    yield "```"
+    if not predicts:
+        yield ""
+        yield f"A case has the pictures {_one_line(', '.join(model.view_names))}."
+        yield "A table names them (`labelled_csv`): `flax-attn eval` and `explain` read it."
+    elif model.meta_features:
+        yield ""
+        yield "Of a photograph alone no metadata are known."
+        yield "A table gives them (`labelled_csv`): `flax-attn eval` and `explain` read it."
+
+
 def _body(run: Run, name: str, pictures: Sequence[str]) -> Iterator[str]:
     model, data = run.config.model, run.config.data
     classes = ", ".join(run.classes)
@@ -81,12 +101,7 @@ def _body(run: Run, name: str, pictures: Sequence[str]) -> Iterator[str]:
     yield ""
     yield "## Use"
     yield ""
-    yield "```python"
-    yield "import flax_attn as fa"
-    yield ""
-    yield f'run = fa.load("{_one_line(name)}")  # this folder'
-    yield 'print(run.predict(["photo.jpg"]).probabilities)'
-    yield "```"
+    yield from _use(model, _one_line(name))
     yield ""
     yield f"`{WEIGHTS_FILE}` holds parameters and running statistics by path; `config.json` has its"
     yield f"SHA-256 and every setting. Images have {data.image_size} pixels a side ({data.resize})."
