@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -272,8 +273,13 @@ def test_a_ported_file_is_refused(tmp_path: Path) -> None:
         load_torch(path, into=network("vgg_gap"))
 
 
-@pytest.mark.parametrize("module", [nnx.Linear(2, 3, rngs=nnx.Rngs(0)), torch.nn.Linear(2, 3)])
-def test_modules_without_a_vgg_are_refused(module: nnx.Module, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "build", [lambda *sizes: nnx.Linear(*sizes, rngs=nnx.Rngs(0)), torch.nn.Linear]
+)
+def test_modules_without_a_vgg_are_refused(
+    build: Callable[[int, int], nnx.Module], tmp_path: Path
+) -> None:
+    module = build(2, 3)
     with pytest.raises(TypeError, match="into must be a network with a VGG .*got Linear"):
         load_torch(tmp_path / "none.pth", into=module)
     with pytest.raises(TypeError, match="model must be a network with a VGG .*got Linear"):
