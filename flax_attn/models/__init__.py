@@ -17,6 +17,7 @@ from __future__ import annotations
 from functools import lru_cache
 
 import jax
+import numpy as np
 from flax import nnx
 
 from flax_attn.config import ModelConfig, entry
@@ -47,16 +48,20 @@ def abstract_model(config: ModelConfig, *, num_classes: int) -> tuple[Structure,
     """Returns ``functional.split`` of a network, its arrays as shapes and dtypes.
 
     Nothing is allocated. Equal configurations share one structure, and so what is compiled for it.
+    Dtypes are those of ``build_model`` where it is called: of ``jax.enable_x64`` too.
 
     Raises:
       UsageError: as ``build_model``.
     """
-    structure, params, stats = _abstract(config, num_classes)
+    structure, params, stats = _abstract(config, num_classes, jax.dtypes.canonicalize_dtype(float))
     return structure, dict(params), dict(stats)
 
 
 @lru_cache
-def _abstract(config: ModelConfig, num_classes: int) -> tuple[Structure, Arrays, Arrays]:
+def _abstract(
+    config: ModelConfig, num_classes: int, default: np.dtype
+) -> tuple[Structure, Arrays, Arrays]:
+    """``default`` is the dtype of floats where it is called, which the arrays take."""
     return functional.abstract(lambda: build_model(config, num_classes=num_classes))
 
 

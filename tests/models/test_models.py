@@ -47,6 +47,17 @@ def test_equal_configurations_share_a_structure_and_no_dictionary(tiny: Config) 
     assert again[1] and again[2]
 
 
+@pytest.mark.parametrize("first", [False, True])
+def test_dtypes_are_those_of_where_it_is_called(tiny: Config, first: bool) -> None:
+    config = replace(tiny.model, attn_features=5 + first)  # of no call before
+    for x64 in (first, not first):
+        with jax.enable_x64(x64):
+            _, params, stats = abstract_model(config, num_classes=2)
+            _, *built = functional.split(build_model(config, num_classes=2))
+        for shapes, arrays in zip((params, stats), built, strict=True):
+            assert not functional.find_mismatches(shapes, arrays)
+
+
 def test_count_parameters_leaves_statistics_out(tiny: Config) -> None:
     model = build_model(tiny.model, num_classes=2)
     _, params, stats = functional.split(model)
