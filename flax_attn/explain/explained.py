@@ -40,6 +40,7 @@ class Explained(NamedTuple):
       targets: the class that each map explains, by the map's name; of attention, the likeliest.
       probabilities: of each class.
       decided: whether each class is said.
+      confidence: the probability of the class that is said, or of the least certain label.
       truth: whether it has each class; None where labels are unknown.
       loss: in nats; None where labels are unknown.
       cells: what is known of it beside, as text, by the header of the column.
@@ -52,16 +53,11 @@ class Explained(NamedTuple):
     targets: Mapping[str, int]
     probabilities: Float[np.ndarray, "k"]
     decided: Bool[np.ndarray, "k"]
+    confidence: float
     truth: Bool[np.ndarray, "k"] | None
     loss: float | None
     cells: Mapping[str, str]
     meta: Float32[np.ndarray, "m"] | None
-
-    @property
-    def confidence(self) -> float:
-        """The probability of the class that is said; of several labels, of the least certain."""
-        # A class that is not said is never less certain than the only one that is.
-        return float(np.where(self.decided, self.probabilities, 1 - self.probabilities).min())
 
     @property
     def correct(self) -> bool | None:

@@ -171,6 +171,7 @@ class Explainer:
         decided = self._task.decide(probabilities)
         logits = np.asarray(judged.logits)
         probabilities = calibrated(self._task, probabilities, logits, self._temperature)
+        confidence = self._task.confidence(probabilities, decided)
         truth = None if labels is None else self._task.truth(of_batch, k)
         for i, place in enumerate(wanted.tolist()):
             item = Explained(
@@ -185,6 +186,7 @@ class Explainer:
                 targets={name: int(index[i]) for name, index in targets.items()},
                 probabilities=probabilities[i],
                 decided=decided[i],
+                confidence=float(confidence[i]),
                 truth=None if truth is None else truth[i],
                 loss=None if truth is None else float(judged.loss[i]),
                 cells=photographs.cells_of(place),

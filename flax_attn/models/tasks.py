@@ -50,6 +50,14 @@ class Task(NamedTuple):
     cuts: Callable[[int], Sequence[int]]
     exclusive: bool
 
+    def confidence(
+        self, probabilities: Float[np.ndarray, "n k"], said: Bool[np.ndarray, "n k"]
+    ) -> Float[np.ndarray, "n"]:
+        """Returns the probability of what is said: of the class, or of the least certain label."""
+        if self.exclusive:
+            return probabilities[said]
+        return np.where(said, probabilities, 1 - probabilities).min(-1)
+
     def decide_at(
         self, probabilities: Float[np.ndarray, "n k"], thresholds: Sequence[float]
     ) -> Bool[np.ndarray, "n k"]:
