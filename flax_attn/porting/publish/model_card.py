@@ -70,22 +70,18 @@ def _front_matter(run: Run, name: str) -> Iterator[str]:
 
 
 def _use(model: ModelConfig, folder: str) -> Iterator[str]:
-    predicts = not model.view_names
+    views = _one_line(", ".join(model.view_names))
     yield "```python"
     yield "import flax_attn as fa"
     yield ""
     yield f'run = fa.load("{folder}")  # this folder'
-    if predicts:
+    if not views:
         yield 'print(run.predict(["photo.jpg"]).probabilities)'
     yield "```"
-    if not predicts:
+    if views or model.meta_features:
         yield ""
-        yield f"A case has the pictures {_one_line(', '.join(model.view_names))}."
-        yield "A table names them (`labelled_csv`): `flax-attn eval` and `explain` read it."
-    elif model.meta_features:
-        yield ""
-        yield "Of a photograph alone no metadata are known."
-        yield "A table gives them (`labelled_csv`): `flax-attn eval` and `explain` read it."
+        yield f"A case has the pictures {views}." if views else "`predict` knows no metadata."
+        yield "`flax-attn eval` and `explain` read a table of cases (`labelled_csv`)."
 
 
 def _body(run: Run, name: str, pictures: Sequence[str]) -> Iterator[str]:

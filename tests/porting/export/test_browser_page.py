@@ -128,7 +128,7 @@ def test_cases_have_no_page(exported: Exported, tmp_path: Path) -> None:
     config = exported.run.config.updated(view_names=("first", "clinic"))
     run = Run(config, CLASSES, "", {})
     split = open_split(make_config(TINY).data, "val", classes=("cat", "dog"))
-    with pytest.raises(UsageError, match="the page takes networks of single pictures.* several"):
+    with pytest.raises(UsageError, match="the page takes networks of single pictures, .* several"):
         export_run(run, split, workdir=tmp_path, out=tmp_path / "x", formats=["page"])
     assert list(tmp_path.iterdir()) == []
 

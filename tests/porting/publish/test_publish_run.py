@@ -18,6 +18,7 @@ from PIL import Image
 from flax_attn.config import Config, make_config, settings
 from flax_attn.errors import CheckpointError, UsageError
 from flax_attn.models.functional import digest_arrays
+from flax_attn.porting.publish.model_card import write_card
 from flax_attn.porting.publish.publish_run import describe_preprocessing
 from flax_attn.runs.directory import Run, require_usable
 from flax_attn.runs.load import restore_best
@@ -225,3 +226,22 @@ def test_results_go_beside_it_and_training_elsewhere(copy: Path, run: Path) -> N
     assert results_folder(run, "eval-val") == run / "eval-val"
     with pytest.raises(UsageError, match="is a published folder.*--init-from"):
         require_usable(copy)
+
+
+@pytest.mark.parametrize(
+    ("given", "told", "code"),
+    [
+        ({}, "", True),
+        ({"meta_features": 2}, "`predict` knows no metadata.", True),
+        ({"view_names": ("skin", "clinic")}, "the pictures skin, clinic.", False),
+    ],
+    ids=["photographs", "metadata", "pictures"],
+)
+def test_the_card_says_what_the_run_can_be_given(
+    tiny: Config, given: dict[str, Any], told: str, code: bool, tmp_path: Path
+) -> None:
+    run = Run(tiny.updated(**given), ("cat", "dog"), "", {})
+    write_card(run, tmp_path, name="pets", pictures=())
+    text = (tmp_path / "README.md").read_text(encoding="utf-8")
+    assert ("run.predict(" in text) is code
+    assert told in text and ("`labelled_csv`" in text) is bool(given)
