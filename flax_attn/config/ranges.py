@@ -16,8 +16,7 @@ def check_ranges(section: Any) -> None:
     Raises:
       UsageError: a value is not.
     """
-    kind: type = type(section)
-    types = types_of(kind)
+    types = types_of(section.__class__)
     for f in fields(section):
         _check_choice(f.name, getattr(section, f.name), types[f.name])
         _check_range(f.name, getattr(section, f.name), f.metadata)

@@ -259,9 +259,9 @@ def _check_classes_remain(
                 f"{next(iter(errors.values()))}"
             )
         # Pictures of cases have no label of their own: what is left of a class is seen by case.
-        whole = dataset.multilabel or name in dataset.cases
-        gone = [] if whole else sorted(set(before.tolist()) - set(after.tolist()))
-        if gone:
+        if dataset.multilabel or name in dataset.cases:
+            continue
+        if gone := sorted(set(before.tolist()) - set(after.tolist())):
             error = next(error for i, error in errors.items() if before[i] == gone[0])
             raise DataError(
                 f"no usable image of class {dataset.classes[gone[0]]!r} is left of {name!r}: "

@@ -169,7 +169,7 @@ def test_a_class_without_a_whole_case_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_class_that_a_shared_picture_belongs_to_is_left(tmp_path: Path) -> None:
-    """Each of two questions to a scene may be of another class; the first is that of the scene."""
+    """Both of a picture's cases count, whichever class the first of them has."""
     rows = ("a.jpg,A.jpg,cat,train", "b.jpg,B.jpg,cat,train", "c.jpg,C.jpg,dog,train",
             "a.jpg,C.jpg,dog,train", "a.jpg,B.jpg,dog,train", "d.jpg,D.jpg,cat,val",
             "f.jpg,E.jpg,dog,val")  # fmt: skip

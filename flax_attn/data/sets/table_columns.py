@@ -187,13 +187,14 @@ def _name_column(table: Table, images: ImageNames, views: Sequence[int]) -> int:
     found = [i for i, cell in enumerate(table.header) if fold(cell) in NAME_HEADERS]
     if not (found or views):  # --label-column took the only one
         raise DataError(f"{table.shown}: the header is {list(table.header)}: expected {FORMS}")
+    may_be = [*found, *views[:1]]
+    if len(may_be) == 1:
+        return may_be[0]
+    counts = {i: _count_images(table, i, images) for i in may_be}
     # Cells of 1 and 0 are a label's, even beside files called so.
-    marks = {i for i in found if len(found) > 1 and _is_marked(table, i)}
-    images_of = {i: _count_images(table, i, images) for i in found} if found[1:] or views else {}
-    name = max(found, key=lambda i: (i not in marks, images_of.get(i)), default=None)
-    if name is None or (views and not images_of[name] and _count_images(table, views[0], images)):
-        return views[0]
-    return name
+    marks = {i for i in found if _is_marked(table, i)}
+    name = max(found, key=lambda i: (i not in marks, counts[i]))
+    return name if counts[name] else max([name, *views[:1]], key=counts.__getitem__)
 
 
 def _count_images(table: Table, place: int, images: ImageNames) -> int:
