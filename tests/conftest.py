@@ -21,7 +21,7 @@ from flax_attn.config import Config, make_config
 from flax_attn.system.console import LOGGER, speak
 from tests.helpers import shapes
 from tests.helpers.faulty_runs import SMALL, Reference, make_reference
-from tests.helpers.hurry import compile_in_a_hurry
+from tests.helpers.hurry import compile_with
 from tests.helpers.networks import TINY
 from tests.helpers.pictures import leave_pictures_of_runs_empty
 
@@ -96,6 +96,8 @@ QUICK = (
     "explain/measures/test_concentration.py",
     "studies/ablate/test_table.py",
 )
+# Rooms and files that type commands, beside those that are called so.
+COMMANDS = ("faults", "runs", "studies", "system", "test_library.py", "training/test_train.py")
 PROGRAMS = pytest.StashKey[Path]()
 OPTIMISED = pytest.StashKey[frozenset[Path]]()
 
@@ -160,13 +162,19 @@ def share_compiled_programs() -> Path:
     return Path(folder)
 
 
+def types_commands(path: Path) -> bool:
+    """Whether a file tests what commands do, not what is computed."""
+    place = path.relative_to(Path(__file__).parent)
+    return place.parts[0] in COMMANDS or str(place) in COMMANDS or path.match("*_command.py")
+
+
 @pytest.fixture(autouse=True, scope="module")
 def programs_of_a_file(request: pytest.FixtureRequest) -> Iterator[None]:
     """Drops the programs of a file after its last test: those of all files take gigabytes."""
-    hurried = request.path not in request.config.stash[OPTIMISED]
-    compile_in_a_hurry(hurried)
+    optimised = request.path in request.config.stash[OPTIMISED]
+    compile_with(optimised=optimised, emitters=not types_commands(request.path))
     yield
-    compile_in_a_hurry(False)
+    compile_with(optimised=True, emitters=True)
     jax.clear_caches()
     gc.collect()
     # Commands that ran in this process have told glibc to keep what is freed (system/memory.py).

@@ -44,7 +44,7 @@ class Trainers:
         environment = {
             **os.environ,
             # All alike, whichever fixture starts them, since their bytes are compared.
-            **hurry.environment(hurried=True),
+            **hurry.environment(optimised=False, emitters=False),
             "PYTHONPATH": str(ROOT),
             "JAX_COMPILATION_CACHE_DIR": str(self.cache),
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",

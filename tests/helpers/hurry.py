@@ -1,8 +1,10 @@
-"""Compiles in a hurry, for tests of what commands do, not of how exactly they compute.
+"""How XLA compiles in tests: as users have it, or in a hurry.
 
-XLA then optimises less, and emits loops as it did before its fusion emitters, which take a third of
-the time to compile small programs. The second has no public setting that one process can change
-back: options are put before those of each program where JAX gathers them.
+With fewer optimisations it takes a third less. Without its fusion emitters, as it compiled loops
+before, it takes another third less for small programs, but of gradients in float64 some are wrong:
+for tests of what commands do, not of what is computed. There is no public setting of the emitters
+that one process can change back: options are put before those of each program where JAX gathers
+them.
 """
 
 from __future__ import annotations
@@ -20,21 +22,24 @@ _FLAG = f"--{_OPTION}=false"
 _options: dict[str, bool] = {}
 
 
-def compile_in_a_hurry(hurried: bool) -> None:
-    """Sets how XLA compiles, here and in processes started: a hurry takes half the time."""
-    jax.config.update("jax_disable_most_optimizations", hurried)
+def compile_with(*, optimised: bool, emitters: bool) -> None:
+    """Sets how XLA compiles, here and in processes that are started."""
+    jax.config.update("jax_disable_most_optimizations", not optimised)
     _options.clear()
-    if hurried and _is_known():
+    if not emitters and _is_known():
         _options[_OPTION] = False
-    os.environ.update(environment(hurried))
+    os.environ.update(environment(optimised=optimised, emitters=emitters))
 
 
-def environment(hurried: bool) -> dict[str, str]:
-    """Returns the variables with which a process compiles in a hurry, or does not."""
+def environment(*, optimised: bool, emitters: bool) -> dict[str, str]:
+    """Returns the variables with which a process compiles so."""
     flags = [flag for flag in os.environ.get("XLA_FLAGS", "").split() if flag != _FLAG]
-    if hurried and _is_known():
+    if not emitters and _is_known():
         flags.append(_FLAG)
-    return {"JAX_DISABLE_MOST_OPTIMIZATIONS": str(int(hurried)), "XLA_FLAGS": " ".join(flags)}
+    return {
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": str(int(not optimised)),
+        "XLA_FLAGS": " ".join(flags),
+    }
 
 
 @lru_cache
